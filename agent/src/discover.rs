@@ -1,0 +1,85 @@
+//! What runs here without anybody having said so: applications, what they listen on, which pools they hold.
+//!
+//! A [`TargetKey`] names a thing that is inspected in words that stay the same across restarts: application, role,
+//! and listening port or remote endpoint. A process *instance* (pid and start time) is evidence, never a key.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+pub mod application;
+pub mod limits;
+
+/// Stable name of one thing inspected. Cheap to clone.
+///
+/// Forms: `process:<application>/<role>`, `process:<application>/<role>:<port>` when it listens,
+/// `pool:<application>/<role>><address>:<port>`, the same with `/<database>?user=<user>` once the server's view is
+/// joined, `server:<address>:<port>/<database>`, `endpoint:<url without credentials and query>`, `agent:self`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TargetKey(Arc<str>);
+
+impl TargetKey {
+    /// A role of an application; `port` is the lowest port that it listens on.
+    pub fn process(application: &str, role: &str, port: Option<u16>) -> Self {
+        match port {
+            Some(port) => Self(format!("process:{application}/{role}:{port}").into()),
+            None => Self(format!("process:{application}/{role}").into()),
+        }
+    }
+
+    /// The connections of an application's role to one remote endpoint, as the kernel shows them.
+    pub fn pool(application: &str, role: &str, remote: SocketAddr) -> Self {
+        Self(format!("pool:{application}/{role}>{remote}").into())
+    }
+
+    /// The same, told apart by what the server knows: database and user.
+    pub fn pool_of(application: &str, role: &str, remote: SocketAddr, database: &str, user: &str) -> Self {
+        Self(format!("pool:{application}/{role}>{remote}/{database}?user={user}").into())
+    }
+
+    /// A database server, by the address that its DSN names (`host:port`) and the database.
+    pub fn server(address: &str, database: &str) -> Self {
+        Self(format!("server:{address}/{database}").into())
+    }
+
+    /// An HTTP endpoint; `url` has no credentials, query or fragment.
+    pub fn endpoint(url: &str) -> Self {
+        Self(format!("endpoint:{url}").into())
+    }
+
+    /// The agent itself.
+    pub fn agent() -> Self {
+        Self("agent:self".into())
+    }
+
+    /// The whole key.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TargetKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// One process in one life: a pid is used again, a pid with its start time is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Instance {
+    /// Process id in the agent's PID namespace.
+    pub pid: u32,
+    /// Start, in clock ticks since boot (`/proc/<pid>/stat`, field 22).
+    pub start: u64,
+}
+
+/// Who a process belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Application {
+    /// The declared name, or one made from the command line: `uvicorn app.main:app`, `worker.py`, `nginx`.
+    pub name: Arc<str>,
+    /// `main`, or `worker` when its parent belongs to the same application.
+    pub role: &'static str,
+    /// Whether the operator named it in `[[app]]`.
+    pub declared: bool,
+}

@@ -1,0 +1,221 @@
+//! Reads facts from one source at a time; measures and never judges.
+//!
+//! An inspector takes one look at its source and gives a [`Reading`]. What could not be read is
+//! [`Value::Unknown`] with its reason, never a smaller number: that would be judged as a recovery.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use crate::discover::TargetKey;
+
+pub mod host;
+pub mod http_endpoint;
+pub mod postgres;
+pub mod tls_certificate;
+
+pub use host::HostLook;
+pub use http_endpoint::Probe;
+pub use postgres::ServerLook;
+
+/// Reads one source of facts. Measures; never judges, stores or sends.
+pub trait Inspector: Send {
+    /// What is read, in the words an operator sees in `tickbird-agent inspectors`.
+    fn about(&self) -> &'static About;
+
+    /// Stable name of this instance of the inspector (`postgres 10.0.0.5:5432/app`), for logs and `agent.slow`.
+    fn name(&self) -> String;
+
+    /// Takes one look. The scheduler owns the inspector (hence `&mut`: a source may remember its last look), bounds
+    /// it in time and never overlaps two. `now` is the agent's monotonic clock.
+    fn inspect<'a>(&'a mut self, now: Duration) -> Look<'a>;
+}
+
+/// The future of one look. It never fails as a whole: what could not be read is said inside the reading.
+pub type Look<'a> = Pin<Box<dyn Future<Output = Reading> + Send + 'a>>;
+
+/// What an inspector is, as data: `tickbird-agent inspectors` and the reference page come from it.
+#[derive(Debug, Clone, Copy)]
+pub struct About {
+    /// Short name: `host`, `postgres`, `http_endpoint`.
+    pub name: &'static str,
+    /// Where the facts come from: `/proc/<pid>/stat`, a view and its columns, an RFC.
+    pub source: &'static str,
+    /// The least right that is needed, and what is missing without it.
+    pub needs: &'static str,
+    /// What one look costs here and at the source.
+    pub cost: &'static str,
+    /// What is measured.
+    pub measures: &'static [&'static Measure],
+}
+
+/// The name, unit and meaning of one number.
+#[derive(Debug)]
+pub struct Measure {
+    /// Dotted name: `pool.open`.
+    pub name: &'static str,
+    /// Unit of every value of it.
+    pub unit: Unit,
+    /// What it counts, for a person.
+    pub meaning: &'static str,
+}
+
+/// Units of measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Things.
+    Count,
+    /// Octets.
+    Bytes,
+    /// Seconds.
+    Seconds,
+    /// A share; 1.0 is all of it.
+    Ratio,
+    /// Events per second.
+    PerSecond,
+}
+
+impl Unit {
+    /// The unit as on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Count => "count",
+            Self::Bytes => "bytes",
+            Self::Seconds => "seconds",
+            Self::Ratio => "ratio",
+            Self::PerSecond => "per_second",
+        }
+    }
+}
+
+/// What is known of a number. Only `Known` can clear a finding; a range fires by its certain end.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// Exactly this.
+    Known(f64),
+    /// Somewhere from the first to the second, both included.
+    Between(f64, f64),
+    /// Not known, and why.
+    Unknown(Reason),
+}
+
+impl Value {
+    /// The value when it is exactly known.
+    pub const fn known(&self) -> Option<f64> {
+        match self {
+            Self::Known(value) => Some(*value),
+            _ => None,
+        }
+    }
+
+    /// The least it can be.
+    pub const fn low(&self) -> Option<f64> {
+        match self {
+            Self::Known(value) | Self::Between(value, _) => Some(*value),
+            Self::Unknown(_) => None,
+        }
+    }
+
+    /// The most it can be.
+    pub const fn high(&self) -> Option<f64> {
+        match self {
+            Self::Known(value) | Self::Between(_, value) => Some(*value),
+            Self::Unknown(_) => None,
+        }
+    }
+
+    /// The same value in another unit or on another scale.
+    #[must_use]
+    pub fn map(self, scale: impl Fn(f64) -> f64) -> Self {
+        match self {
+            Self::Known(value) => Self::Known(scale(value)),
+            Self::Between(low, high) => Self::Between(scale(low), scale(high)),
+            Self::Unknown(reason) => Self::Unknown(reason),
+        }
+    }
+}
+
+/// Why a value is not known. A blind reason makes the check `blind`; the others are only "not yet".
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// A right is missing; the text names what may not be read: `the descriptors of processes of uid 1001`.
+    Denied(String),
+    /// No credential is configured; the text names for what: `PostgreSQL at 10.0.0.5:5432`.
+    NoCredential(String),
+    /// The source does not answer; the text says what and how: `PostgreSQL at 10.0.0.5:5432: connection refused`.
+    Unreachable(String),
+    /// The source answered with something that cannot be understood; the text names what.
+    Malformed(String),
+    /// The kernel or the server does not offer it; the text names what is absent.
+    Absent(String),
+    /// It needs history or a second look that is not there yet.
+    NotYet(&'static str),
+}
+
+impl Reason {
+    /// Whether the check cannot see, as opposed to not having seen enough yet.
+    pub const fn is_blind(&self) -> bool {
+        !matches!(self, Self::NotYet(_))
+    }
+
+    /// What the operator can do; `None` where waiting is all.
+    pub const fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::Denied(_) => Some(
+                "run the agent as the application's user, or grant it CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH together",
+            ),
+            Self::NoCredential(_) => {
+                Some("add a [[postgres]] section whose dsn_file holds a role of the application or of pg_monitor")
+            }
+            Self::Unreachable(_) => Some("check that the server runs and that this host may reach it"),
+            Self::Malformed(_) => Some("report it with the output of `tickbird-agent doctor --json`"),
+            Self::Absent(_) => Some("a newer kernel or server offers it; the check stays blind here"),
+            Self::NotYet(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Denied(what) => write!(f, "may not read {what}"),
+            Self::NoCredential(what) => write!(f, "no credential for {what}"),
+            Self::Unreachable(what) => write!(f, "cannot reach {what}"),
+            Self::Malformed(what) => write!(f, "cannot understand {what}"),
+            Self::Absent(what) => write!(f, "not offered here: {what}"),
+            Self::NotYet(what) => write!(f, "not yet known: {what}"),
+        }
+    }
+}
+
+/// A value that knows its unit, because it points at its [`Measure`].
+#[derive(Debug, Clone)]
+pub struct Observation {
+    /// The target it was taken of.
+    pub target: TargetKey,
+    /// What was measured.
+    pub measure: &'static Measure,
+    /// What was seen.
+    pub value: Value,
+}
+
+/// One look: the rows that rules and evidence need, and the numbers that summaries need.
+#[derive(Debug)]
+pub struct Reading {
+    /// The facts of this source.
+    pub rows: Rows,
+    /// The numbers to be summed up minute by minute.
+    pub observations: Vec<Observation>,
+}
+
+/// The facts of one look, by source.
+#[derive(Debug)]
+pub enum Rows {
+    /// Sockets and processes of this host.
+    Host(HostLook),
+    /// One PostgreSQL server's own view.
+    Server(ServerLook),
+    /// One request to one endpoint.
+    Probe(Probe),
+}

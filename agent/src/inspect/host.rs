@@ -1,0 +1,197 @@
+//! Sockets and processes of this host, once a second: the rows.
+//!
+//! (The contract between the host inspector and the judge; the inspector stands below.)
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::discover::{Application, Instance, TargetKey};
+use crate::inspect::{Reason, Value};
+
+/// One look at the host.
+#[derive(Debug, Clone, Default)]
+pub struct HostLook {
+    /// Every watched process: it listens, holds a pool, or is declared.
+    pub processes: Vec<ProcessRow>,
+    /// Every pool: one row for each (instance, remote endpoint).
+    pub pools: Vec<PoolRow>,
+    /// Watched processes that ended since the last look.
+    pub ended: Vec<Ended>,
+    /// Declared applications that no process matches.
+    pub absent: Vec<TargetKey>,
+    /// What could not be read, one entry for each cause, with the checks that it blinds.
+    pub gaps: Vec<Gap>,
+    /// The destroy events of this look are only a lower bound (`ENOBUFS`).
+    pub closes_incomplete: bool,
+}
+
+/// Something that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// Ids of the checks that are blind for it.
+    pub checks: &'static [&'static str],
+    /// The target, or the agent itself when it is not of one target.
+    pub target: TargetKey,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// A watched process as it is now.
+#[derive(Debug, Clone)]
+pub struct ProcessRow {
+    /// `process:…`; several instances may share it.
+    pub target: TargetKey,
+    /// Whom it belongs to.
+    pub application: Application,
+    /// Which life of which pid.
+    pub instance: Instance,
+    /// Parent's pid.
+    pub parent: u32,
+    /// Real user id.
+    pub uid: u32,
+    /// Scrubbed command line, at most 200 characters.
+    pub command: Arc<str>,
+    /// Since it started.
+    pub age: Duration,
+    /// Bytes: PSS where `smaps_rollup` may be read, else RSS (`memory_is_pss` says which).
+    pub memory: Value,
+    /// Whether `memory` is PSS.
+    pub memory_is_pss: bool,
+    /// Bytes: its cgroup's `memory.current` without page cache that can be dropped; `Unknown(Absent)` without a limit.
+    pub cgroup_memory: Value,
+    /// Bytes: `memory.max` of the nearest limited cgroup; `Unknown(Absent)` when there is none.
+    pub cgroup_limit: Value,
+    /// How often that cgroup hit its maximum (`memory.events`: max), since it was made.
+    pub cgroup_max_events: Value,
+    /// OOM kills of that cgroup (`memory.events`: oom_kill), since it was made.
+    pub cgroup_oom_kills: Value,
+    /// Cores used since the last look; `NotYet` on the first.
+    pub cpu: Value,
+    /// Open descriptors.
+    pub descriptors: Value,
+    /// Soft limit of descriptors (`/proc/<pid>/limits`).
+    pub descriptor_limit: Value,
+    /// Threads.
+    pub threads: Value,
+    /// Zombie children that it has not waited for: pid and how long each has been seen as one.
+    pub zombies: Vec<(u32, Duration)>,
+    /// What it listens on.
+    pub listens: Vec<SocketAddr>,
+}
+
+/// A watched process that is gone.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// `process:…`, as it was.
+    pub target: TargetKey,
+    /// Whom it belonged to.
+    pub application: Application,
+    /// Which life ended.
+    pub instance: Instance,
+    /// Scrubbed command line.
+    pub command: Arc<str>,
+    /// How long it had lived.
+    pub age: Duration,
+    /// When it was noticed, on the agent's monotonic clock.
+    pub at: Duration,
+    /// `killed by signal 9`, `exit status 1`; `None` where the kernel does not tell us (it tells the parent).
+    pub how: Option<Arc<str>>,
+}
+
+/// The connections of one instance to one remote endpoint.
+#[derive(Debug, Clone)]
+pub struct PoolRow {
+    /// `pool:…` without database and user; several instances may share it.
+    pub target: TargetKey,
+    /// Who holds it.
+    pub owner: Owner,
+    /// The remote end.
+    pub remote: SocketAddr,
+    /// What the port speaks, by number: `postgresql`, `redis`, …; `None` when it is not a known one.
+    pub service: Option<&'static str>,
+    /// The connections now, TIME_WAIT not among them.
+    pub connections: Vec<Connection>,
+    /// Connections seen to be born since the last look (also those that lived and died between two looks).
+    pub births: u32,
+    /// Connections that ended since the last look, with how long each lived where its birth was seen.
+    pub closes: Vec<Option<Duration>>,
+    /// Age of the owning process; `None` when the owner is not visible.
+    pub process_age: Option<Duration>,
+    /// Most connections that this instance's pool may open.
+    pub limit: Limit,
+}
+
+/// Who holds a pool.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Owner {
+    /// A process that we may look into.
+    Seen {
+        /// Its application.
+        application: Application,
+        /// Its life.
+        instance: Instance,
+    },
+    /// No right, or another PID namespace: grouped by user and cgroup.
+    NotVisible {
+        /// User id of the sockets.
+        uid: u32,
+        /// Cgroup id of the sockets (inode of the cgroup's directory), where the kernel tells.
+        cgroup: Option<u64>,
+    },
+}
+
+/// One connection of a pool. Its identity is the kernel's socket cookie: inodes are used again, cookies are not.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// Socket cookie.
+    pub cookie: u64,
+    /// Descriptor in the owner; several after a fork or when it was passed on. Empty when not visible.
+    pub fds: Vec<u32>,
+    /// Our end; v4-mapped addresses are given as v4.
+    pub local: SocketAddr,
+    /// TCP state.
+    pub state: TcpState,
+    /// Since data was last sent. Grain: one kernel tick.
+    pub sent_age: Option<Duration>,
+    /// Since data was last received.
+    pub received_age: Option<Duration>,
+    /// How long it has been in `state` at least: since this agent first saw it so.
+    pub state_age: Duration,
+    /// Since this agent first saw it.
+    pub seen_for: Duration,
+    /// Whether its birth was seen, so that `seen_for` is its age.
+    pub born: bool,
+    /// Whether a keepalive timer runs (`idiag_timer` = 2).
+    pub keepalive: bool,
+    /// Retransmissions in a row.
+    pub retransmits: u8,
+    /// Unanswered keepalive or zero-window probes.
+    pub probes: u8,
+}
+
+/// TCP states of `include/net/tcp_states.h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(missing_docs, reason = "the names are RFC 9293's")]
+pub enum TcpState {
+    Established,
+    SynSent,
+    SynReceived,
+    FinWait1,
+    FinWait2,
+    TimeWait,
+    Close,
+    CloseWait,
+    LastAck,
+    Listen,
+    Closing,
+}
+
+/// Most connections of one instance's pool, and who said so.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limit {
+    /// Connections: size and overflow together.
+    pub value: Value,
+    /// `configuration`, `DATABASE_URL of the process`, `command line`; never the string it was read from.
+    pub source: Arc<str>,
+}

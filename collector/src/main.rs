@@ -1,2 +1,2 @@
-//! .
+//! `tickbird-collector`: arguments, signals, exit code; nothing else.
 fn main() {}

@@ -1,0 +1,1 @@
+//! Findings of many agents in, incident changes out.

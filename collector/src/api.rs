@@ -1,0 +1,1 @@
+//! The routes for people, and how an error is answered.

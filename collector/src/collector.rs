@@ -1,0 +1,1 @@
+//! Wires the stages, starts them, drains them.

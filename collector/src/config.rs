@@ -1,0 +1,1 @@
+//! Text in, a configuration that cannot be wrong out, or every mistake.

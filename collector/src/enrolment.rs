@@ -1,0 +1,1 @@
+//! Token and certificate request in, certificate out.

@@ -1,0 +1,1 @@
+//! Accepts TLS connections, bounded in time and number, and drains them.

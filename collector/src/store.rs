@@ -1,0 +1,368 @@
+//! What survives: row types, one transaction, and what is kept for how long.
+//!
+//! One SQLite database in WAL mode with `synchronous=FULL`. Exactly one connection of a serving process writes
+//! ([`Writer`], owned by the ledger); any number read ([`Readers`]). Command lines write through a [`Writer`] of their own
+//! for a moment; SQLite orders them, and the ledger notices them by `data_version`.
+//!
+//! Invariants: the tenant is the first part of every key; times are microseconds since 1970 in UTC; a committed
+//! transaction is on the disk, power cut included, when `commit` returns; a torn write leaves the transaction out.
+//! This is the only folder that holds SQL.
+
+use tickbird_shared::{Change, Epoch, Fingerprint, Labels, Lane, Severity, Status, Timestamp};
+
+/// Why the store could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file is not there.
+    #[error("there is no store at `{path}`")]
+    Missing {
+        /// Where it was looked for.
+        path: std::path::PathBuf,
+    },
+    /// A newer collector has written this store.
+    #[error("the store has schema {found}, this collector knows up to {known}")]
+    FromTheFuture {
+        /// Schema version of the file.
+        found: u32,
+        /// Newest version this binary can read.
+        known: u32,
+    },
+    /// The disk is full or a quota is reached.
+    #[error("no room left for the store")]
+    Full(#[source] rusqlite::Error),
+    /// Anything else SQLite says: damage, permissions, a lock held for too long.
+    #[error("the store failed")]
+    Sqlite(#[source] rusqlite::Error),
+    /// A row does not hold what this version writes.
+    #[error("column `{column}` holds something that this collector did not write")]
+    Malformed {
+        /// Name of the column.
+        column: &'static str,
+    },
+    /// The work was given up because the process ends.
+    #[error("the store is closing")]
+    Closing,
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => Self::Full(error),
+            _ => Self::Sqlite(error),
+        }
+    }
+}
+
+impl StoreError {
+    /// What an operator can do.
+    pub const fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::Missing { .. } => Some("create one with `tickbird-collector init`"),
+            Self::FromTheFuture { .. } => Some("run the newer collector again, or restore the backup made before it"),
+            Self::Full(_) => Some("free space on the store's disk, or lower retention.bytes"),
+            Self::Sqlite(_) => Some("check the disk and the rights of the store's directory"),
+            Self::Malformed { .. } => Some("restore a backup; the store was changed by something else"),
+            Self::Closing => None,
+        }
+    }
+}
+
+/// An agent as enrolled and as last heard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentRow {
+    /// Tenant it belongs to.
+    pub tenant: String,
+    /// Id the collector gave it.
+    pub id: String,
+    /// Host name: of its inventory, else of its enrolment.
+    pub host: String,
+    /// Version of its inventory.
+    pub version: Option<String>,
+    /// Operating system and kernel of its inventory.
+    pub system: Option<String>,
+    /// Labels of the enrolment token, which win.
+    pub token_labels: Labels,
+    /// Labels of its own file.
+    pub own_labels: Labels,
+    /// Stable keys of what it watches.
+    pub targets: Vec<String>,
+    /// Forgotten an hour after it was last heard.
+    pub ephemeral: bool,
+    /// When it was enrolled.
+    pub enrolled_at: Timestamp,
+    /// End of its newest certificate's life.
+    pub certificate_expires_at: Timestamp,
+    /// When an operator denied it.
+    pub denied_at: Option<Timestamp>,
+    /// When an operator asked to forget it; the ledger resolves its incidents and deletes the row.
+    pub forget_at: Option<Timestamp>,
+    /// When it was last heard, by the collector's clock; written every few seconds, not with each heartbeat.
+    pub last_seen_at: Option<Timestamp>,
+    /// When it said goodbye, if it has not been heard since.
+    pub stopped_at: Option<Timestamp>,
+}
+
+impl AgentRow {
+    /// Its labels with the token's laid over its own.
+    pub fn labels(&self) -> Labels {
+        self.own_labels.overlaid_with(&self.token_labels)
+    }
+}
+
+/// A finding as stored. `id` counts up with the time of receipt over all tenants; 0 before it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FindingRow {
+    /// Order of receipt; what pages are cut by.
+    pub id: i64,
+    /// Tenant of the agent.
+    pub tenant: String,
+    /// Agent that judged it; of the collector's own findings the agent they are about.
+    pub agent: String,
+    /// Incident's name.
+    pub fingerprint: Fingerprint,
+    /// Id of the check.
+    pub check: String,
+    /// Stable key of the target.
+    pub target: String,
+    /// Sub-key, where the check declares one.
+    pub sub_key: Option<String>,
+    /// Firing or resolved.
+    pub status: Status,
+    /// Severity now, or the highest it had.
+    pub severity: Severity,
+    /// What changed.
+    pub change: Change,
+    /// One sentence.
+    pub summary: String,
+    /// Why the judge decided so.
+    pub reason: String,
+    /// What to do next.
+    pub advice: Option<String>,
+    /// A JSON object.
+    pub evidence: String,
+    /// When the fault began, by the agent's clock.
+    pub since: Timestamp,
+    /// When it was seen, by the agent's clock.
+    pub observed_at: Timestamp,
+    /// When it was received, by the collector's clock.
+    pub received_at: Timestamp,
+    /// The incident it belongs to; none for `info`.
+    pub incident: Option<String>,
+}
+
+/// One fingerprint from firing to resolved, as stored: the whole row is written at each change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IncidentRow {
+    /// Tenant of the agent.
+    pub tenant: String,
+    /// A ULID: sorts by the time it first opened.
+    pub id: String,
+    /// What it is about.
+    pub fingerprint: Fingerprint,
+    /// Agent it is about.
+    pub agent: String,
+    /// Id of the check.
+    pub check: String,
+    /// Stable key of the target.
+    pub target: String,
+    /// Sub-key, where the check declares one.
+    pub sub_key: Option<String>,
+    /// Firing or resolved.
+    pub status: Status,
+    /// Severity now, or the highest it had when resolved.
+    pub severity: Severity,
+    /// One sentence of the newest finding.
+    pub summary: String,
+    /// What to do next.
+    pub advice: Option<String>,
+    /// A JSON object: the newest evidence.
+    pub evidence: String,
+    /// It fires and can no longer be seen.
+    pub evidence_lost: bool,
+    /// When the fault began, by the agent's clock.
+    pub since: Timestamp,
+    /// When it opened, by the collector's clock; moves when it is reopened.
+    pub opened_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+    /// When it was resolved.
+    pub resolved_at: Option<Timestamp>,
+    /// Why it was resolved: `cleared`, `target gone`, `resync`, `agent forgotten`, …
+    pub resolved_reason: Option<String>,
+    /// How often it opened.
+    pub occurrences: u32,
+    /// Counts the changes that somebody may hear of; a decision is made once for each.
+    pub state_epoch: u64,
+}
+
+/// One decision of alert about one (incident, receiver, state epoch), with its reason. Written once, never changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecisionRow {
+    /// Tenant of the incident.
+    pub tenant: String,
+    /// Incident it is about.
+    pub incident: String,
+    /// Receiver it is about.
+    pub receiver: String,
+    /// State epoch of the incident that was decided.
+    pub state_epoch: u64,
+    /// Whether a message was queued.
+    pub told: bool,
+    /// `incident.firing` and so on.
+    pub kind: String,
+    /// Why: `began: …`, `below min_severity`.
+    pub reason: String,
+    /// When it was decided.
+    pub decided_at: Timestamp,
+    /// Id of the outbox row, when a message was queued.
+    pub message: Option<String>,
+}
+
+/// Where a message is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MessageState {
+    /// To be sent, or sent again.
+    Waiting,
+    /// The receiver said yes.
+    Delivered,
+    /// A newer message of the same incident says it all; never attempted, or its outcome is known to be "no".
+    Superseded,
+    /// Given up after seven days.
+    Dead,
+}
+
+/// One message to one receiver. The body never changes, so every attempt sends the same bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxRow {
+    /// Tenant of the incident.
+    pub tenant: String,
+    /// `msg_` and a ULID: stable over retries; order of ids is order of decisions.
+    pub id: String,
+    /// Name of the receiver.
+    pub receiver: String,
+    /// Incident it tells of.
+    pub incident: String,
+    /// `incident.firing`, `incident.worsened`, `incident.updated` or `incident.resolved`.
+    pub kind: String,
+    /// The bytes that are sent.
+    pub body: Vec<u8>,
+    /// When it was decided.
+    pub decided_at: Timestamp,
+    /// Where it is on its way.
+    pub state: MessageState,
+    /// Attempts made.
+    pub attempts: u32,
+    /// Attempts whose outcome is unknown: each may have been heard.
+    pub uncertain: u32,
+    /// Not before this.
+    pub next_attempt_at: Timestamp,
+    /// When it reached its end.
+    pub settled_at: Option<Timestamp>,
+    /// What the last attempt said, scrubbed.
+    pub last_error: Option<String>,
+}
+
+/// How far a lane has been received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneRow {
+    /// Tenant of the agent.
+    pub tenant: String,
+    /// The agent.
+    pub agent: String,
+    /// Life of its buffer.
+    pub epoch: Epoch,
+    /// Lane of that buffer.
+    pub lane: Lane,
+    /// Everything up to here is on disk or refused for ever.
+    pub through: u64,
+    /// First sequence of the newest batch, whose last is `through`.
+    pub last_first: u64,
+    /// SHA-256 of the newest batch's records, to tell a repeat from a clone.
+    pub last_digest: [u8; 32],
+    /// When that was.
+    pub updated_at: Timestamp,
+}
+
+/// A received body kept as it came: summaries and recordings until they are read out of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BodyRow {
+    /// Tenant of the agent.
+    pub tenant: String,
+    /// The agent.
+    pub agent: String,
+    /// Life of its buffer.
+    pub epoch: Epoch,
+    /// Lane of that buffer.
+    pub lane: Lane,
+    /// First sequence of the body that was new.
+    pub first: u64,
+    /// Last sequence of the body.
+    pub through: u64,
+    /// When it was received.
+    pub received_at: Timestamp,
+    /// The body as received: zstd of JSON.
+    pub body: Vec<u8>,
+}
+
+/// A range that an agent's buffer had to give up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LossRow {
+    /// Tenant of the agent.
+    pub tenant: String,
+    /// The agent.
+    pub agent: String,
+    /// Life of its buffer.
+    pub epoch: Epoch,
+    /// Lane it happened in.
+    pub lane: Lane,
+    /// First sequence lost.
+    pub from: u64,
+    /// Last sequence lost.
+    pub to: u64,
+    /// Records lost.
+    pub count: u64,
+    /// `evicted` or `quarantined`.
+    pub outcome: String,
+    /// When the collector heard of it.
+    pub received_at: Timestamp,
+}
+
+/// An enrolment token; only the hash of its secret is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenRow {
+    /// Tenant its agents will belong to.
+    pub tenant: String,
+    /// Name it is listed and revoked by; not secret.
+    pub id: String,
+    /// SHA-256 of the secret.
+    pub hash: [u8; 32],
+    /// Labels its agents get.
+    pub labels: Labels,
+    /// Its agents are forgotten an hour after they were last heard.
+    pub ephemeral: bool,
+    /// How often it may be used.
+    pub uses: u32,
+    /// How often it was used.
+    pub used: u32,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it ends.
+    pub expires_at: Timestamp,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// A token for the API; only its hash is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiTokenRow {
+    /// Tenant it may see.
+    pub tenant: String,
+    /// Who it was made for.
+    pub name: String,
+    /// SHA-256 of the whole token.
+    pub hash: [u8; 32],
+    /// `viewer`, `operator` or `admin`.
+    pub role: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+}

@@ -1,1 +1,30 @@
-//! .
+//! The stage set: real servers, applications, receivers and the shipped binaries, started by a scenario.
+//!
+//! It shares nothing with the agent's and the collector's code, so that what it says of a process, a session or a
+//! signature is a second opinion. A scenario is a function that runs [`alone`]: in network and process namespaces of
+//! its own, where the agent sees the scenario and nothing else of this machine.
+//!
+//! Everything that is started here ends when it is dropped, by its own process id, and keeps its log in the
+//! scenario's directory.
+
+pub mod agent;
+pub mod alone;
+pub mod application;
+pub mod certificate;
+pub mod collector;
+pub mod https;
+pub mod postgres;
+pub mod process;
+pub mod stage;
+pub mod truth;
+pub mod wait;
+pub mod webhook;
+
+pub use agent::Agent;
+pub use alone::alone;
+pub use application::{Application, Held};
+pub use collector::Collector;
+pub use postgres::Postgres;
+pub use stage::{Stage, StageError};
+pub use wait::{Seconds, until};
+pub use webhook::Webhook;

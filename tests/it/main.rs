@@ -1,0 +1,5 @@
+//! End to end: the shipped binaries over real TLS, against real servers and applications.
+//!
+//! Each test is a scenario, alone in namespaces of its own (see [`tickbird_tests::alone`]).
+
+mod stage;

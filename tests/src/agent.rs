@@ -1,0 +1,184 @@
+//! The shipped agent: enrolled, run, asked, stopped, killed; also as another user with chosen capabilities.
+
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::collector::Collector;
+use crate::process::{Running, output, run};
+use crate::stage::{Stage, StageError};
+use crate::wait::{Seconds, until};
+
+/// Whom an agent runs as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum User {
+    /// The user of the scenario: root.
+    Same,
+    /// User and group 65534 with these capabilities and no others: `["sys_ptrace"]`.
+    Nobody(&'static [&'static str]),
+}
+
+const NOBODY: u32 = 65534;
+
+/// An agent with a configuration and a state directory of its own.
+#[derive(Debug)]
+pub struct Agent {
+    binary: PathBuf,
+    room: PathBuf,
+    user: User,
+    process: Option<Running>,
+}
+
+impl Agent {
+    /// An agent with this configuration (`state_dir` is added), that neither is enrolled nor runs.
+    pub fn prepare(stage: &Stage, configuration: &str, user: User) -> Result<Self, StageError> {
+        let it = Self { binary: stage.binary("tickbird-agent")?, room: stage.room("agent")?, user, process: None };
+        std::fs::create_dir(it.state()).map_err(StageError::system("make the agent's state directory"))?;
+        if let User::Nobody(_) = user {
+            for path in [&it.room, &it.state()] {
+                chown(path, Some(NOBODY), Some(NOBODY)).map_err(StageError::system("give the agent its directory"))?;
+            }
+        }
+        it.configure(configuration)?;
+        Ok(it)
+    }
+
+    /// An agent that is enrolled with `collector` and runs.
+    pub fn running(stage: &Stage, collector: &Collector, configuration: &str) -> Result<Self, StageError> {
+        let mut it = Self::prepare(stage, configuration, User::Same)?;
+        it.enrol(collector)?;
+        it.run()?;
+        Ok(it)
+    }
+
+    /// Replaces its configuration; `state_dir` is added.
+    pub fn configure(&self, configuration: &str) -> Result<(), StageError> {
+        let text = format!("state_dir = \"{}\"\n{configuration}", self.state().display());
+        std::fs::write(self.configuration(), text).map_err(StageError::system("write the agent's configuration"))
+    }
+
+    /// Path of its configuration.
+    pub fn configuration(&self) -> PathBuf {
+        self.room.join("agent.toml")
+    }
+
+    fn state(&self) -> PathBuf {
+        self.room.join("state")
+    }
+
+    /// Enrols with the collector's first token.
+    pub fn enrol(&self, collector: &Collector) -> Result<(), StageError> {
+        self.enrol_with(collector, collector.enrolment_token())
+    }
+
+    /// Enrols with a token of the collector.
+    pub fn enrol_with(&self, collector: &Collector, token: &str) -> Result<(), StageError> {
+        let file = self.room.join("token");
+        let failed = || StageError::system("write the enrolment token");
+        std::fs::write(&file, token).map_err(failed())?;
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).map_err(failed())?;
+        if let User::Nobody(_) = self.user {
+            chown(&file, Some(NOBODY), Some(NOBODY)).map_err(failed())?;
+        }
+        let mut command = self.command("enroll");
+        command.arg("--token-file").arg(&file).args(["--collector", &format!("https://{}", collector.people())]);
+        run(&mut command).map(drop)
+    }
+
+    /// Runs, and waits until it answers for itself.
+    pub fn run(&mut self) -> Result<(), StageError> {
+        let mut command = self.command("run");
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let mut process = Running::start("tickbird-agent", &mut command, &self.room.join("log"))?;
+        until("the agent answers `status`", 30.s(), || {
+            process.alive()?;
+            self.status().map(drop).map_err(|error| error.to_string())
+        })?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// `tickbird-agent status --json` of the running agent.
+    pub fn status(&self) -> Result<Value, StageError> {
+        self.report("status", &[])
+    }
+
+    /// One of the commands that print a report with `--json`, and exit with 0 to 3 by what they found.
+    pub fn report(&self, name: &str, arguments: &[&str]) -> Result<Value, StageError> {
+        let output = self.ask(name, &[&["--json"], arguments].concat())?;
+        let said = || [&output.stdout[..], &output.stderr[..]].map(String::from_utf8_lossy).concat();
+        if !matches!(output.status.code(), Some(0..=3)) {
+            return Err(StageError::Failed { what: format!("tickbird-agent {name}"), said: said() });
+        }
+        serde_json::from_slice(&output.stdout)
+            .map_err(|_| StageError::Malformed { what: format!("tickbird-agent {name} --json"), found: said() })
+    }
+
+    /// Runs one of its commands to the end, with its configuration and as its user.
+    pub fn ask(&self, name: &str, arguments: &[&str]) -> Result<Output, StageError> {
+        output(self.command(name).args(arguments))
+    }
+
+    /// setpriv replaces itself with the agent, so the child's pid is the agent's.
+    fn command(&self, name: &str) -> Command {
+        let mut command = match self.user {
+            User::Same => Command::new(&self.binary),
+            User::Nobody(capabilities) => {
+                let set = capabilities.iter().map(|it| format!(",+{it}")).collect::<String>();
+                let mut command = Command::new("/usr/bin/setpriv");
+                command.args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), "--clear-groups".into()]);
+                command.args([format!("--inh-caps=-all{set}"), format!("--ambient-caps=-all{set}")]);
+                command.arg(&self.binary);
+                command
+            }
+        };
+        command.args(name.split(' ')).arg("--config").arg(self.configuration());
+        command
+    }
+
+    /// Asks it to end (`SIGTERM`): it says goodbye.
+    pub fn stop(&mut self) -> Result<ExitStatus, StageError> {
+        self.process.take().map_or_else(|| Err(Self::does_not_run()), |mut it| it.stop())
+    }
+
+    /// Kills it (`SIGKILL`).
+    pub fn kill(&mut self) -> Result<ExitStatus, StageError> {
+        self.process.take().map_or_else(|| Err(Self::does_not_run()), |mut it| it.kill())
+    }
+
+    fn does_not_run() -> StageError {
+        StageError::Failed { what: "the agent".into(), said: "it does not run".into() }
+    }
+
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Running::pid)
+    }
+
+    /// Everything it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.room.join("log")).unwrap_or_default()
+    }
+
+    /// Where its buffer and its identity are.
+    pub fn state_directory(&self) -> PathBuf {
+        self.state()
+    }
+}
+
+/// A `[[app]]` section for the processes whose command line contains `command`.
+pub fn app(name: &str, command: &str) -> String {
+    format!("[[app]]\nname = \"{name}\"\ncommand = \"{command}\"\n")
+}
+
+/// A `[[postgres]]` section.
+pub fn postgres(dsn_file: &Path) -> String {
+    format!("[[postgres]]\ndsn_file = \"{}\"\n", dsn_file.display())
+}
+
+/// A `[check."…"]` section.
+pub fn check(id: &str, settings: &str) -> String {
+    format!("[check.\"{id}\"]\n{settings}\n")
+}

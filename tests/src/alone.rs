@@ -1,0 +1,84 @@
+//! Runs a scenario in namespaces of its own.
+//!
+//! The agent watches the whole host. Two scenarios on one host would see one another's faults, and "not one finding"
+//! could be said of neither. So each scenario runs as a process of its own in a new network, mount and PID namespace:
+//! the loopback interface, the processes and the ports there are its own, and all of them end with it.
+
+use std::any::type_name;
+use std::fs::File;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::process::{Running, installed};
+use crate::stage::{Stage, StageError};
+
+/// Set in the child: the directory of its stage.
+const INSIDE: &str = "TICKBIRD_STAGE";
+/// No scenario takes longer; one that does hangs.
+const LONGEST: Duration = Duration::from_secs(360);
+
+/// Runs `scenario`, which must be a closure within the test function of its name.
+///
+/// # Panics
+/// When the scenario fails: with all it printed, and the directory that holds the logs of everything it started.
+pub fn alone<S>(scenario: S)
+where
+    S: FnOnce(&Stage) -> Result<(), StageError>,
+{
+    match std::env::var_os(INSIDE) {
+        Some(directory) => {
+            let stage = Stage::at(directory.as_ref()).expect("the parent has made the directory");
+            if let Err(error) = scenario(&stage) {
+                panic!("{error}");
+            }
+        }
+        None => send_off(test_name::<S>()),
+    }
+}
+
+/// `it::leak::a_leak_is_named::{{closure}}` is the test `leak::a_leak_is_named` of the binary `it`.
+fn test_name<S>() -> &'static str {
+    let name = type_name::<S>();
+    let name = name.strip_suffix("::{{closure}}").unwrap_or(name);
+    name.split_once("::").map_or(name, |(_, test)| test)
+}
+
+fn send_off(test: &str) {
+    let directory = tempfile::Builder::new().prefix("tickbird-").tempdir().expect("there is a temporary directory");
+    let outcome = in_namespaces(test, &directory);
+    if let Err(error) = outcome {
+        panic!("{error}\n(logs of everything that was started: {})", directory.keep().display());
+    }
+}
+
+fn in_namespaces(test: &str, directory: &tempfile::TempDir) -> Result<(), StageError> {
+    installed("/usr/bin/unshare", "util-linux")?;
+    installed("/sbin/ip", "iproute2")?;
+    let binary = std::env::current_exe().map_err(StageError::system("find this test's binary"))?;
+    let log = directory.path().join("scenario.log");
+    let out = File::create(&log).map_err(StageError::system("write the scenario's log"))?;
+    let mut command = Command::new("/usr/bin/unshare");
+    if !rustix::process::geteuid().is_root() {
+        // An own user namespace gives the rights for the others; scenarios about other users need root all the same.
+        command.args(["--user", "--map-current-user", "--keep-caps"]);
+    }
+    command
+        .args(["--net", "--pid", "--mount-proc", "--fork", "--kill-child", "/bin/sh", "-c"])
+        // The shell stays as the first process of the namespace and waits for orphans.
+        .args(["/sbin/ip link set lo up && \"$@\"; exit $?", "sh"])
+        .arg(binary)
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(INSIDE, directory.path())
+        .stdin(Stdio::null())
+        .stdout(out);
+    let mut child = Running::start(test, &mut command, &log)?;
+    let status = child.ends(LONGEST).inspect_err(|_| {
+        let _ = child.kill();
+    })?;
+    let said = child.log();
+    // A name that is wrong would run no test at all, and succeed.
+    if status.success() && said.contains("1 passed") {
+        return Ok(());
+    }
+    Err(StageError::Failed { what: test.to_owned(), said: format!("{status}\n{said}") })
+}

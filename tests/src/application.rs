@@ -1,0 +1,219 @@
+//! Small real applications of `tests/applications`, told over their standard input what to do.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+
+use serde_json::Value;
+
+use crate::postgres::Postgres;
+use crate::process::{Running, installed};
+use crate::stage::{Stage, StageError, workspace};
+use crate::wait::Seconds;
+
+/// A running application.
+#[derive(Debug)]
+pub struct Application {
+    name: String,
+    process: Running,
+    answers: Receiver<String>,
+    port: Option<u16>,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone)]
+struct Kind {
+    script: &'static str,
+    arguments: Vec<String>,
+    environment: Vec<(&'static str, String)>,
+    log: PathBuf,
+}
+
+/// A connection that an application keeps, as the application itself sees it: the truth of a finding's evidence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Held {
+    /// Process id.
+    pub pid: u32,
+    /// Descriptor of the connection.
+    pub fd: u32,
+    /// Backend's process id at the server.
+    pub backend: i32,
+    /// Local port of the connection.
+    pub port: u16,
+}
+
+impl Application {
+    /// SQLAlchemy with a pool of 20 on `server`, all opened; `name` stands in its command line.
+    pub fn pooled(stage: &Stage, name: &str, server: &Postgres) -> Result<Self, StageError> {
+        for module in ["sqlalchemy", "psycopg2"] {
+            let package = if module == "sqlalchemy" { "python3-sqlalchemy" } else { "python3-psycopg2" };
+            installed(&format!("/usr/lib/python3/dist-packages/{module}"), package)?;
+        }
+        let dsn = format!("{}?pool_size=20&max_overflow=0&application_name={name}", server.dsn("app"));
+        let kind = Kind {
+            script: "pooled.py",
+            arguments: vec!["--name".into(), name.into()],
+            environment: vec![("DATABASE_URL", dsn)],
+            log: stage.room(name)?.join("log"),
+        };
+        Self::start(name, kind)
+    }
+
+    /// A web server on a free port of 127.0.0.1 (`port` 0) or on a port it shares with its predecessor.
+    pub fn web(stage: &Stage, name: &str, port: u16) -> Result<Self, StageError> {
+        let arguments = vec!["--name".into(), name.into(), "--port".into(), port.to_string()];
+        let kind = Kind { script: "web.py", arguments, environment: Vec::new(), log: stage.room(name)?.join("log") };
+        Self::start(name, kind)
+    }
+
+    /// The same over TLS.
+    pub fn web_tls(
+        stage: &Stage,
+        name: &str,
+        certificate: &crate::certificate::Certificate,
+    ) -> Result<Self, StageError> {
+        let files = [&certificate.chain, &certificate.key].map(|it| it.display().to_string());
+        let arguments = ["--name", name, "--tls"].map(str::to_owned).into_iter().chain(files).collect();
+        let kind = Kind { script: "web.py", arguments, environment: Vec::new(), log: stage.room(name)?.join("log") };
+        Self::start(name, kind)
+    }
+
+    /// A second one like this, on the same port if it has one: the successor in a rolling restart.
+    pub fn successor(&self) -> Result<Self, StageError> {
+        let mut kind = self.kind.clone();
+        if let (Some(port), Some(at)) = (self.port, kind.arguments.iter().position(|it| it == "--port")) {
+            kind.arguments[at + 1] = port.to_string();
+        }
+        Self::start(&self.name, kind)
+    }
+
+    fn start(name: &str, kind: Kind) -> Result<Self, StageError> {
+        let mut command = Command::new(installed("/usr/bin/python3", "python3")?);
+        command.arg(workspace().join("tests/applications").join(kind.script)).args(&kind.arguments);
+        command.envs(kind.environment.iter().map(|(key, value)| (key, value)));
+        // Compiled scripts would be written beside the sources.
+        command.env("PYTHONDONTWRITEBYTECODE", "1").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = Running::start(name, &mut command, &kind.log)?;
+        let answers = lines(process.child().stdout.take().expect("standard output is a pipe"));
+        let mut it = Self { name: name.to_owned(), process, answers, port: None, kind };
+        let ready = it.answer("start")?;
+        it.port = ready["port"].as_u64().and_then(|port| u16::try_from(port).ok());
+        Ok(it)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// The port that it listens on.
+    ///
+    /// # Panics
+    /// When it is no web server.
+    pub fn port(&self) -> u16 {
+        self.port.expect("only a web server is asked for its port")
+    }
+
+    /// What tells its processes from all others: a part of its command line, for `[[app]] command`.
+    pub fn command(&self) -> String {
+        format!("--name {}", self.name)
+    }
+
+    /// Gives one command and waits for its answer.
+    ///
+    /// # Errors
+    /// When the application refuses, has ended, or does not answer within 30 s.
+    pub fn does(&mut self, command: &str) -> Result<Value, StageError> {
+        let what = format!("tell {} to {command}", self.name);
+        let pipe = self.process.child().stdin.as_mut().expect("standard input is a pipe");
+        writeln!(pipe, "{command}").map_err(StageError::system(what))?;
+        let mut answer = self.answer(command)?;
+        Ok(answer["did"].take())
+    }
+
+    /// Keeps `count` sessions idle in transaction, one after another.
+    pub fn leaks(&mut self, count: usize) -> Result<Vec<Held>, StageError> {
+        self.keeps("leak", count)
+    }
+
+    /// Keeps `count` sessions in an aborted transaction.
+    pub fn aborts(&mut self, count: usize) -> Result<Vec<Held>, StageError> {
+        self.keeps("abort", count)
+    }
+
+    /// Keeps `count` connections leased and idle, outside a transaction.
+    pub fn holds(&mut self, count: usize) -> Result<Vec<Held>, StageError> {
+        self.keeps("hold", count)
+    }
+
+    fn keeps(&mut self, verb: &str, count: usize) -> Result<Vec<Held>, StageError> {
+        let rows = self.does(&format!("{verb} {count}"))?;
+        let rows = rows.as_array().map(Vec::as_slice).unwrap_or_default();
+        rows.iter().map(|row| held(row).ok_or_else(|| malformed(&self.name, row.to_string()))).collect()
+    }
+
+    /// Closes everything that is kept.
+    pub fn repairs(&mut self) -> Result<(), StageError> {
+        self.does("repair").map(drop)
+    }
+
+    /// Requests that were served and that failed, so far.
+    pub fn served(&mut self) -> Result<(u64, u64), StageError> {
+        let counts = self.does("served")?;
+        let count = |key: &str| counts[key].as_u64().ok_or_else(|| malformed(&self.name, counts.to_string()));
+        Ok((count("served")?, count("failed")?))
+    }
+
+    /// Asks it to end, and waits.
+    pub fn stop(&mut self) -> Result<ExitStatus, StageError> {
+        self.process.stop()
+    }
+
+    /// Kills it, and waits.
+    pub fn kill(&mut self) -> Result<ExitStatus, StageError> {
+        self.process.kill()
+    }
+
+    fn answer(&self, what: &str) -> Result<Value, StageError> {
+        let failed = |said: String| StageError::Failed { what: format!("{}: {what}", self.name), said };
+        let line = self.answers.recv_timeout(30.s()).map_err(|error| match error {
+            RecvTimeoutError::Timeout => failed("no answer within 30 s".into()),
+            RecvTimeoutError::Disconnected => failed(self.process.last_words()),
+        })?;
+        let answer: Value = serde_json::from_str(&line).map_err(|_| malformed(&self.name, line))?;
+        match answer["failed"].as_str() {
+            Some(said) => Err(failed(said.to_owned())),
+            None => Ok(answer),
+        }
+    }
+}
+
+/// Rows of an answer. Each number has its bound; a negative pid is as wrong as a missing one.
+fn held(row: &Value) -> Option<Held> {
+    let number = |key: &str| row[key].as_u64();
+    Some(Held {
+        pid: number("pid")?.try_into().ok()?,
+        fd: number("fd")?.try_into().ok()?,
+        backend: number("backend")?.try_into().ok()?,
+        port: number("port")?.try_into().ok()?,
+    })
+}
+
+fn malformed(name: &str, found: String) -> StageError {
+    StageError::Malformed { what: format!("the answer of {name}"), found }
+}
+
+/// Lines of a pipe, readable with a deadline. The thread ends with the pipe.
+fn lines(pipe: ChildStdout) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}

@@ -1,0 +1,212 @@
+//! The shipped collector: made, served, asked, stopped, killed.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::https::{Answer, Client};
+use crate::postgres::free_port;
+use crate::process::{Running, run};
+use crate::stage::{Stage, StageError};
+use crate::wait::{Seconds, until};
+use crate::webhook::Webhook;
+
+/// A collector in a directory of its own.
+#[derive(Debug)]
+pub struct Collector {
+    binary: PathBuf,
+    directory: PathBuf,
+    log: PathBuf,
+    client: Client,
+    admin_token: String,
+    enrolment_token: String,
+    people: String,
+    process: Option<Running>,
+}
+
+impl Collector {
+    /// Runs `init` for 127.0.0.1 with two free ports. It does not serve yet.
+    pub fn init(stage: &Stage) -> Result<Self, StageError> {
+        let binary = stage.binary("tickbird-collector")?;
+        let room = stage.room("collector")?;
+        let directory = room.join("collector");
+        // The ports stay the same over restarts, which port 0 would not promise.
+        let (agents, people) = (free_port()?, free_port()?);
+        let people = format!("127.0.0.1:{people}");
+        let mut init = Command::new(&binary);
+        init.args(["init", "--json", "--name", "127.0.0.1", "--dir"]).arg(&directory);
+        init.args(["--listen-agents", &format!("127.0.0.1:{agents}"), "--listen-people", &people]);
+        let text = run(&mut init)?;
+        let made: Value = serde_json::from_str(&text)
+            .map_err(|_| StageError::Malformed { what: "the output of init --json".into(), found: text.clone() })?;
+        let field = |key: &str| {
+            made[key].as_str().map(str::to_owned).ok_or_else(|| StageError::Malformed {
+                what: format!("`{key}` of init --json"),
+                found: made[key].to_string(),
+            })
+        };
+        Ok(Self {
+            client: Client::trusting(Path::new(&field("ca")?))?,
+            admin_token: field("admin_token")?,
+            enrolment_token: field("enrolment_token")?,
+            people,
+            binary,
+            directory,
+            log: room.join("log"),
+            process: None,
+        })
+    }
+
+    /// `init` with one receiver, then `serve`.
+    pub fn serving(stage: &Stage, webhook: &Webhook) -> Result<Self, StageError> {
+        let mut it = Self::init(stage)?;
+        it.configure(&receiver(webhook))?;
+        it.serve()?;
+        Ok(it)
+    }
+
+    /// Adds lines to its configuration.
+    pub fn configure(&self, lines: &str) -> Result<(), StageError> {
+        let path = self.directory.join("collector.toml");
+        let failed = || StageError::system(format!("write {}", path.display()));
+        let mut file = OpenOptions::new().append(true).open(&path).map_err(failed())?;
+        file.write_all(lines.as_bytes()).map_err(failed())
+    }
+
+    /// Serves, and waits until it is ready.
+    pub fn serve(&mut self) -> Result<(), StageError> {
+        let mut command = Command::new(&self.binary);
+        command.args(["serve", "--dir"]).arg(&self.directory).stdin(Stdio::null()).stdout(Stdio::null());
+        let addresses = self.directory.join("addresses.json");
+        // One that was killed could not remove it.
+        let _ = std::fs::remove_file(&addresses);
+        let mut process = Running::start("tickbird-collector", &mut command, &self.log)?;
+        self.people = until("the collector writes addresses.json", 30.s(), || {
+            process.alive()?;
+            let text = std::fs::read(&addresses).map_err(|error| error.to_string())?;
+            let found: Value = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+            found["people"].as_str().map(str::to_owned).ok_or_else(|| found.to_string())
+        })?;
+        until("the collector is ready", 30.s(), || {
+            process.alive()?;
+            let answer = self.client.get(&self.people, "/readyz", None).map_err(|error| error.to_string())?;
+            if answer.status == 200 { Ok(()) } else { Err(answer.body) }
+        })?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Asks it to end (`SIGTERM`), and waits.
+    pub fn stop(&mut self) -> Result<ExitStatus, StageError> {
+        self.process.take().map_or_else(|| Err(self.does_not_run()), |mut it| it.stop())
+    }
+
+    /// Kills it (`SIGKILL`), and waits.
+    pub fn kill(&mut self) -> Result<ExitStatus, StageError> {
+        self.process.take().map_or_else(|| Err(self.does_not_run()), |mut it| it.kill())
+    }
+
+    fn does_not_run(&self) -> StageError {
+        StageError::Failed { what: "the collector".into(), said: "it does not run".into() }
+    }
+
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Running::pid)
+    }
+
+    /// Everything it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its directory (`--dir`).
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Address of the listener for people: `127.0.0.1:41235`.
+    pub fn people(&self) -> &str {
+        &self.people
+    }
+
+    /// The first administrator token, as `init` printed it.
+    pub fn admin_token(&self) -> &str {
+        &self.admin_token
+    }
+
+    /// The first enrolment token, as `init` printed it.
+    pub fn enrolment_token(&self) -> &str {
+        &self.enrolment_token
+    }
+
+    /// Runs another of its commands: `["agent", "list"]`; `--dir` is added.
+    pub fn command(&self, arguments: &[&str]) -> Result<String, StageError> {
+        run(Command::new(&self.binary).args(arguments).arg("--dir").arg(&self.directory))
+    }
+
+    /// `GET path` as the administrator; whatever the status is.
+    pub fn get(&self, path: &str) -> Result<Answer, StageError> {
+        self.client.get(&self.people, path, Some(&self.admin_token))
+    }
+
+    /// `GET path` with another token, or none.
+    pub fn get_as(&self, path: &str, token: Option<&str>) -> Result<Answer, StageError> {
+        self.client.get(&self.people, path, token)
+    }
+
+    /// All items of a collection (`incidents`, `findings`, `agents`), page by page. `query`: `status=firing`.
+    pub fn items(&self, collection: &str, query: &str) -> Result<Vec<Value>, StageError> {
+        let mut items = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let path = format!("/v1/{collection}?limit=50&{query}{cursor}");
+            let answer = self.get(&path)?;
+            let page = answer.json()?;
+            let Some(found) = page["items"].as_array().filter(|_| answer.status == 200) else {
+                return Err(StageError::Failed { what: format!("GET {path}"), said: answer.body });
+            };
+            items.extend(found.iter().cloned());
+            match page["next"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return Ok(items),
+            }
+        }
+    }
+
+    /// Waits until an incident is as wanted.
+    pub fn has_incident(
+        &self,
+        what: &str,
+        within: Duration,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<Value, StageError> {
+        until(format!("the collector has {what}"), within, || {
+            let incidents = self.items("incidents", "").map_err(|error| error.to_string())?;
+            incidents.iter().find(|it| wanted(it)).cloned().ok_or_else(|| titles(&incidents))
+        })
+    }
+}
+
+/// The section of the configuration that tells `webhook`, under the name `ops`.
+pub fn receiver(webhook: &Webhook) -> String {
+    format!(
+        "\n[[receiver]]\nname = \"ops\"\nwebhook.url = \"{}\"\nwebhook.secret_file = \"{}\"\n",
+        webhook.url(),
+        webhook.secret_file().display()
+    )
+}
+
+/// Incidents or findings in one line, for an error.
+pub fn titles(items: &[Value]) -> String {
+    let word = |it: &Value, key: &str| it[key].as_str().unwrap_or("?").to_owned();
+    let title = |it: &Value| {
+        format!("{} {} {}: {}", word(it, "status"), word(it, "check"), word(it, "target"), word(it, "summary"))
+    };
+    let titles: Vec<String> = items.iter().map(title).collect();
+    format!("{} of them: {}", titles.len(), titles.join("; "))
+}

@@ -1,0 +1,179 @@
+//! A private PostgreSQL 15: its own cluster, port and socket, with nothing of the distribution's cluster.
+
+use std::fmt::Write as _;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+
+use crate::process::{Running, installed, run};
+use crate::stage::{Stage, StageError};
+use crate::wait::{Seconds, until};
+
+const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
+const PACKAGE: &str = "postgresql-15";
+
+/// The application's role and database, made at start.
+pub const APPLICATION: (&str, &str) = ("app", "app");
+/// Between the statements of the superuser's client; no value that is asked for contains it.
+const COLUMN: &str = "\u{1f}";
+
+/// A running server. Dropped, it is stopped at once, by its own process id.
+#[derive(Debug)]
+pub struct Postgres {
+    room: PathBuf,
+    port: u16,
+    max_connections: u16,
+    process: Option<Running>,
+}
+
+impl Postgres {
+    /// Makes a cluster with passwords over TCP, two roles (`app`, owner of database `app`, and `tickbird`, member of
+    /// `pg_monitor`), and starts it on a free port of 127.0.0.1. It takes some two seconds.
+    ///
+    /// # Errors
+    /// When PostgreSQL 15 is not installed, or will not start: then with the end of its log.
+    pub fn start(stage: &Stage, max_connections: u16) -> Result<Self, StageError> {
+        let initdb = installed(&format!("{PROGRAMS}/initdb"), PACKAGE)?;
+        let room = stage.room("postgres")?;
+        let port = free_port()?;
+        let owner = Owner::of_servers()?;
+        owner.give(&room)?;
+        let password_file = room.join("superuser");
+        std::fs::write(&password_file, password("postgres")).map_err(StageError::system("write a password file"))?;
+        owner.give(&password_file)?;
+        let mut initdb = owner.command(&initdb);
+        initdb.args(["--username=postgres", "--auth-local=trust", "--auth-host=scram-sha-256", "--encoding=UTF8"]);
+        initdb.args(["--locale=C", "--no-sync", "--no-instructions", "--pgdata"]).arg(room.join("data"));
+        run(initdb.arg("--pwfile").arg(&password_file))?;
+        let mut server = Self { room, port, max_connections, process: None };
+        server.serve()?;
+        for role in [APPLICATION.0, "tickbird"] {
+            server.sql(&format!("CREATE ROLE {role} LOGIN PASSWORD '{}'", password(role)))?;
+        }
+        server.sql("GRANT pg_monitor TO tickbird")?;
+        server.sql(&format!("CREATE DATABASE {} OWNER {}", APPLICATION.1, APPLICATION.0))?;
+        Ok(server)
+    }
+
+    /// Starts the server of this cluster, after [`Postgres::stop`].
+    pub fn serve(&mut self) -> Result<(), StageError> {
+        let mut command = Owner::of_servers()?.command(Path::new(&format!("{PROGRAMS}/postgres")));
+        command.arg("-D").arg(self.room.join("data")).args(["-p", &self.port.to_string()]);
+        // Nothing here has to survive a power cut, and the scenario should not wait for the disk.
+        let mut settings = vec!["fsync=off".to_owned(), "listen_addresses=127.0.0.1".into()];
+        settings.push(format!("max_connections={}", self.max_connections));
+        settings.push(format!("unix_socket_directories={}", self.room.display()));
+        command.args(settings.iter().flat_map(|it| ["-c", it]));
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let mut process = Running::start("postgres", &mut command, &self.room.join("log"))?;
+        let room = &self.room;
+        until("PostgreSQL answers", 30.s(), || {
+            process.alive()?;
+            let mut ready = Command::new(format!("{PROGRAMS}/pg_isready"));
+            ready.args(["-q", "-p", &self.port.to_string(), "-h"]).arg(room);
+            run(&mut ready).map_err(|error| error.to_string())
+        })?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Ends the server as an operator's restart does: sessions are cut, what was committed stays.
+    pub fn stop(&mut self) -> Result<(), StageError> {
+        if let Some(mut process) = self.process.take() {
+            process.signal(Signal::INT); // "fast": PostgreSQL's SIGTERM would wait for its clients
+            process.ends(30.s())?;
+        }
+        Ok(())
+    }
+
+    /// Runs statements as superuser over the unix socket with the real client; rows of columns as text.
+    pub fn sql(&self, statement: &str) -> Result<Vec<Vec<String>>, StageError> {
+        let mut client = Command::new(installed("/usr/bin/psql", "postgresql-client-15")?);
+        client.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-F", COLUMN, "-U", "postgres", "-d", "postgres"]);
+        client.args(["-p", &self.port.to_string(), "-c", statement, "-h"]).arg(&self.room);
+        let text = run(&mut client)?;
+        Ok(text.lines().map(|line| line.split(COLUMN).map(str::to_owned).collect()).collect())
+    }
+
+    /// Ends the sessions of these backends from the server's side; the client is not asked.
+    pub fn terminate(&self, backends: impl IntoIterator<Item = i32>) -> Result<(), StageError> {
+        let mut statement = String::from("SELECT true");
+        for backend in backends {
+            let _ = write!(statement, ", pg_terminate_backend({backend}, 5000)");
+        }
+        self.sql(&statement).map(drop)
+    }
+
+    /// Its port on 127.0.0.1.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// DSN of a role in the application's database, password included.
+    pub fn dsn(&self, role: &str) -> String {
+        format!("postgresql://{role}:{}@127.0.0.1:{}/{}", password(role), self.port, APPLICATION.1)
+    }
+
+    /// Writes the DSN of a role to a file that only its owner may read, for `dsn_file`.
+    pub fn dsn_file(&self, role: &str) -> Result<PathBuf, StageError> {
+        let path = self.room.join(format!("{role}.dsn"));
+        std::fs::write(&path, self.dsn(role)).map_err(StageError::system("write a DSN file"))?;
+        Ok(path)
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if self.stop().is_err() {
+            // The drop of `Running` kills it.
+            self.process = None;
+        }
+    }
+}
+
+/// The password of a role: different for each, so that a leak says whose it was.
+pub fn password(role: &str) -> String {
+    format!("{role}-canary-4f1c")
+}
+
+/// A port of 127.0.0.1 that nothing listened on a moment ago.
+pub fn free_port() -> Result<u16, StageError> {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).map_err(StageError::system("bind a free port"))?;
+    Ok(listener.local_addr().map_err(StageError::system("read the port"))?.port())
+}
+
+/// The user that servers run as: PostgreSQL refuses to be root.
+struct Owner {
+    /// `None`: we are not root, so the server runs as we do.
+    ids: Option<(u32, u32)>,
+}
+
+impl Owner {
+    fn of_servers() -> Result<Self, StageError> {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(Self { ids: None });
+        }
+        let id = |flag: &str| -> Result<u32, StageError> {
+            let text = run(Command::new("/usr/bin/id").args([flag, "postgres"]))
+                .map_err(|_| StageError::Missing { what: "the user postgres".into(), package: PACKAGE })?;
+            text.trim().parse().map_err(|_| StageError::Malformed { what: "id".into(), found: text })
+        };
+        Ok(Self { ids: Some((id("-u")?, id("-g")?)) })
+    }
+
+    fn give(&self, path: &Path) -> Result<(), StageError> {
+        let Some((user, group)) = self.ids else { return Ok(()) };
+        chown(path, Some(user), Some(group)).map_err(StageError::system(format!("give {} away", path.display())))
+    }
+
+    /// setpriv replaces itself with the program, so the child's pid is the server's.
+    fn command(&self, program: &Path) -> Command {
+        let Some((user, group)) = self.ids else { return Command::new(program) };
+        let mut command = Command::new("/usr/bin/setpriv");
+        command.args([format!("--reuid={user}"), format!("--regid={group}"), "--clear-groups".into()]);
+        command.arg(program).current_dir("/");
+        command
+    }
+}

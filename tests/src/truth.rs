@@ -1,0 +1,68 @@
+//! The truth about processes and sessions, read without any code of the agent.
+
+use std::collections::BTreeMap;
+
+use crate::postgres::Postgres;
+use crate::stage::StageError;
+
+/// Local port of the TCP socket behind descriptor `fd` of process `pid`: descriptor, inode, row of the socket table.
+///
+/// # Errors
+/// When the descriptor is no TCP socket of that process (any more).
+pub fn local_port(pid: u32, fd: u32) -> Result<u16, StageError> {
+    let link = format!("/proc/{pid}/fd/{fd}");
+    let target = std::fs::read_link(&link).map_err(StageError::system(format!("read {link}")))?;
+    let target = target.to_string_lossy().into_owned();
+    let wrong = |found: String| StageError::Malformed { what: link.clone(), found };
+    let inode = target.strip_prefix("socket:[").and_then(|it| it.strip_suffix(']'));
+    let inode = inode.ok_or_else(|| wrong(target.clone()))?;
+    for table in ["tcp", "tcp6"] {
+        let rows = std::fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+        for row in rows.lines().skip(1) {
+            let columns: Vec<&str> = row.split_ascii_whitespace().collect();
+            if columns.get(9) == Some(&inode) {
+                let port = columns[1].rsplit(':').next().and_then(|hex| u16::from_str_radix(hex, 16).ok());
+                return port.ok_or_else(|| wrong(row.to_owned()));
+            }
+        }
+    }
+    Err(wrong(format!("{target}, which no socket table lists")))
+}
+
+/// One client backend as the server itself tells it, to a superuser.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Backend {
+    /// The backend's process id.
+    pub pid: i32,
+    /// `state`.
+    pub state: String,
+    /// `state_change` in seconds since 1970.
+    pub state_changed_at: f64,
+    /// `xact_start` in seconds since 1970; 0 outside a transaction.
+    pub transaction_began_at: f64,
+    /// `application_name`.
+    pub application_name: String,
+}
+
+/// All client backends that came over TCP, by the client's port.
+pub fn backends(server: &Postgres) -> Result<BTreeMap<u16, Backend>, StageError> {
+    let rows = server.sql(
+        "SELECT client_port, pid, coalesce(state, ''), coalesce(extract(epoch FROM state_change), 0), \
+         coalesce(extract(epoch FROM xact_start), 0), application_name \
+         FROM pg_stat_activity WHERE backend_type = 'client backend' AND client_port > 0",
+    )?;
+    let mut found = BTreeMap::new();
+    for row in rows {
+        let wrong = || StageError::Malformed { what: "pg_stat_activity".into(), found: format!("{row:?}") };
+        let [port, pid, state, changed, began, name] = row.as_slice() else { return Err(wrong()) };
+        let backend = Backend {
+            pid: pid.parse().map_err(|_| wrong())?,
+            state: state.clone(),
+            state_changed_at: changed.parse().map_err(|_| wrong())?,
+            transaction_began_at: began.parse().map_err(|_| wrong())?,
+            application_name: name.clone(),
+        };
+        found.insert(port.parse().map_err(|_| wrong())?, backend);
+    }
+    Ok(found)
+}

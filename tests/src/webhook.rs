@@ -1,0 +1,269 @@
+//! A receiver of webhooks that records what it hears and checks every signature itself.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use hmac::{Hmac, KeyInit, Mac};
+use serde_json::Value;
+use sha2::Sha256;
+
+use crate::stage::{Stage, StageError};
+use crate::wait::until;
+
+const SECRET: &[u8; 32] = b"the receiver's own secret, 32 by";
+/// No webhook is larger.
+const LARGEST: usize = 4 << 20;
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How a receiver answers from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// 204.
+    Accepts,
+    /// 500.
+    Fails,
+    /// Takes the request and closes the connection without a word.
+    SaysNothing,
+}
+
+/// One request as it came.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// When its last byte came.
+    pub at: Instant,
+    /// `webhook-id`.
+    pub id: String,
+    /// The body as it was signed.
+    pub body: String,
+    /// The body, read.
+    pub json: Value,
+    /// Whether it was answered with 2xx.
+    pub accepted: bool,
+}
+
+impl Message {
+    /// `incident.firing`, `incident.resolved` and so on.
+    pub fn kind(&self) -> &str {
+        self.json["type"].as_str().unwrap_or_default()
+    }
+
+    /// Id of the check of the incident.
+    pub fn check(&self) -> &str {
+        self.json["incident"]["check"].as_str().unwrap_or_default()
+    }
+}
+
+/// What it was told, and what was wrong with what it was told.
+#[derive(Debug, Default)]
+struct Heard {
+    messages: Vec<Message>,
+    /// Requests that a careful receiver refuses: a missing header, a signature that is not ours.
+    refused: Vec<String>,
+}
+
+/// The receiver: a server on a free port of 127.0.0.1.
+#[derive(Debug)]
+pub struct Webhook {
+    port: u16,
+    secret_file: PathBuf,
+    manner: Arc<Mutex<Manner>>,
+    heard: Arc<Mutex<Heard>>,
+}
+
+impl Webhook {
+    /// Listens until the process ends.
+    pub fn start(stage: &Stage) -> Result<Self, StageError> {
+        let secret_file = stage.room("webhook")?.join("secret");
+        std::fs::write(&secret_file, format!("whsec_{}\n", BASE64.encode(SECRET)))
+            .map_err(StageError::system("write the webhook's secret"))?;
+        let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(StageError::system("bind a free port"))?;
+        let port = listener.local_addr().map_err(StageError::system("read the port"))?.port();
+        let it = Self { port, secret_file, manner: Arc::new(Mutex::new(Manner::Accepts)), heard: Arc::default() };
+        let (manner, heard) = (it.manner.clone(), it.heard.clone());
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (manner, heard) = (manner.clone(), heard.clone());
+                thread::spawn(move || converse(&stream, &manner, &heard));
+            }
+        });
+        Ok(it)
+    }
+
+    /// Changes how it answers.
+    pub fn becomes(&self, manner: Manner) {
+        *lock(&self.manner) = manner;
+    }
+
+    /// Where to post to.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/hook", self.port)
+    }
+
+    /// The file that holds the shared secret (`whsec_…`).
+    pub fn secret_file(&self) -> &Path {
+        &self.secret_file
+    }
+
+    /// Everything it accepted, in the order it came.
+    ///
+    /// # Errors
+    /// When anything came whose headers or signature a careful receiver refuses.
+    pub fn heard(&self) -> Result<Vec<Message>, StageError> {
+        let heard = lock(&self.heard);
+        match heard.refused.first() {
+            Some(said) => Err(StageError::Malformed { what: "a webhook".into(), found: said.clone() }),
+            None => Ok(heard.messages.iter().filter(|it| it.accepted).cloned().collect()),
+        }
+    }
+
+    /// Every attempt, accepted or not.
+    pub fn attempts(&self) -> Vec<Message> {
+        lock(&self.heard).messages.clone()
+    }
+
+    /// Waits for a message that `wanted` likes.
+    pub fn hears(
+        &self,
+        what: &str,
+        within: Duration,
+        wanted: impl Fn(&Message) -> bool,
+    ) -> Result<Message, StageError> {
+        until(format!("the webhook hears {what}"), within, || {
+            let heard = self.heard().map_err(|error| error.to_string())?;
+            heard.iter().find(|it| wanted(it)).cloned().ok_or_else(|| titles(&heard))
+        })
+    }
+}
+
+/// A predicate for [`Webhook::hears`]: the incident of this check begins.
+pub fn firing(check: &str) -> impl Fn(&Message) -> bool {
+    move |it| it.kind() == "incident.firing" && it.check() == check
+}
+
+/// A predicate for [`Webhook::hears`]: the incident of this check ends.
+pub fn resolved(check: &str) -> impl Fn(&Message) -> bool {
+    move |it| it.kind() == "incident.resolved" && it.check() == check
+}
+
+/// What was heard, in one line, for an error.
+pub fn titles(messages: &[Message]) -> String {
+    let titles: Vec<String> = messages.iter().map(|it| format!("{} {}", it.kind(), it.check())).collect();
+    format!("{} messages: {}", titles.len(), titles.join(", "))
+}
+
+/// One request and its answer; a connection that does not even send one is left alone.
+fn converse(stream: &TcpStream, manner: &Mutex<Manner>, heard: &Mutex<Heard>) {
+    let _ = stream.set_read_timeout(Some(TIMEOUT));
+    let mut reader = BufReader::new(stream);
+    // The sender may keep the connection for more.
+    while let Some((head, body)) = read_request(&mut reader) {
+        let manner = *lock(manner);
+        let accepted = manner == Manner::Accepts;
+        {
+            let mut heard = lock(heard);
+            match check(&head, body, accepted) {
+                Ok(message) => heard.messages.push(message),
+                Err(wrong) => heard.refused.push(wrong),
+            }
+        }
+        let mut answer = stream;
+        let written = match manner {
+            Manner::Accepts => answer.write_all(b"HTTP/1.1 204 No Content\r\n\r\n"),
+            Manner::Fails => answer.write_all(b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n"),
+            Manner::SaysNothing => return,
+        };
+        if written.is_err() {
+            return;
+        }
+    }
+}
+
+type Head = Vec<(String, String)>;
+
+fn read_request(reader: &mut impl BufRead) -> Option<(Head, Vec<u8>)> {
+    let mut head = Head::new();
+    loop {
+        let mut line = String::new();
+        if reader.take(64 << 10).read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        let line = line.trim_end();
+        if line.is_empty() {
+            break;
+        }
+        if let Some((name, value)) = line.split_once(':') {
+            head.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        }
+    }
+    let length: usize = header(&head, "content-length").and_then(|it| it.parse().ok())?;
+    let mut body = vec![0; length.min(LARGEST)];
+    reader.read_exact(&mut body).ok()?;
+    Some((head, body))
+}
+
+fn header<'h>(head: &'h Head, name: &str) -> Option<&'h str> {
+    head.iter().find(|(it, _)| it == name).map(|(_, value)| value.as_str())
+}
+
+/// Reads a request as the Standard Webhooks specification tells a receiver to.
+fn check(head: &Head, body: Vec<u8>, accepted: bool) -> Result<Message, String> {
+    let at = Instant::now();
+    let wanted = |name: &str| header(head, name).ok_or_else(|| format!("no header `{name}`"));
+    let (id, timestamp) = (wanted("webhook-id")?.to_owned(), wanted("webhook-timestamp")?);
+    let body = String::from_utf8(body).map_err(|_| "the body is no UTF-8".to_owned())?;
+    let ours = signature(&id, timestamp, &body);
+    if !wanted("webhook-signature")?.split(' ').any(|it| it.strip_prefix("v1,") == Some(&ours)) {
+        return Err(format!("the signature of {id} is not ours"));
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    match timestamp.parse::<u64>() {
+        Ok(sent) if sent.abs_diff(now) <= 300 => (),
+        _ => return Err(format!("timestamp `{timestamp}` is not of now")),
+    }
+    let json = serde_json::from_str(&body).map_err(|error| format!("the body is no JSON: {error}"))?;
+    Ok(Message { at, id, body, json, accepted })
+}
+
+fn signature(id: &str, timestamp: &str, body: &str) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(SECRET).expect("HMAC takes a key of any length");
+    mac.update(format!("{id}.{timestamp}.{body}").as_bytes());
+    BASE64.encode(mac.finalize().into_bytes())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A thread that panicked while it held one has failed the scenario already.
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(signature: &str) -> Result<Message, String> {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+        let signature = signature.replace("OURS", &super::signature("msg_1", &now.to_string(), "{}"));
+        let names = ["webhook-id", "webhook-timestamp", "webhook-signature"].map(str::to_owned);
+        let head = names.into_iter().zip(["msg_1".to_owned(), now.to_string(), signature]).collect();
+        check(&head, b"{}".to_vec(), true)
+    }
+
+    #[test]
+    fn only_what_is_signed_with_the_secret_is_believed() {
+        assert!(request("v1,OURS").is_ok());
+        assert!(request("v1,b3RoZXI= v1,OURS").is_ok(), "a rotated secret sends two");
+        assert!(request("v1,b3RoZXI=").is_err_and(|wrong| wrong.contains("signature of msg_1")));
+        assert!(request("OURS").is_err(), "without its version it is none");
+    }
+
+    /// Computed with `printf 'a.1.b' | openssl dgst -sha256 -hmac "the receiver's own secret, 32 by" -binary | base64`.
+    #[test]
+    fn the_signature_is_the_one_openssl_computes() {
+        assert_eq!(signature("a", "1", "b"), "pU/IV9Qy3sdlLd0Owo+e+03HQIrkmQjmj11XhFqqVnU=");
+    }
+}

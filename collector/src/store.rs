@@ -8,7 +8,27 @@
 //! transaction is on the disk, power cut included, when `commit` returns; a torn write leaves the transaction out.
 //! This is the only folder that holds SQL.
 
+mod agents;
+mod column;
+mod findings;
+mod incidents;
+mod lanes;
+mod migrate;
+mod outbox;
+mod readers;
+mod retention;
+mod tokens;
+mod writer;
+
 use tickbird_shared::{Change, Epoch, Fingerprint, Labels, Lane, Severity, Status, Timestamp};
+
+pub use agents::AgentFilter;
+pub use findings::FindingFilter;
+pub use incidents::IncidentFilter;
+pub use lanes::LaneKey;
+pub use readers::{Readers, Rows};
+pub use retention::{Bounds, Kept};
+pub use writer::{Transaction, Writer};
 
 /// Why the store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +38,14 @@ pub enum StoreError {
     Missing {
         /// Where it was looked for.
         path: std::path::PathBuf,
+    },
+    /// The file could not be made.
+    #[error("cannot create `{path}`")]
+    Create {
+        /// Where it should have been.
+        path: std::path::PathBuf,
+        /// What the system said.
+        source: std::io::Error,
     },
     /// A newer collector has written this store.
     #[error("the store has schema {found}, this collector knows up to {known}")]
@@ -34,11 +62,8 @@ pub enum StoreError {
     #[error("the store failed")]
     Sqlite(#[source] rusqlite::Error),
     /// A row does not hold what this version writes.
-    #[error("column `{column}` holds something that this collector did not write")]
-    Malformed {
-        /// Name of the column.
-        column: &'static str,
-    },
+    #[error("a row holds something that this collector did not write")]
+    Malformed(#[source] rusqlite::Error),
     /// The work was given up because the process ends.
     #[error("the store is closing")]
     Closing,
@@ -46,8 +71,12 @@ pub enum StoreError {
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
-        match error.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::DiskFull) => Self::Full(error),
+        use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType};
+        match (&error, error.sqlite_error_code()) {
+            (_, Some(rusqlite::ErrorCode::DiskFull)) => Self::Full(error),
+            (FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..), _) => {
+                Self::Malformed(error)
+            }
             _ => Self::Sqlite(error),
         }
     }
@@ -58,10 +87,11 @@ impl StoreError {
     pub const fn advice(&self) -> Option<&'static str> {
         match self {
             Self::Missing { .. } => Some("create one with `tickbird-collector init`"),
+            Self::Create { .. } => Some("check that the directory is there, writable and holds no store yet"),
             Self::FromTheFuture { .. } => Some("run the newer collector again, or restore the backup made before it"),
             Self::Full(_) => Some("free space on the store's disk, or lower retention.bytes"),
             Self::Sqlite(_) => Some("check the disk and the rights of the store's directory"),
-            Self::Malformed { .. } => Some("restore a backup; the store was changed by something else"),
+            Self::Malformed(_) => Some("restore a backup; the store was changed by something else"),
             Self::Closing => None,
         }
     }

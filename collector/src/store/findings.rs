@@ -1,0 +1,109 @@
+//! Findings, in the order they were received.
+
+use rusqlite::{Row, named_params, params_from_iter, types::ToSql};
+use tickbird_shared::{Severity, Status};
+
+use super::column::{At, Bytes, Word};
+use super::{FindingRow, Rows, StoreError, Transaction};
+
+/// Which findings to list, newest first.
+#[derive(Debug, Clone, Default)]
+pub struct FindingFilter {
+    /// Only of this tenant.
+    pub tenant: String,
+    /// Only with this status.
+    pub status: Option<Status>,
+    /// Only with this severity.
+    pub severity: Option<Severity>,
+    /// Only of this check.
+    pub check: Option<String>,
+    /// Only of this agent.
+    pub agent: Option<String>,
+    /// Only ids below this one.
+    pub before: Option<i64>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+impl Rows<'_> {
+    /// Findings of one tenant, newest first.
+    pub fn findings(&self, filter: &FindingFilter) -> Result<Vec<FindingRow>, StoreError> {
+        let mut sql = String::from("SELECT * FROM findings WHERE tenant = ?");
+        let mut values: Vec<&dyn ToSql> = vec![&filter.tenant];
+        let (status, severity) = (filter.status.map(Status::as_str), filter.severity.map(Severity::as_str));
+        let conditions: [(&str, Option<&dyn ToSql>); 5] = [
+            (" AND agent = ?", filter.agent.as_ref().map(|it| it as _)),
+            (" AND check_id = ?", filter.check.as_ref().map(|it| it as _)),
+            (" AND severity = ?", severity.as_ref().map(|it| it as _)),
+            (" AND status = ?", status.as_ref().map(|it| it as _)),
+            (" AND id < ?", filter.before.as_ref().map(|it| it as _)),
+        ];
+        for (condition, value) in conditions {
+            if let Some(value) = value {
+                sql.push_str(condition);
+                values.push(value);
+            }
+        }
+        sql.push_str(" ORDER BY id DESC LIMIT ?");
+        values.push(&filter.limit);
+        let mut query = self.0.prepare_cached(&sql)?;
+        Ok(query.query_map(params_from_iter(values), read)?.collect::<Result<_, _>>()?)
+    }
+}
+
+impl Transaction<'_> {
+    /// Appends a finding and says its id.
+    pub fn add_finding(&self, finding: &FindingRow) -> Result<i64, StoreError> {
+        let connection = self.connection();
+        connection
+            .prepare_cached(
+                "INSERT INTO findings (tenant, agent, fingerprint, check_id, target, sub_key, status, severity, change, \
+                 summary, reason, advice, evidence, since, observed_at, received_at, incident) \
+                 VALUES (:tenant, :agent, :fingerprint, :check, :target, :sub_key, :status, :severity, :change, \
+                 :summary, :reason, :advice, :evidence, :since, :observed_at, :received_at, :incident)",
+            )?
+            .execute(named_params! {
+                ":tenant": finding.tenant,
+                ":agent": finding.agent,
+                ":fingerprint": finding.fingerprint.as_bytes(),
+                ":check": finding.check,
+                ":target": finding.target,
+                ":sub_key": finding.sub_key,
+                ":status": finding.status.as_str(),
+                ":severity": finding.severity.as_str(),
+                ":change": Word(finding.change),
+                ":summary": finding.summary,
+                ":reason": finding.reason,
+                ":advice": finding.advice,
+                ":evidence": finding.evidence,
+                ":since": At(finding.since),
+                ":observed_at": At(finding.observed_at),
+                ":received_at": At(finding.received_at),
+                ":incident": finding.incident,
+            })?;
+        Ok(connection.last_insert_rowid())
+    }
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<FindingRow> {
+    Ok(FindingRow {
+        id: row.get("id")?,
+        tenant: row.get("tenant")?,
+        agent: row.get("agent")?,
+        fingerprint: row.get::<_, Bytes<16>>("fingerprint")?.0.into(),
+        check: row.get("check_id")?,
+        target: row.get("target")?,
+        sub_key: row.get("sub_key")?,
+        status: row.get::<_, Word<_>>("status")?.0,
+        severity: row.get::<_, Word<_>>("severity")?.0,
+        change: row.get::<_, Word<_>>("change")?.0,
+        summary: row.get("summary")?,
+        reason: row.get("reason")?,
+        advice: row.get("advice")?,
+        evidence: row.get("evidence")?,
+        since: row.get::<_, At>("since")?.0,
+        observed_at: row.get::<_, At>("observed_at")?.0,
+        received_at: row.get::<_, At>("received_at")?.0,
+        incident: row.get("incident")?,
+    })
+}

@@ -1,0 +1,199 @@
+//! Incidents, and what was decided about each of them.
+
+use rusqlite::{OptionalExtension, Row, named_params, params_from_iter, types::ToSql};
+use tickbird_shared::{Severity, Status, Timestamp};
+
+use super::column::{At, Bytes, Seq, Word};
+use super::{DecisionRow, IncidentRow, Rows, StoreError, Transaction};
+
+/// Which incidents to list, newest first.
+#[derive(Debug, Clone, Default)]
+pub struct IncidentFilter {
+    /// Only of this tenant.
+    pub tenant: String,
+    /// Only with this status.
+    pub status: Option<Status>,
+    /// Only with this severity.
+    pub severity: Option<Severity>,
+    /// Only of this check.
+    pub check: Option<String>,
+    /// Only of this agent.
+    pub agent: Option<String>,
+    /// Only ids below this one.
+    pub before: Option<String>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+impl Rows<'_> {
+    /// Incidents of one tenant, those that first opened last in front.
+    pub fn incidents(&self, filter: &IncidentFilter) -> Result<Vec<IncidentRow>, StoreError> {
+        let mut sql = String::from("SELECT * FROM incidents WHERE tenant = ?");
+        let mut values: Vec<&dyn ToSql> = vec![&filter.tenant];
+        // The status is written out, not bound: only then does the planner see that the partial index fits.
+        match filter.status {
+            Some(Status::Firing) => sql.push_str(" AND status = 'firing'"),
+            Some(Status::Resolved) => sql.push_str(" AND status = 'resolved'"),
+            None => (),
+        }
+        let severity = filter.severity.map(Severity::as_str);
+        let conditions: [(&str, Option<&dyn ToSql>); 4] = [
+            (" AND agent = ?", filter.agent.as_ref().map(|it| it as _)),
+            (" AND check_id = ?", filter.check.as_ref().map(|it| it as _)),
+            (" AND severity = ?", severity.as_ref().map(|it| it as _)),
+            (" AND id < ?", filter.before.as_ref().map(|it| it as _)),
+        ];
+        for (condition, value) in conditions {
+            if let Some(value) = value {
+                sql.push_str(condition);
+                values.push(value);
+            }
+        }
+        sql.push_str(" ORDER BY id DESC LIMIT ?");
+        values.push(&filter.limit);
+        let mut query = self.0.prepare_cached(&sql)?;
+        Ok(query.query_map(params_from_iter(values), read)?.collect::<Result<_, _>>()?)
+    }
+
+    /// One incident, if it is there.
+    pub fn incident(&self, tenant: &str, id: &str) -> Result<Option<IncidentRow>, StoreError> {
+        let mut query = self.0.prepare_cached("SELECT * FROM incidents WHERE tenant = ?1 AND id = ?2")?;
+        Ok(query.query_row([tenant, id], read).optional()?)
+    }
+
+    /// What aggregate needs at start: all that fire, and those resolved at `since` or later. Every tenant.
+    pub fn live_incidents(&self, since: Timestamp) -> Result<Vec<IncidentRow>, StoreError> {
+        let mut query = self.0.prepare_cached(
+            "SELECT * FROM incidents WHERE status = 'firing' \
+             UNION ALL SELECT * FROM incidents WHERE status = 'resolved' AND resolved_at >= ?1",
+        )?;
+        Ok(query.query_map([At(since)], read)?.collect::<Result<_, _>>()?)
+    }
+
+    /// Every decision about one incident, oldest first.
+    pub fn decisions(&self, tenant: &str, incident: &str) -> Result<Vec<DecisionRow>, StoreError> {
+        let mut query = self.0.prepare_cached(
+            "SELECT * FROM decisions WHERE tenant = ?1 AND incident = ?2 ORDER BY state_epoch, receiver",
+        )?;
+        Ok(query.query_map([tenant, incident], read_decision)?.collect::<Result<_, _>>()?)
+    }
+
+    /// The newest decision that queued a message, per incident and receiver, of the incidents of
+    /// [`Rows::live_incidents`]: who believes what.
+    pub fn told(&self, since: Timestamp) -> Result<Vec<DecisionRow>, StoreError> {
+        let mut query = self.0.prepare_cached(
+            "WITH live AS (SELECT tenant, id FROM incidents WHERE status = 'firing' \
+                 UNION ALL SELECT tenant, id FROM incidents WHERE status = 'resolved' AND resolved_at >= ?1) \
+             SELECT decisions.*, max(state_epoch) FROM live \
+                 JOIN decisions ON decisions.tenant = live.tenant AND decisions.incident = live.id AND told = 1 \
+             GROUP BY decisions.tenant, decisions.incident, decisions.receiver",
+        )?;
+        Ok(query.query_map([At(since)], read_decision)?.collect::<Result<_, _>>()?)
+    }
+}
+
+impl Transaction<'_> {
+    /// Writes the whole row of an incident, new or known.
+    pub fn put_incident(&self, incident: &IncidentRow) -> Result<(), StoreError> {
+        self.connection()
+            .prepare_cached(
+                "INSERT INTO incidents (tenant, id, fingerprint, agent, check_id, target, sub_key, status, severity, \
+                 summary, advice, evidence, evidence_lost, since, opened_at, updated_at, resolved_at, resolved_reason, \
+                 occurrences, state_epoch) \
+                 VALUES (:tenant, :id, :fingerprint, :agent, :check, :target, :sub_key, :status, :severity, \
+                 :summary, :advice, :evidence, :evidence_lost, :since, :opened_at, :updated_at, :resolved_at, \
+                 :resolved_reason, :occurrences, :state_epoch) \
+                 ON CONFLICT (tenant, id) DO UPDATE SET status = excluded.status, severity = excluded.severity, \
+                 summary = excluded.summary, advice = excluded.advice, evidence = excluded.evidence, \
+                 evidence_lost = excluded.evidence_lost, since = excluded.since, opened_at = excluded.opened_at, \
+                 updated_at = excluded.updated_at, resolved_at = excluded.resolved_at, \
+                 resolved_reason = excluded.resolved_reason, occurrences = excluded.occurrences, \
+                 state_epoch = excluded.state_epoch",
+            )?
+            .execute(named_params! {
+                ":tenant": incident.tenant,
+                ":id": incident.id,
+                ":fingerprint": incident.fingerprint.as_bytes(),
+                ":agent": incident.agent,
+                ":check": incident.check,
+                ":target": incident.target,
+                ":sub_key": incident.sub_key,
+                ":status": incident.status.as_str(),
+                ":severity": incident.severity.as_str(),
+                ":summary": incident.summary,
+                ":advice": incident.advice,
+                ":evidence": incident.evidence,
+                ":evidence_lost": incident.evidence_lost,
+                ":since": At(incident.since),
+                ":opened_at": At(incident.opened_at),
+                ":updated_at": At(incident.updated_at),
+                ":resolved_at": incident.resolved_at.map(At),
+                ":resolved_reason": incident.resolved_reason,
+                ":occurrences": incident.occurrences,
+                ":state_epoch": Seq(incident.state_epoch),
+            })?;
+        Ok(())
+    }
+
+    /// Writes a decision; false when this (incident, receiver, state epoch) was decided before, which then stands.
+    pub fn add_decision(&self, decision: &DecisionRow) -> Result<bool, StoreError> {
+        let added = self
+            .connection()
+            .prepare_cached(
+                "INSERT OR IGNORE INTO decisions (tenant, incident, receiver, state_epoch, told, kind, reason, \
+                 decided_at, message) \
+                 VALUES (:tenant, :incident, :receiver, :state_epoch, :told, :kind, :reason, :decided_at, :message)",
+            )?
+            .execute(named_params! {
+                ":tenant": decision.tenant,
+                ":incident": decision.incident,
+                ":receiver": decision.receiver,
+                ":state_epoch": Seq(decision.state_epoch),
+                ":told": decision.told,
+                ":kind": decision.kind,
+                ":reason": decision.reason,
+                ":decided_at": At(decision.decided_at),
+                ":message": decision.message,
+            })?;
+        Ok(added > 0)
+    }
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<IncidentRow> {
+    Ok(IncidentRow {
+        tenant: row.get("tenant")?,
+        id: row.get("id")?,
+        fingerprint: row.get::<_, Bytes<16>>("fingerprint")?.0.into(),
+        agent: row.get("agent")?,
+        check: row.get("check_id")?,
+        target: row.get("target")?,
+        sub_key: row.get("sub_key")?,
+        status: row.get::<_, Word<_>>("status")?.0,
+        severity: row.get::<_, Word<_>>("severity")?.0,
+        summary: row.get("summary")?,
+        advice: row.get("advice")?,
+        evidence: row.get("evidence")?,
+        evidence_lost: row.get("evidence_lost")?,
+        since: row.get::<_, At>("since")?.0,
+        opened_at: row.get::<_, At>("opened_at")?.0,
+        updated_at: row.get::<_, At>("updated_at")?.0,
+        resolved_at: row.get::<_, Option<At>>("resolved_at")?.map(|at| at.0),
+        resolved_reason: row.get("resolved_reason")?,
+        occurrences: row.get("occurrences")?,
+        state_epoch: row.get::<_, Seq>("state_epoch")?.0,
+    })
+}
+
+fn read_decision(row: &Row<'_>) -> rusqlite::Result<DecisionRow> {
+    Ok(DecisionRow {
+        tenant: row.get("tenant")?,
+        incident: row.get("incident")?,
+        receiver: row.get("receiver")?,
+        state_epoch: row.get::<_, Seq>("state_epoch")?.0,
+        told: row.get("told")?,
+        kind: row.get("kind")?,
+        reason: row.get("reason")?,
+        decided_at: row.get::<_, At>("decided_at")?.0,
+        message: row.get("message")?,
+    })
+}

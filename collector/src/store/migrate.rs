@@ -1,0 +1,53 @@
+//! Brings an older schema up to this binary's, step by step, and refuses a newer one.
+//!
+//! `PRAGMA user_version` counts the steps taken. Each step is one transaction together with its count, so a crash
+//! between two steps leaves a store that the same binary goes on with.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::StoreError;
+
+const STEPS: [&str; 1] = [include_str!("schema/0001.sql")];
+
+/// Newest schema this binary knows.
+pub(super) const KNOWN: u32 = STEPS.len() as u32;
+
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    let found = check(connection)?;
+    for (index, step) in STEPS.iter().enumerate().skip(found as usize) {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // Another process may have taken the step while this one waited for the lock.
+        if version(&transaction)? as usize == index {
+            transaction.execute_batch(step)?;
+            transaction.pragma_update(None, "user_version", index as u32 + 1)?;
+        }
+        transaction.commit()?;
+        tracing::info!(schema = index + 1, "store migrated");
+    }
+    Ok(())
+}
+
+/// The schema of the file, if this binary can read it.
+pub(super) fn check(connection: &Connection) -> Result<u32, StoreError> {
+    let found = version(connection)?;
+    if found > KNOWN { Err(StoreError::FromTheFuture { found, known: KNOWN }) } else { Ok(found) }
+}
+
+fn version(connection: &Connection) -> Result<u32, StoreError> {
+    Ok(connection.query_row("PRAGMA user_version", [], |row| row.get(0))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_of_a_newer_collector_is_refused_and_left_alone() {
+        let mut connection = Connection::open_in_memory().expect("memory is there");
+        migrate(&mut connection).expect("an empty store is migrated");
+        migrate(&mut connection).expect("a second run changes nothing");
+        connection.pragma_update(None, "user_version", KNOWN + 1).expect("sets");
+        let error = migrate(&mut connection).expect_err("must be refused");
+        assert!(matches!(error, StoreError::FromTheFuture { found, known } if found == known + 1), "{error}");
+    }
+}

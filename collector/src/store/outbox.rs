@@ -1,0 +1,139 @@
+//! Messages on their way to receivers.
+
+use rusqlite::{OptionalExtension, Row, named_params};
+use tickbird_shared::Timestamp;
+
+use super::column::At;
+use super::{MessageState, OutboxRow, Rows, StoreError, Transaction};
+
+impl MessageState {
+    /// The word in the store.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Delivered => "delivered",
+            Self::Superseded => "superseded",
+            Self::Dead => "dead",
+        }
+    }
+
+    fn from_word(word: &str) -> Option<Self> {
+        [Self::Waiting, Self::Delivered, Self::Superseded, Self::Dead].into_iter().find(|it| it.as_str() == word)
+    }
+}
+
+impl Rows<'_> {
+    /// What may be sent now: waiting, due, and with no older message of its incident waiting before it, so that a
+    /// receiver hears of one incident in order. In order of decision.
+    pub fn outbox_due(&self, now: Timestamp, limit: u32) -> Result<Vec<OutboxRow>, StoreError> {
+        let mut query = self.0.prepare_cached(
+            "SELECT * FROM outbox AS it WHERE state = 'waiting' AND next_attempt_at <= ?1 AND NOT EXISTS \
+                 (SELECT 1 FROM outbox AS older WHERE older.state = 'waiting' AND older.tenant = it.tenant \
+                  AND older.receiver = it.receiver AND older.incident = it.incident AND older.id < it.id) \
+             ORDER BY id LIMIT ?2",
+        )?;
+        Ok(query.query_map((At(now), limit), read)?.collect::<Result<_, _>>()?)
+    }
+
+    /// When the next waiting message is due, if one waits.
+    pub fn outbox_next_at(&self) -> Result<Option<Timestamp>, StoreError> {
+        let mut query = self.0.prepare_cached("SELECT min(next_attempt_at) FROM outbox WHERE state = 'waiting'")?;
+        Ok(query.query_row([], |row| row.get::<_, Option<At>>(0))?.map(|at| at.0))
+    }
+
+    /// All that wait, of every tenant, in order of decision.
+    pub fn outbox_waiting(&self) -> Result<Vec<OutboxRow>, StoreError> {
+        let mut query = self.0.prepare_cached("SELECT * FROM outbox WHERE state = 'waiting' ORDER BY id")?;
+        Ok(query.query_map([], read)?.collect::<Result<_, _>>()?)
+    }
+
+    /// One message, if it is there.
+    pub fn message(&self, tenant: &str, id: &str) -> Result<Option<OutboxRow>, StoreError> {
+        let mut query = self.0.prepare_cached("SELECT * FROM outbox WHERE tenant = ?1 AND id = ?2")?;
+        Ok(query.query_row([tenant, id], read).optional()?)
+    }
+}
+
+impl Transaction<'_> {
+    /// Queues a message.
+    pub fn add_message(&self, message: &OutboxRow) -> Result<(), StoreError> {
+        self.connection()
+            .prepare_cached(
+                "INSERT INTO outbox (tenant, id, receiver, incident, kind, body, decided_at, state, attempts, \
+                 uncertain, next_attempt_at, settled_at, last_error) \
+                 VALUES (:tenant, :id, :receiver, :incident, :kind, :body, :decided_at, :state, :attempts, \
+                 :uncertain, :next_attempt_at, :settled_at, :last_error)",
+            )?
+            .execute(named_params! {
+                ":tenant": message.tenant,
+                ":id": message.id,
+                ":receiver": message.receiver,
+                ":incident": message.incident,
+                ":kind": message.kind,
+                ":body": message.body,
+                ":decided_at": At(message.decided_at),
+                ":state": message.state.as_str(),
+                ":attempts": message.attempts,
+                ":uncertain": message.uncertain,
+                ":next_attempt_at": At(message.next_attempt_at),
+                ":settled_at": message.settled_at.map(At),
+                ":last_error": message.last_error,
+            })?;
+        Ok(())
+    }
+
+    /// Writes what an attempt changed; the bytes of a message never change.
+    pub fn update_message(&self, message: &OutboxRow) -> Result<(), StoreError> {
+        self.connection()
+            .prepare_cached(
+                "UPDATE outbox SET state = :state, attempts = :attempts, uncertain = :uncertain, \
+                 next_attempt_at = :next_attempt_at, settled_at = :settled_at, last_error = :last_error \
+                 WHERE tenant = :tenant AND id = :id",
+            )?
+            .execute(named_params! {
+                ":tenant": message.tenant,
+                ":id": message.id,
+                ":state": message.state.as_str(),
+                ":attempts": message.attempts,
+                ":uncertain": message.uncertain,
+                ":next_attempt_at": At(message.next_attempt_at),
+                ":settled_at": message.settled_at.map(At),
+                ":last_error": message.last_error,
+            })?;
+        Ok(())
+    }
+
+    /// Marks a message that was never attempted as superseded; false when it was attempted or has ended.
+    pub fn supersede_message(&self, tenant: &str, id: &str, now: Timestamp) -> Result<bool, StoreError> {
+        let changed = self
+            .connection()
+            .prepare_cached(
+                "UPDATE outbox SET state = 'superseded', settled_at = ?3 \
+                 WHERE tenant = ?1 AND id = ?2 AND state = 'waiting' AND uncertain = 0",
+            )?
+            .execute((tenant, id, At(now)))?;
+        Ok(changed > 0)
+    }
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<OutboxRow> {
+    let state: String = row.get("state")?;
+    let state = MessageState::from_word(&state).ok_or_else(|| {
+        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, "not a state of a message".into())
+    })?;
+    Ok(OutboxRow {
+        tenant: row.get("tenant")?,
+        id: row.get("id")?,
+        receiver: row.get("receiver")?,
+        incident: row.get("incident")?,
+        kind: row.get("kind")?,
+        body: row.get("body")?,
+        decided_at: row.get::<_, At>("decided_at")?.0,
+        state,
+        attempts: row.get("attempts")?,
+        uncertain: row.get("uncertain")?,
+        next_attempt_at: row.get::<_, At>("next_attempt_at")?.0,
+        settled_at: row.get::<_, Option<At>>("settled_at")?.map(|at| at.0),
+        last_error: row.get("last_error")?,
+    })
+}

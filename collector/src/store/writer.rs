@@ -1,0 +1,118 @@
+//! The one connection that writes, and its transactions.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+use super::{Rows, StoreError, migrate};
+
+/// How long a command line and the ledger wait for each other's transaction.
+const BUSY: Duration = Duration::from_secs(5);
+/// Statements kept ready; there are fewer.
+const STATEMENTS: usize = 64;
+
+/// A connection that writes. One thread owns it.
+#[derive(Debug)]
+pub struct Writer {
+    connection: Connection,
+    data_version: i64,
+}
+
+/// One transaction: everything written through it is on the disk when [`Transaction::commit`] returns, or nothing is.
+#[derive(Debug)]
+pub struct Transaction<'a>(rusqlite::Transaction<'a>);
+
+impl Writer {
+    /// Creates the file, readable by its owner only.
+    ///
+    /// # Errors
+    /// When it exists or cannot be written.
+    pub fn create(path: &Path) -> Result<Self, StoreError> {
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        made.map_err(|e| StoreError::Create { path: path.into(), source: e })?;
+        Self::open(path)
+    }
+
+    /// Opens a store and brings its schema up to this binary's.
+    ///
+    /// # Errors
+    /// When it is not there, was written by a newer collector, or cannot be written.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        if !path.exists() {
+            return Err(StoreError::Missing { path: path.into() });
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY)?;
+        // Before anything is written, so that a newer store is left exactly as it is.
+        migrate::check(&connection)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "cache_size", -65_536)?;
+        connection.pragma_update(None, "wal_autocheckpoint", 4_000)?;
+        // A long reader lets the log grow; what it grew by is given back at the next checkpoint.
+        connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+        connection.pragma_update(None, "temp_store", "MEMORY")?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        migrate::migrate(&mut connection)?;
+        let data_version = data_version(&connection)?;
+        Ok(Self { connection, data_version })
+    }
+
+    /// Begins a transaction that may write.
+    ///
+    /// # Errors
+    /// When another process holds the lock for longer than five seconds.
+    pub fn transaction(&mut self) -> Result<Transaction<'_>, StoreError> {
+        Ok(Transaction(self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?))
+    }
+
+    /// Reads outside of a transaction.
+    pub const fn rows(&self) -> Rows<'_> {
+        Rows(&self.connection)
+    }
+
+    /// Whether another process has committed since this was last asked.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn changed_elsewhere(&mut self) -> Result<bool, StoreError> {
+        let now = data_version(&self.connection)?;
+        Ok(std::mem::replace(&mut self.data_version, now) != now)
+    }
+
+    /// Moves the log into the file and closes it.
+    ///
+    /// # Errors
+    /// When the log could not be moved; it is complete all the same and is read at the next start.
+    pub fn close(self) -> Result<(), StoreError> {
+        self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        self.connection.close().map_err(|(_, e)| e.into())
+    }
+}
+
+impl Transaction<'_> {
+    /// Makes it all durable at once.
+    ///
+    /// # Errors
+    /// Then nothing of it is.
+    pub fn commit(self) -> Result<(), StoreError> {
+        Ok(self.0.commit()?)
+    }
+
+    /// Reads what is stored and what this transaction has written.
+    pub fn rows(&self) -> Rows<'_> {
+        Rows(&self.0)
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.0
+    }
+}
+
+fn data_version(connection: &Connection) -> Result<i64, StoreError> {
+    Ok(connection.query_row("PRAGMA data_version", [], |row| row.get(0))?)
+}

@@ -1,7 +1,7 @@
 //! The stage itself, without the binaries under test: what it calls the truth has to be true.
 
 use tickbird_tests::certificate::Certificate;
-use tickbird_tests::truth::{backends, local_port};
+use tickbird_tests::truth::{backends, socket};
 use tickbird_tests::{Application, Postgres, Seconds, Webhook, alone, until};
 
 #[test]
@@ -14,7 +14,7 @@ fn an_application_says_of_its_leaks_what_the_kernel_and_the_server_say() {
         assert_eq!(leaked.len(), 14);
         let sessions = backends(&server)?;
         for held in &leaked {
-            assert_eq!(local_port(held.pid, held.fd)?, held.port);
+            assert_eq!(socket(held.pid, held.fd)?.port, held.port);
             let session = &sessions[&held.port];
             assert_eq!((session.pid, session.state.as_str()), (held.backend, "idle in transaction"));
         }
@@ -39,9 +39,7 @@ fn a_server_that_ends_a_session_leaves_the_pool_in_close_wait() {
         let held = application.holds(3)?;
         server.terminate(held.iter().map(|it| it.backend))?;
         for it in held {
-            let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", it.pid)).unwrap_or_default();
-            let row = table.lines().find(|row| row.contains(&format!(":{:04X} ", it.port))).unwrap_or_default();
-            assert_eq!(row.split_ascii_whitespace().nth(3), Some("08"), "CLOSE_WAIT: {row}");
+            assert_eq!(socket(it.pid, it.fd)?.state, 8, "CLOSE_WAIT");
         }
         application.repairs()
     });

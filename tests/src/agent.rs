@@ -64,6 +64,11 @@ impl Agent {
         self.room.join("agent.toml")
     }
 
+    /// Path of the binary.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     fn state(&self) -> PathBuf {
         self.room.join("state")
     }

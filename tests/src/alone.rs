@@ -57,7 +57,9 @@ fn in_namespaces(test: &str, directory: &tempfile::TempDir) -> Result<(), StageE
     let binary = std::env::current_exe().map_err(StageError::system("find this test's binary"))?;
     let log = directory.path().join("scenario.log");
     let out = File::create(&log).map_err(StageError::system("write the scenario's log"))?;
-    let mut command = Command::new("/usr/bin/unshare");
+    // It ends with the thread that waits for it: whoever interrupts the tests leaves nothing behind.
+    let mut command = Command::new("/usr/bin/setpriv");
+    command.args(["--pdeathsig", "KILL", "/usr/bin/unshare"]);
     if !rustix::process::geteuid().is_root() {
         // An own user namespace gives the rights for the others; scenarios about other users need root all the same.
         command.args(["--user", "--map-current-user", "--keep-caps"]);
@@ -69,6 +71,7 @@ fn in_namespaces(test: &str, directory: &tempfile::TempDir) -> Result<(), StageE
         .arg(binary)
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(INSIDE, directory.path())
+        .env("RUST_BACKTRACE", "0") // a backtrace of the stage buries what the scenario says
         .stdin(Stdio::null())
         .stdout(out);
     let mut child = Running::start(test, &mut command, &log)?;

@@ -1,6 +1,7 @@
 //! A child process with a log, ended by its own id.
 
 use std::fs::File;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -26,7 +27,8 @@ impl Running {
     pub fn start(name: &str, command: &mut Command, log: &Path) -> Result<Self, StageError> {
         let failed = || StageError::system(format!("start {name}"));
         let file = File::options().create(true).append(true).open(log).map_err(failed())?;
-        let child = command.stderr(file).spawn().map_err(failed())?;
+        // A group of its own: Ctrl-C in a terminal reaches the one who started it, and that one ends its children.
+        let child = command.stderr(file).process_group(0).spawn().map_err(failed())?;
         Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
     }
 

@@ -87,10 +87,15 @@ impl Stage {
     ///
     /// The binaries are those in `TICKBIRD_BIN_DIR`, else in `target/release` of this workspace.
     pub fn at(directory: &Path) -> Result<Self, StageError> {
+        let binaries = std::env::var_os("TICKBIRD_BIN_DIR").map_or_else(release_directory, PathBuf::from);
+        Self::with_binaries(directory, binaries)
+    }
+
+    /// The same, with the binaries of this folder.
+    pub fn with_binaries(directory: &Path, binaries: PathBuf) -> Result<Self, StageError> {
         let readable = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(directory, readable)
             .map_err(StageError::system(format!("open {}", directory.display())))?;
-        let binaries = std::env::var_os("TICKBIRD_BIN_DIR").map_or_else(release_directory, PathBuf::from);
         Ok(Self { directory: directory.to_owned(), binaries, started: AtomicU32::new(0) })
     }
 

@@ -5,11 +5,20 @@ use std::collections::BTreeMap;
 use crate::postgres::Postgres;
 use crate::stage::StageError;
 
-/// Local port of the TCP socket behind descriptor `fd` of process `pid`: descriptor, inode, row of the socket table.
+/// The TCP socket behind a descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Socket {
+    /// Local port.
+    pub port: u16,
+    /// Number of its TCP state: 1 is ESTABLISHED, 8 is CLOSE_WAIT.
+    pub state: u8,
+}
+
+/// The socket behind descriptor `fd` of process `pid`: descriptor, inode, row of the process's socket table.
 ///
 /// # Errors
 /// When the descriptor is no TCP socket of that process (any more).
-pub fn local_port(pid: u32, fd: u32) -> Result<u16, StageError> {
+pub fn socket(pid: u32, fd: u32) -> Result<Socket, StageError> {
     let link = format!("/proc/{pid}/fd/{fd}");
     let target = std::fs::read_link(&link).map_err(StageError::system(format!("read {link}")))?;
     let target = target.to_string_lossy().into_owned();
@@ -19,14 +28,20 @@ pub fn local_port(pid: u32, fd: u32) -> Result<u16, StageError> {
     for table in ["tcp", "tcp6"] {
         let rows = std::fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
         for row in rows.lines().skip(1) {
-            let columns: Vec<&str> = row.split_ascii_whitespace().collect();
-            if columns.get(9) == Some(&inode) {
-                let port = columns[1].rsplit(':').next().and_then(|hex| u16::from_str_radix(hex, 16).ok());
-                return port.ok_or_else(|| wrong(row.to_owned()));
+            if row.split_ascii_whitespace().nth(9) == Some(inode) {
+                return parse(row).ok_or_else(|| wrong(row.to_owned()));
             }
         }
     }
     Err(wrong(format!("{target}, which no socket table lists")))
+}
+
+/// Local address and state are the second and fourth column, in hexadecimal.
+fn parse(row: &str) -> Option<Socket> {
+    let mut columns = row.split_ascii_whitespace();
+    let port = columns.nth(1)?.rsplit(':').next()?;
+    let state = columns.nth(1)?;
+    Some(Socket { port: u16::from_str_radix(port, 16).ok()?, state: u8::from_str_radix(state, 16).ok()? })
 }
 
 /// One client backend as the server itself tells it, to a superuser.

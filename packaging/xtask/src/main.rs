@@ -1,2 +1,45 @@
-//! .
-fn main() {}
+//! The project's own commands: `cargo xtask up | test | lint`.
+
+mod arrows;
+mod lint;
+mod packages;
+mod steps;
+mod test;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The project's own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Watch this host: build, make a collector, enrol and run an agent, and show what they find until Ctrl-C.
+    Up(up::Arguments),
+    /// Everything, from nothing: packages, formatting, clippy, docs, unit and end-to-end tests.
+    Test(test::Arguments),
+    /// Formatting, clippy, docs and the arrows between modules.
+    Lint,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Up(arguments) => up::up(&arguments),
+        Command::Test(arguments) => test::test(&arguments),
+        Command::Lint => lint::lint(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\n{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,5 +1,12 @@
 //! End to end: the shipped binaries over real TLS, against real servers and applications.
 //!
-//! Each test is a scenario, alone in namespaces of its own (see [`tickbird_tests::alone`]).
+//! Each test is a scenario, alone in namespaces of its own (see [`tickbird_tests::alone()`]).
 
+mod bad_input;
+mod delivery;
+mod endpoints;
+mod healthy;
+mod leak;
+mod pools;
+mod processes;
 mod stage;

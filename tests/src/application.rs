@@ -108,6 +108,17 @@ impl Application {
         self.process.pid()
     }
 
+    /// The name that stands in its command line.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The page that a web server serves.
+    pub fn url(&self) -> String {
+        let scheme = if self.kind.arguments.iter().any(|it| it == "--tls") { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}/health", self.port())
+    }
+
     /// The port that it listens on.
     ///
     /// # Panics

@@ -18,6 +18,7 @@ pub mod process;
 pub mod stage;
 pub mod truth;
 pub mod wait;
+pub mod watch;
 pub mod webhook;
 
 pub use agent::Agent;
@@ -27,4 +28,5 @@ pub use collector::Collector;
 pub use postgres::Postgres;
 pub use stage::{Stage, StageError};
 pub use wait::{Seconds, until};
+pub use watch::Watch;
 pub use webhook::Webhook;

@@ -1,0 +1,73 @@
+//! The healthy twin: everything is watched, everything is known, nothing is found.
+
+use tickbird_tests::agent::{app, postgres};
+use tickbird_tests::certificate::Certificate;
+use tickbird_tests::collector::titles;
+use tickbird_tests::wait::throughout;
+use tickbird_tests::watch::rows_of;
+use tickbird_tests::{Application, Postgres, Seconds, Watch, alone};
+
+/// Each check, and a part of the key of the target it has to have seen with known values.
+const CHECKS: [(&str, &str); 17] = [
+    ("pool.idle_in_transaction", "grants-api"),
+    ("pool.aborted_transaction", "grants-api"),
+    ("pool.close_wait", "grants-api"),
+    ("pool.churn", "grants-api"),
+    ("pool.utilization", "grants-api"),
+    ("db.headroom", "server:"),
+    ("db.connect", "server:"),
+    ("proc.memory", "grants-api"),
+    ("proc.restart", "grants-api"),
+    ("proc.gone", "grants-api"),
+    ("proc.zombie", "grants-api"),
+    ("fd.limit", "grants-api"),
+    ("http.status", "endpoint:http:"),
+    ("http.latency", "endpoint:http:"),
+    ("http.body", "endpoint:http:"),
+    ("tls.cert", "endpoint:https:"),
+    ("agent.slow", "agent:self"),
+];
+
+/// With the shipped thresholds, under traffic.
+#[test]
+fn three_minutes_of_a_healthy_application_cause_not_one_finding() {
+    alone(|stage| {
+        let server = Postgres::start(stage, 100)?;
+        let mut pooled = Application::pooled(stage, "grants-api", &server)?;
+        pooled.does("traffic 20")?;
+        let web = Application::web(stage, "grants-web", 0)?;
+        let certificate = Certificate::ending_in(stage, 90)?;
+        let safe = Application::web_tls(stage, "grants-tls", &certificate)?;
+        let configuration = [
+            app("grants-api", &pooled.command()),
+            app("grants-web", &web.command()),
+            postgres(&server.dsn_file("tickbird")?),
+            format!(
+                "[[endpoint]]\nurl = \"{}\"\nbody_matches = \"ok\"\njson = {{ \"/database/ok\" = true }}\n",
+                web.url()
+            ),
+            format!("[[endpoint]]\nurl = \"{}\"\nca_file = \"{}\"\n", safe.url(), certificate.chain.display()),
+        ]
+        .concat();
+        let watch = Watch::begin(stage, &configuration)?;
+
+        throughout("nothing is found", 180.s(), || {
+            let text = |error: tickbird_tests::StageError| error.to_string();
+            let found = watch.collector.items("findings", "").map_err(text)?;
+            if found.is_empty() { Ok(()) } else { Err(titles(&found)) }
+        })?;
+
+        let status = watch.agent.status()?;
+        for (check, target) in CHECKS {
+            let rows = rows_of(&status, check, target);
+            let known = rows.iter().any(|it| it["state"] == "ok" && it["looks_known"].as_u64() > Some(0));
+            assert!(known, "{check} has not seen {target} with a known value: {rows:?}; blind: {}", status["blind"]);
+        }
+        assert_eq!(status["findings"], serde_json::json!([]));
+        assert_eq!(status["blind"], serde_json::json!([]));
+        assert!(watch.webhook.attempts().is_empty(), "nobody was told anything");
+        let (served, failed) = pooled.served()?;
+        assert!(served > 2_000 && failed == 0, "it was under traffic: {served} served, {failed} failed");
+        Ok(())
+    });
+}

@@ -1,0 +1,88 @@
+//! A whole watch: one receiver, one collector, one agent; and the questions that a scenario asks them.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::agent::Agent;
+use crate::collector::{Collector, titles};
+use crate::stage::{Stage, StageError};
+use crate::wait::until;
+use crate::webhook::Webhook;
+
+/// Receiver, collector and agent, in the order in which they start.
+#[derive(Debug)]
+pub struct Watch {
+    /// Hears of every incident.
+    pub webhook: Webhook,
+    /// Serves, with the webhook as its one receiver.
+    pub collector: Collector,
+    /// Enrolled and running.
+    pub agent: Agent,
+}
+
+impl Watch {
+    /// Starts all three; the agent with this configuration.
+    pub fn begin(stage: &Stage, configuration: &str) -> Result<Self, StageError> {
+        let webhook = Webhook::start(stage)?;
+        let collector = Collector::serving(stage, &webhook)?;
+        let agent = Agent::running(stage, &collector, configuration)?;
+        Ok(Self { webhook, collector, agent })
+    }
+
+    /// Waits for a firing incident of `check` on a target that contains `part`.
+    pub fn fires(&self, check: &str, part: &str, within: Duration) -> Result<Value, StageError> {
+        self.has(check, part, "firing", within)
+    }
+
+    /// Waits until an incident of `check` on a target that contains `part` is resolved.
+    pub fn resolves(&self, check: &str, part: &str, within: Duration) -> Result<Value, StageError> {
+        self.has(check, part, "resolved", within)
+    }
+
+    fn has(&self, check: &str, part: &str, status: &str, within: Duration) -> Result<Value, StageError> {
+        self.collector.has_incident(&format!("{check} {status} for {part}"), within, |it| {
+            let word = |key: &str| it[key].as_str().unwrap_or_default();
+            word("check") == check && word("status") == status && word("target").contains(part)
+        })
+    }
+
+    /// Waits until `check` has seen targets that contain `part` with known values at three looks, and is in `state`.
+    ///
+    /// A scenario waits for `ok` before it makes a fault, so that "it fires" is a change and not a beginning.
+    pub fn sees(&self, check: &str, part: &str, state: &str, within: Duration) -> Result<Value, StageError> {
+        until(format!("{check} is {state} for {part}"), within, || {
+            let status = self.agent.status().map_err(|error| error.to_string())?;
+            let rows = rows_of(&status, check, part);
+            let wanted = |row: &&Value| row["state"] == state && row["looks_known"].as_u64() >= Some(3);
+            if let Some(row) = rows.iter().copied().find(wanted) {
+                return Ok(row.clone());
+            }
+            Err(if rows.is_empty() {
+                format!("it has no row; blind: {}", status["blind"])
+            } else {
+                format!("{rows:?}")
+            })
+        })
+    }
+
+    /// Nothing at all was ever found about targets that contain `part`.
+    ///
+    /// # Errors
+    /// With the findings that there are.
+    pub fn silent_about(&self, part: &str) -> Result<(), StageError> {
+        let found = self.collector.items("findings", "")?;
+        let about: Vec<Value> =
+            found.into_iter().filter(|it| it["target"].as_str().is_some_and(|it| it.contains(part))).collect();
+        if about.is_empty() {
+            return Ok(());
+        }
+        Err(StageError::Failed { what: format!("silence about {part}"), said: titles(&about) })
+    }
+}
+
+/// Rows of `tickbird-agent status --json` of one check, on targets that contain `part`.
+pub fn rows_of<'s>(status: &'s Value, check: &str, part: &str) -> Vec<&'s Value> {
+    let rows = status["checks"].as_array().map(Vec::as_slice).unwrap_or_default();
+    rows.iter().filter(|it| it["check"] == check && it["target"].as_str().is_some_and(|it| it.contains(part))).collect()
+}

@@ -6,10 +6,11 @@
 
 use std::any::type_name;
 use std::fs::File;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::process::{Running, installed};
+use crate::process::{Running, installed, last_lines};
 use crate::stage::{Stage, StageError};
 
 /// Set in the child: the directory of its stage.
@@ -47,8 +48,18 @@ fn send_off(test: &str) {
     let directory = tempfile::Builder::new().prefix("tickbird-").tempdir().expect("there is a temporary directory");
     let outcome = in_namespaces(test, &directory);
     if let Err(error) = outcome {
-        panic!("{error}\n(logs of everything that was started: {})", directory.keep().display());
+        let directory = directory.keep();
+        println!("{error}\n{}", last_words_of_all(&directory));
+        panic!("the scenario failed; the whole logs are in {}", directory.display());
     }
+}
+
+/// The end of the log of everything that was started, in the order of appearance.
+fn last_words_of_all(directory: &Path) -> String {
+    let mut rooms: Vec<_> = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|it| it.path()).collect();
+    rooms.sort();
+    let logs = rooms.iter().map(|room| room.join("log")).filter(|log| log.exists());
+    logs.map(|log| format!("---- {}\n{}\n", log.display(), last_lines(&log, 15))).collect()
 }
 
 fn in_namespaces(test: &str, directory: &tempfile::TempDir) -> Result<(), StageError> {
@@ -56,7 +67,8 @@ fn in_namespaces(test: &str, directory: &tempfile::TempDir) -> Result<(), StageE
     installed("/sbin/ip", "iproute2")?;
     let binary = std::env::current_exe().map_err(StageError::system("find this test's binary"))?;
     let log = directory.path().join("scenario.log");
-    let out = File::create(&log).map_err(StageError::system("write the scenario's log"))?;
+    let out =
+        File::options().create(true).append(true).open(&log).map_err(StageError::system("write the scenario's log"))?;
     // It ends with the thread that waits for it: whoever interrupts the tests leaves nothing behind.
     let mut command = Command::new("/usr/bin/setpriv");
     command.args(["--pdeathsig", "KILL", "/usr/bin/unshare"]);
@@ -78,10 +90,10 @@ fn in_namespaces(test: &str, directory: &tempfile::TempDir) -> Result<(), StageE
     let status = child.ends(LONGEST).inspect_err(|_| {
         let _ = child.kill();
     })?;
-    let said = child.log();
+    let said = last_lines(&log, usize::MAX);
     // A name that is wrong would run no test at all, and succeed.
     if status.success() && said.contains("1 passed") {
         return Ok(());
     }
-    Err(StageError::Failed { what: test.to_owned(), said: format!("{status}\n{said}") })
+    Err(StageError::Failed { what: test.to_owned(), said: format!("{status}\n{}", said.trim()) })
 }

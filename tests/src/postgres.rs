@@ -72,7 +72,7 @@ impl Postgres {
         until("PostgreSQL answers", 30.s(), || {
             process.alive()?;
             let mut ready = Command::new(format!("{PROGRAMS}/pg_isready"));
-            ready.args(["-q", "-p", &self.port.to_string(), "-h"]).arg(room);
+            ready.args(["-q", "-U", "postgres", "-p", &self.port.to_string(), "-h"]).arg(room);
             run(&mut ready).map_err(|error| error.to_string())
         })?;
         self.process = Some(process);

@@ -81,14 +81,9 @@ impl Running {
         self.ends(GRACE)
     }
 
-    /// All it has written to its log.
-    pub fn log(&self) -> String {
-        std::fs::read(&self.log).map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default()
-    }
-
     /// The last twenty lines of its log.
     pub fn last_words(&self) -> String {
-        last_lines(&self.log(), 20)
+        last_lines(&self.log, 20)
     }
 }
 
@@ -108,7 +103,7 @@ pub fn run(command: &mut Command) -> Result<String, StageError> {
     }
     let said = [&output.stdout[..], &output.stderr[..]].map(|it| String::from_utf8_lossy(it).into_owned()).concat();
     let what = command.get_program().to_string_lossy().into_owned();
-    Err(StageError::Failed { what, said: format!("{}: {}", output.status, last_lines(&said, 20)) })
+    Err(StageError::Failed { what, said: format!("{}: {}", output.status, end_of(&said, 20)) })
 }
 
 /// Runs `command` to its end; whatever it ends with is an answer.
@@ -123,7 +118,13 @@ pub fn installed(path: &str, package: &'static str) -> Result<PathBuf, StageErro
     if path.exists() { Ok(path) } else { Err(StageError::Missing { what: path.display().to_string(), package }) }
 }
 
-fn last_lines(text: &str, count: usize) -> String {
+/// The last lines of a file; nothing when it cannot be read.
+pub fn last_lines(file: &Path, count: usize) -> String {
+    let text = std::fs::read(file).unwrap_or_default();
+    end_of(&String::from_utf8_lossy(&text), count)
+}
+
+fn end_of(text: &str, count: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(count)..].join("\n")
 }

@@ -223,6 +223,12 @@ pub struct IncidentRow {
     pub occurrences: u32,
     /// Counts the changes that somebody may hear of; a decision is made once for each.
     pub state_epoch: u64,
+    /// When `state_epoch` last counted up; a later `updated_at` is news that nobody was told of yet.
+    pub state_since: Timestamp,
+    /// Life of the agent's buffer that the newest finding came from; none of the collector's own incidents.
+    pub seen_epoch: Option<Epoch>,
+    /// When the newest finding was seen, moved to the collector's clock: what is older is history.
+    pub seen_at: Timestamp,
 }
 
 /// One decision of alert about one (incident, receiver, state epoch), with its reason. Written once, never changed.

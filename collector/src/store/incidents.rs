@@ -1,7 +1,7 @@
 //! Incidents, and what was decided about each of them.
 
 use rusqlite::{OptionalExtension, Row, named_params, params_from_iter, types::ToSql};
-use tickbird_shared::{Severity, Status, Timestamp};
+use tickbird_shared::{Epoch, Severity, Status, Timestamp};
 
 use super::column::{At, Bytes, Seq, Word};
 use super::{DecisionRow, IncidentRow, Rows, StoreError, Transaction};
@@ -99,16 +99,17 @@ impl Transaction<'_> {
             .prepare_cached(
                 "INSERT INTO incidents (tenant, id, fingerprint, agent, check_id, target, sub_key, status, severity, \
                  summary, advice, evidence, evidence_lost, since, opened_at, updated_at, resolved_at, resolved_reason, \
-                 occurrences, state_epoch) \
+                 occurrences, state_epoch, state_since, seen_epoch, seen_at) \
                  VALUES (:tenant, :id, :fingerprint, :agent, :check, :target, :sub_key, :status, :severity, \
                  :summary, :advice, :evidence, :evidence_lost, :since, :opened_at, :updated_at, :resolved_at, \
-                 :resolved_reason, :occurrences, :state_epoch) \
+                 :resolved_reason, :occurrences, :state_epoch, :state_since, :seen_epoch, :seen_at) \
                  ON CONFLICT (tenant, id) DO UPDATE SET status = excluded.status, severity = excluded.severity, \
                  summary = excluded.summary, advice = excluded.advice, evidence = excluded.evidence, \
                  evidence_lost = excluded.evidence_lost, since = excluded.since, opened_at = excluded.opened_at, \
                  updated_at = excluded.updated_at, resolved_at = excluded.resolved_at, \
                  resolved_reason = excluded.resolved_reason, occurrences = excluded.occurrences, \
-                 state_epoch = excluded.state_epoch",
+                 state_epoch = excluded.state_epoch, state_since = excluded.state_since, \
+                 seen_epoch = excluded.seen_epoch, seen_at = excluded.seen_at",
             )?
             .execute(named_params! {
                 ":tenant": incident.tenant,
@@ -131,6 +132,9 @@ impl Transaction<'_> {
                 ":resolved_reason": incident.resolved_reason,
                 ":occurrences": incident.occurrences,
                 ":state_epoch": Seq(incident.state_epoch),
+                ":state_since": At(incident.state_since),
+                ":seen_epoch": incident.seen_epoch.as_ref().map(Epoch::as_str),
+                ":seen_at": At(incident.seen_at),
             })?;
         Ok(())
     }
@@ -181,6 +185,9 @@ fn read(row: &Row<'_>) -> rusqlite::Result<IncidentRow> {
         resolved_reason: row.get("resolved_reason")?,
         occurrences: row.get("occurrences")?,
         state_epoch: row.get::<_, Seq>("state_epoch")?.0,
+        state_since: row.get::<_, At>("state_since")?.0,
+        seen_epoch: row.get::<_, Option<Word<_>>>("seen_epoch")?.map(|epoch| epoch.0),
+        seen_at: row.get::<_, At>("seen_at")?.0,
     })
 }
 

@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension, Row, named_params};
 use tickbird_shared::Timestamp;
 
-use super::column::At;
+use super::column::{At, Seq};
 use super::{MessageState, OutboxRow, Rows, StoreError, Transaction};
 
 impl MessageState {
@@ -23,22 +23,35 @@ impl MessageState {
 }
 
 impl Rows<'_> {
-    /// What may be sent now: waiting, due, and with no older message of its incident waiting before it, so that a
-    /// receiver hears of one incident in order. In order of decision.
-    pub fn outbox_due(&self, now: Timestamp, limit: u32) -> Result<Vec<OutboxRow>, StoreError> {
+    /// What may be sent to one receiver now: waiting, due, and with no older message of its incident waiting before it,
+    /// so that a receiver hears of one incident in order. In order of decision.
+    pub fn outbox_due(&self, receiver: &str, now: Timestamp, limit: u32) -> Result<Vec<OutboxRow>, StoreError> {
         let mut query = self.0.prepare_cached(
-            "SELECT * FROM outbox AS it WHERE state = 'waiting' AND next_attempt_at <= ?1 AND NOT EXISTS \
-                 (SELECT 1 FROM outbox AS older WHERE older.state = 'waiting' AND older.tenant = it.tenant \
-                  AND older.receiver = it.receiver AND older.incident = it.incident AND older.id < it.id) \
-             ORDER BY id LIMIT ?2",
+            "SELECT * FROM outbox AS it WHERE state = 'waiting' AND receiver = ?1 AND next_attempt_at <= ?2 \
+                 AND NOT EXISTS (SELECT 1 FROM outbox AS older WHERE older.state = 'waiting' \
+                     AND older.tenant = it.tenant AND older.receiver = it.receiver \
+                     AND older.incident = it.incident AND older.id < it.id) \
+             ORDER BY id LIMIT ?3",
         )?;
-        Ok(query.query_map((At(now), limit), read)?.collect::<Result<_, _>>()?)
+        Ok(query.query_map((receiver, At(now), limit), read)?.collect::<Result<_, _>>()?)
     }
 
-    /// When the next waiting message is due, if one waits.
-    pub fn outbox_next_at(&self) -> Result<Option<Timestamp>, StoreError> {
-        let mut query = self.0.prepare_cached("SELECT min(next_attempt_at) FROM outbox WHERE state = 'waiting'")?;
-        Ok(query.query_row([], |row| row.get::<_, Option<At>>(0))?.map(|at| at.0))
+    /// When the next message to one receiver falls due after `now`, if one waits.
+    pub fn outbox_next_at(&self, receiver: &str, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        let mut query = self.0.prepare_cached(
+            "SELECT min(next_attempt_at) FROM outbox \
+             WHERE state = 'waiting' AND receiver = ?1 AND next_attempt_at > ?2",
+        )?;
+        Ok(query.query_row((receiver, At(now)), |row| row.get::<_, Option<At>>(0))?.map(|at| at.0))
+    }
+
+    /// How many messages wait for one receiver, and when the oldest of them was decided.
+    pub fn outbox_backlog(&self, receiver: &str) -> Result<(u64, Option<Timestamp>), StoreError> {
+        let mut query = self
+            .0
+            .prepare_cached("SELECT count(*), min(decided_at) FROM outbox WHERE state = 'waiting' AND receiver = ?1")?;
+        Ok(query
+            .query_row([receiver], |row| Ok((row.get::<_, Seq>(0)?.0, row.get::<_, Option<At>>(1)?.map(|at| at.0))))?)
     }
 
     /// All that wait, of every tenant, in order of decision.

@@ -77,6 +77,9 @@ CREATE TABLE incidents (
     resolved_reason TEXT,
     occurrences     INTEGER NOT NULL,
     state_epoch     INTEGER NOT NULL,
+    state_since     INTEGER NOT NULL,
+    seen_epoch      TEXT,
+    seen_at         INTEGER NOT NULL,
     PRIMARY KEY (tenant, id)
 ) STRICT;
 CREATE INDEX incidents_firing ON incidents (tenant, id) WHERE status = 'firing';
@@ -114,6 +117,7 @@ CREATE TABLE outbox (
     PRIMARY KEY (tenant, id)
 ) STRICT;
 CREATE INDEX outbox_waiting ON outbox (tenant, incident, receiver, id) WHERE state = 'waiting';
+CREATE INDEX outbox_due ON outbox (receiver, next_attempt_at) WHERE state = 'waiting';
 CREATE INDEX outbox_settled ON outbox (settled_at) WHERE settled_at IS NOT NULL;
 
 CREATE TABLE bodies (

@@ -80,6 +80,13 @@ impl Application {
         Self::start(name, kind)
     }
 
+    /// A process that holds `connections` connections to itself on `port`; it also prices a bare dump of sockets.
+    pub fn sockets(stage: &Stage, port: u16, connections: u32) -> Result<Self, StageError> {
+        let arguments = vec![port.to_string(), connections.to_string()];
+        let log = stage.room("sockets")?.join("log");
+        Self::start("sockets", Kind { script: "sockets.py", arguments, environment: Vec::new(), log })
+    }
+
     /// A second one like this, on the same port if it has one: the successor in a rolling restart.
     pub fn successor(&self) -> Result<Self, StageError> {
         let mut kind = self.kind.clone();

@@ -1,17 +1,18 @@
-//! A small client for the collector's API: one request on one connection, over TLS with the collector's authority.
+//! A small client for the collector: HTTP/1.1 over TLS with the collector's authority, one request after another.
 //!
 //! rustls and a socket are all it needs. A client crate would bring its own pool, retries and redirects, each of
 //! which could hide what a scenario asks about.
 
-use std::io::{Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::client::WantsClientCert;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, ConfigBuilder, RootCertStore, StreamOwned};
 use serde_json::Value;
 
 use crate::stage::StageError;
@@ -55,91 +56,146 @@ impl Answer {
 impl Client {
     /// A client that trusts the certificates in `authority` (PEM).
     pub fn trusting(authority: &Path) -> Result<Self, StageError> {
-        let wrong = |found: String| StageError::Malformed { what: authority.display().to_string(), found };
-        let mut roots = RootCertStore::empty();
-        let certificates = CertificateDer::pem_file_iter(authority).map_err(|error| wrong(error.to_string()))?;
-        for certificate in certificates {
-            let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-            roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .expect("ring speaks TLS 1.3")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        Ok(Self { tls: Arc::new(builder(authority)?.with_no_client_auth()) })
+    }
+
+    /// The same, showing an agent's certificate: PEM files of the chain and the key.
+    pub fn as_agent(authority: &Path, chain: &Path, key: &Path) -> Result<Self, StageError> {
+        let wrong = |error: &dyn std::fmt::Display| StageError::Malformed {
+            what: "an agent's identity".into(),
+            found: error.to_string(),
+        };
+        let chain = CertificateDer::pem_file_iter(chain).map_err(|error| wrong(&error))?;
+        let chain = chain.collect::<Result<Vec<_>, _>>().map_err(|error| wrong(&error))?;
+        let key = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(&error))?;
+        let tls = builder(authority)?.with_client_auth_cert(chain, key).map_err(|error| wrong(&error))?;
         Ok(Self { tls: Arc::new(tls) })
     }
 
-    /// `GET path` of the server at `address` (`127.0.0.1:41234`), with a bearer token when there is one.
-    pub fn get(&self, address: &str, path: &str, token: Option<&str>) -> Result<Answer, StageError> {
-        let authorization = token.map(|it| format!("authorization: Bearer {it}\r\n")).unwrap_or_default();
-        let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n{authorization}connection: close\r\n\r\n");
-        let failed = || StageError::system(format!("get https://{address}{path}"));
+    /// Connects to the server at `address` (`127.0.0.1:41234`).
+    pub fn connect(&self, address: &str) -> Result<Connection, StageError> {
+        let failed = || StageError::system(format!("connect to {address}"));
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']).to_owned();
         let name = ServerName::try_from(host)
             .map_err(|_| StageError::Malformed { what: "the collector's address".into(), found: address.into() })?;
         let tcp = TcpStream::connect(address).map_err(failed())?;
+        tcp.set_nodelay(true).map_err(failed())?;
         tcp.set_read_timeout(Some(TIMEOUT)).map_err(failed())?;
         tcp.set_write_timeout(Some(TIMEOUT)).map_err(failed())?;
         let tls = ClientConnection::new(self.tls.clone(), name)
             .map_err(|error| StageError::Failed { what: "TLS".into(), said: error.to_string() })?;
-        let mut stream = StreamOwned::new(tls, tcp);
-        stream.write_all(request.as_bytes()).map_err(failed())?;
-        let mut bytes = Vec::new();
-        match stream.take(LARGEST).read_to_end(&mut bytes) {
-            Ok(_) => (),
-            // A server that ends without close_notify: the length below says whether something is missing.
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => (),
-            Err(error) => return Err(failed()(error)),
-        }
-        let text = String::from_utf8_lossy(&bytes);
-        parse(&text).ok_or_else(|| StageError::Malformed {
-            what: format!("the answer of https://{address}{path}"),
-            found: text.chars().take(400).collect(),
-        })
+        let stream = BufReader::new(StreamOwned::new(tls, tcp));
+        Ok(Connection { address: address.to_owned(), stream })
+    }
+
+    /// `GET path` on a connection of its own, with a bearer token when there is one.
+    pub fn get(&self, address: &str, path: &str, token: Option<&str>) -> Result<Answer, StageError> {
+        let authorization = token.map(|it| format!("authorization: Bearer {it}\r\n")).unwrap_or_default();
+        self.connect(address)?.ask("GET", path, &format!("{authorization}connection: close\r\n"), &[])
     }
 }
 
-/// An answer to the end: `None` when it is cut or no HTTP.
-fn parse(text: &str) -> Option<Answer> {
-    let (head, body) = text.split_once("\r\n\r\n")?;
-    let mut lines = head.split("\r\n");
-    let status = lines.next()?.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
-    let headers: Vec<(String, String)> = lines
-        .filter_map(|line| line.split_once(':'))
-        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
-        .collect();
-    let mut answer = Answer { status, headers, body: body.to_owned() };
-    if answer.header("transfer-encoding") == Some("chunked") {
-        answer.body = unchunk(body)?;
-    } else if let Some(length) = answer.header("content-length") {
-        let length: usize = length.parse().ok()?;
-        answer.body = body.get(..length)?.to_owned();
-    }
-    Some(answer)
+/// A connection that is kept between requests.
+#[derive(Debug)]
+pub struct Connection {
+    address: String,
+    stream: BufReader<StreamOwned<ClientConnection, TcpStream>>,
 }
 
-fn unchunk(mut text: &str) -> Option<String> {
-    let mut body = String::new();
+impl Connection {
+    /// One request and its answer; `headers` are whole lines.
+    pub fn ask(&mut self, method: &str, path: &str, headers: &str, body: &[u8]) -> Result<Answer, StageError> {
+        let what = format!("{method} https://{}{path}", self.address);
+        let length = body.len();
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nhost: {}\r\ncontent-length: {length}\r\n{headers}\r\n", self.address);
+        let failed = || StageError::system(what.clone());
+        let writer = self.stream.get_mut();
+        writer.write_all(head.as_bytes()).and_then(|()| writer.write_all(body)).map_err(failed())?;
+        writer.flush().map_err(failed())?;
+        let answer = read_answer(&mut self.stream).map_err(failed())?;
+        answer.ok_or_else(|| StageError::Malformed { what, found: "a cut answer, or no HTTP".into() })
+    }
+}
+
+fn builder(authority: &Path) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, StageError> {
+    let wrong = |found: String| StageError::Malformed { what: authority.display().to_string(), found };
+    let mut roots = RootCertStore::empty();
+    let certificates = CertificateDer::pem_file_iter(authority).map_err(|error| wrong(error.to_string()))?;
+    for certificate in certificates {
+        let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
+        roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("ring speaks TLS 1.3");
+    Ok(builder.with_root_certificates(roots))
+}
+
+/// An answer to its end: `None` when it is cut or no HTTP.
+fn read_answer(reader: &mut impl BufRead) -> io::Result<Option<Answer>> {
+    let first = line(reader)?;
+    let status = first.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)).and_then(|it| it.parse().ok());
+    let Some(status) = status else { return Ok(None) };
+    let mut answer = Answer { status, headers: Vec::new(), body: String::new() };
     loop {
-        let (size, rest) = text.split_once("\r\n")?;
-        let size = usize::from_str_radix(size.split(';').next()?.trim(), 16).ok()?;
-        if size == 0 {
-            return Some(body);
+        let line = line(reader)?;
+        match line.trim_end().split_once(':') {
+            Some((name, value)) => answer.headers.push((name.to_ascii_lowercase(), value.trim().to_owned())),
+            None if line == "\r\n" => break,
+            None => return Ok(None),
         }
-        body.push_str(rest.get(..size)?);
-        text = rest.get(size..)?.strip_prefix("\r\n")?;
     }
+    let mut body = Vec::new();
+    if answer.header("transfer-encoding") == Some("chunked") {
+        loop {
+            let size = line(reader)?;
+            let Ok(size) = u64::from_str_radix(size.split(';').next().unwrap_or_default().trim(), 16) else {
+                return Ok(None);
+            };
+            if !take(reader, size, &mut body)? || line(reader)? != "\r\n" {
+                return Ok(None);
+            }
+            if size == 0 {
+                break;
+            }
+        }
+    } else {
+        let length = answer.header("content-length").and_then(|it| it.parse().ok()).unwrap_or(0);
+        if !take(reader, length, &mut body)? {
+            return Ok(None);
+        }
+    }
+    answer.body = String::from_utf8_lossy(&body).into_owned();
+    Ok(Some(answer))
+}
+
+fn line(reader: &mut impl BufRead) -> io::Result<String> {
+    let mut line = String::new();
+    reader.take(64 << 10).read_line(&mut line)?;
+    Ok(line)
+}
+
+/// Reads exactly `size` more bytes; `false` when they are not there, or too many.
+fn take(reader: &mut impl BufRead, size: u64, body: &mut Vec<u8>) -> io::Result<bool> {
+    if size + body.len() as u64 > LARGEST {
+        return Ok(false);
+    }
+    Ok(reader.take(size).read_to_end(body)? as u64 == size)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn parse(text: &str) -> Option<Answer> {
+        read_answer(&mut text.as_bytes()).expect("memory can be read")
+    }
+
     #[test]
     fn both_ways_to_say_where_a_body_ends_are_read() {
-        let counted = parse("HTTP/1.1 200 OK\r\nX-Request-Id: a\r\nContent-Length: 2\r\n\r\nok").expect("whole");
+        let counted = parse("HTTP/1.1 200 OK\r\nX-Request-Id: a\r\nContent-Length: 2\r\n\r\nok!").expect("whole");
         assert_eq!((counted.status, counted.body.as_str(), counted.header("x-request-id")), (200, "ok", Some("a")));
         let chunks =
             "HTTP/1.1 503 Service Unavailable\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n1;x\r\n!\r\n0\r\n\r\n";
@@ -149,9 +205,10 @@ mod tests {
 
     #[test]
     fn a_cut_answer_is_no_answer() {
-        for text in ["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok", "SSH-2.0\r\n\r\n"] {
+        let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nok";
+        let counted = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok";
+        for text in ["", "HTTP/1.1 200 OK\r\n", counted, chunked, "SSH-2.0\r\n\r\n"] {
             assert!(parse(text).is_none(), "{text}");
         }
-        assert_eq!(unchunk("5\r\nok"), None);
     }
 }

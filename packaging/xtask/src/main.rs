@@ -1,6 +1,7 @@
-//! The project's own commands: `cargo xtask up | test | lint`.
+//! The project's own commands: `cargo xtask up | test | lint | bench`.
 
 mod arrows;
+mod bench;
 mod lint;
 mod packages;
 mod steps;
@@ -27,6 +28,8 @@ enum Command {
     Test(test::Arguments),
     /// Formatting, clippy, docs and the arrows between modules.
     Lint,
+    /// Figures of the release binaries on this machine: CPU, memory, records a second, seconds to the webhook.
+    Bench(bench::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         Command::Up(arguments) => up::up(&arguments),
         Command::Test(arguments) => test::test(&arguments),
         Command::Lint => lint::lint(),
+        Command::Bench(arguments) => bench::bench(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,54 @@
+//! What a process costs, as the kernel counts it.
+
+use std::time::{Duration, Instant};
+
+use tickbird_tests::wait::throughout;
+use tickbird_tests::{StageError, until};
+
+/// Clock ticks of `/proc/<pid>/stat` in a second, on every Linux that Rust runs on.
+const TICKS: f64 = 100.0;
+
+/// What a process cost over some time.
+pub(crate) struct Cost {
+    /// Share of one core: user and kernel time, children that it waited for included.
+    pub(crate) cpu_ratio: f64,
+    /// Largest proportional set size seen, in MiB.
+    pub(crate) pss_mib: f64,
+}
+
+/// Watches process `pid` for `time`, one look at its memory a second.
+pub(crate) fn over(pid: u32, time: Duration) -> Result<Cost, StageError> {
+    let (began, before) = (Instant::now(), cpu_seconds(pid)?);
+    let mut pss_mib: f64 = 0.0;
+    while began.elapsed() < time {
+        pss_mib = pss_mib.max(pss(pid)?);
+        let next = began.elapsed() + Duration::from_secs(1);
+        until("the next second", Duration::from_secs(2), || {
+            if began.elapsed() >= next { Ok(()) } else { Err(String::new()) }
+        })?;
+    }
+    Ok(Cost { cpu_ratio: (cpu_seconds(pid)? - before) / began.elapsed().as_secs_f64(), pss_mib })
+}
+
+/// Lets `time` go by, so that what starts once is over.
+pub(crate) fn warm_up(time: Duration) -> Result<(), StageError> {
+    throughout("warming up", time, || Ok(()))
+}
+
+/// Seconds of CPU so far: fields 14 to 17 of `/proc/<pid>/stat`.
+pub(crate) fn cpu_seconds(pid: u32) -> Result<f64, StageError> {
+    let path = format!("/proc/{pid}/stat");
+    let text = std::fs::read_to_string(&path).map_err(StageError::system(format!("read {path}")))?;
+    // The second field is a name in brackets that may hold anything, blanks and brackets included.
+    let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields).split_ascii_whitespace();
+    let ticks: f64 = fields.skip(11).take(4).filter_map(|it| it.parse::<f64>().ok()).sum();
+    Ok(ticks / TICKS)
+}
+
+fn pss(pid: u32) -> Result<f64, StageError> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = std::fs::read_to_string(&path).map_err(StageError::system(format!("read {path}")))?;
+    let kib = text.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB")?.trim().parse().ok());
+    let kib: f64 = kib.ok_or(StageError::Malformed { what: path, found: text })?;
+    Ok(kib / 1024.0)
+}

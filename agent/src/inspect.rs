@@ -12,6 +12,7 @@ use crate::discover::TargetKey;
 
 pub mod host;
 pub mod http_endpoint;
+mod network;
 pub mod postgres;
 pub mod tls_certificate;
 

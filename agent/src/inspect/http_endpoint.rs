@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use crate::discover::TargetKey;
+pub use crate::inspect::tls_certificate::Certificate;
 
 /// One request and its answer.
 #[derive(Debug, Clone)]
@@ -55,19 +54,6 @@ pub enum Phase {
     FirstByte,
     /// The rest of the answer.
     Body,
-}
-
-/// What the server showed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Certificate {
-    /// Subject, or the first alternative name.
-    pub subject: Arc<str>,
-    /// End of its life.
-    pub not_after: Timestamp,
-    /// Since when it is valid.
-    pub not_before: Timestamp,
-    /// Why it was not trusted, if so: `unknown issuer`, `not valid for this name`, `expired`.
-    pub refused: Option<Arc<str>>,
 }
 
 /// One assertion on the body.

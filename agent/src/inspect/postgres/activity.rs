@@ -1,0 +1,194 @@
+//! What is asked of a server, and its answers as rows.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio_postgres::Row;
+use tokio_postgres::types::FromSql;
+
+use super::{Session, SessionState};
+use crate::scrub;
+
+/// Most sessions that are read in one look.
+const MAX_SESSIONS: i64 = 10_000;
+
+/// Most bytes of names, which the server itself bounds at 63, and of an application's name.
+const MAX_NAME: usize = 63;
+
+/// Client backends but our own. Of a session that our role may not see, the server hides `backend_type`, port and
+/// state; it is then known for a backend of a client, or a parallel worker of one, by its user and database.
+pub(super) const SESSIONS: &str = "/* tickbird */ \
+SELECT pid, host(client_addr), client_port, datname::text, usename::text, application_name, state, \
+       wait_event_type, wait_event, \
+       extract(epoch FROM clock_timestamp() - state_change)::float8, \
+       extract(epoch FROM clock_timestamp() - xact_start)::float8, \
+       extract(epoch FROM clock_timestamp() - backend_start)::float8, \
+       left(query, 200), \
+       backend_type IS NULL, \
+       application_name = 'tickbird-agent' AND usename = current_user \
+  FROM pg_stat_activity \
+ WHERE (backend_type = 'client backend' \
+        OR backend_type IS NULL AND usesysid IS NOT NULL AND datid IS NOT NULL) \
+   AND pid <> pg_backend_pid() \
+ LIMIT 10001";
+
+/// What does not change while a session lasts. `reserved_connections` came with PostgreSQL 16.
+pub(super) const SERVER: &str = "/* tickbird */ \
+SELECT current_setting('max_connections')::int4, \
+       current_setting('superuser_reserved_connections')::int4, \
+       coalesce(current_setting('reserved_connections', true), '0')::int4, \
+       current_user::text, \
+       pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'), \
+       current_setting('server_version'), \
+       coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false)";
+
+/// What a server is, as [`SERVER`] tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Server {
+    pub(super) max_connections: u32,
+    /// `max_connections` without what is kept for superusers and reserved roles.
+    pub(super) slots: u32,
+    pub(super) role: String,
+    pub(super) sees_all: bool,
+    pub(super) version: String,
+    pub(super) is_encrypted: bool,
+}
+
+impl Server {
+    /// From the one row of [`SERVER`]; `None` when it is not as asked for.
+    pub(super) fn read(rows: &[Row]) -> Option<Self> {
+        let row = rows.first()?;
+        let count = |index| u32::try_from(field::<i32>(row, index)?).ok();
+        let max_connections = count(0)?;
+        Some(Self {
+            max_connections,
+            slots: max_connections.saturating_sub(count(1)?.saturating_add(count(2)?)),
+            role: scrub::text(field::<&str>(row, 3)?, MAX_NAME),
+            sees_all: field(row, 4)?,
+            version: scrub::text(field::<&str>(row, 5)?, MAX_NAME),
+            is_encrypted: field(row, 6)?,
+        })
+    }
+}
+
+/// The client backends of one look.
+#[derive(Debug, Default)]
+pub(super) struct Activity {
+    /// All but our own.
+    pub(super) sessions: Vec<Session>,
+    /// How many of them hide their port and state from our role; some may be parallel workers.
+    pub(super) hidden: usize,
+    /// Sessions of our own: the one that asked, and those of other agents of the same role.
+    pub(super) own: usize,
+}
+
+impl Activity {
+    /// From the rows of [`SESSIONS`]. An error says what cannot be understood.
+    pub(super) fn read(rows: &[Row], with_statements: bool) -> Result<Self, String> {
+        if rows.len() > usize::try_from(MAX_SESSIONS).unwrap_or(usize::MAX) {
+            return Err(format!("more than {MAX_SESSIONS} sessions"));
+        }
+        let mut activity = Self { own: 1, ..Self::default() };
+        for row in rows {
+            let is_hidden = field(row, 13).unwrap_or(true);
+            if field(row, 14).unwrap_or(false) {
+                activity.own += 1;
+                continue;
+            }
+            activity.hidden += usize::from(is_hidden);
+            let session = session(row, is_hidden, with_statements).ok_or("a row of pg_stat_activity")?;
+            activity.sessions.push(session);
+        }
+        Ok(activity)
+    }
+}
+
+fn session(row: &Row, is_hidden: bool, with_statement: bool) -> Option<Session> {
+    let text = |index, max| field::<&str>(row, index).map(|text| scrub::text(text, max));
+    let waits_for = match (text(7, MAX_NAME), text(8, MAX_NAME)) {
+        (Some(kind), Some(event)) => Some(format!("{kind}: {event}").into()),
+        _ => None,
+    };
+    let statement = field::<&str>(row, 12)
+        .filter(|text| with_statement && !is_hidden && !text.is_empty())
+        .and_then(scrub::sql)
+        .filter(|text| !text.is_empty());
+    Some(Session {
+        backend: field(row, 0)?,
+        address: field::<&str>(row, 1).and_then(|text| text.parse::<IpAddr>().ok()).map(|it| it.to_canonical()),
+        // -1 over a unix socket.
+        port: field::<i32>(row, 2).and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0),
+        database: text(3, MAX_NAME).unwrap_or_default().into(),
+        user: text(4, MAX_NAME).unwrap_or_default().into(),
+        application_name: text(5, MAX_NAME).unwrap_or_default().into(),
+        state: state(field(row, 6)),
+        state_age: age(field(row, 9)),
+        transaction_age: age(field(row, 10)),
+        session_age: age(field(row, 11)),
+        waits_for,
+        statement: statement.map(Into::into),
+    })
+}
+
+/// A column, when it is there, of this type and not null. A server in an encoding of no kind (`SQL_ASCII`) may send
+/// texts that are none.
+fn field<'a, T: FromSql<'a>>(row: &'a Row, index: usize) -> Option<T> {
+    row.try_get::<_, Option<T>>(index).ok().flatten()
+}
+
+fn state(text: Option<&str>) -> SessionState {
+    match text {
+        Some("active") => SessionState::Active,
+        Some("idle") => SessionState::Idle,
+        Some("idle in transaction") => SessionState::IdleInTransaction,
+        Some("idle in transaction (aborted)") => SessionState::IdleInTransactionAborted,
+        Some("fastpath function call") => SessionState::FastPath,
+        // `disabled`, hidden, or a word of a later version.
+        _ => SessionState::Unknown,
+    }
+}
+
+/// The clock of the server may have been set back: nothing is younger than now.
+fn age(seconds: Option<f64>) -> Option<Duration> {
+    Duration::try_from_secs_f64(seconds?.max(0.0)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_of_the_server_has_its_own_here() {
+        for (text, expected) in [
+            (Some("active"), SessionState::Active),
+            (Some("idle"), SessionState::Idle),
+            (Some("idle in transaction"), SessionState::IdleInTransaction),
+            (Some("idle in transaction (aborted)"), SessionState::IdleInTransactionAborted),
+            (Some("fastpath function call"), SessionState::FastPath),
+            (Some("disabled"), SessionState::Unknown),
+            (Some("a state of PostgreSQL 30"), SessionState::Unknown),
+            (None, SessionState::Unknown),
+        ] {
+            assert_eq!(state(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn ages_are_never_negative_and_never_panic() {
+        assert_eq!(age(Some(1.5)), Some(Duration::from_millis(1500)));
+        assert_eq!(age(Some(-3.0)), Some(Duration::ZERO));
+        for odd in [f64::INFINITY, f64::MAX, f64::NEG_INFINITY, f64::NAN] {
+            assert!(age(Some(odd)).is_none_or(|age| age == Duration::ZERO), "{odd}");
+        }
+        assert_eq!(age(None), None);
+    }
+
+    #[test]
+    fn a_dba_finds_our_statements_in_the_log_by_their_beginning() {
+        for statement in [SESSIONS, SERVER] {
+            assert!(statement.starts_with("/* tickbird */ SELECT"));
+        }
+        assert!(SESSIONS.ends_with(&(MAX_SESSIONS + 1).to_string()));
+        assert!(SESSIONS.contains(&format!("'{}'", super::super::APPLICATION_NAME)));
+    }
+}

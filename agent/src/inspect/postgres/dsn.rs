@@ -1,0 +1,708 @@
+//! Where a PostgreSQL server is and who asks it: a DSN, read strictly and never shown.
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustls_pki_types::CertificateDer;
+use tokio_postgres::config::{ChannelBinding, SslMode, SslNegotiation};
+
+use crate::inspect::tls_certificate;
+
+/// What libpq takes when nothing is said: the port of every server, the directory of Debian and its kin.
+const DEFAULT_PORT: u16 = 5432;
+const DEFAULT_DIRECTORY: &str = "/var/run/postgresql";
+
+/// One server, database and role, with what proves it. `Debug` and `Display` show `10.0.0.5:5432/app` and nothing else.
+#[derive(Clone)]
+pub struct Dsn {
+    place: Place,
+    database: String,
+    user: String,
+    trust: Trust,
+    connect_timeout: Option<Duration>,
+    /// All of it but the place, with our own settings of the session; holds the password.
+    session: tokio_postgres::Config,
+}
+
+/// Where the server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// `address` is `hostaddr`, which is connected to instead of the addresses of `host`.
+    Tcp { host: String, address: Option<IpAddr>, port: u16 },
+    /// A directory with the socket `.s.PGSQL.<port>`.
+    Unix { directory: PathBuf, port: u16 },
+}
+
+/// What must be true of the server's certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// Nothing: it proves only that nobody listens in silence (`prefer`, `require`).
+    Anything,
+    /// Signed by a trusted authority (`verify-ca`), and of this name (`verify-full`).
+    Authority { roots: Vec<CertificateDer<'static>>, name: bool },
+}
+
+/// What is wrong with a DSN. Never repeats a value of it.
+#[derive(Debug, thiserror::Error)]
+pub enum DsnError {
+    /// Nothing but white space.
+    #[error("the DSN is empty")]
+    Empty,
+    /// Neither form.
+    #[error("the DSN is neither a `postgresql://` URL nor `key=value` pairs")]
+    Form,
+    /// `hos 10.0.0.5`, or a value with white space and no quotes.
+    #[error("the DSN has a word without `=` behind {after}")]
+    NoValue {
+        /// The key before it: `` `password` ``, or `its beginning`.
+        after: String,
+    },
+    /// A quoted value that does not end.
+    #[error("the value of `{key}` has no closing quote")]
+    Unterminated {
+        /// The key.
+        key: &'static str,
+    },
+    /// A key that libpq does not know. Named when it is nearly one that it does: else it may be a piece of a password.
+    #[error("the DSN has an unknown key: {what}")]
+    UnknownKey {
+        /// `` `pasword` ``, or `the one behind `host``.
+        what: String,
+        /// The key that was probably meant.
+        nearest: Option<&'static str>,
+    },
+    /// The same key a second time.
+    #[error("`{key}` is given twice")]
+    Twice {
+        /// The key.
+        key: &'static str,
+    },
+    /// A value that the key cannot have.
+    #[error("the value of `{key}` is not {expected}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What would have been understood.
+        expected: &'static str,
+    },
+    /// A key that libpq knows and this agent does not serve.
+    #[error("`{key}` is not supported")]
+    Unsupported {
+        /// The key.
+        key: &'static str,
+    },
+    /// A part of a URL that is not percent-encoded rightly.
+    #[error("the {part} of the URL is not percent-encoded")]
+    Encoding {
+        /// `user or password`, `database`, `query`.
+        part: &'static str,
+    },
+    /// A key that must be there.
+    #[error("the DSN names no {what}")]
+    Missing {
+        /// `user`.
+        what: &'static str,
+    },
+    /// `host=a,b`.
+    #[error("the DSN names several servers")]
+    SeveralServers,
+    /// `sslrootcert` cannot be read.
+    #[error("cannot read the file of `sslrootcert`, `{path}`")]
+    RootCertificate {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl DsnError {
+    /// What the operator can do.
+    pub fn advice(&self) -> String {
+        match self {
+            Self::Empty | Self::Form => "write `postgresql://user:password@host:5432/database`".into(),
+            Self::NoValue { .. } => "put a value with white space into single quotes".into(),
+            Self::Unterminated { .. } => "close it with `'`, and write `\\'` for a quote inside".into(),
+            Self::UnknownKey { nearest: Some(nearest), .. } => format!("did you mean `{nearest}`?"),
+            Self::UnknownKey { nearest: None, .. } => "leave it out; keys are those of libpq".into(),
+            Self::Twice { .. } => "leave one of them out".into(),
+            Self::Value { expected, .. } => format!("write {expected}"),
+            Self::Unsupported { .. } => "leave it out, or write a role with a password into the DSN".into(),
+            Self::Encoding { .. } => {
+                "write every character that is no letter or digit as `%` and two hexadecimal digits".into()
+            }
+            Self::Missing { what } => format!("add `{what}=…`"),
+            Self::SeveralServers => "write one [[postgres]] section for each server".into(),
+            Self::RootCertificate { .. } => "name a readable file with PEM certificates".into(),
+        }
+    }
+}
+
+impl Dsn {
+    /// Reads a URL (`postgres://`, `postgresql://`, also with a driver: `postgresql+asyncpg://`) or `key=value` pairs,
+    /// with the keys of libpq, and the file of `sslrootcert`. White space around it (a file's last line end) is
+    /// ignored. Without `host` it is the socket in `/var/run/postgresql`; without `sslmode` it is `prefer`.
+    pub fn parse(text: &str) -> Result<Self, DsnError> {
+        let text = text.trim();
+        let pairs = match text.split_once("://") {
+            _ if text.is_empty() => return Err(DsnError::Empty),
+            Some((scheme, rest)) if !scheme.contains(['=', ' ', '\'']) => url_pairs(scheme, rest)?,
+            _ => key_value_pairs(text)?,
+        };
+        let mut given = Given::default();
+        for (key, value) in pairs {
+            given.take(key, value)?;
+        }
+        given.finish()
+    }
+
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    pub(super) fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// `10.0.0.5:5432`, `[::1]:5432`, `/run/postgresql:5432`: the server, as it is called in targets and texts.
+    pub fn address(&self) -> String {
+        match &self.place {
+            Place::Tcp { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
+            Place::Tcp { host, port, .. } => format!("{host}:{port}"),
+            Place::Unix { directory, port } => format!("{}:{port}", directory.display()),
+        }
+    }
+
+    /// The database; the role's name when the DSN names none.
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// The role.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// How long the application itself would wait for a connection.
+    pub(super) fn connect_timeout(&self) -> Option<Duration> {
+        self.connect_timeout
+    }
+
+    /// Everything that is needed to open a session, at one address of the server; over the unix socket without one.
+    pub(super) fn session_at(&self, address: Option<IpAddr>) -> tokio_postgres::Config {
+        let mut session = self.session.clone();
+        match &self.place {
+            Place::Tcp { host, port, .. } => {
+                session.host(host).port(*port);
+                if let Some(address) = address {
+                    session.hostaddr(address);
+                }
+            }
+            // The server offers no TLS there, and nobody can listen in.
+            Place::Unix { directory, port } => {
+                session.host_path(directory).port(*port).ssl_mode(SslMode::Disable);
+            }
+        }
+        session
+    }
+}
+
+impl fmt::Display for Dsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address(), self.database)
+    }
+}
+
+impl fmt::Debug for Dsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Dsn({self})")
+    }
+}
+
+/// What happens to a key of libpq here.
+#[derive(Clone, Copy, PartialEq)]
+enum Use {
+    Taken,
+    /// Without meaning for one session that only looks.
+    Ignored,
+    /// To ignore it would be to trust or to authenticate otherwise than was asked for.
+    Unsupported,
+}
+
+const KEYS: [(&str, Use); 40] = [
+    ("host", Use::Taken),
+    ("hostaddr", Use::Taken),
+    ("port", Use::Taken),
+    ("user", Use::Taken),
+    ("password", Use::Taken),
+    ("dbname", Use::Taken),
+    ("options", Use::Taken),
+    ("sslmode", Use::Taken),
+    ("sslrootcert", Use::Taken),
+    ("sslnegotiation", Use::Taken),
+    ("connect_timeout", Use::Taken),
+    ("channel_binding", Use::Taken),
+    ("application_name", Use::Ignored),
+    ("fallback_application_name", Use::Ignored),
+    ("client_encoding", Use::Ignored),
+    ("keepalives", Use::Ignored),
+    ("keepalives_idle", Use::Ignored),
+    ("keepalives_interval", Use::Ignored),
+    ("keepalives_count", Use::Ignored),
+    ("tcp_user_timeout", Use::Ignored),
+    ("target_session_attrs", Use::Ignored),
+    ("load_balance_hosts", Use::Ignored),
+    ("sslcompression", Use::Ignored),
+    ("sslsni", Use::Ignored),
+    ("ssl_min_protocol_version", Use::Ignored),
+    ("ssl_max_protocol_version", Use::Ignored),
+    ("gssencmode", Use::Ignored),
+    ("gssdelegation", Use::Ignored),
+    ("gsslib", Use::Ignored),
+    ("krbsrvname", Use::Ignored),
+    ("passfile", Use::Unsupported),
+    ("service", Use::Unsupported),
+    ("sslcert", Use::Unsupported),
+    ("sslkey", Use::Unsupported),
+    ("sslpassword", Use::Unsupported),
+    ("sslcrl", Use::Unsupported),
+    ("sslcrldir", Use::Unsupported),
+    ("require_auth", Use::Unsupported),
+    ("requirepeer", Use::Unsupported),
+    ("replication", Use::Unsupported),
+];
+
+/// The keys as they were given, each at most once.
+#[derive(Default)]
+struct Given {
+    seen: Vec<&'static str>,
+    host: Option<String>,
+    hostaddr: Option<IpAddr>,
+    port: Option<u16>,
+    user: Option<String>,
+    database: Option<String>,
+    options: Option<String>,
+    mode: Mode,
+    roots: Option<String>,
+    connect_timeout: Option<Duration>,
+    session: tokio_postgres::Config,
+}
+
+#[derive(Default, Clone, Copy, PartialEq)]
+enum Mode {
+    Disable,
+    #[default]
+    Prefer,
+    Require,
+    VerifyCa,
+    VerifyFull,
+}
+
+impl Given {
+    fn take(&mut self, key: Key, value: String) -> Result<(), DsnError> {
+        let Key { name, wanted, nth } = key;
+        let Some((key, used)) = KEYS.into_iter().find(|(known, _)| *known == name) else {
+            return Err(self.unknown(&name, nth));
+        };
+        if self.seen.contains(&key) {
+            return Err(DsnError::Twice { key });
+        }
+        self.seen.push(key);
+        let wrong = |expected| DsnError::Value { key, expected };
+        match (key, used) {
+            (_, Use::Unsupported) => return Err(DsnError::Unsupported { key }),
+            (_, Use::Ignored) => (),
+            // What is empty is as if it were not there, as for libpq.
+            _ if value.is_empty() && !wanted => (),
+            ("host" | "hostaddr" | "port", _) if value.contains(',') => return Err(DsnError::SeveralServers),
+            ("host", _) => self.host = Some(value),
+            ("hostaddr", _) => self.hostaddr = Some(value.parse().map_err(|_| wrong("a numeric address"))?),
+            ("port", _) => match value.parse() {
+                Ok(port) if port > 0 => self.port = Some(port),
+                _ => return Err(wrong("a number from 1 to 65535")),
+            },
+            ("user", _) => self.user = Some(value),
+            ("password", _) => {
+                self.session.password(value);
+            }
+            ("dbname", _) => self.database = Some(value),
+            ("options", _) => self.options = Some(value),
+            ("sslmode", _) => {
+                self.mode = match &*value {
+                    "disable" => Mode::Disable,
+                    "allow" | "prefer" => Mode::Prefer,
+                    "require" => Mode::Require,
+                    "verify-ca" => Mode::VerifyCa,
+                    "verify-full" => Mode::VerifyFull,
+                    _ => return Err(wrong("one of disable, allow, prefer, require, verify-ca, verify-full")),
+                }
+            }
+            ("sslrootcert", _) => self.roots = Some(value),
+            ("sslnegotiation", _) => {
+                self.session.ssl_negotiation(match &*value {
+                    "postgres" => SslNegotiation::Postgres,
+                    "direct" => SslNegotiation::Direct,
+                    _ => return Err(wrong("one of postgres, direct")),
+                });
+            }
+            ("connect_timeout", _) => match value.parse::<i32>() {
+                // libpq waits for ever at 0 and below; the agent has a bound of its own.
+                Ok(seconds) => {
+                    let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0);
+                    self.connect_timeout = seconds.map(Duration::from_secs);
+                }
+                Err(_) => return Err(wrong("a number of seconds")),
+            },
+            _ => {
+                self.session.channel_binding(match &*value {
+                    "disable" => ChannelBinding::Disable,
+                    "prefer" => ChannelBinding::Prefer,
+                    "require" => ChannelBinding::Require,
+                    _ => return Err(wrong("one of disable, prefer, require")),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn unknown(&self, name: &str, nth: usize) -> DsnError {
+        let nearest = KEYS.into_iter().map(|(key, _)| (distance(name, key), key)).min();
+        match nearest {
+            // A third of its letters wrong is still a typing error.
+            Some((errors, key)) if errors * 3 <= key.len() && name.len() <= 30 => {
+                DsnError::UnknownKey { what: format!("`{}`", name.escape_debug()), nearest: Some(key) }
+            }
+            _ => {
+                let place = self.seen.last().map_or(format!("number {nth}"), |key| format!("the one behind `{key}`"));
+                DsnError::UnknownKey { what: place, nearest: None }
+            }
+        }
+    }
+
+    fn finish(mut self) -> Result<Dsn, DsnError> {
+        let user = self.user.ok_or(DsnError::Missing { what: "user" })?;
+        let database = self.database.unwrap_or_else(|| user.clone());
+        let port = self.port.unwrap_or(DEFAULT_PORT);
+        let place = match (self.host, self.hostaddr) {
+            (Some(host), None) if host.starts_with('/') => Place::Unix { directory: host.into(), port },
+            (None, None) => Place::Unix { directory: DEFAULT_DIRECTORY.into(), port },
+            (Some(host), address) => {
+                let is_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+                if host.parse::<IpAddr>().is_err() && !host.chars().all(is_name) {
+                    return Err(DsnError::Value { key: "host", expected: "a name, an address or a directory" });
+                }
+                Place::Tcp { host, address, port }
+            }
+            (None, Some(address)) => Place::Tcp { host: address.to_string(), address: Some(address), port },
+        };
+        let roots = match self.roots.as_deref() {
+            None | Some("system") => Vec::new(),
+            Some(path) => {
+                let path = Path::new(path);
+                let unreadable = |source| DsnError::RootCertificate { path: path.into(), source };
+                tls_certificate::read_file(path).map_err(unreadable)?
+            }
+        };
+        let mode = match self.mode {
+            // As libpq has it: who names an authority wants it asked.
+            Mode::Require if !roots.is_empty() => Mode::VerifyCa,
+            mode => mode,
+        };
+        let trust = match mode {
+            Mode::VerifyCa | Mode::VerifyFull => Trust::Authority { roots, name: mode == Mode::VerifyFull },
+            _ => Trust::Anything,
+        };
+        self.session
+            .user(&user)
+            .dbname(&database)
+            .ssl_mode(match mode {
+                Mode::Disable => SslMode::Disable,
+                Mode::Prefer => SslMode::Prefer,
+                _ => SslMode::Require,
+            })
+            .options([self.options.as_deref().unwrap_or_default(), super::SESSION_OPTIONS].join(" ").trim_start())
+            .application_name(super::APPLICATION_NAME)
+            // A peer that is gone is noticed within half a minute, and not by a look that waits.
+            .keepalives(true)
+            .keepalives_idle(Duration::from_secs(10))
+            .keepalives_interval(Duration::from_secs(5))
+            .keepalives_retries(3)
+            .tcp_user_timeout(Duration::from_secs(20));
+        Ok(Dsn { place, database, user, trust, connect_timeout: self.connect_timeout, session: self.session })
+    }
+}
+
+/// A key as it was written.
+struct Key {
+    name: String,
+    /// An empty value means something: a URL says `user:@host` for an empty password.
+    wanted: bool,
+    nth: usize,
+}
+
+fn key(name: &str, nth: usize) -> Key {
+    Key { name: name.into(), wanted: name == "password", nth }
+}
+
+fn key_value_pairs(text: &str) -> Result<Vec<(Key, String)>, DsnError> {
+    let mut pairs: Vec<(Key, String)> = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let name = rest.find(|c: char| c == '=' || c.is_whitespace()).unwrap_or(rest.len());
+        let (name, after) = rest.split_at(name);
+        let Some(after) = after.trim_start().strip_prefix('=') else {
+            let known = |(key, _): &(Key, String)| KEYS.iter().find(|(known, _)| *known == key.name);
+            let before = pairs.last().and_then(known).map(|(key, _)| format!("`{key}`"));
+            return match before {
+                None if !text.contains('=') => Err(DsnError::Form),
+                before => Err(DsnError::NoValue { after: before.unwrap_or_else(|| "its beginning".into()) }),
+            };
+        };
+        let (value, after) = value(after.trim_start(), name)?;
+        pairs.push((key(name, pairs.len() + 1), value));
+        rest = after.trim_start();
+    }
+    Ok(pairs)
+}
+
+/// The value at the beginning, without quotes and backslashes, and what follows it.
+fn value<'a>(text: &'a str, key: &str) -> Result<(String, &'a str), DsnError> {
+    let is_quoted = text.starts_with('\'');
+    let mut value = String::new();
+    let mut characters = text.char_indices().skip(usize::from(is_quoted));
+    while let Some((at, c)) = characters.next() {
+        match c {
+            '\\' => value.extend(characters.next().map(|(_, escaped)| escaped)),
+            '\'' if is_quoted => return Ok((value, &text[at + 1..])),
+            _ if c.is_whitespace() && !is_quoted => return Ok((value, &text[at..])),
+            _ => value.push(c),
+        }
+    }
+    match KEYS.iter().find(|(known, _)| *known == key) {
+        _ if !is_quoted => Ok((value, "")),
+        Some((key, _)) => Err(DsnError::Unterminated { key }),
+        None => Err(DsnError::Form),
+    }
+}
+
+fn url_pairs(scheme: &str, rest: &str) -> Result<Vec<(Key, String)>, DsnError> {
+    let scheme = scheme.split_once('+').map_or(scheme, |(scheme, _driver)| scheme);
+    if scheme != "postgres" && scheme != "postgresql" {
+        return Err(DsnError::Form);
+    }
+    if rest.contains(char::is_whitespace) {
+        return Err(DsnError::Encoding { part: "whole" });
+    }
+    let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+    // `user:pass/word@host`: the authority ended inside the password.
+    if !authority.contains('@') && path.contains('@') {
+        return Err(DsnError::Encoding { part: "user or password" });
+    }
+    let mut pairs = Vec::new();
+    let (credentials, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let (user, password) = credentials.split_once(':').map_or((credentials, None), |(user, it)| (user, Some(it)));
+    if user.contains('@') || password.is_some_and(|it| it.contains('@')) {
+        return Err(DsnError::Encoding { part: "user or password" });
+    }
+    if host.contains(',') {
+        return Err(DsnError::SeveralServers);
+    }
+    let (host, port) = match host.strip_prefix('[').map(|rest| rest.split_once(']')) {
+        Some(Some((host, port))) => (host, port),
+        Some(None) => return Err(DsnError::Value { key: "host", expected: "a name, an address or a directory" }),
+        None => host.split_at(host.find(':').unwrap_or(host.len())),
+    };
+    let port = match port.strip_prefix(':') {
+        None if !port.is_empty() => {
+            return Err(DsnError::Value { key: "port", expected: "a number from 1 to 65535" });
+        }
+        port => port.unwrap_or_default(),
+    };
+    let database = path.strip_prefix('/').unwrap_or_default();
+    for (name, value, part) in [
+        ("user", user, "user or password"),
+        ("password", password.unwrap_or_default(), "user or password"),
+        ("host", host, "host"),
+        ("port", port, "port"),
+        ("dbname", database, "database"),
+    ] {
+        if !value.is_empty() {
+            pairs.push((key(name, 1), decoded(value, part)?));
+        }
+    }
+    for (index, pair) in query.split('&').filter(|pair| !pair.is_empty()).enumerate() {
+        let Some((name, value)) = pair.split_once('=') else {
+            return Err(DsnError::NoValue { after: "`?`".into() });
+        };
+        pairs.push((key(&decoded(name, "query")?, index + 1), decoded(value, "query")?));
+    }
+    Ok(pairs)
+}
+
+fn decoded(text: &str, part: &'static str) -> Result<String, DsnError> {
+    let wrong = || DsnError::Encoding { part };
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        rest = after;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let (digits, after) = after.split_at_checked(2).ok_or_else(wrong)?;
+        let digits = str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+        bytes.push(digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()).ok_or_else(wrong)?);
+        rest = after;
+    }
+    // The protocol ends texts with NUL.
+    String::from_utf8(bytes).ok().filter(|text| !text.contains('\0')).ok_or_else(wrong)
+}
+
+/// Letters to add, to leave out or to change to make one word of the other.
+fn distance(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (index, letter) in from.chars().take(40).enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], index + 1);
+        for (at, other) in to.iter().enumerate() {
+            let changed = diagonal + usize::from(letter != *other);
+            diagonal = row[at + 1];
+            row[at + 1] = changed.min(diagonal + 1).min(row[at] + 1);
+        }
+    }
+    row[to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[track_caller]
+    fn dsn(text: &str) -> Dsn {
+        Dsn::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[track_caller]
+    fn refuses(text: &str, expected: &str, advice: &str) {
+        let error = Dsn::parse(text).expect_err(text);
+        assert_eq!(error.to_string(), expected, "{text}");
+        assert!(error.advice().contains(advice), "{text}: {}", error.advice());
+        for shown in [error.to_string(), error.advice(), format!("{error:?}")] {
+            assert!(!shown.contains("hunter2"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn both_forms_name_the_same_place() {
+        for text in [
+            "postgres://app:hunter2@db.internal:6000/grants",
+            "postgresql+asyncpg://app:hunter2@db.internal:6000/grants?sslmode=disable&application_name=x\n",
+            "host=db.internal port=6000 user=app password=hunter2 dbname=grants",
+            "host = 'db.internal' port='6000' user=app  password = 'hunter2' dbname=grants sslmode=prefer",
+        ] {
+            let dsn = dsn(text);
+            assert_eq!((dsn.to_string().as_str(), dsn.user()), ("db.internal:6000/grants", "app"));
+            let session = dsn.session_at(None);
+            assert_eq!(session.get_password(), Some(&b"hunter2"[..]));
+            assert_eq!(session.get_application_name(), Some("tickbird-agent"));
+        }
+    }
+
+    #[test]
+    fn what_is_not_said_is_as_for_libpq() {
+        assert_eq!(dsn("user=app").to_string(), "/var/run/postgresql:5432/app");
+        assert_eq!(dsn("postgres://app@").to_string(), "/var/run/postgresql:5432/app");
+        assert_eq!(dsn("postgres://app@/x?host=/tmp&port=1").to_string(), "/tmp:1/x");
+        assert_eq!(dsn("postgres://app@%2Ftmp/x").to_string(), "/tmp:5432/x");
+        assert_eq!(dsn("postgres://app@[::1]:6000/x").to_string(), "[::1]:6000/x");
+        assert_eq!(dsn("hostaddr=10.0.0.5 user=app").to_string(), "10.0.0.5:5432/app");
+        assert_eq!(dsn("user=app host=h connect_timeout=0").connect_timeout(), None);
+        assert_eq!(dsn("user=app host=h connect_timeout=3").connect_timeout(), Some(Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn passwords_of_every_kind_are_read() {
+        let password = |text: &str| dsn(text).session_at(None).get_password().map(<[u8]>::to_vec);
+        assert_eq!(password("postgres://a:p%40%2F%3a%25@h/d"), Some(b"p@/:%".to_vec()));
+        assert_eq!(password("postgres://a:x#y:z@h/d"), Some(b"x#y:z".to_vec()));
+        assert_eq!(password(r"user=a password='it\'s \\ =x '"), Some(br"it's \ =x ".to_vec()));
+        assert_eq!(password(r"user=a password=a\ b"), Some(b"a b".to_vec()));
+        assert_eq!(password("user=a host=h"), None);
+    }
+
+    #[test]
+    fn sessions_are_bounded_whatever_the_dsn_says() {
+        let dsn = dsn("user=a host=h options='-c statement_timeout=0 -c geqo=off'");
+        let session = dsn.session_at(None);
+        let options = session.get_options().expect("has options");
+        assert!(options.starts_with("-c statement_timeout=0 -c geqo=off -c statement_timeout=500"), "{options}");
+    }
+
+    #[test]
+    fn tls_is_as_strict_as_was_asked() {
+        let mode = |text: &str| dsn(&format!("user=a host=h {text}")).session_at(None).get_ssl_mode();
+        assert_eq!(mode(""), SslMode::Prefer);
+        assert_eq!(mode("sslmode=disable"), SslMode::Disable);
+        assert_eq!(mode("sslmode=verify-full"), SslMode::Require);
+        assert_eq!(*dsn("user=a host=h sslmode=require").trust(), Trust::Anything);
+        let system = Trust::Authority { roots: Vec::new(), name: true };
+        assert_eq!(*dsn("user=a host=h sslmode=verify-full sslrootcert=system").trust(), system);
+        assert_eq!(dsn("user=a host=/tmp sslmode=require").session_at(None).get_ssl_mode(), SslMode::Disable);
+    }
+
+    #[test]
+    fn a_mistake_is_named_and_no_value_is_repeated() {
+        refuses(" \n", "the DSN is empty", "postgresql://");
+        refuses("hunter2", "the DSN is neither a `postgresql://` URL nor `key=value` pairs", "postgresql://");
+        refuses("mysql://a:hunter2@h/d", "the DSN is neither a `postgresql://` URL nor `key=value` pairs", "");
+        refuses("user=a pasword=hunter2", "the DSN has an unknown key: `pasword`", "did you mean `password`?");
+        refuses("postgres://a@h/d?sslmod=x", "the DSN has an unknown key: `sslmod`", "did you mean `sslmode`?");
+        refuses("user=a password=x hunter2=", "the DSN has an unknown key: the one behind `password`", "libpq");
+        refuses("user=a password=x hunter2", "the DSN has a word without `=` behind `password`", "single quotes");
+        refuses("user=a password='hunter2", "the value of `password` has no closing quote", "close it");
+        refuses("host=a host=b", "`host` is given twice", "leave one");
+        refuses("user=a port=hunter2", "the value of `port` is not a number from 1 to 65535", "write a number");
+        refuses("user=a host=h port=0", "the value of `port` is not a number from 1 to 65535", "");
+        refuses(
+            "user=a sslmode=hunter2",
+            "the value of `sslmode` is not one of disable, allow, prefer, require, verify-ca, verify-full",
+            "",
+        );
+        refuses("postgres://a:hunter2@h:x/d", "the value of `port` is not a number from 1 to 65535", "");
+        refuses("postgres://a:hunter2/x@h/d", "the user or password of the URL is not percent-encoded", "hexadecimal");
+        refuses("postgres://a:hunter2@x@h/d", "the user or password of the URL is not percent-encoded", "");
+        refuses("postgres://a:hunter2%zz@h/d", "the user or password of the URL is not percent-encoded", "");
+        refuses("postgres://h/d", "the DSN names no user", "user=");
+        refuses("host=a,b user=x password=hunter2", "the DSN names several servers", "one [[postgres]]");
+        refuses("user=a host='h hunter2'", "the value of `host` is not a name, an address or a directory", "");
+        refuses("user=a sslkey=/x", "`sslkey` is not supported", "leave it out");
+        refuses("user=a sslrootcert=/no/such", "cannot read the file of `sslrootcert`, `/no/such`", "readable");
+    }
+
+    #[test]
+    fn it_cannot_be_printed() {
+        let dsn = dsn("postgres://app:hunter2@h/d?options=-c%20x.y%3Dhunter2");
+        assert_eq!(format!("{dsn} {dsn:?} {dsn:#?}"), "h:5432/d Dsn(h:5432/d) Dsn(h:5432/d)");
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics_and_no_error_repeats_a_password(
+            text in "[ -~é\n]{0,40}",
+            head in "(postgres://a:|user=a password=|password='|host=h pas=|)",
+            tail in "(@h/d|@h/d\\?|' host=| x=|)[ -~]{0,9}",
+        ) {
+            prop_assume!(!tail.contains("hunter2"));
+            let text = format!("{head}{text}hunter2canary{tail}");
+            if let Err(error) = Dsn::parse(&text) {
+                prop_assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+            }
+        }
+    }
+}

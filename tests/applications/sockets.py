@@ -24,6 +24,7 @@ for _ in range(number):
 
 NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, DUMP, DONE = 4, 20, 0x301, 3
 ALL_BUT_TIME_WAIT = 0xFFF & ~(1 << 6)
+answer = bytearray(1 << 18)
 
 
 def dump():
@@ -33,8 +34,7 @@ def dump():
             # struct inet_diag_req_v2: family, TCP, the extension INET_DIAG_INFO, states, and an empty socket id.
             request = struct.pack("BBBBI48x", family, socket.IPPROTO_TCP, 1 << 1, 0, ALL_BUT_TIME_WAIT)
             kernel.send(struct.pack("IHHII", 16 + len(request), SOCK_DIAG_BY_FAMILY, DUMP, 1, 0) + request)
-            while True:
-                answer = kernel.recv(1 << 18)
+            while kernel.recv_into(answer):
                 if struct.unpack_from("IH", answer)[1] == DONE:
                     break
     return 1000 * (time.process_time() - began)

@@ -166,6 +166,13 @@ mod tests {
     }
 
     #[test]
+    fn this_workspace_breaks_none() {
+        let found = broken(tickbird_tests::stage::workspace()).expect("the sources can be read");
+        let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
+        assert!(lines.is_empty(), "{}", lines.join("\n"));
+    }
+
+    #[test]
     fn an_engine_is_named_in_one_place() {
         assert_eq!(said("agent/src/buffer/sled_queue.rs", "use sled::Db;"), [""; 0]);
         let elsewhere = said("agent/src/buffer.rs", "//! sled is behind this\nuse sled::Db;");

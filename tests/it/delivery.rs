@@ -96,6 +96,31 @@ fn agent_finds(watch: &Watch, name: &str, firing: bool) -> Result<(), StageError
 }
 
 #[test]
+fn what_waits_for_the_collector_can_be_looked_at_and_survives_the_agent() {
+    alone(|stage| {
+        let mut web = Application::web(stage, "shop", 0)?;
+        web.does("limit 100")?;
+        let mut watch = Watch::begin(stage, &app("shop", &web.command()))?;
+        watch.sees(CHECK, "process:shop", "ok", 20.s())?;
+        watch.collector.kill()?;
+        web.does("descriptors 80")?;
+        agent_finds(&watch, "shop", true)?;
+        watch.agent.kill()?;
+        for (command, arguments) in [("stat", &["--json"][..]), ("peek", &[]), ("verify", &[]), ("export", &[])] {
+            let output = watch.agent.ask(&format!("buffer {command}"), arguments)?;
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(output.status.success(), "buffer {command}: {text}{}", String::from_utf8_lossy(&output.stderr));
+            let word = if matches!(command, "peek" | "export") { CHECK } else { "urgent" };
+            assert!(text.contains(word), "buffer {command}: {text}");
+        }
+        watch.collector.serve()?;
+        watch.agent.run()?;
+        watch.webhook.hears("the page", 60.s(), firing(CHECK))?;
+        Ok(())
+    });
+}
+
+#[test]
 fn a_receiver_that_fails_is_told_again_with_the_same_bytes_and_id() {
     alone(|stage| {
         let mut web = Application::web(stage, "shop", 0)?;

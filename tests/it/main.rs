@@ -2,11 +2,13 @@
 //!
 //! Each test is a scenario, alone in namespaces of its own (see [`tickbird_tests::alone()`]).
 
+mod api;
 mod bad_input;
 mod delivery;
 mod endpoints;
 mod healthy;
 mod leak;
+mod packaging;
 mod pools;
 mod processes;
 mod stage;

@@ -1,0 +1,54 @@
+//! The examples that are shipped load as they stand.
+
+use std::fs;
+use std::path::Path;
+
+use tickbird_tests::agent::User;
+use tickbird_tests::stage::workspace;
+use tickbird_tests::{Agent, Collector, StageError, alone};
+
+fn example(name: &str) -> Result<String, StageError> {
+    let path = workspace().join("packaging/config").join(name);
+    fs::read_to_string(&path).map_err(StageError::system(format!("read {}", path.display())))
+}
+
+fn write(path: &Path, text: &str) -> Result<(), StageError> {
+    fs::write(path, text).map_err(StageError::system(format!("write {}", path.display())))
+}
+
+#[test]
+fn the_example_configurations_have_no_mistakes() {
+    alone(|stage| {
+        let room = stage.room("files")?;
+        let (dsn, secret) = (room.join("grants.dsn"), room.join("ops.secret"));
+        write(&dsn, "postgresql://app:secret@127.0.0.1:5432/app")?;
+        write(&secret, "whsec_dGhlIHJlY2VpdmVyJ3Mgb3duIHNlY3JldCwgMzIgYnl0ZXM=")?;
+
+        let agent = Agent::prepare(stage, "", User::Same)?;
+        let text = example("agent.toml")?.replace("/etc/tickbird/grants.dsn", &dsn.display().to_string());
+        write(&agent.configuration(), &text)?;
+        let output = agent.ask("check-config", &[])?;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+        let collector = Collector::init(stage)?;
+        let text = example("collector.toml")?.replace("/etc/tickbird/ops.secret", &secret.display().to_string());
+        write(&collector.directory().join("collector.toml"), &text)?;
+        collector.command(&["check-config"]).map(drop)
+    });
+}
+
+#[test]
+fn the_tables_of_checks_and_sources_are_printed_for_people_and_programs() {
+    alone(|stage| {
+        let agent = Agent::prepare(stage, "", User::Same)?;
+        for (command, word) in [("defaults", "pool.idle_in_transaction"), ("inspectors", "sock_diag")] {
+            for arguments in [&[][..], &["--json"]] {
+                let output = agent.ask(command, arguments)?;
+                let text = String::from_utf8_lossy(&output.stdout).into_owned();
+                assert!(output.status.success() && text.contains(word), "{command} {arguments:?}: {text}");
+                assert!(!text.contains('\u{1b}'), "no colours where nobody looks");
+            }
+        }
+        Ok(())
+    });
+}

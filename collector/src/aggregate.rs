@@ -1,1 +1,478 @@
-//! Findings of many agents in, incident changes out.
+//! Findings of many agents in, incident changes out. Pure: what is heard and when is all it knows.
+//!
+//! One incident per fingerprint ([`incident`]); presence of agents ([`presence`]); and the incidents that the collector
+//! raises itself, about agents and about its own deliveries ([`own`]). An agent's list of what fires resolves what is
+//! missing from it, so that no lost message leaves an incident open for ever.
+
+mod incident;
+mod own;
+mod presence;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use tickbird_shared::batch::Open;
+use tickbird_shared::protocol::MAX_FIRING;
+use tickbird_shared::{Epoch, Fingerprint, Lane, Severity, Status, Timestamp};
+
+use crate::store::{AgentRow, FindingRow, IncidentRow, LossRow, MessageState, OutboxRow};
+
+pub use incident::{ChangeKind, IncidentChange};
+pub use presence::Presence;
+
+use incident::{Heard, Incident, RECURRENCE, Sight, elapsed, later};
+use presence::{Listening, Voice};
+
+/// Silence after which an ephemeral agent is forgotten.
+const EPHEMERAL: Duration = Duration::from_secs(3600);
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A finding of an agent; the id of its incident is written into it.
+    Finding(&'a mut FindingRow),
+    /// What fires at an agent, for each check that ran.
+    Open {
+        /// Tenant of the agent.
+        tenant: &'a str,
+        /// The agent.
+        agent: &'a str,
+        /// Its list.
+        open: &'a Open,
+    },
+    /// An agent described itself; the row as it is after that.
+    Inventory(&'a AgentRow),
+    /// An agent was enrolled.
+    Enrolled(&'a AgentRow),
+    /// An authenticated batch, also an empty one; said before what is in it.
+    Heard {
+        /// Tenant of the agent.
+        tenant: &'a str,
+        /// The agent.
+        agent: &'a str,
+        /// Life of the buffer that the batch comes from.
+        epoch: &'a Epoch,
+        /// The agent's clock as it left.
+        sent_at: Timestamp,
+        /// The agent ends on purpose.
+        goodbye: bool,
+    },
+    /// Sequences that were settled came again with other content.
+    ClonedIdentity {
+        /// Tenant of the agent.
+        tenant: &'a str,
+        /// The agent.
+        agent: &'a str,
+        /// Lane it happened in.
+        lane: Lane,
+        /// First sequence of the batch.
+        first: u64,
+    },
+    /// An agent's buffer gave something up.
+    Loss(&'a LossRow),
+    /// An operator denied an agent.
+    Denied {
+        /// Tenant of the agent.
+        tenant: &'a str,
+        /// The agent.
+        agent: &'a str,
+    },
+    /// An agent is to be forgotten.
+    Forgotten {
+        /// Tenant of the agent.
+        tenant: &'a str,
+        /// The agent.
+        agent: &'a str,
+    },
+    /// A message reached its end.
+    Message(&'a OutboxRow),
+    /// A second passed.
+    Tick,
+}
+
+/// What is known of one agent.
+#[derive(Debug)]
+struct Agent {
+    host: String,
+    targets: usize,
+    ephemeral: bool,
+    denied: bool,
+    enrolled_at: Timestamp,
+    last_seen_at: Option<Timestamp>,
+    voice: Voice,
+    /// Life of the buffer and clock of the newest batch, to place what is in it.
+    batch: Option<(Epoch, Timestamp)>,
+    firing: BTreeSet<Fingerprint>,
+}
+
+type Key = (String, String);
+
+/// All incidents that fire or may still return, and the presence of all agents.
+#[derive(Debug)]
+pub struct State {
+    agents: HashMap<Key, Agent>,
+    incidents: HashMap<Fingerprint, Incident>,
+    /// Updates that wait for their time.
+    held: BTreeSet<(Timestamp, Fingerprint)>,
+    /// Resolved incidents and when they can no longer return.
+    ended: BTreeSet<(Timestamp, Fingerprint)>,
+    /// What fires of agents that are no longer known; ended at the first tick.
+    orphans: Vec<Fingerprint>,
+    listening: Listening,
+    /// Incidents opened since start; tells two of the same microsecond apart.
+    opened: u64,
+}
+
+impl State {
+    /// The state as stored. Agents get the time of a full silence, from here on, to be heard again.
+    pub fn load(agents: Vec<AgentRow>, incidents: Vec<IncidentRow>, started_at: Timestamp) -> Self {
+        let mut state = Self {
+            agents: agents.iter().map(|row| (key(&row.tenant, &row.id), Agent::stored(row))).collect(),
+            incidents: HashMap::new(),
+            held: BTreeSet::new(),
+            ended: BTreeSet::new(),
+            orphans: Vec::new(),
+            listening: Listening::default(),
+            opened: 0,
+        };
+        state.listening.tick(started_at);
+        for row in incidents {
+            if row.resolved_at.is_some_and(|at| elapsed(at, started_at) > RECURRENCE) {
+                continue;
+            }
+            // Of two of one fingerprint the newer one is what a return belongs to.
+            if state.incidents.get(&row.fingerprint).is_some_and(|it| it.row().id > row.id) {
+                continue;
+            }
+            let fingerprint = row.fingerprint;
+            if row.status == Status::Firing {
+                match state.agents.get_mut(&key(&row.tenant, &row.agent)) {
+                    Some(agent) if row.check == own::MISSING => agent.voice.still_missing(),
+                    Some(_) => (),
+                    None if row.agent == own::COLLECTOR => (),
+                    None => state.orphans.push(fingerprint),
+                }
+            }
+            state.incidents.insert(fingerprint, Incident::loaded(row));
+            state.schedule(fingerprint);
+        }
+        state
+    }
+
+    /// Takes an event and says what it changes, in order.
+    pub fn apply(&mut self, event: Event<'_>, now: Timestamp) -> Vec<IncidentChange> {
+        match event {
+            Event::Finding(finding) => self.finding(finding, now),
+            Event::Open { tenant, agent, open } => self.open(&key(tenant, agent), open, now),
+            Event::Enrolled(row) | Event::Inventory(row) => {
+                self.describe(row);
+                Vec::new()
+            }
+            Event::Heard { tenant, agent, epoch, sent_at, goodbye } => {
+                self.heard(&key(tenant, agent), epoch, sent_at, goodbye, now)
+            }
+            Event::ClonedIdentity { tenant, agent, lane, first } => {
+                let host = self.host(tenant, agent);
+                self.raise(own::cloned_identity(tenant, agent, &host, lane, first, now), now)
+            }
+            Event::Loss(loss) if loss.lane == Lane::Urgent => {
+                let host = self.host(&loss.tenant, &loss.agent);
+                self.raise(own::loss(loss, &host, now), now)
+            }
+            Event::Loss(_) => Vec::new(),
+            Event::Denied { tenant, agent } => {
+                let key = key(tenant, agent);
+                if let Some(agent) = self.agents.get_mut(&key) {
+                    agent.denied = true;
+                    agent.voice.ignore();
+                }
+                self.end_all(&key, "agent denied", "an operator denied the agent", now)
+            }
+            Event::Forgotten { tenant, agent } => {
+                let key = key(tenant, agent);
+                let changes = self.end_all(&key, "agent forgotten", "nothing is expected of it any more", now);
+                self.agents.remove(&key);
+                changes
+            }
+            Event::Message(message) => self.message(message, now),
+            Event::Tick => self.tick(now),
+        }
+    }
+
+    /// Whether an agent has been heard from lately.
+    pub fn presence(&self, tenant: &str, agent: &str) -> Presence {
+        self.agents.get(&key(tenant, agent)).map_or(Presence::Unknown, |agent| agent.voice.presence())
+    }
+
+    /// Ephemeral agents that have been silent for an hour; feed each back as [`Event::Forgotten`].
+    pub fn to_forget(&self, now: Timestamp) -> Vec<(String, String)> {
+        let over = |agent: &Agent| {
+            let waits = agent.voice.presence() == Presence::Unknown && agent.last_seen_at.is_some();
+            let heard = agent.last_seen_at.unwrap_or(agent.enrolled_at);
+            agent.ephemeral
+                && !agent.denied
+                && !waits
+                && agent.voice.presence() != Presence::Live
+                && elapsed(heard, now) >= EPHEMERAL
+        };
+        self.agents.iter().filter(|(_, agent)| over(agent)).map(|(key, _)| key.clone()).collect()
+    }
+
+    fn finding(&mut self, finding: &mut FindingRow, now: Timestamp) -> Vec<IncidentChange> {
+        // What the collector says of an agent, the agent cannot say or take back.
+        if own::is_reserved(&finding.check) {
+            return Vec::new();
+        }
+        let owner = key(&finding.tenant, &finding.agent);
+        let sight = self.sight(&owner, finding.observed_at, now);
+        let begins = finding.status == Status::Firing && finding.severity > Severity::Info;
+        let known = self.incidents.get(&finding.fingerprint);
+        let full = self.agents.get(&owner).is_some_and(|agent| agent.firing.len() >= MAX_FIRING);
+        if begins && full && !known.is_some_and(Incident::is_firing) {
+            let host = self.host(&finding.tenant, &finding.agent);
+            return self.raise(own::too_many_firing(&finding.tenant, &finding.agent, &host, now), now);
+        }
+        let change = self.take(finding, sight, now);
+        finding.incident = self.incidents.get(&finding.fingerprint).map(|it| it.row().id.clone());
+        change.into_iter().collect()
+    }
+
+    /// Lets a finding act on the incident of its fingerprint, whoever saw it.
+    fn take(&mut self, finding: &FindingRow, sight: Sight, now: Timestamp) -> Option<IncidentChange> {
+        let fingerprint = finding.fingerprint;
+        let heard = match self.incidents.get_mut(&fingerprint) {
+            Some(incident) => {
+                unqueue(&mut self.held, incident.held_until(), fingerprint);
+                incident.hear(finding, sight.clone(), now)
+            }
+            None => Heard::Anew,
+        };
+        let change = match heard {
+            Heard::Changed(change) => Some(change),
+            Heard::Nothing => None,
+            Heard::Anew if finding.status == Status::Firing && finding.severity > Severity::Info => {
+                let id = self.next_id(fingerprint, now);
+                let (incident, change) = Incident::opened(id, finding, sight, now);
+                self.incidents.insert(fingerprint, incident);
+                Some(change)
+            }
+            Heard::Anew => None,
+        };
+        self.schedule(fingerprint);
+        change
+    }
+
+    /// Resolves what the agent does not list, for the checks that ran.
+    fn open(&mut self, owner: &Key, open: &Open, now: Timestamp) -> Vec<IncidentChange> {
+        let Some(agent) = self.agents.get(owner) else { return Vec::new() };
+        let listed: HashSet<&Fingerprint> = open.firing.iter().collect();
+        let ran: HashSet<&str> = open.checks.iter().map(String::as_str).collect();
+        let sight = self.sight(owner, open.observed_at, now);
+        let missing = |fingerprint: &&Fingerprint| {
+            let incident = self.incidents.get(fingerprint).map(|it| (it, &it.row().check));
+            incident.is_some_and(|(it, check)| {
+                ran.contains(check.as_str()) && !own::is_reserved(check) && !it.is_history(&sight)
+            })
+        };
+        let missing: Vec<_> = agent.firing.iter().filter(|it| !listed.contains(it)).filter(missing).copied().collect();
+        let end = |it| self.end(it, "resync", "it is missing from the agent's list of what fires", sight.clone(), now);
+        missing.into_iter().filter_map(end).collect()
+    }
+
+    fn heard(
+        &mut self,
+        owner: &Key,
+        epoch: &Epoch,
+        sent_at: Timestamp,
+        goodbye: bool,
+        now: Timestamp,
+    ) -> Vec<IncidentChange> {
+        let listened = self.listening.total();
+        let Some(agent) = self.agents.get_mut(owner) else { return Vec::new() };
+        agent.batch = Some((epoch.clone(), sent_at));
+        let was_missing = agent.voice.presence() == Presence::Missing;
+        if agent.denied || !agent.voice.hear(sent_at, goodbye, listened) {
+            return Vec::new();
+        }
+        agent.last_seen_at = Some(now);
+        if !was_missing {
+            return Vec::new();
+        }
+        let (why, reason) =
+            if goodbye { ("stopped", "the agent said goodbye") } else { ("heard again", "a batch of the agent came") };
+        self.end_own(owner, own::MISSING, why, reason, now)
+    }
+
+    fn message(&mut self, message: &OutboxRow, now: Timestamp) -> Vec<IncidentChange> {
+        match message.state {
+            MessageState::Dead => self.raise(own::dead_letter(message, now), now),
+            MessageState::Delivered => {
+                let fingerprint = own::dead_letter_fingerprint(&message.tenant, &message.receiver);
+                let sight = Sight { epoch: None, at: now };
+                self.end(fingerprint, "delivered again", "the receiver took a message", sight, now)
+                    .into_iter()
+                    .collect()
+            }
+            MessageState::Waiting | MessageState::Superseded => Vec::new(),
+        }
+    }
+
+    fn tick(&mut self, now: Timestamp) -> Vec<IncidentChange> {
+        self.listening.tick(now);
+        let listened = self.listening.total();
+        let silent = |(key, agent): (&Key, &mut Agent)| {
+            (!agent.denied && agent.voice.falls_silent(listened)).then(|| own::missing(key, agent, now))
+        };
+        let missing: Vec<_> = self.agents.iter_mut().filter_map(silent).collect();
+        let mut changes: Vec<_> = missing.into_iter().flat_map(|finding| self.raise(finding, now)).collect();
+
+        for orphan in std::mem::take(&mut self.orphans) {
+            let sight = Sight { epoch: None, at: now };
+            changes.extend(self.end(orphan, "agent forgotten", "its agent is not known", sight, now));
+        }
+        while let Some(&(until, fingerprint)) = self.held.first()
+            && until <= now
+        {
+            self.held.pop_first();
+            changes.extend(self.incidents.get_mut(&fingerprint).and_then(|it| it.release(now)));
+        }
+        let quiet = |it: &Incident| it.is_firing() && own::is_over(it.row(), now);
+        let over: Vec<_> = self.incidents.iter().filter(|(_, it)| quiet(it)).map(|(it, _)| *it).collect();
+        for fingerprint in over {
+            let sight = Sight { epoch: None, at: now };
+            changes.extend(self.end(fingerprint, "quiet", "it did not happen again for an hour", sight, now));
+        }
+        while let Some(&(until, fingerprint)) = self.ended.first()
+            && until <= now
+        {
+            self.ended.pop_first();
+            // It may have returned and ended again meanwhile; then it has a later place too.
+            let ended = self.incidents.get(&fingerprint).and_then(|it| it.row().resolved_at);
+            if ended.is_some_and(|at| later(at, RECURRENCE) <= now) {
+                self.incidents.remove(&fingerprint);
+            }
+        }
+        changes
+    }
+
+    /// Lets the collector's own finding act.
+    fn raise(&mut self, finding: FindingRow, now: Timestamp) -> Vec<IncidentChange> {
+        self.take(&finding, Sight { epoch: None, at: now }, now).into_iter().collect()
+    }
+
+    fn end(
+        &mut self,
+        fingerprint: Fingerprint,
+        why: &str,
+        reason: &str,
+        sight: Sight,
+        now: Timestamp,
+    ) -> Option<IncidentChange> {
+        let incident = self.incidents.get_mut(&fingerprint).filter(|it| it.is_firing())?;
+        unqueue(&mut self.held, incident.held_until(), fingerprint);
+        let change = incident.end(why, reason, sight, now);
+        self.schedule(fingerprint);
+        Some(change)
+    }
+
+    fn end_own(&mut self, owner: &Key, check: &str, why: &str, reason: &str, now: Timestamp) -> Vec<IncidentChange> {
+        let Some(agent) = self.agents.get(owner) else { return Vec::new() };
+        let of_check = |it: &&Fingerprint| self.incidents.get(it).is_some_and(|it| it.row().check == check);
+        let found: Vec<_> = agent.firing.iter().filter(of_check).copied().collect();
+        let sight = Sight { epoch: None, at: now };
+        found.into_iter().filter_map(|it| self.end(it, why, reason, sight.clone(), now)).collect()
+    }
+
+    fn end_all(&mut self, owner: &Key, why: &str, reason: &str, now: Timestamp) -> Vec<IncidentChange> {
+        let Some(agent) = self.agents.get(owner) else { return Vec::new() };
+        let firing: Vec<_> = agent.firing.iter().copied().collect();
+        let sight = Sight { epoch: None, at: now };
+        firing.into_iter().filter_map(|it| self.end(it, why, reason, sight.clone(), now)).collect()
+    }
+
+    /// Brings what is kept about an incident beside it in line with it.
+    fn schedule(&mut self, fingerprint: Fingerprint) {
+        let Some(incident) = self.incidents.get(&fingerprint) else { return };
+        let row = incident.row();
+        if let Some(until) = incident.held_until() {
+            self.held.insert((until, fingerprint));
+        }
+        if let Some(resolved_at) = row.resolved_at {
+            self.ended.insert((later(resolved_at, RECURRENCE), fingerprint));
+        }
+        if let Some(agent) = self.agents.get_mut(&key(&row.tenant, &row.agent)) {
+            if incident.is_firing() {
+                agent.firing.insert(fingerprint);
+            } else {
+                agent.firing.remove(&fingerprint);
+            }
+        }
+    }
+
+    fn describe(&mut self, row: &AgentRow) {
+        let known = self.agents.entry(key(&row.tenant, &row.id)).or_insert_with(|| Agent::stored(row));
+        known.host.clone_from(&row.host);
+        known.targets = row.targets.len();
+    }
+
+    fn host(&self, tenant: &str, agent: &str) -> String {
+        self.agents.get(&key(tenant, agent)).map_or_else(|| agent.to_owned(), |it| it.host.clone())
+    }
+
+    /// Where something of the agent's newest batch was seen: its age by the agent's clock, taken off ours.
+    fn sight(&self, owner: &Key, observed_at: Timestamp, now: Timestamp) -> Sight {
+        let Some((epoch, sent_at)) = self.agents.get(owner).and_then(|agent| agent.batch.as_ref()) else {
+            return Sight { epoch: None, at: now };
+        };
+        let age = elapsed(observed_at, *sent_at);
+        Sight { epoch: Some(epoch.clone()), at: now.saturating_sub(age).unwrap_or(Timestamp::MIN) }
+    }
+
+    /// A ULID of `now`: the same history gives the same ids.
+    fn next_id(&mut self, fingerprint: Fingerprint, now: Timestamp) -> String {
+        self.opened += 1;
+        let mut hash = Sha256::new();
+        hash.update(fingerprint.as_bytes());
+        hash.update(now.as_microsecond().to_be_bytes());
+        hash.update(self.opened.to_be_bytes());
+        let mut random = [0; 16];
+        random.copy_from_slice(&hash.finalize()[..16]);
+        let millis = u64::try_from(now.as_millisecond()).unwrap_or_default();
+        ulid::Ulid::from_parts(millis, u128::from_be_bytes(random)).to_string()
+    }
+}
+
+impl Agent {
+    fn stored(row: &AgentRow) -> Self {
+        let mut voice = Voice::stored(row.last_seen_at.is_some(), row.stopped_at.is_some());
+        if row.denied_at.is_some() {
+            voice.ignore();
+        }
+        Self {
+            host: row.host.clone(),
+            targets: row.targets.len(),
+            ephemeral: row.ephemeral,
+            denied: row.denied_at.is_some(),
+            enrolled_at: row.enrolled_at,
+            last_seen_at: row.last_seen_at,
+            voice,
+            batch: None,
+            firing: BTreeSet::new(),
+        }
+    }
+}
+
+/// Takes the place of an incident out of a queue, if it has one.
+fn unqueue(queue: &mut BTreeSet<(Timestamp, Fingerprint)>, at: Option<Timestamp>, fingerprint: Fingerprint) {
+    if let Some(at) = at {
+        queue.remove(&(at, fingerprint));
+    }
+}
+
+fn key(tenant: &str, agent: &str) -> Key {
+    (tenant.to_owned(), agent.to_owned())
+}
+
+#[cfg(test)]
+mod histories;

@@ -1,0 +1,405 @@
+//! Random histories against what must hold after each event, and situations that were once asked about.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use tickbird_shared::{Change, Labels};
+
+use super::*;
+
+const TENANT: &str = "default";
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_790_000_000 + second).expect("in range")
+}
+
+fn epoch(name: char) -> Epoch {
+    Epoch::try_from(name.to_string().repeat(26)).expect("26 letters")
+}
+
+fn agent(id: &str) -> AgentRow {
+    AgentRow {
+        tenant: TENANT.into(),
+        id: id.into(),
+        host: format!("host-{id}"),
+        version: None,
+        system: None,
+        token_labels: Labels::default(),
+        own_labels: Labels::default(),
+        targets: vec!["pool:shop".into()],
+        ephemeral: false,
+        enrolled_at: at(0),
+        certificate_expires_at: at(1_000_000),
+        denied_at: None,
+        forget_at: None,
+        last_seen_at: None,
+        stopped_at: None,
+    }
+}
+
+fn finding(check: &str, severity: Severity, change: Change, observed_at: Timestamp) -> FindingRow {
+    let ended = matches!(change, Change::Cleared | Change::TargetGone);
+    FindingRow {
+        id: 0,
+        tenant: TENANT.into(),
+        agent: "a".into(),
+        fingerprint: Fingerprint::of(TENANT, "a", check, "pool:shop", None),
+        check: check.into(),
+        target: "pool:shop".into(),
+        sub_key: None,
+        status: if ended { Status::Resolved } else { Status::Firing },
+        severity,
+        change,
+        summary: "s".into(),
+        reason: "r".into(),
+        advice: None,
+        evidence: "{}".into(),
+        since: observed_at,
+        observed_at,
+        received_at: observed_at,
+        incident: None,
+    }
+}
+
+/// A collector without its disk: the state, and the rows that would be stored.
+struct World {
+    state: State,
+    stored: BTreeMap<String, IncidentRow>,
+    now: i64,
+}
+
+impl World {
+    fn new(agents: Vec<AgentRow>) -> Self {
+        Self { state: State::load(agents, Vec::new(), at(0)), stored: BTreeMap::new(), now: 0 }
+    }
+
+    /// Applies an event, checks each change against the row before it, stores it, and says what was changed.
+    fn apply(&mut self, event: Event<'_>) -> Vec<String> {
+        let changes = self.state.apply(event, at(self.now));
+        let told = changes.into_iter().map(|change| {
+            let IncidentChange { incident, kind, reason } = change;
+            let before = self.stored.get(&incident.id);
+            let fired = before.is_some_and(|it| it.status == Status::Firing);
+            match kind {
+                ChangeKind::Opened => assert!(before.is_none()),
+                ChangeKind::Reopened => assert!(before.is_some() && !fired),
+                _ => assert!(fired, "{kind:?} of what does not fire"),
+            }
+            assert_eq!(incident.status == Status::Resolved, kind == ChangeKind::Resolved);
+            assert_eq!(incident.resolved_at.is_some(), incident.resolved_reason.is_some());
+            assert_eq!(incident.resolved_at.is_some(), kind == ChangeKind::Resolved);
+            let counted = incident.state_epoch - before.map_or(0, |it| it.state_epoch);
+            assert_eq!(counted, u64::from(kind != ChangeKind::Refreshed), "{kind:?}");
+            assert!(!reason.is_empty());
+            let line = format!("{kind:?} {}", incident.check);
+            self.stored.insert(incident.id.clone(), incident);
+            line
+        });
+        let told: Vec<_> = told.collect();
+        let firing: Vec<_> = self.stored.values().filter(|it| it.status == Status::Firing).collect();
+        let distinct: BTreeSet<_> = firing.iter().map(|it| it.fingerprint).collect();
+        assert_eq!(firing.len(), distinct.len(), "two incidents of one fingerprint fire");
+        told
+    }
+
+    fn restart(&mut self, agents: Vec<AgentRow>) {
+        self.state = State::load(agents, self.stored.values().cloned().collect(), at(self.now));
+    }
+
+    fn hear(&mut self, name: char) -> Vec<String> {
+        let (epoch, sent_at) = (epoch(name), at(self.now));
+        self.apply(Event::Heard { tenant: TENANT, agent: "a", epoch: &epoch, sent_at, goodbye: false })
+    }
+
+    fn find(&mut self, check: &str, severity: Severity, change: Change) -> Vec<String> {
+        self.apply(Event::Finding(&mut finding(check, severity, change, at(self.now))))
+    }
+
+    fn wait(&mut self, seconds: i64) -> Vec<String> {
+        let mut told = Vec::new();
+        for _ in 0..seconds {
+            self.now += 1;
+            told.extend(self.apply(Event::Tick));
+        }
+        told
+    }
+
+    fn firing(&self) -> BTreeSet<Fingerprint> {
+        self.stored.values().filter(|it| it.status == Status::Firing).map(|it| it.fingerprint).collect()
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Find(usize, Severity, Change),
+    Open(Vec<usize>, Vec<usize>),
+    Wait(i64),
+    Sleep(i64),
+    Restart,
+    Heartbeat,
+    Goodbye,
+}
+
+const CHECKS: [&str; 4] = ["pool.leak", "pool.close_wait", "db.headroom", "http.status"];
+
+fn act() -> impl Strategy<Value = Act> {
+    let severity = prop_oneof![Just(Severity::Info), Just(Severity::Warning), Just(Severity::Critical)];
+    let change = prop_oneof![
+        Just(Change::Began),
+        Just(Change::Worsened),
+        Just(Change::Eased),
+        Just(Change::Evidence),
+        Just(Change::EvidenceLost),
+        Just(Change::EvidenceBack),
+        Just(Change::Cleared),
+        Just(Change::TargetGone),
+    ];
+    let some = || proptest::sample::subsequence((0..CHECKS.len()).collect::<Vec<_>>(), 0..=CHECKS.len());
+    prop_oneof![
+        8 => (0..CHECKS.len(), severity, change).prop_map(|(check, severity, change)| Act::Find(check, severity, change)),
+        2 => (some(), some()).prop_map(|(ran, firing)| Act::Open(ran, firing)),
+        2 => (1..90_i64).prop_map(Act::Wait),
+        1 => (1..9_000_i64).prop_map(Act::Sleep),
+        1 => Just(Act::Restart),
+        2 => Just(Act::Heartbeat),
+        1 => Just(Act::Goodbye),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_incidents_follow_what_was_said_last(acts in proptest::collection::vec(act(), 1..60)) {
+        let mut world = World::new(vec![agent("a")]);
+        let mut model: BTreeSet<Fingerprint> = BTreeSet::new();
+        let of = |check: usize| Fingerprint::of(TENANT, "a", CHECKS[check], "pool:shop", None);
+        for act in acts {
+            match act {
+                Act::Find(check, severity, change) => {
+                    world.hear('A');
+                    let fired = model.contains(&of(check));
+                    let told = world.find(CHECKS[check], severity, change);
+                    let ended = matches!(change, Change::Cleared | Change::TargetGone);
+                    if !ended && severity > Severity::Info {
+                        model.insert(of(check));
+                        prop_assert_eq!(told.len(), 1);
+                    } else {
+                        prop_assert_eq!(told.len(), usize::from(fired), "a resolve follows firing, and only firing");
+                        model.remove(&of(check));
+                    }
+                }
+                Act::Open(ran, firing) => {
+                    world.hear('A');
+                    let open = Open {
+                        checks: ran.iter().map(|it| CHECKS[*it].into()).collect(),
+                        firing: firing.iter().map(|it| of(*it)).collect(),
+                        observed_at: at(world.now),
+                    };
+                    world.apply(Event::Open { tenant: TENANT, agent: "a", open: &open });
+                    let gone = |it: &Fingerprint| ran.iter().any(|ran| of(*ran) == *it) && !open.firing.contains(it);
+                    model.retain(|it| !gone(it));
+                }
+                Act::Wait(seconds) => { world.wait(seconds); }
+                Act::Sleep(seconds) => world.now += seconds,
+                Act::Restart => {
+                    let mut row = agent("a");
+                    row.last_seen_at = Some(at(world.now));
+                    world.restart(vec![row]);
+                }
+                Act::Heartbeat => { world.hear('A'); }
+                Act::Goodbye => {
+                    let (epoch, sent_at) = (epoch('A'), at(world.now));
+                    world.apply(Event::Heard { tenant: TENANT, agent: "a", epoch: &epoch, sent_at, goodbye: true });
+                }
+            }
+            let firing: BTreeSet<_> = world.stored.values()
+                .filter(|it| it.status == Status::Firing && it.check != own::MISSING).map(|it| it.fingerprint).collect();
+            prop_assert_eq!(&firing, &model);
+        }
+        // Whatever was lost on the way, a list of nothing ends everything.
+        world.hear('A');
+        let open = Open { checks: CHECKS.map(Into::into).into(), firing: Vec::new(), observed_at: at(world.now) };
+        world.apply(Event::Open { tenant: TENANT, agent: "a", open: &open });
+        prop_assert!(world.firing().is_empty(), "no incident stays open for ever");
+    }
+}
+
+#[test]
+fn an_agent_is_missed_after_thirty_seconds_and_its_return_ends_it() {
+    let mut world = World::new(vec![agent("a")]);
+    world.hear('A');
+    assert_eq!(world.wait(29), Vec::<String>::new());
+    assert_eq!(world.wait(2), ["Opened agent.missing"]);
+    assert_eq!(world.state.presence(TENANT, "a"), Presence::Missing);
+    assert_eq!(world.wait(600), Vec::<String>::new(), "said once");
+    assert_eq!(world.hear('A'), ["Resolved agent.missing"]);
+    assert_eq!(world.state.presence(TENANT, "a"), Presence::Live);
+}
+
+#[test]
+fn our_own_downtime_is_not_the_agents_silence() {
+    let mut world = World::new(vec![agent("a")]);
+    world.hear('A');
+    world.wait(5);
+    world.now += 86_400;
+    let mut row = agent("a");
+    row.last_seen_at = Some(at(5));
+    world.restart(vec![row]);
+    assert_eq!(world.state.presence(TENANT, "a"), Presence::Unknown);
+    assert_eq!(world.wait(29), Vec::<String>::new());
+    world.hear('A');
+    assert_eq!(world.wait(20), Vec::<String>::new());
+}
+
+#[test]
+fn an_agent_that_was_missing_before_our_restart_is_not_missed_again() {
+    let mut world = World::new(vec![agent("a")]);
+    world.hear('A');
+    world.wait(40);
+    let mut row = agent("a");
+    row.last_seen_at = Some(at(0));
+    world.restart(vec![row]);
+    assert_eq!(world.state.presence(TENANT, "a"), Presence::Missing);
+    assert_eq!(world.wait(100), Vec::<String>::new());
+    assert_eq!(world.hear('A'), ["Resolved agent.missing"]);
+}
+
+#[test]
+fn an_ephemeral_agent_is_forgotten_after_an_hour_with_all_that_fires() {
+    let mut row = agent("a");
+    row.ephemeral = true;
+    let mut world = World::new(vec![row]);
+    world.hear('A');
+    world.find("pool.leak", Severity::Warning, Change::Began);
+    world.wait(3_599);
+    assert!(world.state.to_forget(at(world.now)).is_empty());
+    world.wait(1);
+    assert_eq!(world.state.to_forget(at(world.now)), [(TENANT.to_owned(), "a".to_owned())]);
+    let mut told = world.apply(Event::Forgotten { tenant: TENANT, agent: "a" });
+    told.sort();
+    assert_eq!(told, ["Resolved agent.missing", "Resolved pool.leak"]);
+    assert!(world.state.to_forget(at(world.now)).is_empty());
+}
+
+#[test]
+fn denying_ends_what_fires_and_nobody_is_missed() {
+    let mut world = World::new(vec![agent("a")]);
+    world.hear('A');
+    world.find("pool.leak", Severity::Warning, Change::Began);
+    assert_eq!(world.apply(Event::Denied { tenant: TENANT, agent: "a" }), ["Resolved pool.leak"]);
+    assert_eq!(world.wait(100), Vec::<String>::new());
+    assert_eq!(world.stored.values().next().and_then(|it| it.resolved_reason.as_deref()), Some("agent denied"));
+}
+
+#[test]
+fn a_buffer_drained_late_does_not_reopen_what_is_over() {
+    let mut world = World::new(vec![agent("a")]);
+    world.now = 100;
+    world.hear('B');
+    world.find("pool.leak", Severity::Critical, Change::Began);
+    world.now = 200;
+    world.hear('B');
+    world.find("pool.leak", Severity::Critical, Change::Cleared);
+    world.now = 300;
+    world.hear('A');
+    let mut old = finding("pool.leak", Severity::Critical, Change::Began, at(50));
+    assert_eq!(world.apply(Event::Finding(&mut old)), Vec::<String>::new());
+    assert!(old.incident.is_some(), "it is shown beside the incident it belongs to");
+}
+
+#[test]
+fn an_urgent_loss_is_an_incident_until_an_hour_without_one() {
+    let mut world = World::new(vec![agent("a")]);
+    let loss = |lane| LossRow {
+        tenant: TENANT.into(),
+        agent: "a".into(),
+        epoch: epoch('A'),
+        lane,
+        from: 5,
+        to: 9,
+        count: 5,
+        outcome: "evicted".into(),
+        received_at: at(0),
+    };
+    assert_eq!(world.apply(Event::Loss(&loss(Lane::Bulk))), Vec::<String>::new());
+    assert_eq!(world.apply(Event::Loss(&loss(Lane::Urgent))), ["Opened agent.loss"]);
+    world.now = 1_800;
+    assert_eq!(world.apply(Event::Loss(&loss(Lane::Urgent))), ["Updated agent.loss"]);
+    world.now = 5_399;
+    assert_eq!(world.apply(Event::Tick), Vec::<String>::new());
+    world.now = 5_400;
+    assert_eq!(world.apply(Event::Tick), ["Resolved agent.loss"]);
+}
+
+#[test]
+fn an_agent_cannot_speak_for_the_collector() {
+    let mut world = World::new(vec![agent("a")]);
+    world.hear('A');
+    world.wait(31);
+    world.hear('B');
+    assert_eq!(world.find("agent.missing", Severity::Critical, Change::Began), Vec::<String>::new());
+    world.apply(Event::ClonedIdentity { tenant: TENANT, agent: "a", lane: Lane::Urgent, first: 7 });
+    let open = Open { checks: vec!["agent.cloned_identity".into()], firing: Vec::new(), observed_at: at(world.now) };
+    assert_eq!(world.apply(Event::Open { tenant: TENANT, agent: "a", open: &open }), Vec::<String>::new());
+}
+
+#[test]
+fn one_agent_cannot_open_incidents_without_end() {
+    let mut world = World::new(vec![agent("a")]);
+    world.hear('A');
+    for number in 0..MAX_FIRING + 50 {
+        let mut one = finding("http.status", Severity::Warning, Change::Began, at(0));
+        one.fingerprint = Fingerprint::of(TENANT, "a", "http.status", &number.to_string(), None);
+        world.state.apply(Event::Finding(&mut one), at(0));
+        assert_eq!(one.incident.is_some(), number < MAX_FIRING, "{number}");
+    }
+    assert!(world.state.incidents.values().any(|it| it.row().check == "agent.too_many_firing"));
+}
+
+#[test]
+fn a_dead_letter_is_an_incident_until_the_receiver_takes_something() {
+    let mut world = World::new(Vec::new());
+    let message = |state| OutboxRow {
+        tenant: TENANT.into(),
+        id: "msg_1".into(),
+        receiver: "ops".into(),
+        incident: "I".into(),
+        kind: "incident.resolved".into(),
+        body: Vec::new(),
+        decided_at: at(0),
+        state,
+        attempts: 900,
+        uncertain: 0,
+        next_attempt_at: at(0),
+        settled_at: None,
+        last_error: Some("answered 500".into()),
+    };
+    assert_eq!(world.apply(Event::Message(&message(MessageState::Delivered))), Vec::<String>::new());
+    assert_eq!(world.apply(Event::Message(&message(MessageState::Dead))), ["Opened notify.dead_letter"]);
+    world.wait(7_200);
+    assert_eq!(world.apply(Event::Message(&message(MessageState::Delivered))), ["Resolved notify.dead_letter"]);
+}
+
+#[test]
+fn incidents_of_an_agent_that_is_no_longer_known_end_at_the_first_tick() {
+    let mut world = World::new(vec![agent("a")]);
+    world.hear('A');
+    world.find("pool.leak", Severity::Warning, Change::Began);
+    world.restart(Vec::new());
+    assert_eq!(world.wait(1), ["Resolved pool.leak"]);
+}
+
+#[test]
+fn ids_sort_by_time_and_never_repeat() {
+    let mut world = World::new(vec![agent("a")]);
+    world.hear('A');
+    let mut ids = Vec::new();
+    for number in 0..500 {
+        let mut one = finding("http.status", Severity::Warning, Change::Began, at(0));
+        one.fingerprint = Fingerprint::of(TENANT, "a", "http.status", &number.to_string(), None);
+        world.state.apply(Event::Finding(&mut one), at(number / 100));
+        ids.push(one.incident.expect("an incident"));
+    }
+    let distinct: BTreeSet<_> = ids.iter().collect();
+    assert_eq!(distinct.len(), 500);
+    assert!(ids[99] < ids[100] && ids[399] < ids[400]);
+}

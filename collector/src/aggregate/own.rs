@@ -1,0 +1,182 @@
+//! The collector's own findings: about agents, and about what it could not deliver.
+//!
+//! Each has a check id that no agent may use. Those that happen and do not last are over an hour after the last time.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tickbird_shared::protocol::{MAX_FIRING, PRESENCE_SECONDS};
+use tickbird_shared::{Change, Fingerprint, Lane, Severity, Status, Timestamp};
+
+use super::incident::elapsed;
+use super::{Agent, Key};
+use crate::store::{FindingRow, IncidentRow, LossRow, OutboxRow};
+
+/// An agent fell silent without a goodbye.
+pub(super) const MISSING: &str = "agent.missing";
+/// An agent's buffer gave up findings.
+const LOSS: &str = "agent.loss";
+/// Two senders use one identity.
+const CLONED_IDENTITY: &str = "agent.cloned_identity";
+/// More fires at an agent than is kept track of.
+const TOO_MANY_FIRING: &str = "agent.too_many_firing";
+/// A message was given up.
+const DEAD_LETTER: &str = "notify.dead_letter";
+
+/// The agent id of what the collector says of itself.
+pub(super) const COLLECTOR: &str = "collector";
+/// An event that did not happen again for this long is over.
+const QUIET: Duration = Duration::from_secs(3600);
+
+pub(super) fn is_reserved(check: &str) -> bool {
+    [MISSING, LOSS, CLONED_IDENTITY, TOO_MANY_FIRING, DEAD_LETTER].contains(&check)
+}
+
+/// Whether an incident is of the kind that ends by itself, and its time has come.
+pub(super) fn is_over(incident: &IncidentRow, now: Timestamp) -> bool {
+    [LOSS, CLONED_IDENTITY, TOO_MANY_FIRING].contains(&incident.check.as_str())
+        && elapsed(incident.seen_at, now) >= QUIET
+}
+
+pub(super) fn missing((tenant, id): &Key, agent: &Agent, now: Timestamp) -> FindingRow {
+    let host = &agent.host;
+    let since = agent.last_seen_at.unwrap_or(now);
+    Own {
+        tenant,
+        agent: id,
+        check: MISSING,
+        target: format!("agent:{host}"),
+        severity: Severity::Critical,
+        summary: format!("{host}: its agent has not been heard for {PRESENCE_SECONDS} s and did not say goodbye"),
+        reason: format!("silent for {PRESENCE_SECONDS} s"),
+        advice: "see whether the host is up, tickbird-agent runs there, and it reaches the collector",
+        evidence: json!({ "host": host, "last_seen_at": since, "targets_not_watched": agent.targets }),
+        since,
+    }
+    .finding(now)
+}
+
+pub(super) fn loss(loss: &LossRow, host: &str, now: Timestamp) -> FindingRow {
+    let LossRow { count, outcome, from, to, .. } = loss;
+    Own {
+        tenant: &loss.tenant,
+        agent: &loss.agent,
+        check: LOSS,
+        target: format!("agent:{host}"),
+        severity: Severity::Warning,
+        summary: format!("{host}: its agent lost {count} urgent records ({outcome})"),
+        reason: format!("a loss record for sequences {from} to {to}"),
+        advice: "see `tickbird-agent buffer stat` there; what still fires is known from its list of what fires",
+        evidence: json!({ "epoch": loss.epoch.as_str(), "from": from, "to": to, "count": count, "outcome": outcome }),
+        since: now,
+    }
+    .finding(now)
+}
+
+pub(super) fn cloned_identity(
+    tenant: &str,
+    agent: &str,
+    host: &str,
+    lane: Lane,
+    first: u64,
+    now: Timestamp,
+) -> FindingRow {
+    Own {
+        tenant,
+        agent,
+        check: CLONED_IDENTITY,
+        target: format!("agent:{host}"),
+        severity: Severity::Critical,
+        summary: format!("{host}: somebody else sends with the identity of this agent, or its buffer was copied"),
+        reason: format!("sequence {first} of the {lane} lane came again with other content"),
+        advice: "find the second machine with this identity; `tickbird-collector agent deny` it and enrol both anew",
+        evidence: json!({ "lane": lane, "first": first }),
+        since: now,
+    }
+    .finding(now)
+}
+
+pub(super) fn too_many_firing(tenant: &str, agent: &str, host: &str, now: Timestamp) -> FindingRow {
+    Own {
+        tenant,
+        agent,
+        check: TOO_MANY_FIRING,
+        target: format!("agent:{host}"),
+        severity: Severity::Warning,
+        summary: format!(
+            "{host}: over {MAX_FIRING} findings fire at once; further ones are recorded without an incident"
+        ),
+        reason: format!("the bound of {MAX_FIRING} is reached"),
+        advice: "raise the bounds of the check that fires most, or switch it off, on that host",
+        evidence: json!({ "bound": MAX_FIRING }),
+        since: now,
+    }
+    .finding(now)
+}
+
+pub(super) fn dead_letter(message: &OutboxRow, now: Timestamp) -> FindingRow {
+    let receiver = &message.receiver;
+    Own {
+        tenant: &message.tenant,
+        agent: COLLECTOR,
+        check: DEAD_LETTER,
+        target: dead_letter_target(receiver),
+        severity: Severity::Critical,
+        summary: format!("receiver {receiver} did not take a message for seven days; it was given up"),
+        reason: format!("{} attempts failed", message.attempts),
+        advice: "mend the receiver, and look at the incident named in the evidence by hand",
+        evidence: json!({
+            "receiver": receiver, "message": message.id, "incident": message.incident, "kind": message.kind,
+            "attempts": message.attempts, "last_error": message.last_error,
+        }),
+        since: message.decided_at,
+    }
+    .finding(now)
+}
+
+pub(super) fn dead_letter_fingerprint(tenant: &str, receiver: &str) -> Fingerprint {
+    Fingerprint::of(tenant, COLLECTOR, DEAD_LETTER, &dead_letter_target(receiver), None)
+}
+
+fn dead_letter_target(receiver: &str) -> String {
+    format!("receiver:{receiver}")
+}
+
+struct Own<'a> {
+    tenant: &'a str,
+    agent: &'a str,
+    check: &'static str,
+    target: String,
+    severity: Severity,
+    summary: String,
+    reason: String,
+    advice: &'static str,
+    evidence: serde_json::Value,
+    since: Timestamp,
+}
+
+impl Own<'_> {
+    fn finding(self, now: Timestamp) -> FindingRow {
+        FindingRow {
+            id: 0,
+            tenant: self.tenant.into(),
+            agent: self.agent.into(),
+            fingerprint: Fingerprint::of(self.tenant, self.agent, self.check, &self.target, None),
+            check: self.check.into(),
+            target: self.target,
+            sub_key: None,
+            status: Status::Firing,
+            severity: self.severity,
+            // Each time is news about the same incident, told at most once a minute.
+            change: Change::Evidence,
+            summary: self.summary,
+            reason: self.reason,
+            advice: Some(self.advice.into()),
+            evidence: self.evidence.to_string(),
+            since: self.since,
+            observed_at: now,
+            received_at: now,
+            incident: None,
+        }
+    }
+}

@@ -9,6 +9,8 @@ use std::time::Duration;
 use crate::discover::{Application, Instance, TargetKey};
 use crate::inspect::{Reason, Value};
 
+pub use crate::kernel::socket::TcpState;
+
 /// One look at the host.
 #[derive(Debug, Clone, Default)]
 pub struct HostLook {
@@ -170,22 +172,6 @@ pub struct Connection {
     pub probes: u8,
 }
 
-/// TCP states of `include/net/tcp_states.h`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[expect(missing_docs, reason = "the names are RFC 9293's")]
-pub enum TcpState {
-    Established,
-    SynSent,
-    SynReceived,
-    FinWait1,
-    FinWait2,
-    TimeWait,
-    Close,
-    CloseWait,
-    LastAck,
-    Listen,
-    Closing,
-}
 
 /// Most connections of one instance's pool, and who said so.
 #[derive(Debug, Clone, PartialEq)]

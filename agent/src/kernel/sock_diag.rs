@@ -1,0 +1,206 @@
+//! TCP sockets of this network namespace over netlink, and the news of those that ended.
+//!
+//! A dump gives every socket with its age, whoever owns it, and needs no right. The destroy groups give what no dump
+//! can: connections that lived and died between two looks.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, sockopt};
+
+use super::KernelError;
+use super::socket::Socket;
+
+pub mod message;
+
+use message::{Family, Message, Row};
+
+/// The kernel fills at most 32 KiB in one datagram of a dump.
+const DATAGRAM: usize = 64 * 1024;
+/// Rows kept of one dump; a host with more wanted sockets than this is told of as cut.
+const MAX_SOCKETS: usize = 65_536;
+/// Destroy events read in one look.
+const MAX_EVENTS: usize = 65_536;
+/// Room for some thousand destroy events between two looks; the kernel grants what `rmem_max` allows.
+const EVENT_ROOM: usize = 4 << 20;
+/// `SKNLGRP_INET_TCP_DESTROY` and `SKNLGRP_INET6_TCP_DESTROY`, as a mask.
+const DESTROY_GROUPS: u32 = 0x1 | 0x4;
+
+/// Asks for dumps of TCP sockets.
+#[derive(Debug)]
+pub struct SockDiag {
+    socket: OwnedFd,
+    datagram: Vec<u8>,
+    sequence: u32,
+}
+
+/// What a dump left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Dump {
+    /// Rows that the kernel gave.
+    pub rows: usize,
+    /// Wanted rows beyond the bound.
+    pub cut: usize,
+}
+
+impl SockDiag {
+    /// Opens the netlink socket.
+    ///
+    /// # Errors
+    /// `Absent` or `Denied` where the kernel or a sandbox refuses the family.
+    pub fn open() -> Result<Self, KernelError> {
+        Ok(Self { socket: open_dump_socket()?, datagram: vec![0; DATAGRAM], sequence: 0 })
+    }
+
+    /// Appends every TCP socket, v4 and v6, TIME_WAIT left out, that `wanted` says yes to. The order is the kernel's;
+    /// the dump is not atomic: a socket may end or change its state while it runs.
+    ///
+    /// # Errors
+    /// When the kernel refuses or breaks off. The next call begins anew.
+    pub fn dump(
+        &mut self,
+        mut wanted: impl FnMut(&Row<'_>) -> bool,
+        sockets: &mut Vec<Socket>,
+    ) -> Result<Dump, KernelError> {
+        let mut told = Dump::default();
+        for family in [Family::V4, Family::V6] {
+            match self.dump_family(family, &mut wanted, sockets, &mut told) {
+                // A kernel without IPv6 has no such table, and so no such socket.
+                Err(KernelError::Gone | KernelError::Absent) if family == Family::V6 => (),
+                Err(error) => {
+                    // A dump broken off goes on in the kernel; only a new socket is clean.
+                    self.socket = open_dump_socket()?;
+                    return Err(error);
+                }
+                Ok(()) => (),
+            }
+        }
+        Ok(told)
+    }
+
+    fn dump_family(
+        &mut self,
+        family: Family,
+        wanted: &mut impl FnMut(&Row<'_>) -> bool,
+        sockets: &mut Vec<Socket>,
+        told: &mut Dump,
+    ) -> Result<(), KernelError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        net::send(&self.socket, &message::dump_request(family, self.sequence), SendFlags::empty())?;
+        loop {
+            let (kept, length) = match net::recv(&self.socket, &mut self.datagram[..], RecvFlags::TRUNC) {
+                Err(Errno::INTR) => continue,
+                other => other?,
+            };
+            if length > kept || kept == 0 {
+                return Err(KernelError::Malformed("a netlink datagram longer than the kernel's bound"));
+            }
+            for message in message::messages(&self.datagram[..kept]) {
+                match message {
+                    Message::Row { sequence, row } if sequence == self.sequence => {
+                        told.rows += 1;
+                        if !wanted(&row) {
+                            continue;
+                        }
+                        if sockets.len() >= MAX_SOCKETS {
+                            told.cut += 1;
+                        } else if let Some(socket) = row.socket() {
+                            sockets.push(socket);
+                        }
+                    }
+                    Message::Done(sequence) if sequence == self.sequence => return Ok(()),
+                    Message::Failed(sequence, number) if sequence == self.sequence => {
+                        return Err(Errno::from_raw_os_error(number).into());
+                    }
+                    // The rest of a dump that was broken off.
+                    _ => (),
+                }
+            }
+        }
+    }
+}
+
+fn open_dump_socket() -> Result<OwnedFd, KernelError> {
+    let socket = open_netlink(SocketFlags::CLOEXEC)?;
+    // A dump is made while it is read, so nothing is waited for; a kernel that breaks this must not hang the agent.
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(Duration::from_secs(2)))?;
+    Ok(socket)
+}
+
+fn open_netlink(flags: SocketFlags) -> Result<OwnedFd, KernelError> {
+    let family = AddressFamily::NETLINK;
+    Ok(net::socket_with(family, SocketType::RAW, flags, Some(netlink::SOCK_DIAG))?)
+}
+
+/// A connection that ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Destroyed {
+    /// Its identity. The inode is gone by now.
+    pub cookie: u64,
+    /// Our end.
+    pub local: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
+}
+
+/// Hears of TCP sockets that end.
+#[derive(Debug)]
+pub struct DestroyEvents {
+    socket: OwnedFd,
+    datagram: Vec<u8>,
+}
+
+impl DestroyEvents {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// `Absent` or `Denied` where the kernel or a sandbox refuses.
+    pub fn open() -> Result<Self, KernelError> {
+        Self::with_room(EVENT_ROOM)
+    }
+
+    fn with_room(bytes: usize) -> Result<Self, KernelError> {
+        let socket = open_netlink(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+        // More than `rmem_max` needs CAP_NET_ADMIN, which nothing here asks for; less room only makes a bound lower.
+        if sockopt::set_socket_recv_buffer_size_force(&socket, bytes).is_err() {
+            sockopt::set_socket_recv_buffer_size(&socket, bytes)?;
+        }
+        // The groups must come with the bind: membership of an unbound socket hears nothing and reports no error.
+        net::bind(&socket, &netlink::SocketAddrNetlink::new(0, DESTROY_GROUPS))?;
+        Ok(Self { socket, datagram: vec![0; 8192] })
+    }
+
+    /// Appends the connections that ended since the last call (listening sockets are none). Never waits.
+    /// `Ok(true)`: some were lost, the count is a lower bound.
+    ///
+    /// # Errors
+    /// When the socket fails; it should then be opened anew.
+    pub fn drain(&mut self, ended: &mut Vec<Destroyed>) -> Result<bool, KernelError> {
+        let mut lost = false;
+        for _ in 0..MAX_EVENTS {
+            match net::recv(&self.socket, &mut self.datagram[..], RecvFlags::empty()) {
+                Ok((kept, _)) => {
+                    for message in message::messages(&self.datagram[..kept]) {
+                        if let Message::Row { row, .. } = message
+                            && row.remote_port != 0
+                        {
+                            let (local, remote) = row.ends();
+                            ended.push(Destroyed { cookie: row.cookie(), local, remote });
+                        }
+                    }
+                }
+                Err(Errno::AGAIN) => return Ok(lost),
+                Err(Errno::NOBUFS) => lost = true,
+                Err(Errno::INTR) => (),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // As many as one look reads; what is still there is read by the next.
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+//! One TCP socket, whoever told of it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// A TCP socket of this network namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Socket {
+    /// Identity for life. Inodes are used again, cookies are not. (From `/proc/net` it is the inode: the best there is.)
+    pub cookie: u64,
+    /// Our end; v4-mapped addresses are given as v4.
+    pub local: SocketAddr,
+    /// The other end; port 0 on a listening socket.
+    pub remote: SocketAddr,
+    /// TCP state.
+    pub state: TcpState,
+    /// User id of its maker.
+    pub uid: u32,
+    /// Inode, as in `/proc/<pid>/fd`; 0 once no process holds it.
+    pub inode: u64,
+    /// Cgroup v2 id (inode of the cgroup's directory), where the kernel tells.
+    pub cgroup: Option<u64>,
+    /// Whether the keepalive timer runs.
+    pub keepalive: bool,
+    /// Retransmissions in a row.
+    pub retransmits: u8,
+    /// Unanswered keepalive or zero-window probes.
+    pub probes: u8,
+    /// Since data was last sent, or since the handshake; `None` before it and where the kernel does not tell.
+    pub sent_age: Option<Duration>,
+    /// Since data was last received, likewise.
+    pub received_age: Option<Duration>,
+}
+
+/// TCP states of `include/net/tcp_states.h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(missing_docs, reason = "the names are RFC 9293's")]
+pub enum TcpState {
+    Established,
+    SynSent,
+    SynReceived,
+    FinWait1,
+    FinWait2,
+    TimeWait,
+    Close,
+    CloseWait,
+    LastAck,
+    Listen,
+    Closing,
+}
+
+impl TcpState {
+    /// From the kernel's number; `None` for one that it does not use for rows.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Self::Established,
+            2 => Self::SynSent,
+            // 12 is a request socket, which tells itself as SYN_RECV in every table.
+            3 | 12 => Self::SynReceived,
+            4 => Self::FinWait1,
+            5 => Self::FinWait2,
+            6 => Self::TimeWait,
+            7 => Self::Close,
+            8 => Self::CloseWait,
+            9 => Self::LastAck,
+            10 => Self::Listen,
+            11 => Self::Closing,
+            _ => return None,
+        })
+    }
+
+    /// The kernel's number.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Established => 1,
+            Self::SynSent => 2,
+            Self::SynReceived => 3,
+            Self::FinWait1 => 4,
+            Self::FinWait2 => 5,
+            Self::TimeWait => 6,
+            Self::Close => 7,
+            Self::CloseWait => 8,
+            Self::LastAck => 9,
+            Self::Listen => 10,
+            Self::Closing => 11,
+        }
+    }
+}
+
+/// The same address in one form: a v4 address that a v6 socket shows as `::ffff:a.b.c.d` is a v4 address.
+pub fn normalised(address: IpAddr, port: u16) -> SocketAddr {
+    SocketAddr::new(address.to_canonical(), port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_has_one_number_and_back() {
+        for number in 1..=11 {
+            assert_eq!(TcpState::from_number(number).unwrap().number(), number);
+        }
+        assert_eq!(TcpState::from_number(0), None);
+        assert_eq!(TcpState::from_number(13), None);
+    }
+
+    #[test]
+    fn a_mapped_address_is_the_address() {
+        assert_eq!(normalised("::ffff:10.0.0.5".parse().unwrap(), 5432), "10.0.0.5:5432".parse().unwrap());
+        assert_eq!(normalised("::1".parse().unwrap(), 5432), "[::1]:5432".parse().unwrap());
+    }
+}

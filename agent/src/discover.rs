@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 pub mod application;
 pub mod limits;
+pub mod processes;
 
 /// Stable name of one thing inspected. Cheap to clone.
 ///

@@ -47,11 +47,59 @@ pub fn identify(arguments: &[&str], declared: &[Declared]) -> Identity {
 /// Programs whose command line quotes another's.
 fn is_bystander(program: &str) -> bool {
     const BYSTANDERS: &[&str] = &[
-        "sh", "bash", "dash", "zsh", "ksh", "fish", "sudo", "su", "doas", "runuser", "setpriv", "env", "nice", "ionice",
-        "nohup", "timeout", "time", "setsid", "stdbuf", "tini", "dumb-init", "catatonit", "docker-init", "s6-supervise",
-        "strace", "ltrace", "gdb", "perf", "systemd-run", "flock", "xargs", "parallel", "watch", "entr", "pgrep", "pkill",
-        "grep", "egrep", "rg", "ps", "tail", "less", "more", "cat", "vim", "vi", "nvim", "nano", "emacs", "ssh", "screen",
-        "tmux", "script",
+        "sh",
+        "bash",
+        "dash",
+        "zsh",
+        "ksh",
+        "fish",
+        "sudo",
+        "su",
+        "doas",
+        "runuser",
+        "setpriv",
+        "env",
+        "nice",
+        "ionice",
+        "nohup",
+        "timeout",
+        "time",
+        "setsid",
+        "stdbuf",
+        "tini",
+        "dumb-init",
+        "catatonit",
+        "docker-init",
+        "s6-supervise",
+        "strace",
+        "ltrace",
+        "gdb",
+        "perf",
+        "systemd-run",
+        "flock",
+        "xargs",
+        "parallel",
+        "watch",
+        "entr",
+        "pgrep",
+        "pkill",
+        "grep",
+        "egrep",
+        "rg",
+        "ps",
+        "tail",
+        "less",
+        "more",
+        "cat",
+        "vim",
+        "vi",
+        "nvim",
+        "nano",
+        "emacs",
+        "ssh",
+        "screen",
+        "tmux",
+        "script",
     ];
     BYSTANDERS.contains(&program)
 }
@@ -165,7 +213,8 @@ fn launched(program: &str, arguments: &[&str]) -> String {
         "celery" | "dramatiq" | "rq" | "arq" | "huey_consumer" | "taskiq" => {
             let application = option_value(arguments, &["-A", "--app"]);
             let command = arguments.iter().copied().find(|one| ["worker", "beat", "flower", "multi"].contains(one));
-            let parts: Vec<_> = [Some(program), application.filter(|name| is_module(name)), command].into_iter().flatten().collect();
+            let parts: Vec<_> =
+                [Some(program), application.filter(|name| is_module(name)), command].into_iter().flatten().collect();
             if parts.len() > 1 { parts.join(" ") } else { of(arguments.first().copied().filter(|one| is_module(one))) }
         }
         "manage.py" | "flask" | "rails" | "rake" | "artisan" | "npm" | "yarn" | "pnpm" | "alembic" | "airflow"
@@ -175,7 +224,8 @@ fn launched(program: &str, arguments: &[&str]) -> String {
     }
 }
 
-const NODE_VALUES: &[&str] = &["-r", "--require", "--import", "--loader", "--experimental-loader", "-C", "--conditions"];
+const NODE_VALUES: &[&str] =
+    &["-r", "--require", "--import", "--loader", "--experimental-loader", "-C", "--conditions"];
 const RUBY_VALUES: &[&str] = &["-I", "-r", "-C", "-E"];
 
 fn script(arguments: &[&str], interpreter: &str, words: &[&str], with_value: &[&str]) -> String {
@@ -203,14 +253,29 @@ fn script_at<'a>(arguments: &'a [&'a str], with_value: &[&str]) -> Option<(&'a s
 
 fn java(arguments: &[&str]) -> String {
     const WITH_VALUE: &[&str] = &[
-        "-cp", "-classpath", "--class-path", "-p", "--module-path", "--upgrade-module-path", "--add-modules", "--add-opens",
-        "--add-exports", "--add-reads", "--patch-module", "--limit-modules", "--enable-native-access", "-d", "--describe-module",
+        "-cp",
+        "-classpath",
+        "--class-path",
+        "-p",
+        "--module-path",
+        "--upgrade-module-path",
+        "--add-modules",
+        "--add-opens",
+        "--add-exports",
+        "--add-reads",
+        "--patch-module",
+        "--limit-modules",
+        "--enable-native-access",
+        "-d",
+        "--describe-module",
     ];
     let mut at = 0;
     while let Some(argument) = arguments.get(at) {
         match *argument {
             "-jar" => return arguments.get(at + 1).map_or_else(|| "java".into(), |path| base(path).to_owned()),
-            "-m" | "--module" => return arguments.get(at + 1).map_or_else(|| "java".into(), |module| base(module).to_owned()),
+            "-m" | "--module" => {
+                return arguments.get(at + 1).map_or_else(|| "java".into(), |module| base(module).to_owned());
+            }
             option if WITH_VALUE.contains(&option) => at += 2,
             option if option.starts_with(['-', '@']) => at += 1,
             class => return class.to_owned(),
@@ -239,7 +304,8 @@ fn is_module(text: &str) -> bool {
 
 /// `package.module:attribute`, which `host:8000`, `unix:/run/x` and URLs are not.
 fn is_module_attribute(text: &str) -> bool {
-    text.split_once(':').is_some_and(|(module, attribute)| is_module(module) && is_module(attribute.trim_end_matches("()")))
+    text.split_once(':')
+        .is_some_and(|(module, attribute)| is_module(module) && is_module(attribute.trim_end_matches("()")))
 }
 
 /// A subcommand.
@@ -274,7 +340,10 @@ mod tests {
         for (line, expected) in [
             ("python3|-m|uvicorn|app.main:app|--port|8000", "uvicorn app.main:app"),
             ("/usr/bin/python3.11|/usr/local/bin/uvicorn|--host|0.0.0.0|app.main:app", "uvicorn app.main:app"),
-            ("/venv/bin/python|/venv/bin/gunicorn|-w|4|-b|localhost:8000|grants.wsgi:application", "gunicorn grants.wsgi:application"),
+            (
+                "/venv/bin/python|/venv/bin/gunicorn|-w|4|-b|localhost:8000|grants.wsgi:application",
+                "gunicorn grants.wsgi:application",
+            ),
             ("gunicorn|-b|unix:/run/x.sock|-c|conf.py|app:create_app()", "gunicorn app:create_app__"),
             ("gunicorn: master [grants]", "gunicorn grants"),
             ("gunicorn: worker [grants]", "gunicorn grants"),
@@ -354,7 +423,8 @@ mod tests {
             let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
             if let Identity::Named(name, _) = identify(&arguments, &[]) {
                 prop_assert!(!name.is_empty() && name.len() <= MAX_NAME);
-                prop_assert!(!name.contains(['/', '>', '\n', '\u{1b}']));
+                let breaks_a_key = name.contains(['/', '>', '\n', '\u{1b}']);
+                prop_assert!(!breaks_a_key);
             }
         }
 

@@ -172,7 +172,6 @@ pub struct Connection {
     pub probes: u8,
 }
 
-
 /// Most connections of one instance's pool, and who said so.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limit {

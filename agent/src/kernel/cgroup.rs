@@ -35,8 +35,7 @@ impl Hierarchy {
             let Some((left, right)) = line.split_once(" - ") else { continue };
             let mut left = left.split(' ').skip(3);
             let (Some(root), Some(mount)) = (left.next(), left.next()) else { continue };
-            let found =
-                |version| Self { version, mount: PathBuf::from(unescaped(mount)), root: unescaped(root) };
+            let found = |version| Self { version, mount: PathBuf::from(unescaped(mount)), root: unescaped(root) };
             let mut right = right.split(' ');
             match right.next() {
                 Some("cgroup2") if unified.is_none() => unified = Some(found(Version::Two)),
@@ -217,7 +216,8 @@ mod tests {
         std::fs::write(pod.join("app/memory.max"), "max\n").unwrap();
         std::fs::write(pod.join("memory.current"), "900000\n").unwrap();
         std::fs::write(pod.join("memory.stat"), "anon 5\ninactive_file 100000\nactive_file 7\n").unwrap();
-        std::fs::write(pod.join("memory.events"), "low 0\nhigh 0\nmax 12\noom 1\noom_kill 2\noom_group_kill 9\n").unwrap();
+        std::fs::write(pod.join("memory.events"), "low 0\nhigh 0\nmax 12\noom 1\noom_kill 2\noom_group_kill 9\n")
+            .unwrap();
         let line = format!("30 23 0:26 / {} rw,nosuid - cgroup2 cgroup2 rw\n", root.path().display());
         let hierarchy = Hierarchy::find(line.as_bytes()).unwrap();
         (root, hierarchy)

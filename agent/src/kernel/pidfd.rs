@@ -24,7 +24,13 @@ impl Watch {
     pub fn begin(pid: u32) -> Result<Self, KernelError> {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(KernelError::Gone)?;
         let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
-        Ok(Self { pidfd: AsyncFd::with_interest(pidfd, Interest::READABLE)? })
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe for descriptors that are closed or swapped under the registration; this \
+                      one is owned by the AsyncFd alone, which deregisters before it closes"
+        )]
+        let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE)?;
+        Ok(Self { pidfd })
     }
 
     /// Ready once the process has ended, that is when all of its threads have, whether its parent waited or not.

@@ -1,5 +1,7 @@
 //! One TCP socket, whoever told of it.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -90,6 +92,32 @@ impl TcpState {
 /// The same address in one form: a v4 address that a v6 socket shows as `::ffff:a.b.c.d` is a v4 address.
 pub fn normalised(address: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(address.to_canonical(), port)
+}
+
+/// A map by cookie or inode: numbers that the kernel gave, so a hash that resists chosen keys would only cost time in
+/// the one loop that runs over every socket of the host.
+pub type ByNumber<T> = HashMap<u64, T, BuildHasherDefault<NumberHasher>>;
+
+/// See [`ByNumber`].
+#[derive(Debug, Default)]
+pub struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // Cookies and inodes count upwards; the odd factor spreads them over the high bits, the fold over the low ones.
+        let spread = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = spread ^ spread >> 32;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(self.0 << 8 | u64::from(*byte));
+        }
+    }
 }
 
 #[cfg(test)]

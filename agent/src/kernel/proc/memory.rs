@@ -15,7 +15,8 @@ mod tests {
 
     #[test]
     fn kilobytes_become_bytes() {
-        let file = b"5581d1-7ffe00 ---p 00000000 00:00 0    [rollup]\nRss:     3000 kB\nPss:     1024 kB\nPss_Anon: 5 kB\n";
+        let file =
+            b"5581d1-7ffe00 ---p 00000000 00:00 0    [rollup]\nRss:     3000 kB\nPss:     1024 kB\nPss_Anon: 5 kB\n";
         assert_eq!(parse_pss(file), Some(1 << 20));
         assert_eq!(parse_pss(b"Rss: 3000 kB\n"), None);
         assert_eq!(parse_pss(b"Pss: 99999999999999999999 kB\n"), None);

@@ -145,13 +145,12 @@ fn a_connection_that_lived_between_two_looks_is_heard_to_end() {
 #[test]
 fn events_that_did_not_fit_are_told_as_lost() {
     let mut events = DestroyEvents::with_room(1).unwrap();
-    let lost = until("ENOBUFS", || {
+    until("ENOBUFS", || {
         for _ in 0..20 {
             drop(pair("127.0.0.1:0"));
         }
         events.drain(&mut Vec::new()).unwrap().then_some(())
     });
-    assert_eq!(lost, ());
 }
 
 #[test]

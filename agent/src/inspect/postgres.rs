@@ -60,7 +60,7 @@ pub struct ServerLook {
     /// Seconds from the first SYN to a ready session, of the connection in use or the last attempt.
     pub connect: Value,
     /// When there is no session: what the server or the kernel said, scrubbed. Not for a refusal that is the agent's
-    /// own fault (password, `pg_hba.conf`, trust): then `connect` and `sessions` say what may not be seen.
+    /// own fault (password, `pg_hba.conf`, trust, settings): then `connect` and `sessions` say what may not be seen.
     pub refused: Option<Arc<str>>,
     /// Client backends, our own left out. `Err` when the view could not be read.
     pub sessions: Result<Vec<Session>, Reason>,
@@ -155,7 +155,7 @@ static ABOUT: About = About {
              xact_start, backend_start, wait_event, query; max_connections and what is reserved of it",
     needs: "a role that may log in: the application's own, or one in pg_monitor; with another, port and state of \
             other roles' sessions are hidden",
-    cost: "one kept connection; one row for each session, 0.3 ms of the server's CPU at 100 sessions",
+    cost: "one kept connection; one row for each session, some 1 ms of the server's CPU at 100 sessions",
     measures: &[&SESSIONS, &SLOTS_USED_RATIO, &ACTIVE, &IDLE, &IDLE_IN_TRANSACTION, &ABORTED, &CONNECT_SECONDS],
 };
 

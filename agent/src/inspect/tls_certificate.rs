@@ -132,6 +132,9 @@ pub(super) enum Demand {
 pub(super) struct Verifier {
     provider: Arc<CryptoProvider>,
     authorities: Arc<RootCertStore>,
+    /// Trusted when they are shown as they are, though they call themselves authorities: what `openssl req -x509`
+    /// makes for a server is one, and libpq accepts it.
+    pinned: Vec<CertificateDer<'static>>,
     demand: Demand,
     seen: Mutex<Option<Certificate>>,
 }
@@ -148,7 +151,13 @@ impl Verifier {
             }
             _ => authorities(extra),
         };
-        Arc::new(Self { provider: Arc::new(ring::default_provider()), authorities, demand, seen: Mutex::default() })
+        Arc::new(Self {
+            provider: Arc::new(ring::default_provider()),
+            authorities,
+            pinned: extra.to_vec(),
+            demand,
+            seen: Mutex::default(),
+        })
     }
 
     /// The certificate of the last handshake, taken out.
@@ -179,9 +188,22 @@ impl Verifier {
         if self.demand == Demand::Nothing {
             return Ok(());
         }
+        let is_pinned = self.pinned.iter().any(|pinned| pinned == shown);
+        let life = read(shown).map(|it| (it.not_before.as_second(), it.not_after.as_second()));
         let shown = ParsedCertificate::try_from(shown)?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&shown, &self.authorities, chain, now, algorithms)?;
+        if is_pinned {
+            let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+            let (from, to) = life.ok_or(CertificateError::BadEncoding)?;
+            if now < from {
+                return Err(CertificateError::NotValidYet.into());
+            }
+            if now > to {
+                return Err(CertificateError::Expired.into());
+            }
+        } else {
+            let algorithms = self.provider.signature_verification_algorithms.all;
+            verify_server_cert_signed_by_trust_anchor(&shown, &self.authorities, chain, now, algorithms)?;
+        }
         if self.demand == Demand::AuthorityAndName {
             verify_server_name(&shown, name)?;
         }
@@ -244,6 +266,10 @@ pub(super) fn why_refused(error: &rustls::Error) -> String {
             CertificateError::Revoked => "revoked",
             CertificateError::BadSignature => "bad signature",
             CertificateError::BadEncoding => "damaged certificate",
+            // The verifier has no name of its own for it.
+            CertificateError::Other(other) if other.to_string() == "CaUsedAsEndEntity" => {
+                "an authority's certificate where a server's belongs"
+            }
             _ => "",
         },
         rustls::Error::InvalidMessage(_) => "the peer speaks no TLS",
@@ -339,6 +365,24 @@ pub(super) mod tests {
         refused(&issue(&["other"], 2020, 2040), Demand::AuthorityAndName, true, "not valid for this name");
         refused(&issue(&["db.internal"], 2000, 2001), Demand::AuthorityAndName, true, "expired");
         refused(&issue(&["db.internal"], 2090, 2091), Demand::Authority, true, "not valid yet");
+    }
+
+    #[test]
+    fn a_certificate_that_signed_itself_is_trusted_when_it_is_given() {
+        let mut params = CertificateParams::new(vec!["db.internal".to_owned()]).expect("names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        for (to, expected) in [(2040, None), (2021, Some("expired"))] {
+            params.not_after = date_time_ymd(to, 1, 1);
+            let itself = params.self_signed(&key).expect("signs").der().clone();
+            let given = Verifier::new(Demand::AuthorityAndName, std::slice::from_ref(&itself), true);
+            let name = ServerName::try_from("db.internal").expect("a name");
+            let decision = given.verify_server_cert(&itself, &[], &name, &[], UnixTime::now());
+            assert_eq!(decision.is_ok(), expected.is_none());
+            assert_eq!(given.take_seen().expect("seen").refused.as_deref(), expected);
+            let not_given = Verifier::new(Demand::Authority, &[], false);
+            assert!(not_given.verify_server_cert(&itself, &[], &name, &[], UnixTime::now()).is_err());
+        }
     }
 
     #[test]

@@ -20,9 +20,9 @@ const MAX_NAME: usize = 63;
 pub(super) const SESSIONS: &str = "/* tickbird */ \
 SELECT pid, host(client_addr), client_port, datname::text, usename::text, application_name, state, \
        wait_event_type, wait_event, \
-       extract(epoch FROM clock_timestamp() - state_change)::float8, \
-       extract(epoch FROM clock_timestamp() - xact_start)::float8, \
-       extract(epoch FROM clock_timestamp() - backend_start)::float8, \
+       date_part('epoch', clock_timestamp() - state_change), \
+       date_part('epoch', clock_timestamp() - xact_start), \
+       date_part('epoch', clock_timestamp() - backend_start), \
        left(query, 200), \
        backend_type IS NULL, \
        application_name = 'tickbird-agent' AND usename = current_user \

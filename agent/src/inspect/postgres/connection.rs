@@ -202,6 +202,14 @@ pub enum ConnectError {
         /// What the server said.
         said: String,
     },
+    /// The session itself is not as the server would have it: a setting in `options`, or a pooler that takes none.
+    #[error("PostgreSQL at {address}: {said}")]
+    Settings {
+        /// Host and port.
+        address: String,
+        /// What the server said.
+        said: String,
+    },
     /// What answers there speaks another protocol.
     #[error("PostgreSQL at {address}: what answers is not PostgreSQL")]
     NotPostgres {
@@ -228,19 +236,22 @@ impl ConnectError {
             }
             Self::TooManyClients { .. } => "raise the connection limit of the agent's role or database",
             Self::NotServing { .. } => "look into the server's log: it starts, stops or recovers",
+            Self::Settings { .. } => {
+                "check options in the DSN; where a pooler answers, name the server behind it, which knows the sessions"
+            }
             Self::NotPostgres { .. } => "check host and port in the DSN",
         }
     }
 
-    /// Whether the agent's own credentials are at fault: the server is there, and others may be served well.
+    /// Whether the agent's own credentials or settings are at fault: the server is there, and others may be served well.
     pub const fn is_our_fault(&self) -> bool {
-        matches!(self, Self::Login { .. } | Self::Tls { .. } | Self::TooManyClients { of_server: false, .. })
+        matches!(self, Self::Login { .. } | Self::Tls { .. } | Self::Settings { .. })
     }
 
     /// Why nothing is known of the server.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Login { .. } | Self::Tls { .. } => Reason::Denied(self.to_string()),
+            _ if self.is_our_fault() => Reason::Denied(self.to_string()),
             Self::NotPostgres { .. } => Reason::Malformed(self.to_string()),
             _ => Reason::Unreachable(self.to_string()),
         }
@@ -257,7 +268,11 @@ impl ConnectError {
                 "53300" => Self::TooManyClients { address, said, of_server },
                 "3D000" | "42501" => Self::Login { address, said },
                 code if code.starts_with("28") => Self::Login { address, said },
-                _ => Self::NotServing { address, said },
+                // Operator intervention, lack of resources, errors of the system and of the server itself.
+                code if ["57", "53", "58", "XX"].iter().any(|class| code.starts_with(class)) => {
+                    Self::NotServing { address, said }
+                }
+                _ => Self::Settings { address, said },
             };
         }
         if let Some(tls) = cause::<rustls::Error>(error) {
@@ -417,6 +432,10 @@ mod tests {
         let starting = error_response(&["SFATAL", "VFATAL", "C57P03", "Mthe database system is starting up"]);
         let error = refused_by(starting, "sslmode=disable").await;
         assert!(matches!(error, ConnectError::NotServing { .. }), "{error:?}");
+
+        let pooler = error_response(&["SFATAL", "C08P01", "Munsupported startup parameter: options"]);
+        let error = refused_by(pooler, "sslmode=disable").await;
+        assert!(error.is_our_fault() && error.advice().contains("pooler"), "{error:?}");
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@
 mod incident;
 mod own;
 mod presence;
+mod priority;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::store::{AgentRow, FindingRow, IncidentRow, LossRow, MessageState, Out
 
 pub use incident::{ChangeKind, IncidentChange};
 pub use presence::Presence;
+pub use priority::{Impact, Priority, Probability};
 
 use incident::{Heard, Incident, RECURRENCE, Sight, elapsed, later};
 use presence::{Listening, Voice};
@@ -249,7 +251,7 @@ impl State {
             None => Heard::Anew,
         };
         let change = match heard {
-            Heard::Changed(change) => Some(change),
+            Heard::Changed(change) => Some(*change),
             Heard::Nothing => None,
             Heard::Anew if finding.status == Status::Firing && finding.severity > Severity::Info => {
                 let id = self.next_id(fingerprint, now);

@@ -1,1 +1,268 @@
-//! Who hears of an incident, when, and why not.
+//! Who hears of an incident, when, and why not. Pure; each decision is stored with its reason.
+//!
+//! Two promises. *(a)* Each (incident, receiver, state epoch) is decided once, and what is told has a stable id and
+//! identical bytes. *(b)* While a receiver stays configured, a resolve is queued for each one that was told that the
+//! incident fires, whatever the routes say now.
+//!
+//! A message that waits and was certainly not heard is superseded by a newer one that says all it said: any update by
+//! what follows it, everything by the resolve. The resolve itself is always sent, so somebody whose receiver was away
+//! learns that a fault came and went.
+
+mod message;
+
+use std::collections::{BTreeSet, HashMap};
+
+use sha2::{Digest, Sha256};
+use tickbird_shared::{Severity, Timestamp};
+use ulid::Ulid;
+
+use crate::aggregate::{ChangeKind, IncidentChange};
+use crate::store::{AgentRow, DecisionRow, IncidentRow, MessageState, OutboxRow};
+
+pub use message::{AgentDocument, IncidentDocument};
+
+/// A configured destination, as far as deciding goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receiver {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Hears of this severity and above. Default `warning`.
+    pub min_severity: Severity,
+    /// Ids of checks that it never hears of. Default `agent.blind`.
+    pub skip_checks: Vec<String>,
+}
+
+impl Receiver {
+    /// A receiver with the defaults.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), min_severity: Severity::Warning, skip_checks: vec!["agent.blind".into()] }
+    }
+}
+
+/// What was decided for one receiver about one state of an incident.
+#[derive(Debug, Clone)]
+pub struct Decision {
+    /// The decision and its reason.
+    pub row: DecisionRow,
+    /// What is told, if anything.
+    pub message: Option<OutboxRow>,
+    /// Ids of waiting messages that need not be sent any more, if they were certainly not heard.
+    pub supersedes: Vec<String>,
+}
+
+/// What a message says happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Firing,
+    Worsened,
+    Eased,
+    Updated,
+    Resolved,
+}
+
+impl Kind {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Firing => "incident.firing",
+            Self::Worsened => "incident.worsened",
+            Self::Eased => "incident.eased",
+            Self::Updated => "incident.updated",
+            Self::Resolved => "incident.resolved",
+        }
+    }
+}
+
+/// A message that waits, as far as superseding it goes.
+#[derive(Debug)]
+struct Waiting {
+    id: String,
+    is_update: bool,
+}
+
+type IncidentKey = (String, String);
+
+/// Which receivers believe what.
+#[derive(Debug, Default)]
+pub struct State {
+    /// Per incident the receivers that were told that it fires, and not yet that it is over.
+    believers: HashMap<IncidentKey, BTreeSet<String>>,
+    waiting: HashMap<IncidentKey, Vec<(String, Waiting)>>,
+    last_id: Ulid,
+}
+
+impl State {
+    /// The state as stored: `told` holds the newest decision that told something, per incident and receiver.
+    pub fn load(told: Vec<DecisionRow>, waiting: Vec<OutboxRow>) -> Self {
+        let mut state = Self::default();
+        // Ids order what waits, also when the clock has stepped back meanwhile.
+        let ids = told.iter().filter_map(|row| row.message.as_deref()).chain(waiting.iter().map(|row| row.id.as_str()));
+        let newest = ids.filter_map(|id| Ulid::from_string(id.strip_prefix("msg_")?).ok()).max();
+        state.last_id = newest.unwrap_or_default();
+        for row in told.into_iter().filter(|row| row.told && row.kind != Kind::Resolved.as_str()) {
+            state.believers.entry((row.tenant, row.incident)).or_default().insert(row.receiver);
+        }
+        for row in waiting {
+            state.wait(&row);
+        }
+        state
+    }
+
+    /// Decides for every receiver what it hears of a change. Nothing is decided about a change that nobody may hear of.
+    pub fn decide(
+        &mut self,
+        change: &IncidentChange,
+        agent: Option<&AgentRow>,
+        receivers: &[Receiver],
+        now: Timestamp,
+    ) -> Vec<Decision> {
+        if change.kind == ChangeKind::Refreshed {
+            return Vec::new();
+        }
+        let key = (change.incident.tenant.clone(), change.incident.id.clone());
+        let mut decisions: Vec<_> = receivers
+            .iter()
+            .map(|receiver| {
+                let believes = self.believers.get(&key).is_some_and(|them| them.contains(&receiver.name));
+                let (kind, verdict) = judge(change, receiver, believes);
+                self.write_down(change, agent, &receiver.name, kind, verdict, now)
+            })
+            .collect();
+        if change.kind == ChangeKind::Resolved {
+            // Those that are left were told that it fires and are not configured any more.
+            for receiver in self.believers.remove(&key).unwrap_or_default() {
+                if receivers.iter().any(|it| it.name == receiver) {
+                    continue;
+                }
+                let verdict = Err("the receiver is not configured any more".into());
+                decisions.push(self.write_down(change, agent, &receiver, Kind::Resolved, verdict, now));
+            }
+        }
+        decisions
+    }
+
+    /// A message reached its end.
+    pub fn settled(&mut self, row: &OutboxRow) {
+        let key = (row.tenant.clone(), row.incident.clone());
+        if let Some(waiting) = self.waiting.get_mut(&key) {
+            waiting.retain(|(_, it)| it.id != row.id);
+            if waiting.is_empty() {
+                self.waiting.remove(&key);
+            }
+        }
+    }
+
+    fn write_down(
+        &mut self,
+        change: &IncidentChange,
+        agent: Option<&AgentRow>,
+        receiver: &str,
+        kind: Kind,
+        verdict: Result<String, String>,
+        now: Timestamp,
+    ) -> Decision {
+        let incident = &change.incident;
+        let mut row = DecisionRow {
+            tenant: incident.tenant.clone(),
+            incident: incident.id.clone(),
+            receiver: receiver.to_owned(),
+            state_epoch: incident.state_epoch,
+            told: verdict.is_ok(),
+            kind: kind.as_str().into(),
+            reason: String::new(),
+            decided_at: now,
+            message: None,
+        };
+        let reason = match verdict {
+            Ok(reason) => reason,
+            Err(reason) => {
+                row.reason = reason;
+                return Decision { row, message: None, supersedes: Vec::new() };
+            }
+        };
+        let id = self.next_id(incident, receiver, now);
+        let body = message::render(&id, kind.as_str(), receiver, &reason, incident, agent, now);
+        row.reason = reason;
+        row.message = Some(id.clone());
+        let message = OutboxRow {
+            tenant: incident.tenant.clone(),
+            id,
+            receiver: receiver.to_owned(),
+            incident: incident.id.clone(),
+            kind: kind.as_str().into(),
+            body,
+            decided_at: now,
+            state: MessageState::Waiting,
+            attempts: 0,
+            uncertain: 0,
+            next_attempt_at: now,
+            settled_at: None,
+            last_error: None,
+        };
+        let key = (incident.tenant.clone(), incident.id.clone());
+        if kind != Kind::Resolved {
+            self.believers.entry(key.clone()).or_default().insert(receiver.to_owned());
+        }
+        let supersedes = self.supersede(&key, receiver, kind);
+        self.wait(&message);
+        Decision { row, message: Some(message), supersedes }
+    }
+
+    /// Takes out what a message of `kind` says as well. The store keeps those that may have been heard.
+    fn supersede(&mut self, key: &IncidentKey, receiver: &str, kind: Kind) -> Vec<String> {
+        let Some(waiting) = self.waiting.get_mut(key) else { return Vec::new() };
+        let gone = waiting.extract_if(.., |(of, it)| of == receiver && (it.is_update || kind == Kind::Resolved));
+        gone.map(|(_, it)| it.id).collect()
+    }
+
+    fn wait(&mut self, row: &OutboxRow) {
+        let waiting = Waiting { id: row.id.clone(), is_update: row.kind == Kind::Updated.as_str() };
+        let key = (row.tenant.clone(), row.incident.clone());
+        self.waiting.entry(key).or_default().push((row.receiver.clone(), waiting));
+    }
+
+    /// `msg_` and a ULID that is greater than every one before it.
+    fn next_id(&mut self, incident: &IncidentRow, receiver: &str, now: Timestamp) -> String {
+        let mut hash = Sha256::new();
+        hash.update(incident.fingerprint.as_bytes());
+        hash.update(incident.id.as_bytes());
+        hash.update(incident.state_epoch.to_be_bytes());
+        hash.update(receiver.as_bytes());
+        let mut random = [0; 16];
+        random.copy_from_slice(&hash.finalize()[..16]);
+        let millis = u64::try_from(now.as_millisecond()).unwrap_or_default();
+        let wished = Ulid::from_parts(millis, u128::from_be_bytes(random));
+        let least = self.last_id.increment().unwrap_or(self.last_id);
+        self.last_id = wished.max(least);
+        format!("msg_{}", self.last_id)
+    }
+}
+
+/// What one receiver hears of a change: what kind of message, and why, or why none.
+fn judge(change: &IncidentChange, receiver: &Receiver, believes: bool) -> (Kind, Result<String, String>) {
+    let incident = &change.incident;
+    let kind = match change.kind {
+        ChangeKind::Resolved => {
+            let verdict = if believes { Ok(change.reason.clone()) } else { Err("was not told that it fires".into()) };
+            return (Kind::Resolved, verdict);
+        }
+        // A first telling is that it fires, whatever happened before in silence.
+        _ if !believes => Kind::Firing,
+        ChangeKind::Opened | ChangeKind::Reopened => Kind::Firing,
+        ChangeKind::Worsened => Kind::Worsened,
+        ChangeKind::Eased => Kind::Eased,
+        ChangeKind::Updated | ChangeKind::Refreshed => Kind::Updated,
+    };
+    let silent = if change.kind == ChangeKind::Eased {
+        Some(format!("nobody is told that a fault eased ({})", change.reason))
+    } else if receiver.skip_checks.contains(&incident.check) {
+        Some(format!("skip_checks holds {}", incident.check))
+    } else if incident.severity < receiver.min_severity {
+        Some(format!("below min_severity: {} is less than {}", incident.severity, receiver.min_severity))
+    } else {
+        None
+    };
+    (kind, silent.map_or_else(|| Ok(change.reason.clone()), Err))
+}
+
+#[cfg(test)]
+mod tests;

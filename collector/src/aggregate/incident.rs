@@ -57,7 +57,7 @@ pub(super) struct Sight {
 /// What a finding did to an incident that is known.
 #[derive(Debug)]
 pub(super) enum Heard {
-    Changed(IncidentChange),
+    Changed(Box<IncidentChange>),
     /// It belongs to the incident and changes nothing.
     Nothing,
     /// It is too late a return: a new incident begins.
@@ -143,7 +143,7 @@ impl Incident {
         }
         self.row.seen_epoch = sight.epoch;
         self.row.seen_at = sight.at;
-        Heard::Changed(match (self.is_firing(), firing) {
+        Heard::Changed(Box::new(match (self.is_firing(), firing) {
             (false, _) => self.reopen(finding, now),
             (true, true) => self.go_on(finding, now),
             (true, false) => {
@@ -156,7 +156,7 @@ impl Incident {
                 self.describe(finding);
                 self.resolve(why, &finding.reason, now)
             }
-        })
+        }))
     }
 
     /// Ends it at the word of `sight`: an open list, or the collector itself.

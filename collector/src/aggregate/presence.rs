@@ -188,6 +188,6 @@ mod tests {
         listening.tick(at(7_200));
         listening.tick(at(3_600));
         listening.tick(at(3_601));
-        assert_eq!(listening.total(), s(1 + 3 + 0 + 1));
+        assert_eq!(listening.total(), s(1 + 3 + 1));
     }
 }

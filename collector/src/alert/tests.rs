@@ -1,0 +1,310 @@
+//! Decisions one by one, then random histories against both promises.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use tickbird_shared::{Fingerprint, Labels, Status};
+
+use super::*;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_790_000_000 + second).expect("in range")
+}
+
+fn incident(check: &str, severity: Severity, state_epoch: u64) -> IncidentRow {
+    IncidentRow {
+        tenant: "default".into(),
+        id: "01JCZZZZZZZZZZZZZZZZZZZZZZ".into(),
+        fingerprint: Fingerprint::of("default", "a", check, "pool:shop", None),
+        agent: "a".into(),
+        check: check.into(),
+        target: "pool:shop".into(),
+        sub_key: None,
+        status: Status::Firing,
+        severity,
+        summary: "14 of 20 held".into(),
+        advice: None,
+        evidence: r#"{"open":20}"#.into(),
+        evidence_lost: false,
+        since: at(0),
+        opened_at: at(1),
+        updated_at: at(1),
+        resolved_at: None,
+        resolved_reason: None,
+        occurrences: 1,
+        state_epoch,
+        state_since: at(1),
+        seen_epoch: None,
+        seen_at: at(1),
+    }
+}
+
+fn change(kind: ChangeKind, severity: Severity, state_epoch: u64) -> IncidentChange {
+    let mut incident = incident("pool.leak", severity, state_epoch);
+    if kind == ChangeKind::Resolved {
+        incident.status = Status::Resolved;
+    }
+    IncidentChange { incident, kind, reason: format!("{kind:?}") }
+}
+
+/// What `ops` and a pager that only takes `critical` hear of each change.
+fn hear(changes: &[(ChangeKind, Severity)]) -> Vec<String> {
+    let mut pager = Receiver::new("pager");
+    pager.min_severity = Severity::Critical;
+    let receivers = [Receiver::new("ops"), pager];
+    let mut state = State::default();
+    let mut told = Vec::new();
+    for (epoch, &(kind, severity)) in (1..).zip(changes) {
+        for decision in state.decide(&change(kind, severity, epoch), None, &receivers, at(epoch as i64)) {
+            let row = decision.row;
+            assert_eq!((row.told, row.message.is_some()), (decision.message.is_some(), decision.message.is_some()));
+            told.push(if row.told {
+                format!("{} {}", row.receiver, row.kind)
+            } else {
+                format!("{} - {}", row.receiver, row.reason)
+            });
+        }
+    }
+    told
+}
+
+use ChangeKind::{Eased, Opened, Refreshed, Reopened, Resolved, Updated, Worsened};
+use Severity::{Critical, Warning};
+
+#[test]
+fn each_receiver_hears_from_its_severity_on_and_its_own_resolve() {
+    let told =
+        hear(&[(Opened, Warning), (Worsened, Critical), (Eased, Warning), (Updated, Warning), (Resolved, Critical)]);
+    assert_eq!(
+        told,
+        [
+            "ops incident.firing",
+            "pager - below min_severity: warning is less than critical",
+            "ops incident.worsened",
+            "pager incident.firing",
+            "ops - nobody is told that a fault eased (Eased)",
+            "pager - nobody is told that a fault eased (Eased)",
+            "ops incident.updated",
+            "pager - below min_severity: warning is less than critical",
+            "ops incident.resolved",
+            "pager incident.resolved",
+        ]
+    );
+}
+
+#[test]
+fn who_never_heard_that_it_fires_does_not_hear_that_it_is_over() {
+    let told = hear(&[(Opened, Warning), (Refreshed, Warning), (Resolved, Warning), (Reopened, Critical)]);
+    assert_eq!(
+        told,
+        [
+            "ops incident.firing",
+            "pager - below min_severity: warning is less than critical",
+            "ops incident.resolved",
+            "pager - was not told that it fires",
+            "ops incident.firing",
+            "pager incident.firing",
+        ]
+    );
+}
+
+#[test]
+fn a_blind_check_is_recorded_and_routed_nowhere() {
+    let mut change = change(Opened, Warning, 1);
+    change.incident.check = "agent.blind".into();
+    let decisions = State::default().decide(&change, None, &[Receiver::new("ops")], at(0));
+    assert_eq!(decisions[0].row.reason, "skip_checks holds agent.blind");
+    assert!(decisions[0].message.is_none());
+}
+
+#[test]
+fn a_restart_between_firing_and_resolve_remembers_who_was_told() {
+    let receivers = [Receiver::new("ops")];
+    let mut state = State::default();
+    let firing = state.decide(&change(Opened, Warning, 1), None, &receivers, at(0)).remove(0);
+    let mut again = State::load(vec![firing.row], firing.message.clone().into_iter().collect());
+    let mut stricter = receivers.clone();
+    stricter[0].min_severity = Severity::Critical;
+    let resolved = again.decide(&change(Resolved, Warning, 2), None, &stricter, at(9)).remove(0);
+    assert_eq!(resolved.row.kind, "incident.resolved");
+    assert!(resolved.row.told, "whatever the routes say now");
+    assert_eq!(resolved.supersedes, [firing.message.expect("queued").id]);
+}
+
+#[test]
+fn a_receiver_that_is_not_configured_any_more_is_named_in_the_decision() {
+    let mut state = State::default();
+    state.decide(&change(Opened, Warning, 1), None, &[Receiver::new("old")], at(0));
+    let decisions = state.decide(&change(Resolved, Warning, 2), None, &[Receiver::new("new")], at(1));
+    let told: Vec<_> = decisions.iter().map(|it| (it.row.receiver.as_str(), it.row.reason.as_str())).collect();
+    assert_eq!(told, [("new", "was not told that it fires"), ("old", "the receiver is not configured any more")]);
+}
+
+#[test]
+fn the_body_is_the_documented_one() {
+    let agent = AgentRow {
+        tenant: "default".into(),
+        id: "a".into(),
+        host: "web-1".into(),
+        version: None,
+        system: None,
+        token_labels: Labels::default(),
+        own_labels: serde_json::from_str(r#"{"service":"grants-api"}"#).expect("labels"),
+        targets: Vec::new(),
+        ephemeral: false,
+        enrolled_at: at(0),
+        certificate_expires_at: at(0),
+        denied_at: None,
+        forget_at: None,
+        last_seen_at: None,
+        stopped_at: None,
+    };
+    let mut decisions =
+        State::default().decide(&change(Opened, Warning, 1), Some(&agent), &[Receiver::new("ops")], at(2));
+    let message = decisions.remove(0).message.expect("told");
+    let body: serde_json::Value = serde_json::from_slice(&message.body).expect("JSON");
+    assert_eq!(body["id"], message.id.as_str());
+    let expected = serde_json::json!({
+        "version": 1, "id": message.id, "type": "incident.firing", "receiver": "ops",
+        "decided_at": "2026-09-21T14:13:22Z", "reason": "Opened",
+        "incident": {
+            "id": "01JCZZZZZZZZZZZZZZZZZZZZZZ", "fingerprint": change(Opened, Warning, 1).incident.fingerprint.to_string(),
+            "status": "firing", "severity": "warning", "check": "pool.leak", "target": "pool:shop", "sub_key": null,
+            "agent": { "id": "a", "host": "web-1", "labels": { "service": "grants-api" } },
+            "summary": "14 of 20 held", "advice": null, "evidence": { "open": 20 }, "evidence_lost": false,
+            "priority": { "value": 4.0, "impact": "outage", "probability": 0.8 },
+            "since": "2026-09-21T14:13:20Z", "opened_at": "2026-09-21T14:13:21Z", "updated_at": "2026-09-21T14:13:21Z",
+            "resolved_at": null, "resolved_reason": null, "occurrences": 1,
+        },
+    });
+    assert_eq!(body, expected);
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Change(ChangeKind, Severity),
+    /// The oldest message that waits for a receiver is attempted: heard, certainly not, or perhaps.
+    Attempt(usize, Option<bool>),
+    Restart,
+    Configure(Severity, Severity),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let severity = || prop_oneof![Just(Warning), Just(Critical)];
+    let kind = prop_oneof![
+        Just(Opened),
+        Just(Worsened),
+        Just(Eased),
+        Just(Updated),
+        Just(Refreshed),
+        Just(Resolved),
+        Just(Resolved)
+    ];
+    prop_oneof![
+        6 => (kind, severity()).prop_map(|(kind, severity)| Act::Change(kind, severity)),
+        4 => (0..2_usize, proptest::option::of(any::<bool>())).prop_map(|(receiver, heard)| Act::Attempt(receiver, heard)),
+        1 => Just(Act::Restart),
+        1 => (severity(), severity()).prop_map(|(a, b)| Act::Configure(a, b)),
+    ]
+}
+
+/// The tables that the ledger writes, and what two people have heard.
+#[derive(Default)]
+struct World {
+    state: State,
+    decisions: Vec<DecisionRow>,
+    outbox: Vec<OutboxRow>,
+    /// Per receiver whether the last it heard, or may have heard, is that it fires.
+    may_believe: BTreeMap<String, bool>,
+    firing: bool,
+    epoch: u64,
+}
+
+const NAMES: [&str; 2] = ["ops", "pager"];
+
+impl World {
+    fn change(&mut self, wished: ChangeKind, severity: Severity, receivers: &[Receiver]) {
+        // The state machine of incidents gives only these.
+        let kind = match (self.firing, wished) {
+            (false, _) if self.epoch == 0 => Opened,
+            (false, _) => Reopened,
+            (true, Opened) => Updated,
+            (true, kind) => kind,
+        };
+        self.firing = kind != Resolved;
+        self.epoch += u64::from(kind != Refreshed);
+        let now = at(self.epoch as i64 / 3);
+        for decision in self.state.decide(&change(kind, severity, self.epoch), None, receivers, now) {
+            let same =
+                |it: &DecisionRow| it.receiver == decision.row.receiver && it.state_epoch == decision.row.state_epoch;
+            assert!(!self.decisions.iter().any(same), "decided twice");
+            self.decisions.push(decision.row);
+            for row in self.outbox.iter_mut().filter(|it| decision.supersedes.contains(&it.id)) {
+                assert_eq!(row.state, MessageState::Waiting);
+                if row.uncertain == 0 {
+                    row.state = MessageState::Superseded;
+                }
+            }
+            if let Some(message) = decision.message {
+                assert!(self.outbox.iter().all(|it| it.id < message.id), "ids are in order of decision");
+                self.outbox.push(message);
+            }
+        }
+    }
+
+    fn attempt(&mut self, receiver: &str, heard: Option<bool>) -> bool {
+        let next = |it: &&mut OutboxRow| it.receiver == receiver && it.state == MessageState::Waiting;
+        let Some(row) = self.outbox.iter_mut().find(next) else { return false };
+        row.attempts += 1;
+        if heard != Some(false) {
+            self.may_believe.insert(receiver.into(), row.kind != "incident.resolved");
+        }
+        match heard {
+            Some(true) => {
+                row.state = MessageState::Delivered;
+                let row = row.clone();
+                self.state.settled(&row);
+            }
+            Some(false) => (),
+            None => row.uncertain += 1,
+        }
+        true
+    }
+
+    fn restart(&mut self) {
+        let mut told: BTreeMap<String, DecisionRow> = BTreeMap::new();
+        for row in self.decisions.iter().filter(|it| it.told) {
+            told.insert(row.receiver.clone(), row.clone());
+        }
+        let waiting = self.outbox.iter().filter(|it| it.state == MessageState::Waiting).cloned().collect();
+        self.state = State::load(told.into_values().collect(), waiting);
+    }
+}
+
+proptest! {
+    #[test]
+    fn whoever_may_believe_that_it_fires_hears_that_it_is_over(acts in proptest::collection::vec(act(), 1..80)) {
+        let mut receivers = NAMES.map(Receiver::new);
+        let mut world = World::default();
+        for act in acts {
+            match act {
+                Act::Change(kind, severity) => world.change(kind, severity, &receivers),
+                Act::Attempt(receiver, heard) => { world.attempt(NAMES[receiver], heard); }
+                Act::Restart => world.restart(),
+                Act::Configure(ops, pager) => {
+                    receivers[0].min_severity = ops;
+                    receivers[1].min_severity = pager;
+                }
+            }
+        }
+        if world.firing {
+            world.change(Resolved, Warning, &receivers);
+        }
+        for name in NAMES {
+            while world.attempt(name, Some(true)) {}
+            prop_assert_ne!(world.may_believe.get(name), Some(&true), "{} still believes", name);
+            let kinds: Vec<_> = world.outbox.iter().filter(|it| it.receiver == name).map(|it| it.kind.as_str()).collect();
+            prop_assert_ne!(kinds.first(), Some(&"incident.resolved"), "a resolve without a firing before it");
+        }
+    }
+}

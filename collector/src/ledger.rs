@@ -1,9 +1,33 @@
 //! The owner of all state: an event comes in, aggregate and alert decide, one transaction is committed, then it is answered.
+//!
+//! One thread owns the writing connection and everything that decides. It takes whatever waits (at most 500 findings
+//! at once), lets [`crate::aggregate`] and [`crate::alert`] decide, writes the de-duplication marks, the findings, the
+//! incident changes, the decisions and the outbox rows they cause in **one** transaction, and answers after its commit.
+//! So after a crash there is nothing to reconcile: either all of it happened or none.
+//!
+//! A transaction that fails leaves what was decided in memory ahead of the store: the memory is thrown away and read
+//! again from the store, and everybody who waited is told to come back.
 
-use tickbird_shared::batch::{Inventory, Open};
+mod directory;
+mod lane;
+mod mind;
+mod thread;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
+use tickbird_shared::batch::{Acknowledgement, Inventory, Open};
 use tickbird_shared::{Epoch, Lane, Timestamp};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::store::{FindingRow, LossRow};
+use crate::aggregate::Presence;
+use crate::store::{AgentRow, FindingRow, LossRow};
+
+pub use directory::{AgentKey, Directory, Standing};
+pub use thread::{Config, Running, start};
 
 /// A decoded batch of an authenticated agent, in the store's own rows, owning all it holds.
 #[derive(Debug, Clone)]
@@ -24,11 +48,11 @@ pub struct Incoming {
     pub goodbye: bool,
     /// When it was received.
     pub received_at: Timestamp,
-    /// What could be read, in order of sequence.
+    /// Every record, in order of sequence, without gaps.
     pub records: Vec<Numbered>,
     /// SHA-256 over the records' texts.
     pub digest: [u8; 32],
-    /// The body as received, kept for the bulk lane.
+    /// The body as received, kept when a record says so.
     pub body: Vec<u8>,
 }
 
@@ -58,6 +82,50 @@ pub enum Content {
     InBody,
     /// Never to be stored, with the code that says why.
     Refused(&'static str),
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// It is on the disk, was there before, or is refused for ever.
+    Acknowledged(Acknowledgement),
+    /// Sequences before it never came.
+    Gap {
+        /// Last sequence settled.
+        through: u64,
+    },
+    /// The agent was denied or forgotten while the batch waited.
+    NotAdmitted,
+}
+
+/// What an agent asks for with a token; the names are already assigned.
+#[derive(Debug, Clone)]
+pub struct Enrolment {
+    /// SHA-256 of the token's secret.
+    pub token_hash: [u8; 32],
+    /// Id for the new agent.
+    pub agent: String,
+    /// Its host name.
+    pub host: String,
+    /// End of the certificate that it will get.
+    pub certificate_expires_at: Timestamp,
+}
+
+/// Why a token gives nothing. The caller is told only that it does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TokenRefusal {
+    /// No such token.
+    #[error("the token is not known")]
+    Unknown,
+    /// Its time is over.
+    #[error("the token has expired")]
+    Expired,
+    /// All its uses are used.
+    #[error("the token is used up")]
+    UsedUp,
+    /// An operator ended it.
+    #[error("the token was revoked")]
+    Revoked,
 }
 
 /// What happened to one attempt to deliver a message.
@@ -94,4 +162,227 @@ pub enum Outcome {
         /// What went wrong, without secrets.
         error: String,
     },
+}
+
+/// Why the ledger did nothing. Everything may be asked again later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    /// As much waits as may wait.
+    #[error("more is waiting than the store can take")]
+    Busy,
+    /// The disk is full.
+    #[error("the store has no room left")]
+    Full,
+    /// The store failed.
+    #[error("the store failed")]
+    Failed,
+    /// The collector ends.
+    #[error("the collector is closing")]
+    Closing,
+}
+
+impl Unavailable {
+    /// Stable name, as in a problem document.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::Full => "store_full",
+            Self::Failed => "store_failed",
+            Self::Closing => "closing",
+        }
+    }
+
+    /// When asking again makes sense.
+    pub const fn retry_after(self) -> Duration {
+        match self {
+            Self::Busy => Duration::from_secs(1),
+            Self::Closing => Duration::from_secs(2),
+            Self::Full | Self::Failed => Duration::from_secs(5),
+        }
+    }
+}
+
+/// Whether the ledger can do its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Health {
+    /// Why the last transaction was not committed, if it was not.
+    pub failing: Option<Unavailable>,
+    /// Bytes of the store that hold something, as of the last look (once a minute).
+    pub bytes_in_use: u64,
+}
+
+/// Where events go in. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    events: mpsc::Sender<Event>,
+    directory: Arc<Directory>,
+    outbox: watch::Receiver<u64>,
+    health: watch::Receiver<Health>,
+    counters: Arc<Counters>,
+}
+
+type Answer<T> = oneshot::Sender<Result<T, Unavailable>>;
+
+enum Event {
+    Batch(Box<Incoming>, Answer<Settled>),
+    Enrol(Box<Enrolment>, Answer<Result<AgentRow, TokenRefusal>>),
+    Delivered(Box<Delivery>, Answer<()>),
+    Presence(Vec<AgentKey>, oneshot::Sender<Vec<Presence>>),
+    Tick,
+    Close,
+}
+
+impl Handle {
+    /// Settles a batch; the answer comes after its commit. Never waits for room: an agent can come back.
+    ///
+    /// # Errors
+    /// When nothing was done and the batch should be sent again.
+    pub async fn batch(&self, batch: Incoming) -> Result<Settled, Unavailable> {
+        let (answer, answered) = oneshot::channel();
+        self.events.try_send(Event::Batch(Box::new(batch), answer)).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => Unavailable::Busy,
+            mpsc::error::TrySendError::Closed(_) => Unavailable::Closing,
+        })?;
+        answered.await.unwrap_or_else(|_| Err(self.why()))
+    }
+
+    /// Uses a token and keeps the agent that comes of it.
+    ///
+    /// # Errors
+    /// When nothing was done; the inner error says that the token gives nothing.
+    pub async fn enrol(&self, enrolment: Enrolment) -> Result<Result<AgentRow, TokenRefusal>, Unavailable> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Event::Enrol(Box::new(enrolment), answer)).await?;
+        answered.await.unwrap_or_else(|_| Err(self.why()))
+    }
+
+    /// Writes what became of an attempt to deliver.
+    ///
+    /// # Errors
+    /// When it is not written: the message will be attempted again.
+    pub async fn delivered(&self, delivery: Delivery) -> Result<(), Unavailable> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Event::Delivered(Box::new(delivery), answer)).await?;
+        answered.await.unwrap_or_else(|_| Err(self.why()))
+    }
+
+    /// What is known of the presence of these agents, in the same order.
+    ///
+    /// # Errors
+    /// When the collector closes.
+    pub async fn presence(&self, agents: Vec<AgentKey>) -> Result<Vec<Presence>, Unavailable> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Event::Presence(agents, answer)).await?;
+        answered.await.map_err(|_| self.why())
+    }
+
+    /// Lets time pass: presence, what ended, retention. Waits for room.
+    pub async fn tick(&self) -> Result<(), Unavailable> {
+        self.send(Event::Tick).await
+    }
+
+    /// Takes no more events; what waits is settled first.
+    pub async fn close(&self) {
+        // Closed already is closed too.
+        let _ = self.send(Event::Close).await;
+    }
+
+    /// Counts up when messages were queued: look at the outbox.
+    pub fn outbox_changed(&self) -> watch::Receiver<u64> {
+        self.outbox.clone()
+    }
+
+    /// Which agents may speak.
+    pub const fn directory(&self) -> &Arc<Directory> {
+        &self.directory
+    }
+
+    /// Whether the ledger can do its work.
+    pub fn health(&self) -> Health {
+        *self.health.borrow()
+    }
+
+    /// What it has done.
+    pub const fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Why an answer ended unsaid.
+    fn why(&self) -> Unavailable {
+        self.health().failing.unwrap_or(Unavailable::Failed)
+    }
+
+    async fn send(&self, event: Event) -> Result<(), Unavailable> {
+        self.events.send(event).await.map_err(|_| Unavailable::Closing)
+    }
+}
+
+/// What the ledger has done since start. `received = committed + duplicate + refused`, always.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Records of settled batches.
+    pub received: Counter,
+    /// Records that are on the disk because of it.
+    pub committed: Counter,
+    /// Records that were on the disk, or refused, before.
+    pub duplicate: Counter,
+    /// Records that will never be stored.
+    pub refused: Counter,
+    /// Records that agents say they lost.
+    pub lost: Counter,
+    /// Transactions committed.
+    pub transactions: Counter,
+    /// Transactions that failed.
+    pub failures: Counter,
+    /// Rows deleted because of their age.
+    pub expired: Counter,
+    /// Rows deleted because of the bound on bytes.
+    pub evicted: Counter,
+    /// Events that wait, as last seen by the thread.
+    pub waiting: prometheus_client::metrics::gauge::Gauge<u64, AtomicU64>,
+}
+
+impl Counters {
+    /// Adds them to what `/metrics` shows.
+    pub fn register(&self, registry: &mut Registry) {
+        let records = [
+            ("received", "Records of settled batches", &self.received),
+            ("committed", "Records on the disk", &self.committed),
+            ("duplicate", "Records that were settled before", &self.duplicate),
+            ("refused", "Records that will never be stored", &self.refused),
+            ("lost", "Records that agents say they lost", &self.lost),
+        ];
+        for (name, help, counter) in records {
+            registry.register(format!("tickbird_records_{name}"), help, counter.clone());
+        }
+        let others = [
+            ("tickbird_store_transactions", "Transactions committed", &self.transactions),
+            ("tickbird_store_failures", "Transactions that failed", &self.failures),
+            ("tickbird_store_rows_expired", "Rows deleted because of their age", &self.expired),
+            ("tickbird_store_rows_evicted", "Rows deleted because of the bound on bytes", &self.evicted),
+        ];
+        for (name, help, counter) in others {
+            registry.register(name, help, counter.clone());
+        }
+        registry.register("tickbird_ledger_waiting", "Events that wait for the ledger", self.waiting.clone());
+    }
+
+    fn add(&self, tally: Tally) {
+        debug_assert_eq!(tally.received, tally.committed + tally.duplicate + tally.refused);
+        self.received.inc_by(tally.received);
+        self.committed.inc_by(tally.committed);
+        self.duplicate.inc_by(tally.duplicate);
+        self.refused.inc_by(tally.refused);
+        self.lost.inc_by(tally.lost);
+    }
+}
+
+/// What one batch adds to the counters, once it is committed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Tally {
+    received: u64,
+    committed: u64,
+    duplicate: u64,
+    refused: u64,
+    lost: u64,
 }

@@ -1,0 +1,470 @@
+//! What the ledger knows between two transactions, and what one event changes of it.
+//!
+//! Everything here may run ahead of the store only while a transaction is open. When one fails, this is dropped and
+//! loaded again.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use subtle::ConstantTimeEq;
+use tickbird_shared::Timestamp;
+use tickbird_shared::batch::{Acknowledgement, Inventory, Refused};
+
+use crate::aggregate::{self, IncidentChange, Presence};
+use crate::alert::{self, Receiver};
+use crate::store::{
+    AgentRow, BodyRow, LaneKey, LaneRow, LossRow, MessageState, Rows, StoreError, TokenRow, Transaction,
+};
+
+use super::lane::{Admission, admit};
+use super::{
+    AgentKey, Content, Delivery, Directory, Enrolment, Incoming, Numbered, Outcome, Settled, Standing, Tally,
+    TokenRefusal,
+};
+
+/// How far back resolved incidents are remembered: the longest a receiver may still be owed their resolve.
+const REMEMBERED: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Lanes whose marks are kept in memory; over it the memory is emptied and filled again as agents speak.
+const LANES: usize = 200_000;
+
+/// All that decides.
+pub(super) struct Mind {
+    aggregate: aggregate::State,
+    alert: alert::State,
+    agents: HashMap<AgentKey, AgentRow>,
+    lanes: HashMap<LaneKey, LaneRow>,
+    /// Agents whose time of last word is newer here than in the store.
+    seen: HashSet<AgentKey>,
+    /// Standings to publish once the transaction is committed.
+    standings: Vec<(AgentKey, Option<Standing>)>,
+    /// Messages queued by the open transaction.
+    queued: bool,
+}
+
+impl Mind {
+    /// Reads everything back. `now` is the moment from which agents are expected to speak again.
+    pub(super) fn load(rows: Rows<'_>, now: Timestamp) -> Result<Self, StoreError> {
+        let since = now.saturating_sub(REMEMBERED).unwrap_or(Timestamp::MIN);
+        let agents = rows.all_agents()?;
+        let key = |agent: &AgentRow| AgentKey::new(&agent.tenant, &agent.id);
+        Ok(Self {
+            aggregate: aggregate::State::load(agents.clone(), rows.live_incidents(since)?, now),
+            alert: alert::State::load(rows.told(since)?, rows.outbox_waiting()?),
+            standings: agents.iter().map(|agent| (key(agent), Some(standing(agent)))).collect(),
+            agents: agents.into_iter().map(|agent| (key(&agent), agent)).collect(),
+            lanes: HashMap::new(),
+            seen: HashSet::new(),
+            queued: false,
+        })
+    }
+
+    /// Makes known what the committed transaction changed; true when messages were queued.
+    pub(super) fn publish(&mut self, directory: &Directory) -> bool {
+        for (agent, standing) in self.standings.drain(..) {
+            directory.set(agent, standing);
+        }
+        std::mem::take(&mut self.queued)
+    }
+
+    pub(super) fn presence(&self, agents: &[AgentKey]) -> Vec<Presence> {
+        agents.iter().map(|agent| self.aggregate.presence(&agent.tenant, &agent.id)).collect()
+    }
+
+    /// Settles one batch within the transaction.
+    pub(super) fn settle(
+        &mut self,
+        transaction: &Transaction<'_>,
+        receivers: &[Receiver],
+        batch: &mut Incoming,
+        now: Timestamp,
+    ) -> Result<(Settled, Tally), StoreError> {
+        let agent = AgentKey::new(&batch.tenant, &batch.agent);
+        // The right to speak may have been taken away while the batch waited.
+        if !self.agents.get(&agent).is_some_and(|row| row.denied_at.is_none() && row.forget_at.is_none()) {
+            return Ok((Settled::NotAdmitted, Tally::default()));
+        }
+        let key = LaneKey {
+            tenant: batch.tenant.clone(),
+            agent: batch.agent.clone(),
+            epoch: batch.epoch.clone(),
+            lane: batch.lane,
+        };
+        if !self.lanes.contains_key(&key)
+            && let Some(mark) = transaction.rows().lane(&key)?
+        {
+            self.lanes.insert(key.clone(), mark);
+        }
+        let admission = admit(self.lanes.get(&key), batch);
+        self.heard(transaction, &agent, batch, now)?;
+        let heard = aggregate::Event::Heard {
+            tenant: &batch.tenant,
+            agent: &batch.agent,
+            sent_at: batch.sent_at,
+            goodbye: batch.goodbye,
+        };
+        let changes = self.aggregate.apply(heard, now);
+        self.follow(transaction, receivers, changes, now)?;
+
+        let received = batch.records.len() as u64;
+        match admission {
+            // Not settled, so nothing of it counts as received: it comes again.
+            Admission::Gap { through } => Ok((Settled::Gap { through }, Tally::default())),
+            Admission::Repeat { through } => {
+                // Refusals are said again, since the first answer may have been lost on its way.
+                let settled = Settled::Acknowledged(Acknowledgement { through, refused: refusals(batch) });
+                Ok((settled, Tally { received, duplicate: received, ..Tally::default() }))
+            }
+            Admission::Cloned { through } => {
+                let event = aggregate::Event::ClonedIdentity {
+                    tenant: &batch.tenant,
+                    agent: &batch.agent,
+                    lane: batch.lane,
+                    first: batch.first,
+                };
+                let changes = self.aggregate.apply(event, now);
+                self.follow(transaction, receivers, changes, now)?;
+                let cloned = |record: &Numbered| Refused { seq: record.seq, code: "cloned_identity".into() };
+                let refused = batch.records.iter().map(cloned).collect();
+                let settled = Settled::Acknowledged(Acknowledgement { through, refused });
+                Ok((settled, Tally { received, refused: received, ..Tally::default() }))
+            }
+            Admission::Take { after, through } => {
+                let refused = refusals(batch);
+                let tally = self.take(transaction, receivers, batch, after, now)?;
+                self.mark(transaction, key, batch, through, now)?;
+                Ok((Settled::Acknowledged(Acknowledgement { through, refused }), tally))
+            }
+        }
+    }
+
+    /// Stores the records of a batch after the sequence `after`, and what they cause.
+    fn take(
+        &mut self,
+        transaction: &Transaction<'_>,
+        receivers: &[Receiver],
+        batch: &mut Incoming,
+        after: u64,
+        now: Timestamp,
+    ) -> Result<Tally, StoreError> {
+        let agent = AgentKey::new(&batch.tenant, &batch.agent);
+        let mut tally = Tally { received: batch.records.len() as u64, ..Tally::default() };
+        let mut body_through = None;
+        for record in &mut batch.records {
+            let end = record.seq + (record.width - 1);
+            if end <= after {
+                tally.duplicate += 1;
+                continue;
+            }
+            match &mut record.content {
+                Content::Refused(_) => {
+                    tally.refused += 1;
+                    continue;
+                }
+                Content::Finding(finding) => {
+                    let changes = self.aggregate.apply(aggregate::Event::Finding(finding), now);
+                    transaction.add_finding(finding)?;
+                    self.follow(transaction, receivers, changes, now)?;
+                }
+                Content::Open(open) => {
+                    let event = aggregate::Event::Open { tenant: &batch.tenant, agent: &batch.agent, open };
+                    let changes = self.aggregate.apply(event, now);
+                    self.follow(transaction, receivers, changes, now)?;
+                }
+                Content::Loss(loss) => {
+                    let loss = only_after(loss, after);
+                    tally.lost += loss.count;
+                    transaction.add_loss(&loss)?;
+                }
+                Content::Inventory(inventory) => self.describe(transaction, receivers, &agent, inventory, now)?,
+                Content::InBody => body_through = Some(end),
+            }
+            tally.committed += 1;
+        }
+        if let Some(through) = body_through {
+            transaction.add_body(&BodyRow {
+                tenant: batch.tenant.clone(),
+                agent: batch.agent.clone(),
+                epoch: batch.epoch.clone(),
+                lane: batch.lane,
+                first: after + 1,
+                through,
+                received_at: batch.received_at,
+                body: std::mem::take(&mut batch.body),
+            })?;
+        }
+        Ok(tally)
+    }
+
+    /// Moves the mark of a lane.
+    fn mark(
+        &mut self,
+        transaction: &Transaction<'_>,
+        key: LaneKey,
+        batch: &Incoming,
+        through: u64,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mark = LaneRow {
+            tenant: batch.tenant.clone(),
+            agent: batch.agent.clone(),
+            epoch: batch.epoch.clone(),
+            lane: batch.lane,
+            through,
+            last_first: batch.first,
+            last_digest: batch.digest,
+            updated_at: now,
+        };
+        transaction.put_lane(&mark)?;
+        if self.lanes.len() >= LANES {
+            self.lanes.clear();
+        }
+        self.lanes.insert(key, mark);
+        Ok(())
+    }
+
+    /// Uses a token for a new agent.
+    pub(super) fn enrol(
+        &mut self,
+        transaction: &Transaction<'_>,
+        receivers: &[Receiver],
+        enrolment: &Enrolment,
+        now: Timestamp,
+    ) -> Result<Result<AgentRow, TokenRefusal>, StoreError> {
+        let tokens = transaction.rows().tokens()?;
+        // Every hash is compared, each in constant time.
+        let mut found: Option<TokenRow> = None;
+        for token in tokens {
+            if bool::from(token.hash.ct_eq(&enrolment.token_hash)) {
+                found = Some(token);
+            }
+        }
+        let Some(token) = found else { return Ok(Err(TokenRefusal::Unknown)) };
+        if token.revoked_at.is_some() {
+            return Ok(Err(TokenRefusal::Revoked));
+        }
+        if token.expires_at <= now {
+            return Ok(Err(TokenRefusal::Expired));
+        }
+        if !transaction.use_token(&token.tenant, &token.id, now)? {
+            return Ok(Err(TokenRefusal::UsedUp));
+        }
+        let agent = AgentRow {
+            tenant: token.tenant,
+            id: enrolment.agent.clone(),
+            host: enrolment.host.clone(),
+            version: None,
+            system: None,
+            token_labels: token.labels,
+            own_labels: Default::default(),
+            targets: Vec::new(),
+            ephemeral: token.ephemeral,
+            enrolled_at: now,
+            certificate_expires_at: enrolment.certificate_expires_at,
+            denied_at: None,
+            forget_at: None,
+            last_seen_at: None,
+            stopped_at: None,
+        };
+        transaction.put_agent(&agent)?;
+        let changes = self.aggregate.apply(aggregate::Event::Enrolled(&agent), now);
+        self.follow(transaction, receivers, changes, now)?;
+        let key = AgentKey::new(&agent.tenant, &agent.id);
+        self.standings.push((key.clone(), Some(Standing::Admitted)));
+        self.agents.insert(key, agent.clone());
+        Ok(Ok(agent))
+    }
+
+    /// Writes what an attempt to deliver came to.
+    pub(super) fn deliver(
+        &mut self,
+        transaction: &Transaction<'_>,
+        receivers: &[Receiver],
+        delivery: &Delivery,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let Some(mut message) = transaction.rows().message(&delivery.tenant, &delivery.message)? else {
+            return Ok(()); // it has gone with its incident
+        };
+        message.attempts += 1;
+        match &delivery.outcome {
+            Outcome::Delivered => {
+                message.state = MessageState::Delivered;
+                message.settled_at = Some(delivery.at);
+                message.last_error = None;
+            }
+            Outcome::Retry { at, uncertain, error } => {
+                message.uncertain += u32::from(*uncertain);
+                message.next_attempt_at = *at;
+                message.last_error = Some(error.clone());
+            }
+            Outcome::Dead { uncertain, error } => {
+                message.uncertain += u32::from(*uncertain);
+                message.state = MessageState::Dead;
+                message.settled_at = Some(delivery.at);
+                message.last_error = Some(error.clone());
+            }
+        }
+        transaction.update_message(&message)?;
+        if message.state != MessageState::Waiting {
+            self.alert.settled(&message);
+            let changes = self.aggregate.apply(aggregate::Event::Message(&message), now);
+            self.follow(transaction, receivers, changes, now)?;
+        }
+        Ok(())
+    }
+
+    /// Lets time pass.
+    pub(super) fn tick(
+        &mut self,
+        transaction: &Transaction<'_>,
+        receivers: &[Receiver],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let changes = self.aggregate.apply(aggregate::Event::Tick, now);
+        self.follow(transaction, receivers, changes, now)?;
+        for (tenant, id) in self.aggregate.to_forget(now) {
+            self.forget(transaction, receivers, &AgentKey::new(&tenant, &id), now)?;
+        }
+        Ok(())
+    }
+
+    /// Takes over what a command line wrote into the store: who is denied, who is to be forgotten.
+    pub(super) fn take_commands(
+        &mut self,
+        transaction: &Transaction<'_>,
+        receivers: &[Receiver],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        for stored in transaction.rows().all_agents()? {
+            let key = AgentKey::new(&stored.tenant, &stored.id);
+            let Some(known) = self.agents.get_mut(&key) else { continue };
+            let newly_denied = stored.denied_at.is_some() && known.denied_at.is_none();
+            known.denied_at = stored.denied_at;
+            known.forget_at = stored.forget_at;
+            if stored.forget_at.is_some() {
+                self.forget(transaction, receivers, &key, now)?;
+            } else if newly_denied {
+                self.standings.push((key.clone(), Some(Standing::Denied)));
+                let event = aggregate::Event::Denied { tenant: &key.tenant, agent: &key.id };
+                let changes = self.aggregate.apply(event, now);
+                self.follow(transaction, receivers, changes, now)?;
+                tracing::info!(agent = %key.id, "agent denied");
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes when agents were last heard, for those where the store is behind.
+    pub(super) fn write_seen(&mut self, transaction: &Transaction<'_>) -> Result<(), StoreError> {
+        for agent in self.seen.drain().filter_map(|key| self.agents.get(&key)) {
+            transaction.mark_seen(agent)?;
+        }
+        Ok(())
+    }
+
+    fn heard(
+        &mut self,
+        transaction: &Transaction<'_>,
+        agent: &AgentKey,
+        batch: &Incoming,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let Some(row) = self.agents.get_mut(agent) else { return Ok(()) };
+        let was_stopped = row.stopped_at.is_some();
+        row.last_seen_at = Some(now);
+        row.stopped_at = batch.goodbye.then_some(now);
+        // A goodbye must survive our own restart; a heartbeat need not, and costs no write of its own.
+        if batch.goodbye || was_stopped {
+            transaction.mark_seen(row)?;
+        } else {
+            self.seen.insert(agent.clone());
+        }
+        Ok(())
+    }
+
+    fn describe(
+        &mut self,
+        transaction: &Transaction<'_>,
+        receivers: &[Receiver],
+        agent: &AgentKey,
+        inventory: &Inventory,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let Some(row) = self.agents.get_mut(agent) else { return Ok(()) };
+        row.host.clone_from(&inventory.host);
+        row.version = Some(inventory.version.clone());
+        row.system = Some(inventory.system.clone());
+        row.own_labels = inventory.labels.clone();
+        row.targets.clone_from(&inventory.targets);
+        transaction.put_agent(row)?;
+        let changes = self.aggregate.apply(aggregate::Event::Inventory(row), now);
+        self.follow(transaction, receivers, changes, now)
+    }
+
+    fn forget(
+        &mut self,
+        transaction: &Transaction<'_>,
+        receivers: &[Receiver],
+        agent: &AgentKey,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let event = aggregate::Event::Forgotten { tenant: &agent.tenant, agent: &agent.id };
+        let changes = self.aggregate.apply(event, now);
+        // While its row is still here: what is told of it needs its host and labels.
+        self.follow(transaction, receivers, changes, now)?;
+        transaction.delete_agent(&agent.tenant, &agent.id)?;
+        self.agents.remove(agent);
+        self.seen.remove(agent);
+        self.lanes.retain(|key, _| key.agent != *agent.id || key.tenant != *agent.tenant);
+        self.standings.push((agent.clone(), None));
+        tracing::info!(agent = %agent.id, "agent forgotten");
+        Ok(())
+    }
+
+    /// Writes changed incidents, and what alert decides of each.
+    fn follow(
+        &mut self,
+        transaction: &Transaction<'_>,
+        receivers: &[Receiver],
+        changes: Vec<IncidentChange>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        for change in changes {
+            transaction.put_incident(&change.incident)?;
+            let agent = self.agents.get(&AgentKey::new(&change.incident.tenant, &change.incident.agent));
+            for decision in self.alert.decide(&change, agent, receivers, now) {
+                if !transaction.add_decision(&decision.row)? {
+                    // Decided before: promise (a) says that the first decision stands.
+                    continue;
+                }
+                for message in &decision.supersedes {
+                    transaction.supersede_message(&decision.row.tenant, message, now)?;
+                }
+                if let Some(message) = &decision.message {
+                    transaction.add_message(message)?;
+                    self.queued = true;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn standing(agent: &AgentRow) -> Standing {
+    if agent.denied_at.is_some() { Standing::Denied } else { Standing::Admitted }
+}
+
+/// What of a batch can never be stored.
+fn refusals(batch: &Incoming) -> Vec<Refused> {
+    let refused = |record: &Numbered| match record.content {
+        Content::Refused(code) => Some(Refused { seq: record.seq, code: code.into() }),
+        _ => None,
+    };
+    batch.records.iter().filter_map(refused).collect()
+}
+
+/// The part of a loss that was not settled before.
+fn only_after(loss: &LossRow, after: u64) -> LossRow {
+    let from = loss.from.max(after + 1);
+    LossRow { from, count: loss.count.min(loss.to - from + 1), ..loss.clone() }
+}

@@ -1,0 +1,302 @@
+//! The thread of the ledger: takes what waits, one transaction, answers.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tickbird_shared::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::aggregate::Presence;
+use crate::alert::Receiver;
+use crate::store::{AgentRow, Bounds, StoreError, Writer};
+
+use super::mind::Mind;
+use super::{
+    AgentKey, Answer, Counters, Delivery, Directory, Enrolment, Event, Handle, Health, Incoming, Settled, Tally,
+    TokenRefusal, Unavailable,
+};
+
+/// Events that may wait. Each is a request that waits for its answer; over it agents are told to come back.
+const WAITING: usize = 1_024;
+/// Findings after which a transaction takes no further event.
+const FINDINGS: usize = 500;
+/// How long a transaction may gather events: at most this is added to an acknowledgement's wait.
+const GATHER: Duration = Duration::from_millis(20);
+/// How long nothing is tried after a transaction failed.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How often the times of last word are written.
+const SEEN_EVERY: Duration = Duration::from_secs(5);
+/// How often a slice is deleted when none was left over.
+const RETENTION_EVERY: Duration = Duration::from_secs(60);
+
+/// What the ledger is told at start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Who hears of incidents.
+    pub receivers: Vec<Receiver>,
+    /// How long and how much is kept.
+    pub bounds: Bounds,
+    /// The wall clock.
+    pub clock: fn() -> Timestamp,
+}
+
+/// The running thread.
+#[derive(Debug)]
+pub struct Running {
+    thread: JoinHandle<Result<(), StoreError>>,
+}
+
+impl Running {
+    /// Waits for the end of the thread, after [`Handle::close`]. Blocks.
+    ///
+    /// # Errors
+    /// When the store could not be closed tidily; what was acknowledged is on the disk all the same.
+    pub fn join(self) -> Result<(), StoreError> {
+        self.thread.join().unwrap_or(Err(StoreError::Closing))
+    }
+}
+
+/// Loads the state and starts the thread.
+///
+/// # Errors
+/// When the state cannot be read or the thread cannot be started.
+pub fn start(writer: Writer, config: Config) -> Result<(Handle, Running), StoreError> {
+    let (events, waiting) = mpsc::channel(WAITING);
+    let directory = Arc::new(Directory::default());
+    let counters = Arc::new(Counters::default());
+    let (outbox, outbox_changed) = watch::channel(0);
+    let (health, health_seen) = watch::channel(Health::default());
+    let mut mind = Mind::load(writer.rows(), (config.clock)())?;
+    mind.publish(&directory);
+    let handle = Handle {
+        events,
+        directory: Arc::clone(&directory),
+        outbox: outbox_changed,
+        health: health_seen,
+        counters: Arc::clone(&counters),
+    };
+    let ledger = Ledger {
+        writer,
+        config,
+        mind: Some(mind),
+        directory,
+        counters,
+        outbox,
+        health,
+        paused_until: None,
+        seen_at: Instant::now(),
+        kept_at: None,
+        first: true,
+    };
+    let thread = std::thread::Builder::new()
+        .name("ledger".into())
+        .spawn(move || ledger.run(waiting))
+        .map_err(|_| StoreError::Closing)?;
+    Ok((handle, Running { thread }))
+}
+
+struct Ledger {
+    writer: Writer,
+    config: Config,
+    /// None after a failure, until the store can be read again.
+    mind: Option<Mind>,
+    directory: Arc<Directory>,
+    counters: Arc<Counters>,
+    outbox: watch::Sender<u64>,
+    health: watch::Sender<Health>,
+    paused_until: Option<Instant>,
+    seen_at: Instant,
+    kept_at: Option<Instant>,
+    /// Nothing was committed yet: what command lines wrote before the start was not looked at.
+    first: bool,
+}
+
+impl Ledger {
+    fn run(mut self, mut waiting: mpsc::Receiver<Event>) -> Result<(), StoreError> {
+        let mut closing = false;
+        while !closing {
+            let Some(event) = waiting.blocking_recv() else { break };
+            let mut group = Group::default();
+            closing |= group.add(event);
+            let began = Instant::now();
+            while group.findings < FINDINGS && began.elapsed() < GATHER {
+                let Ok(event) = waiting.try_recv() else { break };
+                closing |= group.add(event);
+            }
+            self.counters.waiting.set(waiting.len() as u64);
+            self.settle(group);
+        }
+        // Whoever still waits is told by the end of its channel.
+        self.health.send_modify(|health| health.failing = Some(Unavailable::Closing));
+        drop(waiting);
+        self.finish()
+    }
+
+    fn settle(&mut self, mut group: Group) {
+        for (agents, answer) in group.presence.drain(..) {
+            let presence = self.mind.as_ref().map(|mind| mind.presence(&agents)).unwrap_or_default();
+            // Whoever asked may have gone.
+            let _ = answer.send(presence);
+        }
+        if self.paused_until.is_some_and(|until| Instant::now() < until) {
+            // The health says why; the answers end unsaid.
+            return;
+        }
+        match self.commit(&mut group) {
+            Ok(done) => {
+                self.paused_until = None;
+                self.health.send_if_modified(|health| health.failing.take().is_some());
+                for (work, done) in group.work.into_iter().zip(done) {
+                    work.answer(done, &self.counters);
+                }
+                if group.tick
+                    && let Err(error) = self.retain()
+                {
+                    tracing::warn!(%error, "what is too old could not be deleted");
+                }
+            }
+            Err(error) => {
+                let why = if matches!(error, StoreError::Full(_)) { Unavailable::Full } else { Unavailable::Failed };
+                self.counters.failures.inc();
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::error!(%error, cause, advice = error.advice(), "nothing is stored; agents keep what they have");
+                self.mind = None;
+                self.paused_until = Some(Instant::now() + PAUSE);
+                // Before the answers end, so that whoever waited can say why.
+                self.health.send_modify(|health| health.failing = Some(why));
+            }
+        }
+    }
+
+    /// One transaction for the whole group; what became of each piece of work, in its order.
+    fn commit(&mut self, group: &mut Group) -> Result<Vec<Done>, StoreError> {
+        let now = (self.config.clock)();
+        let receivers = &self.config.receivers;
+        let mind = match &mut self.mind {
+            Some(mind) => mind,
+            lost => lost.insert(Mind::load(self.writer.rows(), now)?),
+        };
+        let commands = group.tick && self.writer.changed_elsewhere()?;
+        let transaction = self.writer.transaction()?;
+        if commands || std::mem::take(&mut self.first) {
+            mind.take_commands(&transaction, receivers, now)?;
+        }
+        let mut done = Vec::with_capacity(group.work.len());
+        for work in &mut group.work {
+            done.push(match work {
+                Work::Batch(batch, _) => {
+                    let (settled, tally) = mind.settle(&transaction, receivers, batch, now)?;
+                    Done::Batch(settled, tally)
+                }
+                Work::Enrol(enrolment, _) => {
+                    Done::Enrol(Box::new(mind.enrol(&transaction, receivers, enrolment, now)?))
+                }
+                Work::Delivered(delivery, _) => {
+                    mind.deliver(&transaction, receivers, delivery, now)?;
+                    Done::Delivered
+                }
+            });
+        }
+        if group.tick {
+            mind.tick(&transaction, receivers, now)?;
+            if self.seen_at.elapsed() >= SEEN_EVERY {
+                mind.write_seen(&transaction)?;
+                self.seen_at = Instant::now();
+            }
+        }
+        transaction.commit()?;
+        self.counters.transactions.inc();
+        if mind.publish(&self.directory) {
+            self.outbox.send_modify(|changes| *changes += 1);
+        }
+        Ok(done)
+    }
+
+    /// Deletes one slice of what is too old or too much, in a transaction of its own.
+    fn retain(&mut self) -> Result<(), StoreError> {
+        if self.kept_at.is_some_and(|at| at.elapsed() < RETENTION_EVERY) {
+            return Ok(());
+        }
+        let transaction = self.writer.transaction()?;
+        let kept = transaction.keep_within(&self.config.bounds, (self.config.clock)())?;
+        transaction.commit()?;
+        self.counters.expired.inc_by(kept.expired);
+        self.counters.evicted.inc_by(kept.evicted);
+        if kept.evicted > 0 {
+            tracing::warn!(rows = kept.evicted, "the store is over retention.bytes; the oldest went before their time");
+        }
+        // What is left over is taken at the next tick.
+        self.kept_at = (!kept.more).then(Instant::now);
+        let bytes_in_use = self.writer.rows().bytes_in_use()?;
+        self.health.send_modify(|health| health.bytes_in_use = bytes_in_use);
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<(), StoreError> {
+        if let Some(mind) = &mut self.mind {
+            let transaction = self.writer.transaction()?;
+            mind.write_seen(&transaction)?;
+            transaction.commit()?;
+        }
+        self.writer.close()
+    }
+}
+
+/// Events that are settled together.
+#[derive(Default)]
+struct Group {
+    work: Vec<Work>,
+    presence: Vec<(Vec<AgentKey>, oneshot::Sender<Vec<Presence>>)>,
+    tick: bool,
+    findings: usize,
+}
+
+enum Work {
+    Batch(Box<Incoming>, Answer<Settled>),
+    Enrol(Box<Enrolment>, Answer<Result<AgentRow, TokenRefusal>>),
+    Delivered(Box<Delivery>, Answer<()>),
+}
+
+enum Done {
+    Batch(Settled, Tally),
+    Enrol(Box<Result<AgentRow, TokenRefusal>>),
+    Delivered,
+}
+
+impl Group {
+    /// Adds an event; true when it is the last one.
+    fn add(&mut self, event: Event) -> bool {
+        match event {
+            Event::Batch(batch, answer) => {
+                self.findings += batch.records.len();
+                self.work.push(Work::Batch(batch, answer));
+            }
+            Event::Enrol(enrolment, answer) => self.work.push(Work::Enrol(enrolment, answer)),
+            Event::Delivered(delivery, answer) => self.work.push(Work::Delivered(delivery, answer)),
+            Event::Presence(agents, answer) => self.presence.push((agents, answer)),
+            Event::Tick => self.tick = true,
+            Event::Close => return true,
+        }
+        false
+    }
+}
+
+impl Work {
+    /// Tells whoever waits; it may have gone, and what was done stands all the same.
+    fn answer(self, done: Done, counters: &Counters) {
+        match (self, done) {
+            (Self::Batch(_, answer), Done::Batch(settled, tally)) => {
+                counters.add(tally);
+                let _ = answer.send(Ok(settled));
+            }
+            (Self::Enrol(_, answer), Done::Enrol(enrolled)) => {
+                let _ = answer.send(Ok(*enrolled));
+            }
+            (Self::Delivered(_, answer), Done::Delivered) => {
+                let _ = answer.send(Ok(()));
+            }
+            _ => unreachable!("each piece of work is done as what it is"),
+        }
+    }
+}

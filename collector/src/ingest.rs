@@ -1,1 +1,176 @@
 //! From bytes on a socket to an accepted batch.
+//!
+//! A connection is let in by its certificate ([`authenticate`]), each request is bounded in bytes, records, rate and time
+//! ([`admit`]), its body is read into rows one record at a time ([`decode`]), and the ledger settles it. An answer of
+//! 200 is written only after the ledger's commit.
+
+mod admit;
+mod authenticate;
+mod decode;
+mod listener;
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tickbird_shared::protocol::{MAX_COMPRESSED_BYTES, MAX_DECOMPRESSED_BYTES, MAX_RECORDS, PROTOCOL};
+
+use crate::ledger::Unavailable;
+use crate::problem::Problem;
+
+pub use admit::Limits;
+pub use authenticate::tls;
+pub use listener::Ingest;
+
+/// Why a request was not settled. Whatever is not said to be for ever, the agent keeps and sends again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IngestError {
+    /// The certificate names an agent that is denied, forgotten or was never here.
+    #[error("this agent may not send")]
+    NotAdmitted,
+    /// The agent has as many connections as it may.
+    #[error("the agent has too many connections")]
+    TooManyConnections,
+    /// The agent sends faster than it may.
+    #[error("the agent sends more records than it may")]
+    RateLimited {
+        /// When there is room for what was sent.
+        wait: Duration,
+    },
+    /// There is nothing at this path.
+    #[error("there is nothing here")]
+    NotFound,
+    /// The path is asked with POST only.
+    #[error("only POST is answered here")]
+    Method,
+    /// Neither zstd nor plain.
+    #[error("the body is encoded in a way that is not read here")]
+    Encoding,
+    /// Over one of the bounds on bytes.
+    #[error("the body is over {MAX_COMPRESSED_BYTES} bytes, or over {MAX_DECOMPRESSED_BYTES} decompressed")]
+    TooLarge,
+    /// Over the bound on records.
+    #[error("the batch has more than {MAX_RECORDS} records")]
+    TooManyRecords,
+    /// The body did not come in time.
+    #[error("the body did not arrive in time")]
+    Slow,
+    /// The connection ended within the body.
+    #[error("the body ended early")]
+    Cut,
+    /// Not a zstd frame, or one with too large a window.
+    #[error("the body is not zstd that may be read here")]
+    Zstd,
+    /// The envelope cannot be read.
+    #[error("the batch cannot be read: {0}")]
+    Malformed(String),
+    /// The envelope is of another version.
+    #[error("protocol {0} is not read here, {PROTOCOL} is")]
+    Protocol(u32),
+    /// Sequences before the batch never came.
+    #[error("the batch does not follow {through}")]
+    Gap {
+        /// Last sequence settled.
+        through: u64,
+    },
+    /// The ledger did nothing.
+    #[error("{0}")]
+    Unavailable(#[from] Unavailable),
+}
+
+impl IngestError {
+    /// Stable name, as in a problem document and in the counters.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NotAdmitted => "denied",
+            Self::TooManyConnections => "too_many_connections",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::NotFound => "not_found",
+            Self::Method => "method",
+            Self::Encoding => "unsupported_encoding",
+            Self::TooLarge => "too_large",
+            Self::TooManyRecords => "too_many_records",
+            Self::Slow => "slow",
+            Self::Cut => "cut",
+            Self::Zstd => "bad_zstd",
+            Self::Malformed(_) => "malformed",
+            Self::Protocol(_) => "unsupported_protocol",
+            Self::Gap { .. } => "gap",
+            Self::Unavailable(why) => why.code(),
+        }
+    }
+
+    /// The answer.
+    pub fn problem(&self) -> Problem {
+        let (status, wait) = match self {
+            Self::NotAdmitted => (StatusCode::FORBIDDEN, None),
+            Self::TooManyConnections => (StatusCode::TOO_MANY_REQUESTS, Some(Duration::from_secs(10))),
+            Self::RateLimited { wait } => (StatusCode::TOO_MANY_REQUESTS, Some(*wait)),
+            Self::NotFound => (StatusCode::NOT_FOUND, None),
+            Self::Method => (StatusCode::METHOD_NOT_ALLOWED, None),
+            Self::Encoding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, None),
+            Self::TooLarge | Self::TooManyRecords => (StatusCode::PAYLOAD_TOO_LARGE, None),
+            Self::Slow => (StatusCode::REQUEST_TIMEOUT, None),
+            Self::Cut | Self::Zstd | Self::Malformed(_) | Self::Protocol(_) => (StatusCode::BAD_REQUEST, None),
+            Self::Gap { .. } => (StatusCode::CONFLICT, None),
+            Self::Unavailable(why) => (StatusCode::SERVICE_UNAVAILABLE, Some(why.retry_after())),
+        };
+        let mut problem = Problem::new(status, self.code(), self.to_string());
+        problem.retry_after = wait;
+        problem.advice = self.advice();
+        match self {
+            Self::Gap { through } => problem.with("through", *through),
+            _ => problem,
+        }
+    }
+
+    /// What the agent's operator can do.
+    const fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::NotAdmitted => Some("enrol the agent again with a new token"),
+            Self::TooManyConnections => Some("check that no second agent runs with this identity"),
+            Self::TooLarge | Self::TooManyRecords => Some("split the batch"),
+            Self::Protocol(_) => Some("upgrade the collector before its agents"),
+            Self::Gap { .. } => Some("send from the sequence after `through`, or a loss for what is gone"),
+            _ => None,
+        }
+    }
+}
+
+/// What ingest has done since start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Agents' connections open now.
+    pub connections: Gauge,
+    /// Connections that did not become one: no or a foreign certificate, or too slow.
+    pub handshakes_failed: Counter,
+    /// Requests by code: `ok`, or why not.
+    pub requests: Family<Code, Counter>,
+    /// Bytes of bodies as received.
+    pub bytes: Counter,
+}
+
+/// The label of [`Counters::requests`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Code {
+    /// `ok`, or the code of the problem document.
+    pub code: &'static str,
+}
+
+impl Counters {
+    /// Adds them to what `/metrics` shows.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("tickbird_agent_connections", "Agents' connections open now", self.connections.clone());
+        registry.register(
+            "tickbird_handshakes_failed",
+            "Connections that showed no certificate of ours in time",
+            self.handshakes_failed.clone(),
+        );
+        registry.register("tickbird_ingest_requests", "Requests of agents by answer", self.requests.clone());
+        registry.register("tickbird_ingest_bytes", "Bytes of bodies as received", self.bytes.clone());
+    }
+}

@@ -54,6 +54,8 @@ pub struct Incoming {
     pub digest: [u8; 32],
     /// The body as received, kept when a record says so.
     pub body: Vec<u8>,
+    /// Bytes of the body's text, which the rows in `records` share out among them.
+    pub text_bytes: usize,
 }
 
 /// One record with the sequences it takes.

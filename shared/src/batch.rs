@@ -7,12 +7,14 @@ use std::borrow::Cow;
 use std::fmt;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use crate::finding::Finding;
 use crate::fingerprint::Fingerprint;
 use crate::labels::Labels;
+use crate::protocol::MAX_RECORDS;
 
 /// Which of the agent's two queues a record waits in. Urgent is always drained first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -92,9 +94,32 @@ pub struct Batch<'a> {
     /// The agent ends on purpose: its presence becomes `stopped`, not `missing`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub goodbye: bool,
-    /// Each record as its own JSON text, so that one that cannot be read is refused alone.
-    #[serde(borrow)]
+    /// Each record as its own JSON text, so that one that cannot be read is refused alone. Reading stops keeping them
+    /// one after [`MAX_RECORDS`]: a body of millions of empty records costs no memory, and the excess shows.
+    #[serde(borrow, deserialize_with = "at_most_one_too_many")]
     pub records: Vec<&'a RawValue>,
+}
+
+fn at_most_one_too_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<&'de RawValue>, D::Error> {
+    struct Bounded;
+    impl<'de> Visitor<'de> for Bounded {
+        type Value = Vec<&'de RawValue>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an array of records")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Self::Value, A::Error> {
+            let mut records = Vec::new();
+            while records.len() <= MAX_RECORDS {
+                let Some(record) = array.next_element()? else { return Ok(records) };
+                records.push(record);
+            }
+            while array.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(records)
+        }
+    }
+    deserializer.deserialize_seq(Bounded)
 }
 
 /// One record: `{"finding": {…}}`, `{"open": {…}}` and so on.
@@ -275,6 +300,17 @@ mod tests {
             Record::Inventory(_) => "inventory",
             Record::Recording(_) => "recording",
         }
+    }
+
+    #[test]
+    fn millions_of_records_are_seen_to_be_too_many_and_not_kept() {
+        let body = |count: usize| {
+            let (head, _) = BODY.split_once('[').expect("has records");
+            format!("{head}[{}]}}", vec!["1"; count].join(","))
+        };
+        let kept = |count| serde_json::from_str::<Batch<'_>>(&body(count)).expect("the envelope reads").records.len();
+        assert_eq!((kept(MAX_RECORDS), kept(MAX_RECORDS + 1)), (MAX_RECORDS, MAX_RECORDS + 1));
+        assert_eq!(kept(3 * MAX_RECORDS), MAX_RECORDS + 1);
     }
 
     #[test]

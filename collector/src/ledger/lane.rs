@@ -77,6 +77,7 @@ mod tests {
             records: records.collect(),
             digest: [digest; 32],
             body: Vec::new(),
+            text_bytes: 0,
         }
     }
 

@@ -99,6 +99,7 @@ impl Mind {
         let heard = aggregate::Event::Heard {
             tenant: &batch.tenant,
             agent: &batch.agent,
+            epoch: &batch.epoch,
             sent_at: batch.sent_at,
             goodbye: batch.goodbye,
         };
@@ -174,6 +175,8 @@ impl Mind {
                     let loss = only_after(loss, after);
                     tally.lost += loss.count;
                     transaction.add_loss(&loss)?;
+                    let changes = self.aggregate.apply(aggregate::Event::Loss(&loss), now);
+                    self.follow(transaction, receivers, changes, now)?;
                 }
                 Content::Inventory(inventory) => self.describe(transaction, receivers, &agent, inventory, now)?,
                 Content::InBody => body_through = Some(end),

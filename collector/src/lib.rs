@@ -13,6 +13,7 @@
 pub mod pki;
 pub mod problem;
 pub mod store;
+pub mod token;
 
 pub mod ingest;
 

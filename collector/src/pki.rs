@@ -238,6 +238,22 @@ pub fn agent_of(certificate: &CertificateDer<'_>) -> Option<(String, String)> {
     (is_plain(tenant) && is_plain(id)).then(|| (tenant.to_owned(), id.to_owned()))
 }
 
+/// The first host name or address that a server's certificate is for.
+pub fn first_name(certificate: &CertificateDer<'_>) -> Option<String> {
+    use x509_parser::extensions::GeneralName;
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let names = certificate.subject_alternative_name().ok()??;
+    names.value.general_names.iter().find_map(|name| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(octets) => match (<[u8; 4]>::try_from(*octets), <[u8; 16]>::try_from(*octets)) {
+            (Ok(v4), _) => Some(IpAddr::from(v4).to_string()),
+            (_, Ok(v6)) => Some(IpAddr::from(v6).to_string()),
+            _ => None,
+        },
+        _ => None,
+    })
+}
+
 /// End of a certificate's life.
 pub fn expiry_of(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;

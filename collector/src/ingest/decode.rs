@@ -6,9 +6,7 @@ use std::io::Read;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use tickbird_shared::batch::{Inventory, Loss, Open, Record, Recording, Summary};
-use tickbird_shared::protocol::{
-    MAX_FIRING, MAX_KEY_BYTES, MAX_LABEL_BYTES, MAX_RECORDS, MAX_WINDOW_LOG, PROTOCOL,
-};
+use tickbird_shared::protocol::{MAX_FIRING, MAX_KEY_BYTES, MAX_LABEL_BYTES, MAX_RECORDS, MAX_WINDOW_LOG, PROTOCOL};
 use tickbird_shared::{Batch, Finding, Fingerprint, Timestamp};
 
 use crate::ledger::{AgentKey, Content, Incoming, Numbered};
@@ -216,6 +214,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use tickbird_shared::Lane;
+    use tickbird_shared::protocol::MAX_DECOMPRESSED_BYTES;
 
     const RECORDED: &str = include_str!("../../../shared/testdata/wire/protocol-1.json");
 

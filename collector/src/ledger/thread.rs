@@ -153,7 +153,8 @@ impl Ledger {
                 if group.tick
                     && let Err(error) = self.retain()
                 {
-                    tracing::warn!(%error, "what is too old could not be deleted");
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::warn!(%error, cause, "what is too old could not be deleted");
                 }
             }
             Err(error) => {

@@ -104,7 +104,7 @@ const MESSAGES_BEFORE: &str = "DELETE FROM outbox WHERE rowid IN \
     (SELECT rowid FROM outbox WHERE settled_at < ?1 ORDER BY settled_at LIMIT ?2)";
 // An incident with a waiting message stays, whatever its age.
 const DECISIONS_BEFORE: &str = "DELETE FROM decisions WHERE (tenant, incident, receiver, state_epoch) IN \
-    (SELECT decisions.tenant, incident, receiver, state_epoch FROM incidents \
+    (SELECT decisions.tenant, incident, receiver, decisions.state_epoch FROM incidents \
      JOIN decisions ON decisions.tenant = incidents.tenant AND decisions.incident = incidents.id \
      WHERE status = 'resolved' AND resolved_at < ?1 AND NOT EXISTS \
          (SELECT 1 FROM outbox WHERE outbox.tenant = incidents.tenant AND outbox.incident = incidents.id \

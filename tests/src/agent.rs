@@ -34,9 +34,13 @@ pub struct Agent {
 impl Agent {
     /// An agent with this configuration (`state_dir` is added), that neither is enrolled nor runs.
     pub fn prepare(stage: &Stage, configuration: &str, user: User) -> Result<Self, StageError> {
-        let it = Self { binary: stage.binary("tickbird-agent")?, room: stage.room("agent")?, user, process: None };
+        let mut it = Self { binary: stage.binary("tickbird-agent")?, room: stage.room("agent")?, user, process: None };
         std::fs::create_dir(it.state()).map_err(StageError::system("make the agent's state directory"))?;
         if let User::Nobody(_) = user {
+            // The workspace may be in a home that others may not enter.
+            let copy = it.room.join("tickbird-agent");
+            std::fs::copy(&it.binary, &copy).map_err(StageError::system("copy the agent's binary"))?;
+            it.binary = copy;
             for path in [&it.room, &it.state()] {
                 chown(path, Some(NOBODY), Some(NOBODY)).map_err(StageError::system("give the agent its directory"))?;
             }

@@ -11,7 +11,7 @@ standard input ends the application, so it never outlives its test.
     churn R     R requests a second, each on a connection of its own (0 ends it)
     served      how many requests were served and how many failed
 
-The pool's size stands in DATABASE_URL (`?pool_size=20&max_overflow=0`), where many deployments keep it.
+The pool's size stands in DATABASE_URL (`?pool_size=20&max_overflow=10`), where many deployments keep it.
 """
 
 import json

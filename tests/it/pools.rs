@@ -97,12 +97,13 @@ fn a_pool_that_is_nearly_used_up_is_found_against_the_limit_in_its_own_dsn() {
     alone(|stage| {
         const CHECK: &str = "pool.utilization";
         let mut it = Pools::begin(stage, &check(CHECK, "hold = \"5s\""))?;
-        it.faulty.leaks(18)?;
+        it.watch.sees(CHECK, "faulty-api", "ok", 30.s())?;
+        it.faulty.leaks(27)?; // of 20 and 10 more
         let incident = it.watch.fires(CHECK, "faulty-api", 40.s())?;
         assert_eq!(incident["severity"], "warning", "a range fires by its certain end and stays a warning");
         it.faulty.repairs()?;
         it.watch.resolves(CHECK, "faulty-api", 30.s())?;
-        it.watch.silent_about(it.twin.name())
+        it.twin_is_silent(CHECK)
     });
 }
 

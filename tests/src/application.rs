@@ -45,13 +45,13 @@ pub struct Held {
 }
 
 impl Application {
-    /// SQLAlchemy with a pool of 20 on `server`, all opened; `name` stands in its command line.
+    /// SQLAlchemy with a pool of 20 on `server`, all opened, and 10 more under load; `name` stands in its command line.
     pub fn pooled(stage: &Stage, name: &str, server: &Postgres) -> Result<Self, StageError> {
         for module in ["sqlalchemy", "psycopg2"] {
             let package = if module == "sqlalchemy" { "python3-sqlalchemy" } else { "python3-psycopg2" };
             installed(&format!("/usr/lib/python3/dist-packages/{module}"), package)?;
         }
-        let dsn = format!("{}?pool_size=20&max_overflow=0&application_name={name}", server.dsn("app"));
+        let dsn = format!("{}?pool_size=20&max_overflow=10&application_name={name}", server.dsn("app"));
         let kind = Kind {
             script: "pooled.py",
             arguments: vec!["--name".into(), name.into()],

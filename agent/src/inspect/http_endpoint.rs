@@ -1,10 +1,26 @@
-//! One request to one HTTP or HTTPS endpoint: the rows.
+//! One request to one HTTP or HTTPS endpoint, as a stranger would make it: resolve, connect, shake hands, ask, read.
+//!
+//! Each look uses a connection of its own, so that every phase is seen, and follows no redirect.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ClientConfig;
+
 use crate::discover::TargetKey;
+use crate::inspect::tls_certificate::{Demand, Verifier};
+use crate::inspect::{About, Inspector, Look, Measure, Observation, Reading, Reason, Rows, Unit, Value};
+
+mod expectation;
+mod request;
+
 pub use crate::inspect::tls_certificate::Certificate;
+pub use expectation::{
+    BodyPattern, Config, ConfigError, EndpointUrl, JsonAssertion, StatusRanges, authorities, timeout,
+};
+
+use expectation::Assertions;
+use request::{Course, Received};
 
 /// One request and its answer.
 #[derive(Debug, Clone)]
@@ -28,7 +44,7 @@ pub struct Probe {
 pub struct Answer {
     /// HTTP status.
     pub status: u16,
-    /// Bytes of the body that were read.
+    /// Bytes of the body that were read, at most 1 MiB.
     pub body_bytes: u64,
 }
 
@@ -50,7 +66,7 @@ pub enum Phase {
     Connect,
     /// TLS handshake.
     Tls,
-    /// From the request's last byte to the answer's first.
+    /// From the request's first byte to the end of the answer's head.
     FirstByte,
     /// The rest of the answer.
     Body,
@@ -64,3 +80,126 @@ pub struct Assertion {
     /// `None` when it held; else what was found, without text of the body: `no match`, `absent`, `false`.
     pub failed: Option<Arc<str>>,
 }
+
+static SECONDS: Measure = Measure {
+    name: "endpoint.seconds",
+    unit: Unit::Seconds,
+    meaning: "a whole request, from the name to the last byte of the answer",
+};
+static RESOLVE: Measure =
+    Measure { name: "endpoint.seconds_resolve", unit: Unit::Seconds, meaning: "from the name to its addresses" };
+static CONNECT: Measure = Measure { name: "endpoint.seconds_connect", unit: Unit::Seconds, meaning: "TCP handshake" };
+static TLS: Measure = Measure { name: "endpoint.seconds_tls", unit: Unit::Seconds, meaning: "TLS handshake" };
+static FIRST_BYTE: Measure = Measure {
+    name: "endpoint.seconds_first_byte",
+    unit: Unit::Seconds,
+    meaning: "from the request to the end of the answer's head",
+};
+static BODY: Measure =
+    Measure { name: "endpoint.seconds_body", unit: Unit::Seconds, meaning: "the rest of the answer" };
+
+static ABOUT: About = About {
+    name: "http_endpoint",
+    source: "a GET request (RFC 9112) on a connection of its own, and the certificate shown in its handshake",
+    needs: "a way to the endpoint; no account, no header",
+    cost: "one connection and one request a look; at most 1 MiB of the body is read",
+    measures: &[&SECONDS, &RESOLVE, &CONNECT, &TLS, &FIRST_BYTE, &BODY],
+};
+
+impl Phase {
+    const fn measure(self) -> &'static Measure {
+        match self {
+            Self::Resolve => &RESOLVE,
+            Self::Connect => &CONNECT,
+            Self::Tls => &TLS,
+            Self::FirstByte => &FIRST_BYTE,
+            Self::Body => &BODY,
+        }
+    }
+}
+
+/// Asks one endpoint.
+pub struct HttpInspector {
+    config: Config,
+    target: TargetKey,
+    verifier: Arc<Verifier>,
+    tls: Arc<ClientConfig>,
+    assertions: Arc<Assertions>,
+}
+
+impl HttpInspector {
+    /// Makes no connection yet.
+    pub fn new(config: Config) -> Self {
+        // Authorities take memory, and plain HTTP asks none.
+        let demand = if config.url.is_https { Demand::AuthorityAndName } else { Demand::Nothing };
+        let verifier = Verifier::new(demand, &config.authorities, false);
+        Self {
+            target: TargetKey::endpoint(&config.url.to_string()),
+            tls: Arc::new(verifier.client_config(&[b"http/1.1"])),
+            verifier,
+            assertions: Arc::new(Assertions::of(&config)),
+            config,
+        }
+    }
+
+    async fn look(&mut self) -> Reading {
+        let mut course = Course::within(self.config.timeout);
+        let received = request::ask(&self.config.url, &self.tls, &mut course).await;
+        let mut probe = Probe {
+            target: self.target.clone(),
+            outcome: match &received {
+                Ok(Received { status, body, .. }) => {
+                    Ok(Answer { status: *status, body_bytes: u64::try_from(body.len()).unwrap_or(u64::MAX) })
+                }
+                Err(failure) => Err(failure.clone()),
+            },
+            phases: course.phases,
+            certificate: self.verifier.take_seen(),
+            status_as_expected: received.as_ref().ok().map(|it| self.config.status.contains(it.status)),
+            assertions: Vec::new(),
+        };
+        if let Ok(received) = received
+            && !self.assertions.is_empty()
+        {
+            let assertions = Arc::clone(&self.assertions);
+            // A pattern over a mebibyte takes longer than a thread of the runtime may be held.
+            let checked = move || assertions.check(&received.body, received.is_whole);
+            probe.assertions = tokio::task::spawn_blocking(checked).await.unwrap_or_default();
+        }
+        let observations = observations(&probe);
+        Reading { rows: Rows::Probe(probe), observations }
+    }
+}
+
+impl Inspector for HttpInspector {
+    fn about(&self) -> &'static About {
+        &ABOUT
+    }
+
+    fn name(&self) -> String {
+        format!("http_endpoint {}", self.config.url)
+    }
+
+    fn inspect<'a>(&'a mut self, _now: Duration) -> Look<'a> {
+        Box::pin(self.look())
+    }
+}
+
+/// The whole request is known when there was an answer; of a failed phase only its beginning is.
+fn observations(probe: &Probe) -> Vec<Observation> {
+    let observe = |measure, value| Observation { target: probe.target.clone(), measure, value };
+    let whole: Duration = probe.phases.iter().map(|(_, took)| *took).sum();
+    let (whole, failed) = match &probe.outcome {
+        Ok(_) => (Value::Known(whole.as_secs_f64()), None),
+        Err(failure) => {
+            let reason = Reason::Unreachable(format!("{}: {}", probe.target, failure.what));
+            (Value::Unknown(reason), Some(failure.phase))
+        }
+    };
+    let gone = probe.phases.iter().filter(|(phase, _)| Some(*phase) != failed);
+    let phases = gone.map(|(phase, took)| observe(phase.measure(), Value::Known(took.as_secs_f64())));
+    std::iter::once(observe(&SECONDS, whole)).chain(phases).collect()
+}
+
+#[cfg(test)]
+mod tests;

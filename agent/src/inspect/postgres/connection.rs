@@ -295,7 +295,7 @@ impl ConnectError {
 }
 
 /// The innermost cause of this type; I/O errors wrap those of TLS.
-fn cause<'a, E: std::error::Error + 'static>(error: &'a tokio_postgres::Error) -> Option<&'a E> {
+fn cause<E: std::error::Error + 'static>(error: &tokio_postgres::Error) -> Option<&E> {
     let mut next = error.source();
     while let Some(cause) = next {
         if let Some(found) = cause.downcast_ref() {

@@ -1,1 +1,253 @@
-//! Delivery of what was decided, with retries.
+//! Delivers what alert decided: at least once, in order per incident, the same bytes each time.
+//!
+//! One worker per receiver empties its part of the outbox, so a receiver that is away delays nobody else. The outcome of
+//! each attempt is written by the ledger; until it is, the incident's next message waits. An attempt that was under way
+//! when the process was killed is made again: the id tells the receiver that it is the same message.
+
+mod breaker;
+mod retry;
+pub mod webhook;
+mod worker;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+use tickbird_shared::Timestamp;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::ledger::Handle;
+use crate::store::Readers;
+
+pub use breaker::BreakerState;
+
+/// Why a message was not delivered. The text holds neither the path of a URL nor anything that the receiver answered.
+#[derive(Debug, thiserror::Error)]
+pub enum NotifyError {
+    /// Nobody answers there, or the name is not known.
+    #[error("cannot connect to {address}")]
+    Connect {
+        /// Host and port.
+        address: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The receiver's certificate is not trusted, or it does not speak TLS.
+    #[error("no TLS session with {address}")]
+    Handshake {
+        /// Host and port.
+        address: String,
+        /// What TLS said.
+        source: std::io::Error,
+    },
+    /// The connection ended before the answer.
+    #[error("the connection ended before the answer")]
+    Broken(#[source] hyper::Error),
+    /// No answer in time.
+    #[error("no answer within {} s", after.as_secs())]
+    TimedOut {
+        /// How long was waited.
+        after: Duration,
+        /// The request had been sent, at least in part.
+        uncertain: bool,
+    },
+    /// The answer was not a yes.
+    #[error("answered {status}{}", if (300..400).contains(status) { "; redirects are not followed" } else { "" })]
+    Answered {
+        /// HTTP status.
+        status: u16,
+        /// What the receiver asked for.
+        retry_after: Option<Duration>,
+    },
+    /// It is in no configuration.
+    #[error("the receiver is not configured")]
+    NotConfigured,
+}
+
+impl NotifyError {
+    /// Whether the receiver may have heard the message all the same. A gateway that lost its other side, and a receiver
+    /// that failed on the way, may have acted before.
+    pub const fn is_uncertain(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::Handshake { .. } | Self::NotConfigured => false,
+            Self::Broken(_) => true,
+            Self::TimedOut { uncertain, .. } => *uncertain,
+            Self::Answered { status, .. } => matches!(*status, 500 | 502 | 504),
+        }
+    }
+
+    /// What the receiver asked for.
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Answered { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// The error and its causes in one line, as it is stored and shown.
+    fn chain(&self) -> String {
+        let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source());
+        causes.fold(self.to_string(), |line, cause| format!("{line}: {cause}"))
+    }
+
+    /// Whether it is about this one message, and the receiver is well.
+    const fn is_about_the_message(&self) -> bool {
+        matches!(self, Self::Answered { status: 400 | 413 | 422, .. })
+    }
+}
+
+/// What the workers are told at start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Name and kind of each receiver.
+    pub receivers: Vec<(String, webhook::Config)>,
+    /// The wall clock.
+    pub clock: fn() -> Timestamp,
+}
+
+/// How delivery to one receiver goes.
+#[derive(Debug, Clone)]
+pub struct ReceiverStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Host and port.
+    pub address: String,
+    /// Whether it is asked.
+    pub breaker: BreakerState,
+    /// Attempts that failed in a row.
+    pub failures: u32,
+    /// What the last failure said.
+    pub last_error: Option<String>,
+    /// When it last took a message, since start.
+    pub delivered_at: Option<Timestamp>,
+}
+
+/// How delivery to all receivers goes. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Status(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    receivers: Mutex<Vec<ReceiverStatus>>,
+    counters: Counters,
+}
+
+impl Status {
+    /// One entry per configured receiver, in the order of the configuration.
+    pub fn receivers(&self) -> Vec<ReceiverStatus> {
+        self.lock().clone()
+    }
+
+    /// What was attempted since start.
+    pub fn counters(&self) -> &Counters {
+        &self.0.counters
+    }
+
+    fn update(&self, index: usize, change: impl FnOnce(&mut ReceiverStatus)) {
+        if let Some(receiver) = self.lock().get_mut(index) {
+            change(receiver);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<ReceiverStatus>> {
+        self.0.receivers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Attempts by receiver and by what they came to.
+#[derive(Debug, Default)]
+pub struct Counters {
+    attempts: Family<AttemptLabels, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AttemptLabels {
+    receiver: String,
+    outcome: AttemptOutcome,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum AttemptOutcome {
+    Delivered,
+    Refused,
+    Uncertain,
+}
+
+impl EncodeLabelValue for AttemptOutcome {
+    fn encode(&self, encoder: &mut prometheus_client::encoding::LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        let word = match self {
+            Self::Delivered => "delivered",
+            Self::Refused => "refused",
+            Self::Uncertain => "uncertain",
+        };
+        EncodeLabelValue::encode(&word, encoder)
+    }
+}
+
+impl Counters {
+    /// Adds them to what `/metrics` shows.
+    pub fn register(&self, registry: &mut Registry) {
+        let help = "Attempts to deliver; after an uncertain one the receiver may hear the message twice";
+        registry.register("tickbird_notify_attempts", help, self.attempts.clone());
+    }
+
+    fn count(&self, receiver: &str, result: &Result<(), NotifyError>) {
+        let outcome = match result {
+            Ok(()) => AttemptOutcome::Delivered,
+            Err(error) if error.is_uncertain() => AttemptOutcome::Uncertain,
+            Err(_) => AttemptOutcome::Refused,
+        };
+        self.attempts.get_or_create(&AttemptLabels { receiver: receiver.into(), outcome }).inc();
+    }
+}
+
+/// The running workers.
+#[derive(Debug)]
+pub struct Running {
+    workers: JoinSet<()>,
+    stop: watch::Sender<bool>,
+    status: Status,
+}
+
+/// Starts a worker per receiver, and one for messages whose receiver is configured no more.
+pub fn start(config: Config, readers: Readers, ledger: Handle) -> Running {
+    let (stop, stopping) = watch::channel(false);
+    let status = Status::default();
+    let mut workers = JoinSet::new();
+    let names: Vec<_> = config.receivers.iter().map(|(name, _)| name.clone()).collect();
+    for (index, (name, webhook)) in config.receivers.into_iter().enumerate() {
+        status.lock().push(ReceiverStatus {
+            name: name.clone(),
+            address: webhook.address(),
+            breaker: BreakerState::Closed,
+            failures: 0,
+            last_error: None,
+            delivered_at: None,
+        });
+        let (readers, ledger, status) = (readers.clone(), ledger.clone(), status.clone());
+        let worker = worker::Worker::new(name, index, webhook, readers, ledger, config.clock, status);
+        workers.spawn(worker.run(stopping.clone()));
+    }
+    workers.spawn(worker::give_up_strays(names, readers, ledger, config.clock, stopping));
+    Running { workers, stop, status }
+}
+
+impl Running {
+    /// How delivery goes.
+    pub fn status(&self) -> Status {
+        self.status.clone()
+    }
+
+    /// Begins no more attempts, and waits for those under way: at most as long as one may take. Stop the ledger later,
+    /// so that their outcomes are written.
+    pub async fn stop(mut self) {
+        // Workers that ended hear nothing.
+        let _ = self.stop.send(true);
+        while self.workers.join_next().await.is_some() {}
+    }
+}

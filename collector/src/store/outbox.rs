@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension, Row, named_params};
 use tickbird_shared::Timestamp;
 
-use super::column::{At, Seq};
+use super::column::{At, Json, Seq};
 use super::{MessageState, OutboxRow, Rows, StoreError, Transaction};
 
 impl MessageState {
@@ -43,6 +43,20 @@ impl Rows<'_> {
              WHERE state = 'waiting' AND receiver = ?1 AND next_attempt_at > ?2",
         )?;
         Ok(query.query_row((receiver, At(now)), |row| row.get::<_, Option<At>>(0))?.map(|at| at.0))
+    }
+
+    /// Messages decided before a moment that wait for receivers which are none of `configured`.
+    pub fn outbox_strays(
+        &self,
+        configured: &[String],
+        decided_before: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<OutboxRow>, StoreError> {
+        let mut query = self.0.prepare_cached(
+            "SELECT * FROM outbox WHERE state = 'waiting' AND decided_at < ?2 \
+                 AND receiver NOT IN (SELECT value FROM json_each(?1)) ORDER BY id LIMIT ?3",
+        )?;
+        Ok(query.query_map((Json(configured), At(decided_before), limit), read)?.collect::<Result<_, _>>()?)
     }
 
     /// How many messages wait for one receiver, and when the oldest of them was decided.

@@ -1,0 +1,310 @@
+//! A receiver that takes a POST: the stored bytes, signed as the Standard Webhooks specification says.
+//!
+//! `webhook-id` is the message's own and the same on each attempt, `webhook-timestamp` is that of the attempt, and
+//! `webhook-signature` is `v1,` and the base 64 of HMAC-SHA-256 over `id.timestamp.body`. Redirects are not followed: the
+//! place that a signed message goes to is configured, not answered.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{HeaderValue, Request, Uri, header};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use hmac::{Hmac, KeyInit, Mac};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
+use sha2::Sha256;
+use tickbird_shared::Timestamp;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use zeroize::Zeroizing;
+
+use super::NotifyError;
+
+/// An attempt, from looking up the name to the answer, takes at most this long.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// So much of an answer's body is read, to end the connection tidily.
+const MAX_ANSWER: usize = 16 << 10;
+/// The head of an answer may be so long.
+const MAX_HEAD: usize = 32 << 10;
+/// Length of a secret in bytes: as the specification bounds it.
+const SECRET: std::ops::RangeInclusive<usize> = 24..=64;
+
+/// Why a webhook cannot be configured so. Neither the path of the URL nor the secret is ever shown: both let people in.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Not an absolute URL.
+    #[error("the URL is not an absolute http or https URL")]
+    Url,
+    /// It carries a user name or password.
+    #[error("the URL holds a user name or password")]
+    UserInfo,
+    /// The secret is not `whsec_` and base 64.
+    #[error("the secret is not `whsec_` followed by base 64")]
+    Secret,
+    /// The secret is too short or too long.
+    #[error("the secret has {0} bytes")]
+    SecretLength(usize),
+    /// The file of certificates holds none, or one that cannot be read.
+    #[error("the file of certificates holds no readable certificate")]
+    Certificates,
+    /// The host is not one that a certificate can be for.
+    #[error("`{0}` is neither a host name nor an address")]
+    Host(String),
+}
+
+impl ConfigError {
+    /// What the operator can do.
+    pub const fn advice(&self) -> &'static str {
+        match self {
+            Self::Url => "write it like https://hooks.example.org/tickbird",
+            Self::UserInfo => "leave it out: the signature proves who sends",
+            Self::Secret | Self::SecretLength(_) => "make one with: echo whsec_$(openssl rand -base64 32)",
+            Self::Certificates => "give a PEM file with the authority that signed the receiver's certificate",
+            Self::Host(_) => "correct the host of the URL",
+        }
+    }
+}
+
+/// Where to, and signed with what. Cannot be wrong; `Debug` shows neither path nor secret.
+#[derive(Clone)]
+pub struct Config {
+    uri: Uri,
+    host: String,
+    port: u16,
+    secret: Option<Zeroizing<Vec<u8>>>,
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    timeout: Duration,
+}
+
+impl Config {
+    /// A webhook at `url`, signed when there is a `secret` (`whsec_…`). `ca_pem` holds authorities to trust beside the
+    /// public ones.
+    ///
+    /// # Errors
+    /// When one of them cannot be used.
+    pub fn new(url: &str, secret: Option<&str>, ca_pem: Option<&[u8]>) -> Result<Self, ConfigError> {
+        let uri: Uri = url.trim().parse().map_err(|_| ConfigError::Url)?;
+        let authority = uri.authority().ok_or(ConfigError::Url)?;
+        if authority.as_str().contains('@') {
+            return Err(ConfigError::UserInfo);
+        }
+        let (default_port, is_tls) = match uri.scheme_str() {
+            Some("http") => (80, false),
+            Some("https") => (443, true),
+            _ => return Err(ConfigError::Url),
+        };
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        if host.is_empty() {
+            return Err(ConfigError::Url);
+        }
+        let port = authority.port_u16().unwrap_or(default_port);
+        let tls = if is_tls {
+            let name = ServerName::try_from(host.clone()).map_err(|_| ConfigError::Host(host.clone()))?;
+            Some((Arc::new(client_config(ca_pem)?), name))
+        } else {
+            None
+        };
+        let secret = secret.map(decode).transpose()?;
+        Ok(Self { uri, host, port, secret, tls, timeout: TIMEOUT })
+    }
+
+    /// Gives an attempt another time than ten seconds.
+    #[must_use]
+    pub const fn within(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Where it goes, without the path.
+    pub fn address(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+
+    /// Makes one attempt. The bytes of `body` are sent as they are.
+    ///
+    /// # Errors
+    /// When no yes was heard; the error knows whether the receiver may have heard the message all the same.
+    pub async fn send(&self, id: &str, at: Timestamp, body: &[u8]) -> Result<(), NotifyError> {
+        let request = self.request(id, at, body);
+        let mut sent = false;
+        let attempt = tokio::time::timeout(self.timeout, self.attempt(request, &mut sent)).await;
+        attempt.unwrap_or_else(|_| Err(NotifyError::TimedOut { after: self.timeout, uncertain: sent }))
+    }
+
+    async fn attempt(&self, request: Request<Full<Bytes>>, sent: &mut bool) -> Result<(), NotifyError> {
+        let connect = |source| NotifyError::Connect { address: self.address(), source };
+        let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(connect)?;
+        stream.set_nodelay(true).map_err(connect)?;
+        match &self.tls {
+            None => converse(stream, request, sent).await,
+            Some((config, name)) => {
+                let connector = TlsConnector::from(Arc::clone(config));
+                let handshake = |source| NotifyError::Handshake { address: self.address(), source };
+                let stream = connector.connect(name.clone(), stream).await.map_err(handshake)?;
+                converse(stream, request, sent).await
+            }
+        }
+    }
+
+    fn request(&self, id: &str, at: Timestamp, body: &[u8]) -> Request<Full<Bytes>> {
+        let timestamp = at.as_second().to_string();
+        let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
+        let mut request = Request::post(path)
+            .header(header::HOST, self.uri.authority().map_or("", |authority| authority.as_str()))
+            .header(header::USER_AGENT, concat!("tickbird-collector/", env!("CARGO_PKG_VERSION")))
+            .header(header::CONTENT_TYPE, "application/json")
+            .header("webhook-id", id)
+            .header("webhook-timestamp", &timestamp);
+        if let Some(secret) = &self.secret {
+            let signature = HeaderValue::from_str(&signature(secret, id, &timestamp, body));
+            request = request.header("webhook-signature", signature.expect("base 64 is printable"));
+        }
+        request.body(Full::new(Bytes::copy_from_slice(body))).expect("its parts were checked when it was configured")
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tls = self.tls.is_some();
+        f.debug_struct("Config").field("address", &self.address()).field("tls", &tls).finish_non_exhaustive()
+    }
+}
+
+async fn converse<S>(stream: S, request: Request<Full<Bytes>>, sent: &mut bool) -> Result<(), NotifyError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = hyper::client::conn::http1::Builder::new();
+    let handshake = builder.max_buf_size(MAX_HEAD).handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(NotifyError::Broken)?;
+    // Ends with this attempt, whatever way that ends.
+    let mut driver = JoinSet::new();
+    driver.spawn(connection);
+    *sent = true;
+    let answer = sender.send_request(request).await.map_err(NotifyError::Broken)?;
+    let status = answer.status();
+    let retry_after = answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    if status.is_success() {
+        // The yes counts; the rest only lets the other side finish.
+        let mut body = answer.into_body();
+        let mut read = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            read += frame.data_ref().map_or(0, Bytes::len);
+            if read > MAX_ANSWER {
+                break;
+            }
+        }
+        return Ok(());
+    }
+    Err(NotifyError::Answered { status: status.as_u16(), retry_after: retry_after.map(Duration::from_secs) })
+}
+
+fn signature(secret: &[u8], id: &str, timestamp: &str, body: &[u8]) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes a key of any length");
+    for part in [id.as_bytes(), b".", timestamp.as_bytes(), b".", body] {
+        mac.update(part);
+    }
+    format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
+}
+
+fn decode(secret: &str) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
+    // Some tools leave the padding out.
+    let lenient = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let engine = GeneralPurpose::new(&base64::alphabet::STANDARD, lenient);
+    let text = secret.trim().strip_prefix("whsec_").ok_or(ConfigError::Secret)?;
+    let bytes = Zeroizing::new(engine.decode(text).map_err(|_| ConfigError::Secret)?);
+    if SECRET.contains(&bytes.len()) { Ok(bytes) } else { Err(ConfigError::SecretLength(bytes.len())) }
+}
+
+fn client_config(ca_pem: Option<&[u8]>) -> Result<ClientConfig, ConfigError> {
+    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    if let Some(pem) = ca_pem {
+        let mut added = 0;
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let certificate = certificate.map_err(|_| ConfigError::Certificates)?;
+            roots.add(certificate).map_err(|_| ConfigError::Certificates)?;
+            added += 1;
+        }
+        if added == 0 {
+            return Err(ConfigError::Certificates);
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider has the default versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "whsec_dGhlIHJlY2VpdmVyJ3Mgb3duIHNlY3JldCwgMzIgYnk=";
+
+    fn mistake(url: &str, secret: Option<&str>, ca: Option<&[u8]>) -> String {
+        Config::new(url, secret, ca).expect_err("must be refused").to_string()
+    }
+
+    /// Computed with `printf 'a.1.b' | openssl dgst -sha256 -hmac "the receiver's own secret, 32 by" -binary | base64`.
+    #[test]
+    fn the_signature_is_the_one_openssl_computes() {
+        let secret = decode(SECRET).expect("32 bytes");
+        assert_eq!(signature(&secret, "a", "1", b"b"), "v1,pU/IV9Qy3sdlLd0Owo+e+03HQIrkmQjmj11XhFqqVnU=");
+        assert_eq!(decode(SECRET.trim_end_matches('=')).expect("without padding"), secret);
+    }
+
+    #[test]
+    fn a_mistake_is_named_without_what_is_secret() {
+        assert_eq!(mistake("hooks.example.org/x", None, None), "the URL is not an absolute http or https URL");
+        assert_eq!(mistake("ftp://hooks.example.org", None, None), "the URL is not an absolute http or https URL");
+        assert_eq!(mistake("https://me:pw@host/", None, None), "the URL holds a user name or password");
+        assert_eq!(mistake("http://h/", Some("abc"), None), "the secret is not `whsec_` followed by base 64");
+        assert_eq!(mistake("http://h/", Some("whsec_c2hvcnQ="), None), "the secret has 5 bytes");
+        assert!(mistake("https://h/", None, Some(b"not PEM")).contains("no readable certificate"));
+    }
+
+    #[test]
+    fn neither_path_nor_secret_is_shown() {
+        let config = Config::new("https://[::1]:8443/T0KEN/x?k=v", Some(SECRET), None).expect("valid");
+        let shown = format!("{config:?} {}", config.address());
+        assert!(shown.contains("[::1]:8443") && !shown.contains("T0KEN") && !shown.contains("secret"), "{shown}");
+    }
+
+    #[test]
+    fn the_request_keeps_path_query_and_bytes() {
+        let config = Config::new("http://hooks.example.org:8080/T0KEN/x?k=v", Some(SECRET), None).expect("valid");
+        let request = config.request("msg_1", Timestamp::UNIX_EPOCH, b"{}");
+        assert_eq!(request.uri(), "/T0KEN/x?k=v");
+        let header = |name: &str| request.headers()[name].to_str().expect("text").to_owned();
+        assert_eq!((header("host"), header("webhook-id")), ("hooks.example.org:8080".into(), "msg_1".into()));
+        assert_eq!((header("webhook-timestamp"), header("content-type")), ("0".into(), "application/json".into()));
+        let unsigned = Config::new("http://h", None, None).expect("valid").request("i", Timestamp::UNIX_EPOCH, b"");
+        assert!(!unsigned.headers().contains_key("webhook-signature"));
+        assert_eq!(unsigned.uri(), "/");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(url in "\\PC{0,60}", secret in "\\PC{0,60}", pem in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            let _ = Config::new(&url, Some(&secret), Some(&pem));
+            let _ = Config::new(&format!("https://{url}"), None, None);
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Empties one receiver's part of the outbox, a few incidents at a time.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tickbird_shared::Timestamp;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::breaker::{Breaker, BreakerState};
+use super::retry::{self, GIVE_UP};
+use super::{NotifyError, Status, webhook};
+use crate::ledger::{Delivery, Handle, Outcome, Unavailable};
+use crate::store::{OutboxRow, Readers};
+
+/// Attempts to one receiver at once, each of another incident.
+const AT_ONCE: usize = 8;
+/// The outbox is looked at this often when nothing says that it changed, so that a step of the clock delays little.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Wait after the store could not be read.
+const STORE_PAUSE: Duration = Duration::from_secs(2);
+/// How often messages of receivers that are configured no more are looked for.
+const STRAYS_EVERY: Duration = Duration::from_secs(3600);
+/// How many of them are given up at once.
+const STRAYS: u32 = 500;
+
+type IncidentKey = (String, String);
+
+pub(super) struct Worker {
+    name: String,
+    index: usize,
+    webhook: webhook::Config,
+    readers: Readers,
+    ledger: Handle,
+    clock: fn() -> Timestamp,
+    status: Status,
+    started: Instant,
+    breaker: Breaker,
+    /// Incidents with a message under way: their next one waits.
+    busy: HashSet<IncidentKey>,
+}
+
+impl Worker {
+    pub(super) fn new(
+        name: String,
+        index: usize,
+        webhook: webhook::Config,
+        readers: Readers,
+        ledger: Handle,
+        clock: fn() -> Timestamp,
+        status: Status,
+    ) -> Self {
+        let (started, breaker, busy) = (Instant::now(), Breaker::new(), HashSet::new());
+        Self { name, index, webhook, readers, ledger, clock, status, started, breaker, busy }
+    }
+
+    pub(super) async fn run(mut self, mut stopping: watch::Receiver<bool>) {
+        let mut changed = self.ledger.outbox_changed();
+        let mut attempts = JoinSet::new();
+        while !*stopping.borrow() {
+            // Before looking, so that what is queued while looking is seen the next time.
+            changed.borrow_and_update();
+            let wait = self.begin(&mut attempts, &stopping).await;
+            self.show();
+            tokio::select! {
+                _ = stopping.changed() => (),
+                Some(ended) = attempts.join_next() => self.end(ended),
+                // When the ledger has gone, only the stop is waited for.
+                Ok(()) = changed.changed() => (),
+                () = tokio::time::sleep(wait) => (),
+            }
+        }
+        while let Some(ended) = attempts.join_next().await {
+            self.end(ended);
+        }
+    }
+
+    /// Begins what may be begun now; says when to look again.
+    async fn begin(&mut self, attempts: &mut JoinSet<Ended>, stopping: &watch::Receiver<bool>) -> Duration {
+        let now = self.started.elapsed();
+        let room = match self.breaker.state(now) {
+            BreakerState::Closed => AT_ONCE.saturating_sub(self.busy.len()),
+            BreakerState::HalfOpen => 1_usize.saturating_sub(self.busy.len()),
+            BreakerState::Open => {
+                let until = self.breaker.open_until(now).unwrap_or(now);
+                return until.saturating_sub(now);
+            }
+        };
+        if room == 0 {
+            return LONGEST_WAIT; // the end of an attempt comes first
+        }
+        let (name, wall, limit) = (self.name.clone(), (self.clock)(), (room + self.busy.len()) as u32);
+        let look = move |rows: crate::store::Rows<'_>| {
+            Ok((rows.outbox_due(&name, wall, limit)?, rows.outbox_next_at(&name, wall)?))
+        };
+        let (due, next_at) = match self.readers.read(look).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(receiver = %self.name, %error, "cannot read the outbox");
+                return STORE_PAUSE;
+            }
+        };
+        let fresh = |row: &OutboxRow| !self.busy.contains(&(row.tenant.clone(), row.incident.clone()));
+        let begun: Vec<_> = due.into_iter().filter(fresh).take(room).collect();
+        for message in begun {
+            self.busy.insert((message.tenant.clone(), message.incident.clone()));
+            let (name, webhook, ledger, status) =
+                (self.name.clone(), self.webhook.clone(), self.ledger.clone(), self.status.clone());
+            attempts.spawn(attempt(name, webhook, message, ledger, status, self.clock, stopping.clone()));
+        }
+        let until_next = next_at.and_then(|at| Duration::try_from(at.duration_since(wall)).ok());
+        until_next.unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT)
+    }
+
+    fn end(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
+        let Ok(Ended { incident, result }) = ended else {
+            // A panic; its incident stays busy until the restart rather than being told out of order.
+            tracing::error!(receiver = %self.name, "an attempt to deliver ended by a fault of the collector");
+            return;
+        };
+        self.busy.remove(&incident);
+        let (name, before) = (&self.name, self.breaker.state(self.started.elapsed()));
+        match &result {
+            Err(error) if !error.is_about_the_message() => {
+                self.breaker.failed(self.started.elapsed(), rand::random());
+                let failures = self.breaker.failures();
+                if before == BreakerState::Closed && self.breaker.state(self.started.elapsed()) == BreakerState::Open {
+                    let error = error.chain();
+                    tracing::warn!(receiver = %name, error, failures, "the receiver is not asked for a while");
+                }
+            }
+            _ => {
+                if before != BreakerState::Closed {
+                    tracing::info!(receiver = %name, "the receiver is back");
+                }
+                self.breaker.succeeded();
+            }
+        }
+        if let Err(error) = &result {
+            tracing::debug!(receiver = %name, error = error.chain(), "not delivered");
+        }
+        let at = (self.clock)();
+        self.status.update(self.index, |status| match result {
+            Ok(()) => {
+                status.delivered_at = Some(at);
+                status.last_error = None;
+            }
+            Err(error) => status.last_error = Some(error.chain()),
+        });
+    }
+
+    fn show(&self) {
+        let (state, failures) = (self.breaker.state(self.started.elapsed()), self.breaker.failures());
+        self.status.update(self.index, |status| {
+            status.breaker = state;
+            status.failures = failures;
+        });
+    }
+}
+
+/// An attempt whose outcome is written, or cannot be written any more.
+struct Ended {
+    incident: IncidentKey,
+    result: Result<(), NotifyError>,
+}
+
+async fn attempt(
+    name: String,
+    webhook: webhook::Config,
+    message: OutboxRow,
+    ledger: Handle,
+    status: Status,
+    clock: fn() -> Timestamp,
+    stopping: watch::Receiver<bool>,
+) -> Ended {
+    let result = webhook.send(&message.id, clock(), &message.body).await;
+    status.counters().count(&name, &result);
+    let at = clock();
+    let outcome = retry::outcome(&message, &result, at, rand::random());
+    if let Outcome::Dead { error, .. } = &outcome {
+        tracing::error!(receiver = %name, message = %message.id, %error, "given up after seven days");
+    }
+    let incident = (message.tenant.clone(), message.incident.clone());
+    write_down(&ledger, Delivery { tenant: message.tenant, message: message.id, at, outcome }, &stopping).await;
+    Ended { incident, result }
+}
+
+/// Writes an outcome, however long the store needs to recover: the message must not be sent again meanwhile.
+async fn write_down(ledger: &Handle, delivery: Delivery, stopping: &watch::Receiver<bool>) {
+    loop {
+        match ledger.delivered(delivery.clone()).await {
+            Ok(()) => return,
+            Err(error) if error == Unavailable::Closing || *stopping.borrow() => {
+                tracing::warn!(message = %delivery.message, %error, "an outcome is not written; the message comes again");
+                return;
+            }
+            Err(error) => tokio::time::sleep(error.retry_after()).await,
+        }
+    }
+}
+
+/// Gives up, after the time that any message gets, what waits for receivers that are in no configuration any more.
+pub(super) async fn give_up_strays(
+    configured: Vec<String>,
+    readers: Readers,
+    ledger: Handle,
+    clock: fn() -> Timestamp,
+    mut stopping: watch::Receiver<bool>,
+) {
+    while !*stopping.borrow() {
+        let now = clock();
+        let before = now.saturating_sub(GIVE_UP).unwrap_or(Timestamp::MIN);
+        let names = configured.clone();
+        let found = readers.read(move |rows| rows.outbox_strays(&names, before, STRAYS)).await;
+        match found {
+            Ok(strays) => {
+                for message in strays {
+                    tracing::error!(receiver = %message.receiver, message = %message.id, "given up: not configured");
+                    let outcome = Outcome::Dead { uncertain: false, error: NotifyError::NotConfigured.to_string() };
+                    let delivery = Delivery { tenant: message.tenant, message: message.id, at: now, outcome };
+                    write_down(&ledger, delivery, &stopping).await;
+                }
+            }
+            Err(error) => tracing::warn!(%error, "cannot read the outbox"),
+        }
+        tokio::select! {
+            _ = stopping.changed() => (),
+            () = tokio::time::sleep(STRAYS_EVERY) => (),
+        }
+    }
+}

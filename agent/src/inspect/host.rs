@@ -1,6 +1,7 @@
-//! Sockets and processes of this host, once a second: the rows.
+//! Sockets and processes of this host, once a second.
 //!
-//! (The contract between the host inspector and the judge; the inspector stands below.)
+//! The rows stand here; [`inspector`] takes a look, [`pools`] makes pools of sockets, [`watched`] reads the processes
+//! that matter, [`measures`] turns rows into numbers for the summaries.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,7 +10,15 @@ use std::time::Duration;
 use crate::discover::{Application, Instance, TargetKey};
 use crate::inspect::{Reason, Value};
 
+mod endpoints;
+mod inspector;
+mod measures;
+mod pools;
+mod watched;
+
 pub use crate::kernel::socket::TcpState;
+pub use endpoints::{Endpoints, service_of};
+pub use inspector::{Config, DeclaredApp, HostInspector};
 
 /// One look at the host.
 #[derive(Debug, Clone, Default)]
@@ -18,14 +27,28 @@ pub struct HostLook {
     pub processes: Vec<ProcessRow>,
     /// Every pool: one row for each (instance, remote endpoint).
     pub pools: Vec<PoolRow>,
-    /// Watched processes that ended since the last look.
+    /// Watched processes that ended since the last look; empty while somebody listens to [`HostInspector::new`]'s
+    /// channel, which tells each of them at once.
     pub ended: Vec<Ended>,
-    /// Declared applications that no process matches.
+    /// Declared applications that are expected to run and that no process matches.
     pub absent: Vec<TargetKey>,
     /// What could not be read, one entry for each cause, with the checks that it blinds.
     pub gaps: Vec<Gap>,
-    /// The destroy events of this look are only a lower bound (`ENOBUFS`).
+    /// The destroy events of this look are only a lower bound (`ENOBUFS`, or none are offered here).
     pub closes_incomplete: bool,
+    /// Connections that lived and died between two looks and cannot be told to belong to one pool.
+    pub unattributed: Vec<Unattributed>,
+}
+
+/// Connections to one endpoint whose owner nobody saw: several pools lead there, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unattributed {
+    /// The remote end.
+    pub remote: SocketAddr,
+    /// What the port speaks, by number.
+    pub service: Option<&'static str>,
+    /// How many, since the last look. Each was born and ended in that time.
+    pub births: u32,
 }
 
 /// Something that could not be read.
@@ -42,7 +65,8 @@ pub struct Gap {
 /// A watched process as it is now.
 #[derive(Debug, Clone)]
 pub struct ProcessRow {
-    /// `process:…`; several instances may share it.
+    /// `process:…`; several instances may share it. With a port only when the application is not declared and the
+    /// port is one that a restart keeps: below the kernel's ephemeral range, or named in the command line.
     pub target: TargetKey,
     /// Whom it belongs to.
     pub application: Application,
@@ -116,7 +140,8 @@ pub struct PoolRow {
     pub connections: Vec<Connection>,
     /// Connections seen to be born since the last look (also those that lived and died between two looks).
     pub births: u32,
-    /// Connections that ended since the last look, with how long each lived where its birth was seen.
+    /// Connections that ended since the last look, with how long each lived where its birth was seen. For those that
+    /// lived and died between two looks it is the time between the looks: an upper bound.
     pub closes: Vec<Option<Duration>>,
     /// Age of the owning process; `None` when the owner is not visible.
     pub process_age: Option<Duration>,

@@ -1,0 +1,292 @@
+//! The whole inspector against the kernel that runs the tests: real sockets, real children, loopback only.
+
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use rustix::net::sockopt::socket_cookie;
+
+use super::*;
+use crate::inspect::host::{Connection, ProcessRow};
+
+/// An inspector that takes the test for an application, and the listener that it takes for a server.
+struct Stage {
+    listener: TcpListener,
+    inspector: HostInspector,
+    ended: mpsc::Receiver<Ended>,
+    second: u64,
+}
+
+impl Stage {
+    fn new(address: &str, apps: &[(&str, &str)], own_pid: Option<u32>) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
+        let apps = apps.iter().map(|(name, command)| DeclaredApp {
+            name: (*name).into(),
+            command: (*command).into(),
+            pool_limit: None,
+            expected: true,
+        });
+        let config = Config { apps: apps.collect(), own_pid, ..Config::default() };
+        config.endpoints.set("test", &[listener.local_addr().unwrap()]);
+        let (inspector, ended) = HostInspector::new(config);
+        Self { listener, inspector, ended, second: 0 }
+    }
+
+    fn connect(&self) -> (TcpStream, TcpStream) {
+        let client = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
+        (client, self.listener.accept().unwrap().0)
+    }
+
+    async fn look(&mut self) -> HostLook {
+        self.second += 1;
+        match self.inspector.inspect(Duration::from_secs(self.second)).await.rows {
+            Rows::Host(look) => look,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Looks until something is seen.
+    async fn until<T>(&mut self, what: &str, mut seen: impl FnMut(&HostLook) -> Option<T>) -> T {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let look = self.look().await;
+            if let Some(found) = seen(&look) {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "never seen: {what}; last: {look:?}");
+        }
+    }
+
+    fn remote(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap()
+    }
+
+    async fn pool(&mut self) -> PoolRow {
+        let remote = self.remote();
+        let look = self.look().await;
+        let of_remote: Vec<_> = look.pools.into_iter().filter(|pool| pool.remote == remote).collect();
+        assert_eq!(of_remote.len(), 1, "{of_remote:?}");
+        of_remote.into_iter().next().unwrap()
+    }
+}
+
+fn connection<'a>(pool: &'a PoolRow, client: &TcpStream) -> &'a Connection {
+    let cookie = socket_cookie(client).unwrap();
+    pool.connections.iter().find(|one| one.cookie == cookie).unwrap()
+}
+
+async fn a_pool_is_seen_as_it_changes(address: &str) {
+    let mut stage = Stage::new(address, &[], None);
+    let mut held: Vec<_> = (0..3).map(|_| stage.connect()).collect();
+    let copy = held[0].0.try_clone().unwrap();
+
+    let pool = stage.pool().await;
+    let Owner::Seen { instance, application } = &pool.owner else { panic!("{pool:?}") };
+    assert_eq!(instance.pid, std::process::id());
+    assert_eq!(pool.target, TargetKey::pool(&application.name, application.role, stage.remote()));
+    assert_eq!((pool.connections.len(), pool.births, pool.closes.len()), (3, 0, 0));
+    assert!(pool.process_age.unwrap() < Duration::from_secs(3600));
+    for (client, _) in &held {
+        let seen = connection(&pool, client);
+        assert_eq!(seen.local, client.local_addr().unwrap());
+        assert_eq!((seen.state, seen.born), (TcpState::Established, false));
+    }
+    let mut fds = connection(&pool, &held[0].0).fds.clone();
+    fds.sort_unstable();
+    let mut expected = [held[0].0.as_raw_fd() as u32, copy.as_raw_fd() as u32];
+    expected.sort_unstable();
+    assert_eq!(fds, expected);
+    assert_eq!(connection(&pool, &held[1].0).fds, [held[1].0.as_raw_fd() as u32]);
+
+    held.push(stage.connect());
+    let pool = stage.pool().await;
+    assert_eq!((pool.connections.len(), pool.births, pool.closes.len()), (4, 1, 0));
+    assert!(connection(&pool, &held[3].0).born);
+
+    // One ends that was seen to be born, one that was not, and one lives between two looks.
+    drop(held.pop());
+    drop(held.pop());
+    drop(stage.connect());
+    let (mut births, mut closes) = (0, Vec::new());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while closes.len() < 3 || births < 1 {
+        let pool = stage.pool().await;
+        births += pool.births;
+        closes.extend(pool.closes);
+        assert_eq!(pool.connections.len(), 2);
+        assert!(Instant::now() < deadline, "{births} {closes:?}");
+    }
+    assert_eq!((births, closes.len()), (1, 3));
+    assert_eq!(closes.iter().filter(|lifetime| lifetime.is_none()).count(), 1);
+
+    let (client, server) = held.pop().unwrap();
+    drop(server);
+    let cookie = socket_cookie(&client).unwrap();
+    let remote = stage.remote();
+    let waits = stage
+        .until("CLOSE_WAIT", |look| {
+            let pool = look.pools.iter().find(|pool| pool.remote == remote)?;
+            pool.connections.iter().find(|one| one.cookie == cookie && one.state == TcpState::CloseWait).cloned()
+        })
+        .await;
+    assert!(waits.state_age < waits.seen_for);
+}
+
+#[tokio::test]
+async fn a_pool_over_v4_is_seen_as_it_changes() {
+    a_pool_is_seen_as_it_changes("127.0.0.1:0").await;
+}
+
+#[tokio::test]
+async fn a_pool_over_v6_is_seen_as_it_changes() {
+    a_pool_is_seen_as_it_changes("[::1]:0").await;
+}
+
+#[tokio::test]
+async fn the_agents_own_connections_and_process_are_left_out() {
+    let mut stage = Stage::new("127.0.0.1:0", &[], Some(std::process::id()));
+    let _held: Vec<_> = (0..3).map(|_| stage.connect()).collect();
+    let remote = stage.remote();
+    for _ in 0..3 {
+        let look = stage.look().await;
+        assert!(!look.pools.iter().any(|pool| pool.remote == remote), "{look:?}");
+        assert!(!look.processes.iter().any(|row| row.instance.pid == std::process::id()));
+    }
+}
+
+/// A child of ours that holds two connections to the stage's server and ends when its input does. Its environment
+/// and command line hold a password.
+fn client_with_secrets(stage: &Stage) -> Child {
+    let port = stage.remote().port();
+    let script = format!("exec 3<>/dev/tcp/127.0.0.1/{port} 4<>/dev/tcp/127.0.0.1/{port}; read -r line");
+    Command::new("bash")
+        .args(["-c", &script, "grants-worker", "--password=canary-argument"])
+        .env("DATABASE_URL", format!("postgres://u:canary-dsn@127.0.0.1:{port}/x?pool_size=2&max_overflow=1"))
+        .env("PGPASSWORD", "canary-environment")
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_childs_pool_has_its_own_limit_and_tells_no_secret() {
+    let mut stage = Stage::new("127.0.0.1:0", &[], None);
+    let mut child = client_with_secrets(&stage);
+    let _accepted = [stage.listener.accept().unwrap(), stage.listener.accept().unwrap()];
+    let (remote, pid) = (stage.remote(), child.id());
+    let of_child = |owner: &Owner| matches!(owner, Owner::Seen { instance, .. } if instance.pid == pid);
+    let (pool, process) = stage
+        .until("the child's pool with its process", |look| {
+            let pool = look.pools.iter().find(|pool| pool.remote == remote && of_child(&pool.owner))?;
+            let process = look.processes.iter().find(|row| row.instance.pid == pid && row.cpu.known().is_some())?;
+            assert!(!format!("{look:?}").contains("canary"), "{look:?}");
+            Some((pool.clone(), process.clone()))
+        })
+        .await;
+    assert_eq!(pool.limit, Limit { value: Value::Known(3.0), source: "DATABASE_URL of the process".into() });
+    let fds: Vec<_> = pool.connections.iter().flat_map(|one| one.fds.clone()).collect();
+    assert_eq!(fds.len(), 2);
+    assert!(fds.contains(&3) && fds.contains(&4));
+    is_like_the_childs(&process);
+    child.stdin.take().unwrap().write_all(b"\n").unwrap();
+    child.wait().unwrap();
+    stage.until("the pool's end", |look| (!look.pools.iter().any(|pool| of_child(&pool.owner))).then_some(())).await;
+    let ended = tokio::time::timeout(Duration::from_secs(20), stage.ended.recv()).await.unwrap().unwrap();
+    assert_eq!((ended.instance, &ended.command), (process.instance, &process.command));
+}
+
+fn is_like_the_childs(row: &ProcessRow) {
+    assert_eq!(row.target, TargetKey::process("bash", "main", None));
+    assert_eq!(row.parent, std::process::id());
+    assert_eq!(row.uid, rustix::process::getuid().as_raw());
+    assert!(row.memory_is_pss && row.memory.known().unwrap() > 100_000.0);
+    assert!(row.descriptors.known().unwrap() >= 5.0);
+    assert_eq!(row.threads, Value::Known(1.0));
+    assert!(row.age < Duration::from_secs(600));
+    assert!(row.command.starts_with("bash -c"), "{}", row.command);
+}
+
+/// Told apart from the sleepers of other tests by its argument.
+fn sleeper(seconds: &str) -> Child {
+    Command::new("sleep").arg(seconds).spawn().unwrap()
+}
+
+fn row_of_pid(look: &HostLook, pid: u32) -> Option<ProcessRow> {
+    look.processes.iter().find(|row| row.instance.pid == pid).cloned()
+}
+
+#[tokio::test]
+async fn a_killed_process_is_told_at_once_and_only_once() {
+    let mut stage = Stage::new("127.0.0.1:0", &[("sleeper", "sleep 86401")], None);
+    let absent = TargetKey::process("sleeper", "main", None);
+    assert_eq!(stage.look().await.absent, [absent.clone()]);
+    let mut child = sleeper("86401");
+    let row = stage.until("the declared process", |look| row_of_pid(look, child.id())).await;
+    assert_eq!((&row.target, row.application.declared), (&absent, true));
+    assert!(stage.look().await.absent.is_empty());
+
+    let killed = Instant::now();
+    child.kill().unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(20), stage.ended.recv()).await.unwrap().unwrap();
+    assert!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
+    assert_eq!((ended.target, ended.instance), (absent.clone(), row.instance));
+    assert_eq!(ended.how.as_deref(), Some("killed by signal 9"));
+    let look = stage.look().await;
+    assert!(look.ended.is_empty() && row_of_pid(&look, child.id()).is_none());
+    child.wait().unwrap();
+    stage.until("its absence", |look| (look.absent == [absent.clone()]).then_some(())).await;
+    assert!(stage.ended.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn without_a_listener_the_next_look_tells_the_end() {
+    let mut stage = Stage::new("127.0.0.1:0", &[("sleeper", "sleep 86402")], None);
+    stage.ended.close();
+    let mut child = sleeper("86402");
+    stage.until("the declared process", |look| row_of_pid(look, child.id())).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let ended = stage.until("its end", |look| look.ended.first().cloned()).await;
+    assert_eq!(ended.instance.pid, child.id());
+    assert!(stage.look().await.ended.is_empty());
+}
+
+#[tokio::test]
+async fn a_zombie_child_of_a_watched_process_is_told() {
+    let mut stage = Stage::new("127.0.0.1:0", &[], None);
+    let mut child = Command::new("true").spawn().unwrap();
+    let ours = std::process::id();
+    stage
+        .until("the zombie", |look| {
+            let row = row_of_pid(look, ours)?;
+            row.zombies.iter().any(|(pid, age)| *pid == child.id() && *age >= Duration::from_secs(2)).then_some(())
+        })
+        .await;
+    child.wait().unwrap();
+    stage
+        .until("its end", |look| {
+            (!row_of_pid(look, ours)?.zombies.iter().any(|(pid, _)| *pid == child.id())).then_some(())
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_listening_process_is_watched_with_what_it_listens_on() {
+    let mut stage = Stage::new("[::1]:0", &[], None);
+    let remote = stage.remote();
+    let row = stage.until("our process", |look| row_of_pid(look, std::process::id())).await;
+    assert!(row.listens.contains(&remote), "{row:?}");
+    let ephemeral_is_no_name = TargetKey::process(&row.application.name, row.application.role, None);
+    assert_eq!(row.target, ephemeral_is_no_name);
+}
+
+#[tokio::test]
+async fn without_a_proc_every_check_is_blind_and_says_so() {
+    let config = Config { proc_root: "/nowhere".into(), ..Config::default() };
+    let (mut inspector, _ended) = HostInspector::new(config);
+    let Rows::Host(look) = inspector.inspect(Duration::from_secs(1)).await.rows else { panic!() };
+    let told: Vec<_> = look.gaps.iter().map(|gap| (gap.reason.to_string(), gap.checks.len())).collect();
+    assert_eq!(told, [("not offered here: /proc".to_owned(), ALL_CHECKS.len())]);
+}

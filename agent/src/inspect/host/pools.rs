@@ -1,0 +1,334 @@
+//! From sockets to pools: which connections belong together, which are new, which ended.
+//!
+//! Pure: rows of a dump, their owners and the destroy events go in; pools with births and closes come out. The cookie is
+//! the identity of a connection, so one that lived and died between two looks is counted by its destroy event alone.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{Connection, TcpState, Unattributed};
+use crate::discover::Instance;
+use crate::kernel::owners::{Held, Holder};
+use crate::kernel::sock_diag::Destroyed;
+use crate::kernel::socket::{ByNumber, Socket};
+
+/// A connection that ended is remembered so long, for its destroy event may come after the look that missed it.
+const REMEMBERED: Duration = Duration::from_secs(30);
+/// A pool whose owner is not visible is given up after this time without a connection; a visible one when its owner ends.
+const DESERTED: Duration = Duration::from_secs(60);
+/// Pools, and would-be pools, that are kept.
+const MAX_POOLS: usize = 10_000;
+
+/// Who holds a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Party {
+    /// A process that we see.
+    Process(Instance),
+    /// Nobody that we see: its user and cgroup.
+    Hidden(u32, Option<u64>),
+}
+
+/// One party's connections to one endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) party: Party,
+    pub(super) remote: SocketAddr,
+}
+
+/// One pool in one look.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) key: Key,
+    pub(super) connections: Vec<Connection>,
+    pub(super) births: u32,
+    pub(super) closes: Vec<Option<Duration>>,
+}
+
+/// What one look saw.
+#[derive(Debug, Default)]
+pub(super) struct Look {
+    pub(super) pools: Vec<Seen>,
+    pub(super) unattributed: Vec<Unattributed>,
+}
+
+/// What the dump and the events of one look gave.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Given<'a> {
+    /// Outbound sockets to watched endpoints.
+    pub(super) sockets: &'a [Socket],
+    /// Connections that ended since the last look.
+    pub(super) destroyed: &'a [Destroyed],
+    pub(super) now: Duration,
+}
+
+/// The world that decides what the rows mean.
+pub(super) trait World {
+    /// Who holds a socket.
+    fn held(&self, cookie: u64) -> Held<'_>;
+    /// Whether a process is this agent.
+    fn is_ours(&self, pid: u32) -> bool;
+    /// Whether a process of that life still runs.
+    fn runs(&self, instance: Instance) -> bool;
+    /// Whether even one connection to this endpoint is a pool: it is configured.
+    fn is_configured(&self, remote: SocketAddr) -> bool;
+    /// Whether connections from `local` to `remote` are watched at all.
+    fn is_watched(&self, local: SocketAddr, remote: SocketAddr) -> bool;
+}
+
+/// Every connection and pool so far.
+#[derive(Debug, Default)]
+pub(super) struct Pools {
+    connections: ByNumber<Tracked>,
+    pools: HashMap<Key, Pool>,
+    look: u64,
+    last: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Tracked {
+    party: Known,
+    remote: SocketAddr,
+    first_seen: Duration,
+    born: bool,
+    state: TcpState,
+    state_since: Duration,
+    look: u64,
+    closed: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    NotYet,
+    Ours,
+    Of(Party),
+}
+
+#[derive(Debug, Default)]
+struct Pool {
+    /// Connections that it ever had.
+    ever: u32,
+    connections: Vec<Connection>,
+    births: u32,
+    closes: Vec<Option<Duration>>,
+    last_used: Duration,
+}
+
+impl Pools {
+    /// Takes one look.
+    pub(super) fn look(&mut self, given: Given<'_>, world: &impl World) -> Look {
+        self.look += 1;
+        let mut unattributed = BTreeMap::new();
+        for socket in given.sockets {
+            self.see(socket, given.now, world);
+        }
+        self.note_vanished(given.now, &mut unattributed);
+        // Before the first look nothing was counted, so nothing that ended then is missing.
+        if let Some(last) = self.last {
+            for event in given.destroyed {
+                self.note_destroyed(event, given.now, last, world, &mut unattributed);
+            }
+        }
+        self.last = Some(given.now);
+        self.pools.retain(|key, pool| match key.party {
+            _ if !pool.connections.is_empty() => true,
+            Party::Process(instance) => world.runs(instance),
+            Party::Hidden(..) => given.now < pool.last_used + DESERTED,
+        });
+        let service = super::service_of;
+        Look {
+            pools: self.told(world),
+            unattributed: unattributed
+                .into_iter()
+                .map(|(remote, births)| Unattributed { remote, service: service(remote.port()), births })
+                .collect(),
+        }
+    }
+
+    /// Processes that hold a pool.
+    pub(super) fn holders(&self, world: &impl World) -> impl Iterator<Item = Instance> {
+        self.pools.iter().filter(|(key, pool)| pool.is_one(key, world)).filter_map(|(key, _)| match key.party {
+            Party::Process(instance) => Some(instance),
+            Party::Hidden(..) => None,
+        })
+    }
+
+    fn see(&mut self, socket: &Socket, now: Duration, world: &impl World) {
+        let was_looking = self.last.is_some();
+        let tracked = self.connections.entry(socket.cookie).or_insert_with(|| Tracked {
+            party: Known::NotYet,
+            remote: socket.remote,
+            first_seen: now,
+            born: was_looking,
+            state: socket.state,
+            state_since: now,
+            look: 0,
+            closed: None,
+        });
+        tracked.look = self.look;
+        if tracked.closed.is_some() {
+            return;
+        }
+        if tracked.state != socket.state {
+            tracked.state = socket.state;
+            tracked.state_since = now;
+        }
+        let mut holders: &[Holder] = &[];
+        let party = match world.held(socket.cookie) {
+            Held::By(by) => match by.iter().find(|holder| !world.is_ours(holder.pid)) {
+                Some(oldest) => {
+                    holders = by;
+                    Known::Of(Party::Process(Instance { pid: oldest.pid, start: oldest.start }))
+                }
+                None => Known::Ours,
+            },
+            Held::ByNobodySeen => Known::Of(Party::Hidden(socket.uid, socket.cgroup)),
+            Held::NotYet => tracked.party,
+        };
+        let before = std::mem::replace(&mut tracked.party, party);
+        let Known::Of(party) = party else { return };
+        let key = Key { party, remote: socket.remote };
+        if self.pools.len() >= MAX_POOLS && !self.pools.contains_key(&key) {
+            return;
+        }
+        let pool = self.pools.entry(key).or_default();
+        if before != Known::Of(party) {
+            pool.ever = pool.ever.saturating_add(1);
+            // One whose owner became visible, or which a child took over, was not born by that.
+            pool.births += u32::from(tracked.born && before == Known::NotYet);
+        }
+        pool.last_used = now;
+        let fds = match party {
+            Party::Process(instance) => {
+                holders.iter().filter(|holder| holder.pid == instance.pid).map(|holder| holder.fd).collect()
+            }
+            Party::Hidden(..) => Vec::new(),
+        };
+        pool.connections.push(Connection {
+            cookie: socket.cookie,
+            fds,
+            local: socket.local,
+            state: socket.state,
+            sent_age: socket.sent_age,
+            received_age: socket.received_age,
+            state_age: now.saturating_sub(tracked.state_since),
+            seen_for: now.saturating_sub(tracked.first_seen),
+            born: tracked.born,
+            keepalive: socket.keepalive,
+            retransmits: socket.retransmits,
+            probes: socket.probes,
+        });
+    }
+
+    /// Connections that the dump does not have any more.
+    fn note_vanished(&mut self, now: Duration, unattributed: &mut BTreeMap<SocketAddr, u32>) {
+        let look = self.look;
+        let mut lost = Vec::new();
+        self.connections.retain(|_, tracked| {
+            if tracked.look == look {
+                return true;
+            }
+            match tracked.closed {
+                Some(at) => now < at + REMEMBERED,
+                None => {
+                    tracked.closed = Some(now);
+                    match tracked.party {
+                        Known::Of(party) => {
+                            let key = Key { party, remote: tracked.remote };
+                            if let Some(pool) = self.pools.get_mut(&key) {
+                                pool.closes.push(tracked.lifetime(now));
+                            }
+                        }
+                        // It ended before its owner was found.
+                        Known::NotYet if tracked.born => lost.push((tracked.remote, tracked.lifetime(now))),
+                        Known::NotYet | Known::Ours => (),
+                    }
+                    true
+                }
+            }
+        });
+        for (remote, lifetime) in lost {
+            self.attribute(remote, lifetime, now, unattributed);
+        }
+    }
+
+    fn note_destroyed(
+        &mut self,
+        event: &Destroyed,
+        now: Duration,
+        last: Duration,
+        world: &impl World,
+        unattributed: &mut BTreeMap<SocketAddr, u32>,
+    ) {
+        let Some(tracked) = self.connections.remove(&event.cookie) else {
+            if world.is_watched(event.local, event.remote) {
+                // It lived for less than the time between two looks; that is all that is known, and enough.
+                self.attribute(event.remote, Some(now.saturating_sub(last)), now, unattributed);
+            }
+            return;
+        };
+        if tracked.closed.is_some() {
+            return;
+        }
+        match tracked.party {
+            Known::Of(party) => {
+                if let Some(pool) = self.pools.get_mut(&Key { party, remote: tracked.remote }) {
+                    // It ended between the dump and now.
+                    pool.connections.retain(|connection| connection.cookie != event.cookie);
+                    pool.closes.push(tracked.lifetime(now));
+                }
+            }
+            Known::NotYet if tracked.born => self.attribute(tracked.remote, tracked.lifetime(now), now, unattributed),
+            Known::NotYet | Known::Ours => (),
+        }
+    }
+
+    /// A connection whose owner nobody saw belongs to the only pool of its endpoint, if there is just one.
+    fn attribute(
+        &mut self,
+        remote: SocketAddr,
+        lifetime: Option<Duration>,
+        now: Duration,
+        unattributed: &mut BTreeMap<SocketAddr, u32>,
+    ) {
+        let mut of_endpoint = self.pools.iter_mut().filter(|(key, _)| key.remote == remote);
+        match (of_endpoint.next(), of_endpoint.next()) {
+            (Some((_, pool)), None) => {
+                pool.ever = pool.ever.saturating_add(1);
+                pool.births = pool.births.saturating_add(1);
+                pool.closes.push(lifetime);
+                pool.last_used = now;
+            }
+            _ => *unattributed.entry(remote).or_default() += 1,
+        }
+    }
+
+    fn told(&mut self, world: &impl World) -> Vec<Seen> {
+        let mut seen = Vec::new();
+        for (key, pool) in &mut self.pools {
+            let (births, closes) = (std::mem::take(&mut pool.births), std::mem::take(&mut pool.closes));
+            let room = pool.connections.len();
+            let connections = std::mem::replace(&mut pool.connections, Vec::with_capacity(room));
+            if pool.is_one(key, world) {
+                seen.push(Seen { key: *key, connections, births, closes });
+            }
+        }
+        seen
+    }
+}
+
+impl Pool {
+    /// Two connections make a pool, and it stays one when it shrinks; to a configured server one is enough.
+    fn is_one(&self, key: &Key, world: &impl World) -> bool {
+        self.ever >= 2 || world.is_configured(key.remote)
+    }
+}
+
+impl Tracked {
+    fn lifetime(&self, now: Duration) -> Option<Duration> {
+        self.born.then(|| now.saturating_sub(self.first_seen))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,216 @@
+//! Pools as they grow, shrink and churn, look by look.
+
+use std::collections::HashMap;
+
+use super::*;
+
+const REMOTE: &str = "10.0.0.5:5432";
+
+/// Owners as the test says; endpoints on port 5432 are watched, those on 6000 configured.
+#[derive(Default)]
+struct Stage {
+    owners: HashMap<u64, Vec<Holder>>,
+    nobody: Vec<u64>,
+    ended: Vec<u32>,
+    pools: Pools,
+    destroyed: Vec<Destroyed>,
+}
+
+struct Owned<'a>(&'a HashMap<u64, Vec<Holder>>, &'a [u64], &'a [u32]);
+
+impl World for Owned<'_> {
+    fn held(&self, cookie: u64) -> Held<'_> {
+        match self.0.get(&cookie) {
+            Some(holders) => Held::By(holders),
+            None if self.1.contains(&cookie) => Held::ByNobodySeen,
+            None => Held::NotYet,
+        }
+    }
+
+    fn is_ours(&self, pid: u32) -> bool {
+        pid == 1
+    }
+
+    fn runs(&self, instance: Instance) -> bool {
+        !self.2.contains(&instance.pid)
+    }
+
+    fn is_configured(&self, remote: SocketAddr) -> bool {
+        remote.port() == 6000
+    }
+
+    fn is_watched(&self, _local: SocketAddr, remote: SocketAddr) -> bool {
+        remote.port() == 5432
+    }
+}
+
+fn socket(cookie: u64, remote: &str, state: TcpState) -> Socket {
+    Socket {
+        cookie,
+        local: format!("10.0.0.1:{}", 40_000 + cookie).parse().unwrap(),
+        remote: remote.parse().unwrap(),
+        state,
+        uid: 1000,
+        inode: cookie,
+        cgroup: Some(77),
+        keepalive: false,
+        retransmits: 0,
+        probes: 0,
+        sent_age: None,
+        received_age: None,
+    }
+}
+
+impl Stage {
+    fn owned(pid: u32, cookies: &[u64]) -> Self {
+        let mut stage = Self::default();
+        stage.own(pid, cookies);
+        stage
+    }
+
+    fn own(&mut self, pid: u32, cookies: &[u64]) {
+        for cookie in cookies {
+            self.owners.entry(*cookie).or_default().push(Holder { start: u64::from(pid), pid, fd: *cookie as u32 });
+        }
+    }
+
+    fn dies(&mut self, cookie: u64, remote: &str) {
+        let local = format!("10.0.0.1:{}", 40_000 + cookie).parse().unwrap();
+        self.destroyed.push(Destroyed { cookie, local, remote: remote.parse().unwrap() });
+    }
+
+    fn look(&mut self, second: u64, sockets: &[Socket]) -> Look {
+        let given = Given { sockets, destroyed: &self.destroyed, now: Duration::from_secs(second) };
+        let seen = self.pools.look(given, &Owned(&self.owners, &self.nobody, &self.ended));
+        self.destroyed.clear();
+        seen
+    }
+
+    fn at(&mut self, second: u64, cookies: &[u64]) -> Look {
+        let sockets: Vec<_> = cookies.iter().map(|cookie| socket(*cookie, REMOTE, TcpState::Established)).collect();
+        self.look(second, &sockets)
+    }
+}
+
+fn only(look: Look) -> Seen {
+    assert_eq!(look.pools.len(), 1, "{look:?}");
+    look.pools.into_iter().next().unwrap()
+}
+
+#[test]
+fn two_connections_are_a_pool_and_one_is_none() {
+    let mut stage = Stage::owned(7, &[1, 2]);
+    assert!(stage.at(1, &[1]).pools.is_empty());
+    let pool = only(stage.at(2, &[1, 2]));
+    assert_eq!(pool.key.party, Party::Process(Instance { pid: 7, start: 7 }));
+    assert_eq!((pool.connections.len(), pool.births, pool.closes.len()), (2, 1, 0));
+    let ages: Vec<_> = pool.connections.iter().map(|one| (one.born, one.seen_for.as_secs())).collect();
+    assert_eq!(ages, [(false, 1), (true, 0)]);
+    assert_eq!(only(stage.at(3, &[1])).connections.len(), 1, "once a pool, always a pool");
+    assert_eq!(only(stage.at(90, &[])).connections.len(), 0, "while its process runs");
+    stage.ended.push(7);
+    assert!(stage.at(91, &[]).pools.is_empty());
+}
+
+#[test]
+fn one_connection_to_a_configured_server_is_a_pool() {
+    let mut stage = Stage::owned(7, &[1]);
+    let pool = only(stage.look(1, &[socket(1, "10.0.0.5:6000", TcpState::SynSent)]));
+    assert_eq!(pool.connections[0].state, TcpState::SynSent);
+}
+
+#[test]
+fn a_close_is_counted_once_however_it_is_learnt() {
+    let mut stage = Stage::owned(7, &[1, 2, 3, 4]);
+    stage.at(1, &[1, 2]);
+    stage.at(2, &[1, 2, 3, 4]);
+    // 3 is missing in the dump, and its event comes a look later; 4 ends after the dump; 1 ends in between.
+    stage.dies(4, REMOTE);
+    stage.dies(1, REMOTE);
+    let pool = only(stage.at(5, &[2, 4]));
+    assert_eq!(pool.connections.len(), 1);
+    let mut closes = pool.closes;
+    closes.sort();
+    assert_eq!(closes, [None, Some(Duration::from_secs(3)), Some(Duration::from_secs(3))]);
+    stage.dies(3, REMOTE);
+    let pool = only(stage.at(6, &[2]));
+    assert_eq!((pool.births, pool.closes.len()), (0, 0));
+}
+
+#[test]
+fn what_lived_between_two_looks_belongs_to_the_only_pool_of_its_endpoint() {
+    let mut stage = Stage::owned(7, &[1, 2]);
+    stage.dies(90, REMOTE);
+    assert!(stage.at(1, &[1, 2]).unattributed.is_empty(), "before the first look nothing was counted");
+    stage.dies(91, REMOTE);
+    stage.dies(92, REMOTE);
+    stage.dies(93, "10.0.0.5:80");
+    let seen = stage.at(2, &[1, 2]);
+    assert!(seen.unattributed.is_empty());
+    let pool = only(seen);
+    assert_eq!((pool.births, pool.closes), (2, vec![Some(Duration::from_secs(1)); 2]));
+
+    stage.own(8, &[3, 4]);
+    stage.at(3, &[1, 2, 3, 4]);
+    stage.dies(94, REMOTE);
+    let seen = stage.at(4, &[1, 2, 3, 4]);
+    let told: Vec<_> = seen.unattributed.iter().map(|one| (one.remote.to_string(), one.service, one.births)).collect();
+    assert_eq!(told, [(REMOTE.to_owned(), Some("postgresql"), 1)]);
+    assert!(seen.pools.iter().all(|pool| pool.births == 0));
+}
+
+#[test]
+fn a_connection_that_ended_before_its_owner_was_found_is_not_lost() {
+    let mut stage = Stage::owned(7, &[1, 2]);
+    stage.at(1, &[1, 2]);
+    stage.at(2, &[1, 2, 50]);
+    let pool = only(stage.at(3, &[1, 2]));
+    assert_eq!((pool.births, pool.closes.len()), (1, 1));
+}
+
+#[test]
+fn a_hidden_owner_is_a_user_and_a_cgroup_until_it_is_found() {
+    let mut stage = Stage { nobody: vec![1, 2], ..Stage::default() };
+    let pool = only(stage.at(1, &[1, 2]));
+    assert_eq!(pool.key.party, Party::Hidden(1000, Some(77)));
+    assert!(pool.connections.iter().all(|one| one.fds.is_empty()));
+    stage.own(7, &[1, 2]);
+    let seen = stage.at(2, &[1, 2]);
+    let of_process = seen.pools.iter().find(|pool| pool.key.party == Party::Process(Instance { pid: 7, start: 7 }));
+    let of_process = of_process.unwrap();
+    assert_eq!((of_process.connections.len(), of_process.births), (2, 0), "found is not born");
+}
+
+#[test]
+fn a_copied_descriptor_is_told_twice_and_counted_once() {
+    let mut stage = Stage::owned(7, &[1, 2]);
+    stage.owners.get_mut(&1).unwrap().push(Holder { start: 7, pid: 7, fd: 33 });
+    stage.own(8, &[1]);
+    let pool = only(stage.at(1, &[1, 2]));
+    assert_eq!(pool.connections.len(), 2);
+    assert_eq!(pool.connections[0].fds, [1, 33], "those of the oldest holder");
+}
+
+#[test]
+fn our_own_connections_are_no_pool_and_their_ends_no_churn() {
+    let mut stage = Stage::owned(1, &[1, 2, 3]);
+    stage.own(7, &[4, 5]);
+    stage.at(1, &[1, 2, 4, 5]);
+    stage.at(2, &[1, 2, 3, 4, 5]);
+    stage.dies(3, REMOTE);
+    let seen = stage.at(3, &[1, 4, 5]);
+    assert!(seen.unattributed.is_empty());
+    let pool = only(seen);
+    assert_eq!((pool.births, pool.closes.len()), (0, 0));
+}
+
+#[test]
+fn the_age_of_a_state_begins_with_the_state() {
+    let mut stage = Stage::owned(7, &[1, 2]);
+    stage.at(1, &[1, 2]);
+    let closing = [socket(1, REMOTE, TcpState::CloseWait), socket(2, REMOTE, TcpState::Established)];
+    stage.look(11, &closing);
+    let pool = only(stage.look(15, &closing));
+    let ages: Vec<_> = pool.connections.iter().map(|one| (one.state_age.as_secs(), one.seen_for.as_secs())).collect();
+    assert_eq!(ages, [(4, 14), (14, 14)]);
+}

@@ -221,7 +221,7 @@ fn row_of_pid(look: &HostLook, pid: u32) -> Option<ProcessRow> {
 async fn a_killed_process_is_told_at_once_and_only_once() {
     let mut stage = Stage::new("127.0.0.1:0", &[("sleeper", "sleep 86401")], None);
     let absent = TargetKey::process("sleeper", "main", None);
-    assert_eq!(stage.look().await.absent, [absent.clone()]);
+    assert_eq!(stage.look().await.absent, std::slice::from_ref(&absent));
     let mut child = sleeper("86401");
     let row = stage.until("the declared process", |look| row_of_pid(look, child.id())).await;
     assert_eq!((&row.target, row.application.declared), (&absent, true));

@@ -15,9 +15,7 @@ mod expectation;
 mod request;
 
 pub use crate::inspect::tls_certificate::Certificate;
-pub use expectation::{
-    BodyPattern, Config, ConfigError, EndpointUrl, JsonAssertion, StatusRanges, authorities, timeout,
-};
+pub use expectation::{Config, ConfigError, EndpointUrl, Options};
 
 use expectation::Assertions;
 use request::{Course, Received};
@@ -98,7 +96,8 @@ static FIRST_BYTE: Measure = Measure {
 static BODY: Measure =
     Measure { name: "endpoint.seconds_body", unit: Unit::Seconds, meaning: "the rest of the answer" };
 
-static ABOUT: About = About {
+/// What this inspector is.
+pub static ABOUT: About = About {
     name: "http_endpoint",
     source: "a GET request (RFC 9112) on a connection of its own, and the certificate shown in its handshake",
     needs: "a way to the endpoint; no account, no header",
@@ -137,7 +136,7 @@ impl HttpInspector {
             target: TargetKey::endpoint(&config.url.to_string()),
             tls: Arc::new(verifier.client_config(&[b"http/1.1"])),
             verifier,
-            assertions: Arc::new(Assertions::of(&config)),
+            assertions: Arc::new(config.assertions.clone()),
             config,
         }
     }

@@ -149,7 +149,8 @@ static CONNECT_SECONDS: Measure = Measure {
     meaning: "from the first SYN to a ready session, of the agent's connection",
 };
 
-static ABOUT: About = About {
+/// What this inspector is.
+pub static ABOUT: About = About {
     name: "postgres",
     source: "pg_stat_activity: pid, client_addr, client_port, datname, usename, application_name, state, state_change, \
              xact_start, backend_start, wait_event, query; max_connections and what is reserved of it",

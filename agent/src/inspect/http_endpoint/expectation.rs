@@ -14,36 +14,68 @@ use super::Assertion;
 use crate::inspect::tls_certificate;
 use crate::scrub;
 
+/// Shorter, and a healthy endpoint would miss it; longer, and a dead one would be told of too late.
+const MIN_TIMEOUT: Duration = Duration::from_millis(50);
+const MAX_TIMEOUT: Duration = Duration::from_secs(300);
+
 /// Most bytes that are shown of an assertion.
 const MAX_ASSERTION: usize = 120;
 
-/// One endpoint and what is expected of it.
+/// One `[[endpoint]]` section as it was written.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// `http` or `https`, IPv6 addresses in brackets, no credentials.
+    pub url: String,
+    /// Expected statuses: `200-299, 401`. Default 200 to 399: a redirect is an answer and is not followed.
+    pub status: Option<String>,
+    /// A regular expression that the body must match somewhere.
+    pub body_matches: Option<String>,
+    /// JSON pointers (RFC 6901) and the values that must stand there.
+    pub json: Vec<(String, Value)>,
+    /// For the whole request, name and handshake included.
+    pub timeout: Duration,
+    /// PEM file of authorities to trust besides Mozilla's and this host's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// One endpoint and what is expected of it: cannot be wrong.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// What is asked for.
     pub url: EndpointUrl,
-    /// Expected statuses. Default 200 to 399: a redirect is an answer and is not followed.
-    pub status: StatusRanges,
-    /// What the body must match.
-    pub body: Option<BodyPattern>,
-    /// What the body must say, as JSON.
-    pub json: Vec<JsonAssertion>,
-    /// For the whole request, name and handshake included. Default 10 s.
+    /// For the whole request.
     pub timeout: Duration,
-    /// Authorities to trust besides Mozilla's and this host's, from `ca_file`.
-    pub authorities: Vec<CertificateDer<'static>>,
+    pub(super) status: StatusRanges,
+    pub(super) authorities: Vec<CertificateDer<'static>>,
+    pub(super) assertions: Assertions,
 }
 
 impl Config {
-    /// With every default.
-    pub fn new(url: EndpointUrl) -> Self {
-        Self {
-            url,
-            status: StatusRanges(vec![(200, 399)]),
-            body: None,
-            json: Vec::new(),
-            timeout: Duration::from_secs(10),
-            authorities: Vec::new(),
+    /// Reads the section and the file of `ca_file`; gives every mistake in them at once.
+    pub fn new(options: Options) -> Result<Self, Vec<ConfigError>> {
+        let mut mistakes = Vec::new();
+        let mut note = |mistake| mistakes.push(mistake);
+        let url = EndpointUrl::parse(&options.url).map_err(&mut note).ok();
+        let status = options.status.map_or_else(|| Ok(StatusRanges::usual()), |text| StatusRanges::parse(&text));
+        let status = status.map_err(&mut note).ok();
+        let pattern = options.body_matches.and_then(|text| body_pattern(&text).map_err(&mut note).ok());
+        let json = options.json.into_iter();
+        let json = json.filter_map(|(pointer, value)| JsonAssertion::new(&pointer, value).map_err(&mut note).ok());
+        let json = json.collect();
+        if !(MIN_TIMEOUT..=MAX_TIMEOUT).contains(&options.timeout) {
+            note(ConfigError::Timeout);
+        }
+        let authorities = options.ca_file.map_or_else(|| Ok(Vec::new()), |path| authorities(&path));
+        let authorities = authorities.map_err(&mut note).ok();
+        match (url, status, authorities) {
+            (Some(url), Some(status), Some(authorities)) if mistakes.is_empty() => Ok(Self {
+                url,
+                timeout: options.timeout,
+                status,
+                authorities,
+                assertions: Assertions { pattern, json },
+            }),
+            _ => Err(mistakes),
         }
     }
 }
@@ -76,7 +108,7 @@ pub enum ConfigError {
         text: String,
     },
     /// Too short to be met or too long to be of use.
-    #[error("a timeout is from 50 ms to 60 s")]
+    #[error("a timeout is from 50 ms to 300 s")]
     Timeout,
     /// `ca_file` cannot be read.
     #[error("cannot read `{path}`")]
@@ -89,6 +121,18 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
+    /// The key of the section that is wrong.
+    pub const fn key(&self) -> &'static str {
+        match self {
+            Self::Url { .. } => "url",
+            Self::Status { .. } => "status",
+            Self::Pattern { .. } => "body_matches",
+            Self::Pointer { .. } => "json",
+            Self::Timeout => "timeout",
+            Self::CaFile { .. } => "ca_file",
+        }
+    }
+
     /// What the operator can do.
     pub const fn advice(&self) -> &'static str {
         match self {
@@ -168,11 +212,15 @@ impl fmt::Debug for EndpointUrl {
 
 /// Statuses that are as expected: ranges, both ends included.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StatusRanges(Vec<(u16, u16)>);
+pub(super) struct StatusRanges(Vec<(u16, u16)>);
 
 impl StatusRanges {
+    fn usual() -> Self {
+        Self(vec![(200, 399)])
+    }
+
     /// Reads `200-299`, `204`, `200-299, 401`.
-    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+    fn parse(text: &str) -> Result<Self, ConfigError> {
         let status = |text: &str| text.trim().parse().ok().filter(|status| (100..=599).contains(status));
         let range = |text: &str| {
             let (from, to) = text.split_once('-').unwrap_or((text, text));
@@ -183,33 +231,27 @@ impl StatusRanges {
     }
 
     /// Whether the status is in one of the ranges.
-    pub fn contains(&self, status: u16) -> bool {
+    pub(super) fn contains(&self, status: u16) -> bool {
         self.0.iter().any(|(from, to)| (*from..=*to).contains(&status))
     }
 }
 
-/// A regular expression that the body must match somewhere.
-#[derive(Debug, Clone)]
-pub struct BodyPattern(Regex);
-
-impl BodyPattern {
-    /// Reads a regular expression in the syntax of Perl, without look-around and back-references.
-    pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let pattern = regex_lite::RegexBuilder::new(text).size_limit(256 * 1024).build();
-        pattern.map(Self).map_err(|error| ConfigError::Pattern { what: scrub::text(&error.to_string(), MAX_ASSERTION) })
-    }
+/// In the syntax of Perl, without look-around and back-references.
+fn body_pattern(text: &str) -> Result<Regex, ConfigError> {
+    let pattern = regex_lite::RegexBuilder::new(text).size_limit(256 * 1024).build();
+    pattern.map_err(|error| ConfigError::Pattern { what: scrub::text(&error.to_string(), MAX_ASSERTION) })
 }
 
 /// A value that the body, as JSON, must have in one place.
 #[derive(Debug, Clone, PartialEq)]
-pub struct JsonAssertion {
+pub(super) struct JsonAssertion {
     pointer: String,
     expected: Value,
 }
 
 impl JsonAssertion {
     /// `pointer` as in RFC 6901; the empty one is the whole body.
-    pub fn new(pointer: &str, expected: Value) -> Result<Self, ConfigError> {
+    fn new(pointer: &str, expected: Value) -> Result<Self, ConfigError> {
         let escapes = pointer.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));
         if escapes && (pointer.is_empty() || pointer.starts_with('/')) {
             return Ok(Self { pointer: pointer.to_owned(), expected });
@@ -218,29 +260,18 @@ impl JsonAssertion {
     }
 }
 
-/// Authorities of a `ca_file`.
-pub fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
     tls_certificate::read_file(path).map_err(|source| ConfigError::CaFile { path: path.into(), source })
-}
-
-/// A timeout between 50 ms and a minute.
-pub fn timeout(timeout: Duration) -> Result<Duration, ConfigError> {
-    let bounds = Duration::from_millis(50)..=Duration::from_secs(60);
-    bounds.contains(&timeout).then_some(timeout).ok_or(ConfigError::Timeout)
 }
 
 /// What is asserted of a body.
 #[derive(Debug, Clone)]
 pub(super) struct Assertions {
-    pattern: Option<BodyPattern>,
+    pattern: Option<Regex>,
     json: Vec<JsonAssertion>,
 }
 
 impl Assertions {
-    pub(super) fn of(config: &Config) -> Self {
-        Self { pattern: config.body.clone(), json: config.json.clone() }
-    }
-
     pub(super) const fn is_empty(&self) -> bool {
         self.pattern.is_none() && self.json.is_empty()
     }
@@ -248,7 +279,7 @@ impl Assertions {
     /// Tries each. `is_whole` is false when the body is longer than what was read of it.
     pub(super) fn check(&self, body: &[u8], is_whole: bool) -> Vec<Assertion> {
         let mut checked = Vec::new();
-        if let Some(BodyPattern(pattern)) = &self.pattern {
+        if let Some(pattern) = &self.pattern {
             let failed = match pattern.is_match(&String::from_utf8_lossy(body)) {
                 true => None,
                 false if is_whole => Some("no match"),
@@ -352,14 +383,35 @@ mod tests {
 
     #[test]
     fn what_cannot_be_checked_is_refused_with_advice() {
-        assert!(BodyPattern::parse("(a").expect_err("open").to_string().contains("cannot be read"));
-        assert!(BodyPattern::parse("(a{1000}){1000}").is_err(), "too big");
+        assert!(body_pattern("(a").expect_err("open").to_string().contains("cannot be read"));
+        assert!(body_pattern("(a{1000}){1000}").is_err(), "too big");
         for pointer in ["database/ok", "/a~2", "/a~"] {
             assert!(JsonAssertion::new(pointer, json!(1)).expect_err(pointer).advice().contains("`/`"));
         }
-        assert!(timeout(Duration::from_secs(61)).is_err() && timeout(Duration::from_secs(1)).is_ok());
         let error = authorities(Path::new("/no/such")).expect_err("is not there");
         assert_eq!(error.to_string(), "cannot read `/no/such`");
+    }
+
+    fn options(url: &str) -> Options {
+        let timeout = Duration::from_secs(10);
+        Options { url: url.into(), status: None, body_matches: None, json: Vec::new(), timeout, ca_file: None }
+    }
+
+    #[test]
+    fn every_mistake_of_a_section_is_told_with_its_key() {
+        let section = Options {
+            status: Some("2xx".into()),
+            body_matches: Some("(".into()),
+            json: vec![("a".into(), json!(1)), ("/b".into(), json!(1)), ("c".into(), json!(1))],
+            timeout: Duration::ZERO,
+            ca_file: Some("/no/such".into()),
+            ..options("ftp://h/")
+        };
+        let mistakes = Config::new(section).expect_err("all of it is wrong");
+        let keys: Vec<_> = mistakes.iter().map(ConfigError::key).collect();
+        assert_eq!(keys, ["url", "status", "body_matches", "json", "json", "timeout", "ca_file"]);
+        let config = Config::new(options("http://h/")).expect("all of it is right");
+        assert!(config.assertions.is_empty() && config.status.contains(302) && !config.status.contains(400));
     }
 
     #[track_caller]
@@ -380,7 +432,7 @@ mod tests {
         assert_eq!(found("/cache/ok", json!(true), body, true).as_deref(), Some("absent"));
         assert_eq!(found("/x", json!(1), "<html>", true).as_deref(), Some("not JSON"));
         assert_eq!(found("/x", json!(1), "{\"x\":1", false).as_deref(), Some("too long to be read as JSON"));
-        let pattern = Some(BodyPattern::parse("^ok$").expect("a pattern"));
+        let pattern = Some(body_pattern("^ok$").expect("a pattern"));
         let checked = Assertions { pattern, json: Vec::new() }.check(b"hunter2", true);
         assert_eq!(&*checked[0].asserted, "body matches /^ok$/");
         assert_eq!(checked[0].failed.as_deref(), Some("no match"));
@@ -392,7 +444,7 @@ mod tests {
             let _ = EndpointUrl::parse(&text);
             let _ = EndpointUrl::parse(&format!("http://{text}"));
             let _ = StatusRanges::parse(&text);
-            let pattern = BodyPattern::parse(&text).ok();
+            let pattern = body_pattern(&text).ok();
             let json = JsonAssertion::new(&text, json!(1)).into_iter().collect();
             for assertion in (Assertions { pattern, json }).check(&body, true) {
                 prop_assert!(assertion.asserted.len() <= MAX_ASSERTION);

@@ -44,8 +44,13 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S) {
     let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
+fn options(url: &str) -> Options {
+    let timeout = Duration::from_secs(10);
+    Options { url: url.into(), status: None, body_matches: None, json: Vec::new(), timeout, ca_file: None }
+}
+
 fn config(url: &str) -> Config {
-    Config::new(EndpointUrl::parse(url).expect("a URL"))
+    Config::new(options(url)).expect("is right")
 }
 
 async fn look(config: Config) -> (Probe, Vec<Observation>) {
@@ -59,7 +64,7 @@ async fn look(config: Config) -> (Probe, Vec<Observation>) {
 /// Looks at a server that treats its one connection like this.
 async fn against<F: Future<Output = ()> + Send + 'static>(
     path: &str,
-    adjust: impl FnOnce(&mut Config),
+    adjust: impl FnOnce(&mut Options),
     treat: impl FnOnce(TcpStream) -> F + Send + 'static,
 ) -> Probe {
     let (listener, address) = listen().await;
@@ -67,9 +72,9 @@ async fn against<F: Future<Output = ()> + Send + 'static>(
         let (stream, _) = listener.accept().await.expect("accepts");
         treat(stream).await;
     });
-    let mut config = config(&format!("http://{address}{path}"));
-    adjust(&mut config);
-    let (probe, _) = look(config).await;
+    let mut options = options(&format!("http://{address}{path}"));
+    adjust(&mut options);
+    let (probe, _) = look(Config::new(options).expect("is right")).await;
     server.abort();
     probe
 }
@@ -116,12 +121,9 @@ fn failed(probe: &Probe, phase: Phase, what: &str) {
 
 #[tokio::test]
 async fn an_answer_has_its_status_its_phases_and_its_assertions() {
-    let adjust = |config: &mut Config| {
-        config.body = Some(BodyPattern::parse("tickbird-agent/[0-9]").expect("a pattern"));
-        config.json = vec![
-            JsonAssertion::new("/ok", true.into()).expect("a pointer"),
-            JsonAssertion::new("/no", 1.into()).expect("a pointer"),
-        ];
+    let adjust = |options: &mut Options| {
+        options.body_matches = Some("tickbird-agent/[0-9]".into());
+        options.json = vec![("/ok".into(), true.into()), ("/no".into(), 1.into())];
     };
     let probe = against("/?x=1", adjust, serve).await;
     assert_eq!(probe.outcome.as_ref().map(|answer| answer.status), Ok(200));
@@ -157,9 +159,7 @@ async fn the_seconds_of_a_request_are_those_of_its_phases() {
 
 #[tokio::test]
 async fn a_long_body_is_read_to_its_bound() {
-    let adjust = |config: &mut Config| {
-        config.body = Some(BodyPattern::parse("y").expect("a pattern"));
-    };
+    let adjust = |options: &mut Options| options.body_matches = Some("y".into());
     let probe = against("/body/3000000", adjust, serve).await;
     assert_eq!(probe.outcome, Ok(Answer { status: 200, body_bytes: 1024 * 1024 }));
     assert_eq!(probe.assertions[0].failed.as_deref(), Some("no match in the part that was read"));
@@ -204,7 +204,7 @@ async fn a_reset_in_the_middle_of_the_body_is_no_answer() {
 
 #[tokio::test]
 async fn a_server_that_does_not_answer_is_left_in_time() {
-    let brief = |config: &mut Config| config.timeout = Duration::from_millis(150);
+    let brief = |options: &mut Options| options.timeout = Duration::from_millis(150);
     let probe = against("/", brief, |stream| async move {
         let _held = stream;
         std::future::pending::<()>().await;
@@ -276,9 +276,9 @@ async fn an_ipv6_literal_is_asked_with_its_brackets() {
     };
     let port = listener.local_addr().expect("is bound").port();
     tokio::spawn(async move { serve(listener.accept().await.expect("accepts").0).await });
-    let mut config = config(&format!("http://[::1]:{port}/"));
-    config.json = vec![JsonAssertion::new("/host", format!("[::1]:{port}").into()).expect("a pointer")];
-    let (probe, _) = look(config).await;
+    let mut options = options(&format!("http://[::1]:{port}/"));
+    options.json = vec![("/host".into(), format!("[::1]:{port}").into())];
+    let (probe, _) = look(Config::new(options).expect("is right")).await;
     assert_eq!(probe.target.as_str(), format!("endpoint:http://[::1]:{port}/"));
     assert_eq!(probe.assertions[0].failed, None, "{probe:?}");
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tickbird_shared::backoff::Backoff;
+use tokio::time::Instant;
 use tokio_postgres::Statement;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -262,9 +263,11 @@ impl PostgresInspector {
     }
 
     async fn open(&mut self, now: Duration) -> Result<Connection, ConnectError> {
+        let begun = Instant::now();
         self.addresses = connection::addresses(&self.config.dsn).await?;
         self.resolved_at = now;
-        connection::open(&self.config.dsn, &self.tls, &self.addresses).await
+        let patience = connection::CONNECT_TIMEOUT.saturating_sub(begun.elapsed());
+        connection::open(&self.config.dsn, &self.tls, &self.addresses, patience).await
     }
 
     async fn ask_connected(&mut self) -> Result<Activity, NoView> {
@@ -411,4 +414,102 @@ fn observations(look: &ServerLook) -> Vec<Observation> {
         observe(&ABORTED, count(&[SessionState::IdleInTransactionAborted])),
         observe(&CONNECT_SECONDS, look.connect.clone()),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn inspector(dsn: &str) -> PostgresInspector {
+        PostgresInspector::new(Config { dsn: Dsn::parse(dsn).expect("a DSN"), statements: true })
+    }
+
+    async fn look(inspector: &mut PostgresInspector, now: Duration) -> (ServerLook, Vec<Observation>) {
+        let Reading { rows: Rows::Server(look), observations } = inspector.inspect(now).await else {
+            panic!("other rows")
+        };
+        (look, observations)
+    }
+
+    /// A server that refuses everybody like this, and counts them.
+    async fn refusing(fields: &'static [&str]) -> (SocketAddr, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("binds");
+        let address = listener.local_addr().expect("is bound");
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        tokio::spawn(async move {
+            let body: Vec<u8> = fields.iter().flat_map(|field| field.bytes().chain([0])).chain([0]).collect();
+            let length = u32::try_from(body.len() + 4).expect("short").to_be_bytes();
+            let answer = [&b"E"[..], &length, &body].concat();
+            while let Ok((mut socket, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::Relaxed);
+                let _ = socket.read(&mut [0; 512]).await;
+                let _ = socket.write_all(&answer).await;
+            }
+        });
+        (address, asked)
+    }
+
+    const FULL: &[&str] = &["SFATAL", "VFATAL", "C53300", "Msorry, too many clients already", "RInitProcess"];
+    const WRONG: &[&str] = &["SFATAL", "VFATAL", "C28P01", "Mpassword authentication failed for user \"app\""];
+
+    #[tokio::test]
+    async fn a_full_server_is_not_asked_at_every_look_and_its_refusal_is_kept_as_evidence() {
+        let (address, asked) = refusing(FULL).await;
+        let mut inspector = inspector(&format!("postgres://app:hunter2@{address}/d?sslmode=disable"));
+        let now = Duration::from_secs(100);
+        for _ in 0..50 {
+            let (look, observations) = look(&mut inspector, now).await;
+            let expected = format!("PostgreSQL at {address}: sorry, too many clients already");
+            assert_eq!(look.refused.as_deref(), Some(&*expected));
+            assert_eq!(look.sessions.expect_err("none were seen"), Reason::Unreachable(expected));
+            assert_eq!(look.addresses, [address]);
+            assert!(observations.iter().all(|it| matches!(it.value, Value::Unknown(_))), "{observations:?}");
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        look(&mut inspector, now + FIRST_WAIT).await;
+        assert_eq!(asked.load(Ordering::Relaxed), 2, "the first wait is at most this long");
+        for seconds in 0..120 {
+            look(&mut inspector, now + FIRST_WAIT + Duration::from_secs(seconds)).await;
+        }
+        assert!(asked.load(Ordering::Relaxed) < 60, "waits grow: {asked:?}");
+        look(&mut inspector, now + 10 * LAST_WAIT).await;
+        let before = asked.load(Ordering::Relaxed);
+        look(&mut inspector, now + 11 * LAST_WAIT).await;
+        assert_eq!(asked.load(Ordering::Relaxed), before + 1, "no wait is longer than the last one");
+    }
+
+    #[tokio::test]
+    async fn slots_that_were_known_say_how_full_a_full_server_is() {
+        let (address, _) = refusing(FULL).await;
+        let mut inspector = inspector(&format!("postgres://app@{address}/d?sslmode=disable"));
+        inspector.server = Some(Server {
+            max_connections: 100,
+            slots: 97,
+            role: "app".into(),
+            sees_all: true,
+            version: "15".into(),
+            is_encrypted: false,
+        });
+        let (look, observations) = look(&mut inspector, Duration::ZERO).await;
+        assert_eq!((look.used, look.slots), (Value::Between(97.0, 100.0), Value::Known(97.0)));
+        let ratio = observations.iter().find(|it| it.measure.name == "server.slots_used_ratio").expect("is there");
+        assert!(ratio.value.low() >= Some(1.0), "{ratio:?}");
+    }
+
+    #[tokio::test]
+    async fn a_wrong_password_blinds_us_and_is_no_refusal_of_others() {
+        let (address, _) = refusing(WRONG).await;
+        let mut inspector = inspector(&format!("postgres://app:hunter2@{address}/d?sslmode=disable"));
+        let (look, _) = look(&mut inspector, Duration::ZERO).await;
+        assert_eq!(look.refused, None);
+        assert!(matches!(&look.sessions, Err(Reason::Denied(_))) && matches!(look.connect, Value::Unknown(_)));
+        assert!(!format!("{look:?}").contains("hunter2"));
+    }
 }

@@ -61,7 +61,8 @@ pub async fn check(config: &Config) -> Result<Checked, CheckError> {
     let unclear = |what: String| CheckError::Ask(Reason::Malformed(format!("PostgreSQL at {}: {what}", dsn.address())));
 
     let addresses = connection::addresses(dsn).await?;
-    let connection = connection::open(dsn, &connection::connector(dsn), &addresses).await?;
+    let connection =
+        connection::open(dsn, &connection::connector(dsn), &addresses, connection::CONNECT_TIMEOUT).await?;
     let statement = connection.prepare(SERVER).await.map_err(failed)?;
     let rows = connection.ask(&statement).await.map_err(failed)?;
     let server = Server::read(&rows).ok_or_else(|| unclear("its settings".into()))?;

@@ -16,8 +16,9 @@ use crate::inspect::tls_certificate::{self, Demand, Verifier};
 use crate::inspect::{Reason, network};
 use crate::scrub;
 
-/// For all addresses together. Above the five seconds that `db.connect` calls critical, so that they can be measured.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(6);
+/// For the name and all its addresses together. Above the five seconds that `db.connect` calls critical, so that they
+/// can be measured.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// For the answer to one question: `statement_timeout`, and what a busy host and network add to it.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -333,13 +334,15 @@ pub(super) async fn addresses(dsn: &Dsn) -> Result<Vec<SocketAddr>, ConnectError
     }
 }
 
-/// Opens a session at the first of these addresses that gives one, within six seconds altogether.
+/// Opens a session at the first of these addresses that gives one, within `patience` altogether and within what the
+/// DSN allows.
 pub(super) async fn open(
     dsn: &Dsn,
     tls: &MakeRustlsConnect,
     addresses: &[SocketAddr],
+    patience: Duration,
 ) -> Result<Connection, ConnectError> {
-    let patience = dsn.connect_timeout().unwrap_or(CONNECT_TIMEOUT).min(CONNECT_TIMEOUT);
+    let patience = dsn.connect_timeout().unwrap_or(patience).min(patience);
     let started = Instant::now();
     let mut tries: Vec<Option<IpAddr>> = addresses.iter().map(|address| Some(address.ip())).collect();
     if matches!(dsn.place(), Place::Unix { .. }) {
@@ -399,7 +402,9 @@ mod tests {
             let _ = socket.write_all(answer).await;
         });
         let addresses = addresses(&dsn).await.expect("an address");
-        let Err(error) = open(&dsn, &connector(&dsn), &addresses).await else { panic!("a session with nobody") };
+        let Err(error) = open(&dsn, &connector(&dsn), &addresses, CONNECT_TIMEOUT).await else {
+            panic!("a session with nobody")
+        };
         server.await.expect("ends");
         let shown = format!("{error} {error:?} {}", error.advice());
         assert!(!shown.contains("hunter2"), "{shown}");
@@ -457,10 +462,10 @@ mod tests {
         drop(listener);
         let dsn = Dsn::parse(&format!("postgres://app@127.0.0.1:{port}/d")).expect("a DSN");
         let addresses = addresses(&dsn).await.expect("an address");
-        let error = open(&dsn, &connector(&dsn), &addresses).await.err().expect("nobody listens");
+        let error = open(&dsn, &connector(&dsn), &addresses, CONNECT_TIMEOUT).await.err().expect("nobody listens");
         assert_eq!(error.to_string(), format!("PostgreSQL at 127.0.0.1:{port}: connection refused"));
         let dsn = Dsn::parse("user=app host=/no/such").expect("a DSN");
-        let error = open(&dsn, &connector(&dsn), &[]).await.err().expect("nobody listens");
+        let error = open(&dsn, &connector(&dsn), &[], CONNECT_TIMEOUT).await.err().expect("nobody listens");
         assert_eq!(error.to_string(), "PostgreSQL at /no/such:5432: not found");
     }
 
@@ -469,7 +474,7 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("binds");
         let address = listener.local_addr().expect("is bound");
         let dsn = Dsn::parse(&format!("postgres://app@{address}/d")).expect("a DSN");
-        let error = open(&dsn, &connector(&dsn), &[address]).await.err().expect("nobody answers");
+        let error = open(&dsn, &connector(&dsn), &[address], CONNECT_TIMEOUT).await.err().expect("nobody answers");
         assert_eq!(error.to_string(), format!("PostgreSQL at {address}: no session within 6 s"));
     }
 }

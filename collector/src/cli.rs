@@ -1,1 +1,195 @@
-//! The command line, by noun.
+//! The command line, by noun. Exit codes: 0 done, 1 failed, 2 not understood.
+
+mod agent;
+mod init;
+mod serve;
+mod table;
+mod token;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tickbird_shared::Timestamp;
+use tickbird_shared::labels::LabelError;
+
+use crate::collector::{CollectorError, Directory};
+use crate::config::{Config, Mistakes};
+use crate::pki::PkiError;
+use crate::store::{StoreError, Writer};
+
+/// Takes findings from many agents, turns them into incidents and tells people, once, with the evidence.
+///
+/// A collector lives in one directory: its configuration, certificate authority, server certificate and store. `init`
+/// makes it, `serve` runs it, the other commands change it, whether it runs or not.
+#[derive(Debug, Parser)]
+#[command(name = "tickbird-collector", version, max_term_width = 110, arg_required_else_help = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Init(init::Init),
+    Serve(serve::Serve),
+    CheckConfig(serve::CheckConfig),
+    /// Makes, lists and revokes tokens.
+    #[command(subcommand)]
+    Token(token::Token),
+    /// Lists, denies and forgets agents.
+    #[command(subcommand)]
+    Agent(agent::Agent),
+}
+
+/// Which collector.
+#[derive(Debug, Args)]
+struct Where {
+    /// The collector's directory, as made by `init`.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/tickbird-collector")]
+    dir: PathBuf,
+    /// Prints one JSON document instead of text for people.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    /// `init` on a directory that holds something.
+    #[error("`{0}` is not empty")]
+    NotEmpty(PathBuf),
+    /// A directory could not be made or read.
+    #[error("cannot use `{path}`")]
+    Directory { path: PathBuf, source: io::Error },
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] Mistakes),
+    /// A certificate or key.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The serving collector.
+    #[error(transparent)]
+    Collector(#[from] CollectorError),
+    /// The runtime or its signals.
+    #[error("the system gives no threads or signals")]
+    Runtime(#[source] io::Error),
+    /// A label on the command line.
+    #[error("--label {given}: {source}")]
+    Label { given: String, source: LabelError },
+    /// Nothing of that name.
+    #[error("there is no {kind} `{id}`")]
+    Unknown { kind: &'static str, id: String },
+    /// Something of that name is there.
+    #[error("there is an API token `{0}` already")]
+    Taken(String),
+    /// The answer could not be printed.
+    #[error("cannot write the answer")]
+    Output(#[source] io::Error),
+}
+
+impl CliError {
+    const fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::NotEmpty(_) => Some("choose a new directory; an existing collector is never overwritten"),
+            Self::Directory { .. } => Some("check that it can be made and written by this user"),
+            Self::Pki(error) => error.advice(),
+            Self::Store(error) => error.advice(),
+            Self::Collector(error) => error.advice(),
+            Self::Unknown { .. } => Some("see what there is with `list`"),
+            Self::Taken(_) => Some("choose another name"),
+            Self::Label { .. } => Some("write it like --label env=production"),
+            Self::Config(_) | Self::Runtime(_) | Self::Output(_) => None,
+        }
+    }
+}
+
+/// Does what was asked.
+pub fn run(arguments: Arguments) -> ExitCode {
+    let done = match arguments.command {
+        Command::Init(it) => it.run(),
+        Command::Serve(it) => it.run(),
+        Command::CheckConfig(it) => it.run(),
+        Command::Token(it) => it.run(),
+        Command::Agent(it) => it.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the answer has seen enough of it.
+        Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprint!("{}", told(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The error with its causes and what to do.
+fn told(error: &CliError) -> String {
+    let mut text = format!("tickbird-collector: {error}");
+    let mut cause = std::error::Error::source(error);
+    while let Some(next) = cause {
+        text.push_str(&format!(": {next}"));
+        cause = next.source();
+    }
+    text.push('\n');
+    if let Some(advice) = error.advice() {
+        text.push_str(&format!("  advice: {advice}\n"));
+    }
+    text
+}
+
+/// The one place that reads the wall clock.
+fn now() -> Timestamp {
+    Timestamp::now()
+}
+
+impl Where {
+    fn directory(&self) -> Directory {
+        Directory::new(&self.dir)
+    }
+
+    /// The store, to be changed for a moment beside a collector that may serve.
+    fn writer(&self) -> Result<Writer, CliError> {
+        Ok(Writer::open(&self.directory().store())?)
+    }
+
+    /// Prints `json`, or `text` for people.
+    fn print(&self, json: &serde_json::Value, text: impl FnOnce() -> String) -> Result<(), CliError> {
+        use std::io::Write;
+        let mut answer = if self.json { json.to_string() } else { text() };
+        if !answer.ends_with('\n') {
+            answer.push('\n');
+        }
+        let mut out = io::stdout().lock();
+        out.write_all(answer.as_bytes()).and_then(|()| out.flush()).map_err(CliError::Output)
+    }
+}
+
+fn read_config(path: &std::path::Path) -> Result<Config, CliError> {
+    Ok(Config::read(path)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_cause_and_what_to_do() {
+        let source = io::Error::new(io::ErrorKind::PermissionDenied, "permission denied");
+        let error = CliError::Pki(PkiError::Read { path: "/x/ca.key".into(), source });
+        let text = told(&error);
+        assert!(text.starts_with("tickbird-collector: cannot read `/x/ca.key`: permission denied\n"), "{text}");
+        assert!(text.contains("  advice: run as the collector's user"), "{text}");
+    }
+}

@@ -1,1 +1,351 @@
-//! Wires the stages, starts them, drains them.
+//! Wires the stages, starts them from the store outwards, and drains them from the sockets inwards.
+//!
+//! Tasks: `agents` and `people` accept and serve; `withdraw` cuts agents that were denied; `clock` lets time pass in the
+//! ledger; notify has its own. The ledger is a thread. On stop: no new connections, requests in flight are answered,
+//! deliveries in flight end, the ledger commits what waits and closes the store.
+
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ConnectInfo;
+use hyper::service::service_fn;
+use prometheus_client::registry::Registry;
+use rustix::fs::{FlockOperation, flock};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tickbird_shared::Timestamp;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tower::ServiceExt;
+
+use crate::api::{self, Expiry};
+use crate::config::Config;
+use crate::enrolment::Enrolment;
+use crate::ingest::{self, Ingest};
+use crate::ledger;
+use crate::listener::{self, Accepted, BindError, Bounds, Listener};
+use crate::notify;
+use crate::pki::{self, Authority, PkiError};
+use crate::store::{Readers, StoreError, Writer};
+
+/// A fleet that reconnects at once still finds room; each connection takes some 25 KiB.
+const AGENTS: Bounds = Bounds {
+    connections: 32_768,
+    handshakes: 512,
+    handshake: Duration::from_secs(10),
+    // Six heartbeats.
+    idle: Duration::from_secs(60),
+};
+const PEOPLE: Bounds =
+    Bounds { connections: 1_024, handshakes: 64, handshake: Duration::from_secs(10), idle: Duration::from_secs(60) };
+/// How often time passes in the ledger.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Names of the files in a collector's directory.
+#[derive(Debug, Clone)]
+pub struct Directory(PathBuf);
+
+impl Directory {
+    /// The directory at `path`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// `collector.toml`.
+    pub fn config(&self) -> PathBuf {
+        self.0.join("collector.toml")
+    }
+
+    /// `store.db`.
+    pub fn store(&self) -> PathBuf {
+        self.0.join("store.db")
+    }
+
+    /// `ca.pem`: what agents and people trust.
+    pub fn authority(&self) -> PathBuf {
+        self.0.join("ca.pem")
+    }
+
+    /// `ca.key`.
+    pub fn authority_key(&self) -> PathBuf {
+        self.0.join("ca.key")
+    }
+
+    /// `server.pem`: the server's certificate and its authority's.
+    pub fn server(&self) -> PathBuf {
+        self.0.join("server.pem")
+    }
+
+    /// `server.key`.
+    pub fn server_key(&self) -> PathBuf {
+        self.0.join("server.key")
+    }
+
+    /// `addresses.json`: where a serving collector listens; gone when it ended well.
+    pub fn addresses(&self) -> PathBuf {
+        self.0.join("addresses.json")
+    }
+}
+
+/// Where a collector listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    /// For agents.
+    pub agents: SocketAddr,
+    /// For people.
+    pub people: SocketAddr,
+}
+
+/// Why a collector does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectorError {
+    /// Another collector serves this directory.
+    #[error("another collector serves `{0}`")]
+    Serving(PathBuf),
+    /// The directory cannot be used.
+    #[error("cannot use `{path}`")]
+    Directory {
+        /// Which file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A certificate or key.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A key that does not fit its certificate, or one that TLS cannot use.
+    #[error("`server.pem` and `server.key` cannot be used for TLS")]
+    Tls(#[source] rustls::Error),
+    /// An address.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The ledger's thread ended by itself.
+    #[error("the ledger ended unexpectedly")]
+    LedgerEnded,
+}
+
+impl CollectorError {
+    /// What an operator can do.
+    pub const fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::Serving(_) => Some("stop it first; one collector serves one directory"),
+            Self::Directory { .. } => Some("check the rights of the directory, and that it was made by `init`"),
+            Self::Pki(error) => error.advice(),
+            Self::Store(error) => error.advice(),
+            Self::Tls(_) => Some("restore both files from one backup"),
+            Self::Bind(_) => Some("choose another address in collector.toml, or stop what listens there"),
+            Self::LedgerEnded => Some("see the log above; start it again, and report it with the log"),
+        }
+    }
+}
+
+/// A serving collector.
+#[derive(Debug)]
+pub struct Collector {
+    addresses: Addresses,
+    directory: Directory,
+    closing: watch::Sender<bool>,
+    /// Agents, then people.
+    listeners: [JoinHandle<()>; 2],
+    withdraw: JoinHandle<()>,
+    clock: JoinHandle<()>,
+    notify: notify::Running,
+    handle: ledger::Handle,
+    ledger: ledger::Running,
+    /// Held while we serve; the system gives it back when we end, however that is.
+    _lock: File,
+}
+
+impl Collector {
+    /// Starts everything. Must be called within a runtime.
+    ///
+    /// # Errors
+    /// When something it needs is not there; nothing is left running then.
+    pub async fn start(directory: Directory, config: Config, clock: fn() -> Timestamp) -> Result<Self, CollectorError> {
+        let lock = lock(&directory)?;
+        let authority = Authority::read(&directory.authority(), &directory.authority_key())?;
+        let chain = chain(&directory.server())?;
+        let key = || private_key(&directory.server_key());
+        let for_agents = ingest::tls(chain.clone(), key()?, authority.certificate()).map_err(CollectorError::Tls)?;
+        let for_people = people_tls(chain.clone(), key()?).map_err(CollectorError::Tls)?;
+        let agents = Listener::bind("agents", config.agents, Arc::new(for_agents), AGENTS).await?;
+        let people = Listener::bind("people", config.people, Arc::new(for_people), PEOPLE).await?;
+        let path = || directory.path().to_owned();
+        let address = |listener: &Listener| {
+            listener.address().map_err(|source| CollectorError::Directory { path: path(), source })
+        };
+        let addresses = Addresses { agents: address(&agents)?, people: address(&people)? };
+
+        let writer = Writer::open(&directory.store())?;
+        let readers = Readers::open(&directory.store())?;
+        let ledger_config = ledger::Config { receivers: config.receivers, bounds: config.bounds, clock };
+        let (handle, ledger) = ledger::start(writer, ledger_config)?;
+        let notify_config = notify::Config { receivers: config.webhooks, clock };
+        let notify = notify::start(notify_config, readers.clone(), handle.clone());
+        let ingest = Ingest::new(handle.clone(), config.limits, clock);
+        let url = config.agents_url.unwrap_or_else(|| url(&chain, addresses.agents));
+        let expiries = expiries(&chain, authority.certificate());
+        let enrolment = Enrolment::new(handle.clone(), authority, url, clock);
+
+        let mut metrics = Registry::default();
+        ingest.counters().register(&mut metrics);
+        handle.counters().register(&mut metrics);
+        enrolment.counters().register(&mut metrics);
+        let context = api::Context {
+            readers,
+            ledger: handle.clone(),
+            notify: notify.status(),
+            metrics: Arc::new(metrics),
+            certificates: watch::channel(expiries).1,
+            clock,
+            version: env!("CARGO_PKG_VERSION"),
+            started_at: clock(),
+        };
+        let router = api::router(context, enrolment.router());
+
+        let (closing, closed) = watch::channel(false);
+        let withdraw = tokio::spawn(ingest.clone().withdraw());
+        let failed = {
+            let counters = Arc::clone(ingest.counters());
+            move || _ = counters.handshakes_failed.inc()
+        };
+        let serve_agent = move |accepted: Accepted| ingest.clone().serve(accepted);
+        let serve_person = move |accepted: Accepted| serve_person(router.clone(), accepted);
+        let listeners = [
+            tokio::spawn(agents.run(closed.clone(), serve_agent, failed)),
+            tokio::spawn(people.run(closed, serve_person, || ())),
+        ];
+        let clock = tokio::spawn(pass_time(handle.clone()));
+        write_addresses(&directory, addresses)?;
+        tracing::info!(agents = %addresses.agents, people = %addresses.people, "collector serves");
+        Ok(Self { addresses, directory, closing, listeners, withdraw, clock, notify, handle, ledger, _lock: lock })
+    }
+
+    /// Where it listens.
+    pub const fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Ends only when something that must run has ended by itself.
+    pub async fn failed(&mut self) -> CollectorError {
+        // The clock ends with the ledger, and the ledger is what everything else needs.
+        let _ = (&mut self.clock).await;
+        CollectorError::LedgerEnded
+    }
+
+    /// Drains and ends everything. What was acknowledged is on the disk before this and whatever comes of it.
+    ///
+    /// # Errors
+    /// When the store could not be closed tidily.
+    pub async fn stop(self) -> Result<(), CollectorError> {
+        // First, so that nobody is sent here any more.
+        let _ = std::fs::remove_file(self.directory.addresses());
+        self.closing.send_replace(true);
+        for listener in self.listeners {
+            let _ = listener.await;
+        }
+        self.notify.stop().await;
+        self.clock.abort();
+        self.withdraw.abort();
+        self.handle.close().await;
+        let ledger = self.ledger;
+        let closed = tokio::task::spawn_blocking(move || ledger.join()).await;
+        closed.map_err(|_| CollectorError::LedgerEnded)??;
+        tracing::info!("collector ended");
+        Ok(())
+    }
+}
+
+async fn pass_time(handle: ledger::Handle) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if handle.tick().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn serve_person(router: axum::Router, accepted: Accepted) {
+    let peer = accepted.peer;
+    let service = service_fn(move |mut request: axum::http::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        router.clone().oneshot(request)
+    });
+    accepted.serve(service, std::future::pending()).await;
+}
+
+fn lock(directory: &Directory) -> Result<File, CollectorError> {
+    let failed = |source| CollectorError::Directory { path: directory.path().into(), source };
+    let held = File::open(directory.path()).map_err(failed)?;
+    match flock(&held, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(held),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(CollectorError::Serving(directory.path().into())),
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, PkiError> {
+    let malformed = || PkiError::Malformed { path: path.into(), what: "certificates in PEM" };
+    let text = std::fs::read(path).map_err(|source| PkiError::Read { path: path.into(), source })?;
+    let chain = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>().map_err(|_| malformed())?;
+    if chain.is_empty() { Err(malformed()) } else { Ok(chain) }
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, PkiError> {
+    let text = std::fs::read(path).map_err(|source| PkiError::Read { path: path.into(), source })?;
+    PrivateKeyDer::from_pem_slice(&text)
+        .map_err(|_| PkiError::Malformed { path: path.into(), what: "a private key in PEM" })
+}
+
+fn people_tls(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<rustls::ServerConfig, rustls::Error> {
+    let mut config = listener::tls_builder()?.with_no_client_auth().with_single_cert(chain, key)?;
+    config.alpn_protocols = listener::protocols();
+    Ok(config)
+}
+
+/// Where agents send to when the configuration does not say: the first name of the server's certificate.
+fn url(chain: &[CertificateDer<'_>], address: SocketAddr) -> String {
+    let name = chain.first().and_then(pki::first_name).unwrap_or_else(|| address.ip().to_string());
+    let host = match name.parse::<IpAddr>() {
+        Ok(IpAddr::V6(ip)) => format!("[{ip}]"),
+        _ => name,
+    };
+    format!("https://{host}:{}", address.port())
+}
+
+fn expiries(chain: &[CertificateDer<'_>], authority: &CertificateDer<'_>) -> Vec<Expiry> {
+    let certificates = [("server", chain.first()), ("authority", Some(authority))];
+    let expiry = |(name, certificate): (&'static str, Option<&CertificateDer<'_>>)| {
+        Some(Expiry { name, at: pki::expiry_of(certificate?)? })
+    };
+    certificates.into_iter().filter_map(expiry).collect()
+}
+
+fn write_addresses(directory: &Directory, addresses: Addresses) -> Result<(), CollectorError> {
+    let path = directory.addresses();
+    let text = serde_json::json!({
+        "agents": addresses.agents.to_string(),
+        "people": addresses.people.to_string(),
+    });
+    // Renamed into place, so that whoever waits for it never reads half of it.
+    let half = path.with_extension("json.new");
+    let written = std::fs::write(&half, text.to_string()).and_then(|()| std::fs::rename(&half, &path));
+    written.map_err(|source| CollectorError::Directory { path, source })
+}

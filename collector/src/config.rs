@@ -1,1 +1,328 @@
-//! Text in, a configuration that cannot be wrong out, or every mistake.
+//! Text in, a configuration that cannot be wrong out, or every mistake at once.
+
+mod fields;
+mod units;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use tickbird_shared::Severity;
+
+use crate::alert::Receiver;
+use crate::ingest::Limits;
+use crate::notify::webhook;
+use crate::store::Bounds;
+
+use fields::Fields;
+pub(crate) use units::duration;
+
+/// A collector's configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// What this collector calls itself.
+    pub name: String,
+    /// Where agents connect to.
+    pub agents: SocketAddr,
+    /// What enrolment tells agents; none: made of the server certificate's first name and the port.
+    pub agents_url: Option<String>,
+    /// Where people connect to.
+    pub people: SocketAddr,
+    /// How long and how much is kept.
+    pub bounds: Bounds,
+    /// What one agent may have and send.
+    pub limits: Limits,
+    /// Who hears of incidents.
+    pub receivers: Vec<Receiver>,
+    /// How each of them is reached, by name.
+    pub webhooks: Vec<(String, webhook::Config)>,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// The key: `receiver[0].webhook.url`; empty for the file as a whole.
+    pub at: String,
+    /// What is wrong.
+    pub what: String,
+    /// What to write instead.
+    pub advice: String,
+}
+
+/// Everything that is wrong with a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistakes {
+    /// The file.
+    pub path: PathBuf,
+    /// At least one.
+    pub mistakes: Vec<Mistake>,
+}
+
+impl std::error::Error for Mistakes {}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.mistakes.len();
+        write!(f, "{count} mistake{} in `{}`", if count == 1 { "" } else { "s" }, self.path.display())?;
+        let said = |it: &Mistake| if it.at.is_empty() { it.what.clone() } else { format!("{}: {}", it.at, it.what) };
+        let width = self.mistakes.iter().map(|it| said(it).chars().count()).max().unwrap_or(0);
+        for it in &self.mistakes {
+            write!(f, "\n  {:width$}  advice: {}", said(it), it.advice)?;
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    /// Reads a file. Paths in it are relative to its own directory.
+    ///
+    /// # Errors
+    /// Every mistake, not only the first.
+    pub fn read(path: &Path) -> Result<Self, Mistakes> {
+        let whole = |what: String, advice: &str| Mistakes {
+            path: path.into(),
+            mistakes: vec![Mistake { at: String::new(), what, advice: advice.into() }],
+        };
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| whole(format!("cannot be read: {e}"), "make a collector with `tickbird-collector init`"))?;
+        let directory = path.parent().unwrap_or(Path::new("."));
+        Self::parse(&text, directory).map_err(|mistakes| Mistakes { path: path.into(), mistakes })
+    }
+
+    /// Reads the text of a file whose directory is `directory`.
+    ///
+    /// # Errors
+    /// Every mistake, not only the first.
+    pub fn parse(text: &str, directory: &Path) -> Result<Self, Vec<Mistake>> {
+        let table: toml::Table = match text.parse() {
+            Ok(table) => table,
+            Err(error) => {
+                let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+                let what = format!("line {line}: {}", error.message());
+                return Err(vec![Mistake { at: String::new(), what, advice: "write it as TOML".into() }]);
+            }
+        };
+        let mut mistakes = Vec::new();
+        let mut root = Fields::new(String::new(), table);
+        let name = root.text("name", &mut mistakes).unwrap_or_else(|| "collector".into());
+
+        let mut agents = root.table("agents", &mut mistakes);
+        let agents_listen = agents.address("listen", 7443, &mut mistakes);
+        let agents_url = agents.text("url", &mut mistakes);
+        if let Some(url) = &agents_url
+            && !is_origin(url)
+        {
+            agents.mistake("url", format!("`{url}` is not where agents can send to"), ORIGIN, &mut mistakes);
+        }
+        agents.finish(&mut mistakes);
+
+        let mut people = root.table("people", &mut mistakes);
+        let people_listen = people.address("listen", 7444, &mut mistakes);
+        people.finish(&mut mistakes);
+        if agents_listen == people_listen && agents_listen.port() != 0 {
+            people.mistake("listen", "agents listen there".into(), "give people another port", &mut mistakes);
+        }
+
+        let bounds = bounds(root.table("retention", &mut mistakes), &mut mistakes);
+        let limits = limits(root.table("limits", &mut mistakes), &mut mistakes);
+        let (mut receivers, mut webhooks, mut names) = (Vec::new(), Vec::new(), HashSet::new());
+        for fields in root.tables("receiver", &mut mistakes) {
+            if let Some((receiver, webhook)) = receiver(fields, directory, &mut names, &mut mistakes) {
+                webhooks.push((receiver.name.clone(), webhook));
+                receivers.push(receiver);
+            }
+        }
+        root.finish(&mut mistakes);
+        if mistakes.is_empty() {
+            let (agents, people) = (agents_listen, people_listen);
+            Ok(Self { name, agents, agents_url, people, bounds, limits, receivers, webhooks })
+        } else {
+            Err(mistakes)
+        }
+    }
+}
+
+const ORIGIN: &str = "write https://host:port, without a path";
+
+fn is_origin(url: &str) -> bool {
+    let Ok(uri) = url.parse::<axum::http::Uri>() else { return false };
+    let has_host = uri.host().is_some_and(|host| !host.is_empty());
+    uri.scheme_str() == Some("https")
+        && has_host
+        && uri.port_u16().is_some()
+        && uri.path() == "/"
+        && uri.query().is_none()
+}
+
+fn bounds(mut fields: Fields, mistakes: &mut Vec<Mistake>) -> Bounds {
+    let mut bounds = Bounds::default();
+    let ages = [
+        ("findings", &mut bounds.findings),
+        ("incidents", &mut bounds.incidents),
+        ("summaries", &mut bounds.summaries),
+    ];
+    for (key, age) in ages {
+        if let Some(written) = fields.duration(key, mistakes) {
+            *age = written;
+            if written < std::time::Duration::from_secs(3600) {
+                let what = "is under an hour, the time in which an incident may come back".to_owned();
+                fields.mistake(key, what, "write at least \"1h\"", mistakes);
+            }
+        }
+    }
+    if let Some(bytes) = fields.bytes("bytes", mistakes) {
+        bounds.bytes = bytes;
+        if bytes < 16 << 20 {
+            fields.mistake("bytes", "is too small to work with".into(), "write at least \"16MiB\"", mistakes);
+        }
+    }
+    fields.finish(mistakes);
+    bounds
+}
+
+fn limits(mut fields: Fields, mistakes: &mut Vec<Mistake>) -> Limits {
+    let mut limits = Limits::default();
+    if let Some(connections) = fields.count("connections", mistakes) {
+        limits.connections = connections as usize;
+    }
+    for (key, limit) in [("records_per_second", &mut limits.rate), ("burst", &mut limits.burst)] {
+        if let Some(written) = fields.count(key, mistakes) {
+            *limit = f64::from(written);
+        }
+    }
+    fields.finish(mistakes);
+    limits
+}
+
+fn receiver(
+    mut fields: Fields,
+    directory: &Path,
+    names: &mut HashSet<String>,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<(Receiver, webhook::Config)> {
+    let name = fields.text("name", mistakes);
+    match &name {
+        None => fields.mistake("name", "is missing".into(), "write name = \"ops\"", mistakes),
+        Some(name) if !names.insert(name.clone()) => {
+            fields.mistake("name", format!("`{name}` is there twice"), "give each receiver its own name", mistakes);
+        }
+        Some(_) => (),
+    }
+    let min_severity = fields.text("min_severity", mistakes).map_or(Some(Severity::Warning), |word| {
+        let severity = word.parse().ok();
+        if severity.is_none() {
+            let what = format!("`{word}` is no severity");
+            fields.mistake("min_severity", what, "write \"info\", \"warning\" or \"critical\"", mistakes);
+        }
+        severity
+    });
+    let skip_checks = fields.texts("skip_checks", mistakes).unwrap_or_else(|| vec!["agent.blind".into()]);
+    let mut of = fields.table("webhook", mistakes);
+    let url = of.text("url", mistakes);
+    if url.is_none() {
+        of.mistake("url", "is missing".into(), "write webhook.url = \"https://…\"", mistakes);
+    }
+    let secret = of.file("secret_file", directory, mistakes);
+    let authority = of.file("ca_file", directory, mistakes);
+    of.finish(mistakes);
+    fields.finish(mistakes);
+    let secret = secret.as_deref().map(str::trim);
+    let webhook = webhook::Config::new(&url?, secret, authority.as_deref().map(str::as_bytes));
+    let webhook = webhook.map_err(|error| of.mistake("url", error.to_string(), error.advice(), mistakes)).ok()?;
+    Some((Receiver { name: name?, min_severity: min_severity?, skip_checks }, webhook))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn mistakes(text: &str) -> Vec<String> {
+        let found = Config::parse(text, Path::new("/nonexistent")).expect_err("must be refused");
+        found.into_iter().map(|it| format!("{}: {}", it.at, it.what)).collect()
+    }
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        let config = Config::parse("", Path::new(".")).expect("reads");
+        assert_eq!((config.agents.to_string(), config.people.to_string()), ("[::]:7443".into(), "[::]:7444".into()));
+        assert_eq!(config.bounds, Bounds::default());
+        assert_eq!(config.limits, Limits::default());
+    }
+
+    #[test]
+    fn the_shipped_example_differs_from_the_defaults_only_by_its_receiver() {
+        let directory = tempfile::tempdir().expect("makes one");
+        std::fs::write(directory.path().join("ops.secret"), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n")
+            .expect("writes");
+        let text =
+            include_str!("../../packaging/config/collector.toml").replace("/etc/tickbird/ops.secret", "ops.secret");
+        let config = Config::parse(&text, directory.path()).expect("reads");
+        assert_eq!(config.bounds, Bounds::default());
+        assert_eq!(config.receivers.len(), 1);
+        assert_eq!((config.receivers[0].name.as_str(), config.receivers[0].min_severity), ("ops", Severity::Warning));
+    }
+
+    #[test]
+    fn every_mistake_is_said_at_once_by_its_key() {
+        let text = r#"
+            nmae = "x"
+            [agents]
+            listen = "collector:7443"
+            url = "http://host"
+            [people]
+            listen = 7444
+            [retention]
+            findings = "90"
+            incidents = "5 fortnights"
+            summaries = "1s"
+            bytes = "10 GB of it"
+            [limits]
+            connections = 0
+            [[receiver]]
+            name = "ops"
+            min_severity = "loud"
+            webhook.secret_file = "missing"
+            [[receiver]]
+            name = "ops"
+            webhook.url = "http://127.0.0.1:1/hook"
+        "#;
+        insta::assert_snapshot!(mistakes(text).join("\n"), @"
+        agents.listen: `collector:7443` is not an address and a port
+        agents.url: `http://host` is not where agents can send to
+        people.listen: is not a text but an integer
+        retention.findings: `90` has no unit
+        retention.incidents: `5 fortnights` has a unit that is none of ms, s, m, h, d, w
+        retention.summaries: is under an hour, the time in which an incident may come back
+        retention.bytes: `10 GB of it` has a unit that is none of B, KiB, MiB, GiB, TiB
+        limits.connections: is out of range
+        receiver[0].min_severity: `loud` is no severity
+        receiver[0].webhook.url: is missing
+        receiver[0].webhook.secret_file: may not read `/nonexistent/missing`: No such file or directory (os error 2)
+        receiver[1].name: `ops` is there twice
+        nmae: is not a key here
+        ");
+    }
+
+    #[test]
+    fn a_file_that_is_not_toml_is_one_mistake_with_its_line() {
+        let found = mistakes("name = \"a\"\n[agents\nlisten = 1");
+        assert_eq!(found.len(), 1);
+        assert!(found[0].contains("line 2"), "{found:?}");
+    }
+
+    #[test]
+    fn units_are_read() {
+        let text = "[retention]\nfindings = \"36h\"\nincidents = \"2w\"\nsummaries = \"90m\"\nbytes = \"512MiB\"";
+        let bounds = Config::parse(text, Path::new(".")).expect("reads").bounds;
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        let expected = Bounds {
+            findings: hours(36),
+            incidents: hours(14 * 24),
+            summaries: Duration::from_secs(5_400),
+            bytes: 512 << 20,
+        };
+        assert_eq!(bounds, expected);
+    }
+}

@@ -1,2 +1,10 @@
-//! `tickbird-collector`: arguments, signals, exit code; nothing else.
-fn main() {}
+//! `tickbird-collector`: arguments and exit code; nothing else.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tickbird_collector::cli::{self, Arguments};
+
+fn main() -> ExitCode {
+    cli::run(Arguments::parse())
+}

@@ -1,0 +1,175 @@
+//! A table that is emptied key by key, so that what is left over is unknown.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use toml::{Table, Value};
+
+use super::{Mistake, units};
+
+/// Largest file that the configuration may name, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+
+/// One table and where it is.
+pub(super) struct Fields {
+    at: String,
+    table: Table,
+}
+
+impl Fields {
+    pub(super) const fn new(at: String, table: Table) -> Self {
+        Self { at, table }
+    }
+
+    /// Notes that `key` of this table is wrong.
+    pub(super) fn mistake(&self, key: &str, what: String, advice: &str, mistakes: &mut Vec<Mistake>) {
+        mistakes.push(Mistake { at: self.path(key), what, advice: advice.into() });
+    }
+
+    pub(super) fn text(&mut self, key: &str, mistakes: &mut Vec<Mistake>) -> Option<String> {
+        match self.table.remove(key)? {
+            Value::String(text) if !text.trim().is_empty() => Some(text),
+            Value::String(_) => self.no(key, "is empty", "write something, or leave it out", mistakes),
+            other => self.wrong(key, &other, "a text", "write it in quotes", mistakes),
+        }
+    }
+
+    pub(super) fn texts(&mut self, key: &str, mistakes: &mut Vec<Mistake>) -> Option<Vec<String>> {
+        let advice = "write [\"one\", \"two\"]";
+        match self.table.remove(key)? {
+            Value::Array(values) => {
+                let texts: Option<Vec<String>> = values.iter().map(|it| it.as_str().map(str::to_owned)).collect();
+                if texts.is_none() {
+                    self.mistake(key, "holds something that is no text".into(), advice, mistakes);
+                }
+                texts
+            }
+            other => self.wrong(key, &other, "a list of texts", advice, mistakes),
+        }
+    }
+
+    /// A number of at least one.
+    pub(super) fn count(&mut self, key: &str, mistakes: &mut Vec<Mistake>) -> Option<u32> {
+        match self.table.remove(key)? {
+            Value::Integer(number) => match u32::try_from(number) {
+                Ok(number) if number > 0 => Some(number),
+                _ => self.no(key, "is out of range", "write a number of at least 1", mistakes),
+            },
+            other => self.wrong(key, &other, "a number", "write a whole number", mistakes),
+        }
+    }
+
+    pub(super) fn duration(&mut self, key: &str, mistakes: &mut Vec<Mistake>) -> Option<Duration> {
+        self.measured(key, units::duration, "write \"90s\", \"36h\" or \"30d\"", mistakes)
+    }
+
+    pub(super) fn bytes(&mut self, key: &str, mistakes: &mut Vec<Mistake>) -> Option<u64> {
+        self.measured(key, units::bytes, "write \"512MiB\" or \"10GiB\"", mistakes)
+    }
+
+    /// An address to listen on; every address of the host at `default_port` when it is left out.
+    pub(super) fn address(&mut self, key: &str, default_port: u16, mistakes: &mut Vec<Mistake>) -> SocketAddr {
+        let default = SocketAddr::from((Ipv6Addr::UNSPECIFIED, default_port));
+        let Some(text) = self.text(key, mistakes) else { return default };
+        text.parse().unwrap_or_else(|_| {
+            let what = format!("`{text}` is not an address and a port");
+            self.mistake(key, what, "write \"[::]:7443\" or \"127.0.0.1:7443\"", mistakes);
+            default
+        })
+    }
+
+    /// The text of the file that `key` names.
+    pub(super) fn file(&mut self, key: &str, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<String> {
+        let path = directory.join(self.text(key, mistakes)?);
+        let shown = path.display();
+        let advice = "make it readable to the collector's user, and no longer than 1 MiB";
+        match std::fs::metadata(&path).map(|it| it.len()) {
+            Ok(length) if length > MAX_FILE => self.no(key, &format!("`{shown}` is too long"), advice, mistakes),
+            Err(e) => self.no(key, &format!("may not read `{shown}`: {e}"), advice, mistakes),
+            Ok(_) => match std::fs::read_to_string(&path) {
+                Ok(text) => Some(text),
+                Err(e) => self.no(key, &format!("may not read `{shown}`: {e}"), advice, mistakes),
+            },
+        }
+    }
+
+    /// The table `key`; an empty one when it is left out.
+    pub(super) fn table(&mut self, key: &str, mistakes: &mut Vec<Mistake>) -> Self {
+        let at = self.path(key);
+        match self.table.remove(key) {
+            None => Self::new(at, Table::new()),
+            Some(Value::Table(table)) => Self::new(at, table),
+            Some(other) => {
+                self.wrong::<()>(key, &other, "a table", "write its keys below a [header]", mistakes);
+                Self::new(at, Table::new())
+            }
+        }
+    }
+
+    /// The tables `[[key]]`.
+    pub(super) fn tables(&mut self, key: &str, mistakes: &mut Vec<Mistake>) -> Vec<Self> {
+        let advice = "write each below a [[header]] of its own";
+        let values = match self.table.remove(key) {
+            None => return Vec::new(),
+            Some(Value::Array(values)) => values,
+            Some(other) => {
+                self.wrong::<()>(key, &other, "a list of tables", advice, mistakes);
+                return Vec::new();
+            }
+        };
+        let mut tables = Vec::with_capacity(values.len());
+        for (index, value) in values.into_iter().enumerate() {
+            let key = format!("{key}[{index}]");
+            match value {
+                Value::Table(table) => tables.push(Self::new(self.path(&key), table)),
+                other => drop(self.wrong::<()>(&key, &other, "a table", advice, mistakes)),
+            }
+        }
+        tables
+    }
+
+    /// Everything that nobody asked for is a mistake.
+    pub(super) fn finish(&mut self, mistakes: &mut Vec<Mistake>) {
+        for key in std::mem::take(&mut self.table).keys() {
+            self.mistake(key, "is not a key here".into(), "check its spelling, or leave it out", mistakes);
+        }
+    }
+
+    fn measured<T>(
+        &mut self,
+        key: &str,
+        read: fn(&str) -> Result<T, String>,
+        advice: &str,
+        mistakes: &mut Vec<Mistake>,
+    ) -> Option<T> {
+        match self.table.remove(key)? {
+            Value::String(text) => match read(&text) {
+                Ok(value) => Some(value),
+                Err(what) => self.no(key, &what, advice, mistakes),
+            },
+            Value::Integer(number) => self.no(key, &format!("`{number}` has no unit"), advice, mistakes),
+            other => self.wrong(key, &other, "a number with its unit", advice, mistakes),
+        }
+    }
+
+    fn wrong<T>(&self, key: &str, found: &Value, wanted: &str, advice: &str, mistakes: &mut Vec<Mistake>) -> Option<T> {
+        self.no(key, &format!("is not {wanted} but {} {}", article(found), found.type_str()), advice, mistakes)
+    }
+
+    fn no<T>(&self, key: &str, what: &str, advice: &str, mistakes: &mut Vec<Mistake>) -> Option<T> {
+        self.mistake(key, what.into(), advice, mistakes);
+        None
+    }
+
+    fn path(&self, key: &str) -> String {
+        if self.at.is_empty() { key.into() } else { format!("{}.{key}", self.at) }
+    }
+}
+
+const fn article(value: &Value) -> &'static str {
+    match value {
+        Value::Integer(_) | Value::Array(_) => "an",
+        _ => "a",
+    }
+}

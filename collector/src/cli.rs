@@ -57,12 +57,6 @@ struct Where {
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 enum CliError {
-    /// `init` on a directory that holds something.
-    #[error("`{0}` is not empty")]
-    NotEmpty(PathBuf),
-    /// A directory could not be made or read.
-    #[error("cannot use `{path}`")]
-    Directory { path: PathBuf, source: io::Error },
     /// The configuration.
     #[error(transparent)]
     Config(#[from] Mistakes),
@@ -95,8 +89,6 @@ enum CliError {
 impl CliError {
     const fn advice(&self) -> Option<&'static str> {
         match self {
-            Self::NotEmpty(_) => Some("choose a new directory; an existing collector is never overwritten"),
-            Self::Directory { .. } => Some("check that it can be made and written by this user"),
             Self::Pki(error) => error.advice(),
             Self::Store(error) => error.advice(),
             Self::Collector(error) => error.advice(),

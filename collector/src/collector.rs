@@ -4,6 +4,8 @@
 //! ledger; notify has its own. The ledger is a thread. On stop: no new connections, requests in flight are answered,
 //! deliveries in flight end, the ledger commits what waits and closes the store.
 
+mod directory;
+
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -21,6 +23,8 @@ use tickbird_shared::Timestamp;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tower::ServiceExt;
+
+pub use directory::{Created, Directory};
 
 use crate::api::{self, Expiry};
 use crate::config::Config;
@@ -45,57 +49,6 @@ const PEOPLE: Bounds =
 /// How often time passes in the ledger.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Names of the files in a collector's directory.
-#[derive(Debug, Clone)]
-pub struct Directory(PathBuf);
-
-impl Directory {
-    /// The directory at `path`.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self(path.into())
-    }
-
-    /// The directory itself.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
-    /// `collector.toml`.
-    pub fn config(&self) -> PathBuf {
-        self.0.join("collector.toml")
-    }
-
-    /// `store.db`.
-    pub fn store(&self) -> PathBuf {
-        self.0.join("store.db")
-    }
-
-    /// `ca.pem`: what agents and people trust.
-    pub fn authority(&self) -> PathBuf {
-        self.0.join("ca.pem")
-    }
-
-    /// `ca.key`.
-    pub fn authority_key(&self) -> PathBuf {
-        self.0.join("ca.key")
-    }
-
-    /// `server.pem`: the server's certificate and its authority's.
-    pub fn server(&self) -> PathBuf {
-        self.0.join("server.pem")
-    }
-
-    /// `server.key`.
-    pub fn server_key(&self) -> PathBuf {
-        self.0.join("server.key")
-    }
-
-    /// `addresses.json`: where a serving collector listens; gone when it ended well.
-    pub fn addresses(&self) -> PathBuf {
-        self.0.join("addresses.json")
-    }
-}
-
 /// Where a collector listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Addresses {
@@ -108,6 +61,9 @@ pub struct Addresses {
 /// Why a collector does not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum CollectorError {
+    /// `init` on a directory that holds something.
+    #[error("`{0}` is not empty")]
+    NotEmpty(PathBuf),
     /// Another collector serves this directory.
     #[error("another collector serves `{0}`")]
     Serving(PathBuf),
@@ -140,8 +96,9 @@ impl CollectorError {
     /// What an operator can do.
     pub const fn advice(&self) -> Option<&'static str> {
         match self {
+            Self::NotEmpty(_) => Some("choose a new directory; an existing collector is never overwritten"),
             Self::Serving(_) => Some("stop it first; one collector serves one directory"),
-            Self::Directory { .. } => Some("check the rights of the directory, and that it was made by `init`"),
+            Self::Directory { .. } => Some("check that it is there and may be used by this user"),
             Self::Pki(error) => error.advice(),
             Self::Store(error) => error.advice(),
             Self::Tls(_) => Some("restore both files from one backup"),
@@ -162,6 +119,7 @@ pub struct Collector {
     withdraw: JoinHandle<()>,
     clock: JoinHandle<()>,
     notify: notify::Running,
+    ingest: Arc<ingest::Counters>,
     handle: ledger::Handle,
     ledger: ledger::Running,
     /// Held while we serve; the system gives it back when we end, however that is.
@@ -221,6 +179,7 @@ impl Collector {
             let counters = Arc::clone(ingest.counters());
             move || _ = counters.handshakes_failed.inc()
         };
+        let counters = Arc::clone(ingest.counters());
         let serve_agent = move |accepted: Accepted| ingest.clone().serve(accepted);
         let serve_person = move |accepted: Accepted| serve_person(router.clone(), accepted);
         let listeners = [
@@ -230,12 +189,29 @@ impl Collector {
         let clock = tokio::spawn(pass_time(handle.clone()));
         write_addresses(&directory, addresses)?;
         tracing::info!(agents = %addresses.agents, people = %addresses.people, "collector serves");
-        Ok(Self { addresses, directory, closing, listeners, withdraw, clock, notify, handle, ledger, _lock: lock })
+        Ok(Self {
+            addresses,
+            directory,
+            closing,
+            listeners,
+            withdraw,
+            clock,
+            notify,
+            ingest: counters,
+            handle,
+            ledger,
+            _lock: lock,
+        })
     }
 
     /// Where it listens.
     pub const fn addresses(&self) -> Addresses {
         self.addresses
+    }
+
+    /// Connections of agents open now.
+    pub fn connections(&self) -> u64 {
+        self.ingest.connections.get().unsigned_abs()
     }
 
     /// Ends only when something that must run has ended by itself.
@@ -349,3 +325,6 @@ fn write_addresses(directory: &Directory, addresses: Addresses) -> Result<(), Co
     let written = std::fs::write(&half, text.to_string()).and_then(|()| std::fs::rename(&half, &path));
     written.map_err(|source| CollectorError::Directory { path, source })
 }
+
+#[cfg(test)]
+mod tests;

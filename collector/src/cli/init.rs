@@ -1,23 +1,11 @@
 //! `init`: a new collector in an empty directory.
 
-use std::fs::{self, DirBuilder};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
-use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
-use tickbird_shared::Labels;
 
 use super::{CliError, Where, now};
-use crate::collector::Directory;
-use crate::pki::{self, Authority};
-use crate::store::Writer;
-use crate::token::{self, Terms};
-
-/// How long the first enrolment token may be used, and for how many agents: enough to enrol a first fleet by hand.
-const FIRST_TOKEN: (Duration, u32) = (Duration::from_secs(24 * 3600), 100);
 
 /// Makes a new collector in an empty directory.
 ///
@@ -43,32 +31,7 @@ impl Init {
     pub(super) fn run(self) -> Result<(), CliError> {
         let directory = self.at.directory();
         let names = self.all_names();
-        let now = now();
-        let (authority, ca) = Authority::create(now)?;
-        // Before anything is written, so that a wrong name leaves nothing behind.
-        let server = authority.sign_server(&names, now)?;
-        make_empty(directory.path())?;
-        pki::write_secret(&directory.authority_key(), &ca.key)?;
-        pki::write_public(&directory.authority(), &ca.certificate)?;
-        pki::write_secret(&directory.server_key(), &server.key)?;
-        pki::write_public(&directory.server(), &server.certificate)?;
-        pki::write_public(&directory.config(), &self.configuration(&names))?;
-
-        let (api_row, admin_token) = token::api("admin", "admin", now);
-        let (ttl, uses) = FIRST_TOKEN;
-        let terms = Terms { ttl, uses, labels: Labels::default(), ephemeral: false };
-        let (token_row, enrolment_token) = token::enrolment(authority.fingerprint(), terms, now);
-        let mut writer = Writer::create(&directory.store())?;
-        let transaction = writer.transaction()?;
-        transaction.add_api_token(&api_row)?;
-        transaction.add_token(&token_row)?;
-        transaction.commit()?;
-        writer.close()?;
-        sync(directory.path())?;
-        self.report(&directory, &admin_token, &enrolment_token.reveal())
-    }
-
-    fn report(&self, directory: &Directory, admin_token: &str, enrolment_token: &str) -> Result<(), CliError> {
+        let created = directory.create(&names, &self.configuration(&names), now())?;
         let (agents, people) = (self.listen_agents, self.listen_people);
         let (dir, ca) = (directory.path().display().to_string(), directory.authority().display().to_string());
         let json = json!({
@@ -76,8 +39,8 @@ impl Init {
             "agents_address": agents.to_string(),
             "people_address": people.to_string(),
             "ca": ca,
-            "admin_token": admin_token,
-            "enrolment_token": enrolment_token,
+            "admin_token": created.admin_token,
+            "enrolment_token": created.enrolment_token,
         });
         self.at.print(&json, || {
             format!(
@@ -86,10 +49,11 @@ impl Init {
                  \u{20} people will connect to   {people}\n\
                  \u{20} authority to trust       {ca}\n\n\
                  These two are shown only now:\n\n\
-                 \u{20} API token (admin)        {admin_token}\n\
-                 \u{20} enrolment token          {enrolment_token}\n\
+                 \u{20} API token (admin)        {}\n\
+                 \u{20} enrolment token          {}\n\
                  \u{20}                          (100 agents, for 24 hours; more with `token create`)\n\n\
-                 Next: tickbird-collector serve --dir {dir}\n"
+                 Next: tickbird-collector serve --dir {dir}\n",
+                created.admin_token, created.enrolment_token
             )
         })
     }
@@ -136,19 +100,4 @@ impl Init {
              # min_severity = \"warning\"\n"
         )
     }
-}
-
-fn make_empty(path: &Path) -> Result<(), CliError> {
-    let failed = |source| CliError::Directory { path: path.into(), source };
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
-    match fs::read_dir(path).map_err(failed)?.next() {
-        None => Ok(()),
-        Some(_) => Err(CliError::NotEmpty(path.into())),
-    }
-}
-
-/// The names of the new files survive a power cut, too.
-fn sync(path: &Path) -> Result<(), CliError> {
-    let failed = |source| CliError::Directory { path: path.into(), source };
-    fs::File::open(path).and_then(|directory| directory.sync_all()).map_err(failed)
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Request, Response};
 use axum::response::IntoResponse;
 use http_body_util::BodyExt;
@@ -26,6 +27,8 @@ use super::{Code, Counters, IngestError, authenticate};
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the rest of a body that is not wanted is read.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Memory for bodies and what is decoded of them, in KiB: what 15 of the largest take, or 4,000 usual ones.
 const ROOM_KIB: u32 = 256 << 10;
 /// How long a request waits for room.
@@ -130,21 +133,16 @@ impl Ingest {
         request: Request<Incoming>,
     ) -> Result<Acknowledgement, IngestError> {
         let shared = &self.0;
-        if request.uri().path() != RECORDS_PATH {
-            return Err(IngestError::NotFound);
-        }
-        if request.method() != Method::POST {
-            return Err(IngestError::Method);
-        }
-        if shared.ledger.directory().standing(agent) != Some(Standing::Admitted) {
-            return Err(IngestError::NotAdmitted);
-        }
-        seat.is_open(shared.began.elapsed())?;
-        let encoding = encoding(request.headers())?;
-        let length = announced_length(request.headers())?;
-        let mut room = shared.room(length).await?;
-        let body =
-            tokio::time::timeout(BODY_TIMEOUT, read(request.into_body())).await.map_err(|_| IngestError::Slow)??;
+        let (head, body) = request.into_parts();
+        let (encoding, mut room) = match shared.admit(agent, seat, &head).await {
+            Ok(admitted) => admitted,
+            Err(refused) => {
+                // A peer that is still writing would see its connection break, and not why.
+                let _ = tokio::time::timeout(DRAIN_TIMEOUT, read(body)).await;
+                return Err(refused);
+            }
+        };
+        let body = tokio::time::timeout(BODY_TIMEOUT, read(body)).await.map_err(|_| IngestError::Slow)??;
         shared.counters.bytes.inc_by(body.len() as u64);
         let incoming = shared.decode(agent, body, encoding).await?;
         seat.pay(incoming.records.len(), shared.began.elapsed())?;
@@ -175,6 +173,27 @@ impl Ingest {
 }
 
 impl Shared {
+    /// What can be said of a request before its body is read.
+    async fn admit(
+        &self,
+        agent: &AgentKey,
+        seat: &Seat,
+        head: &Parts,
+    ) -> Result<(Encoding, OwnedSemaphorePermit), IngestError> {
+        if head.uri.path() != RECORDS_PATH {
+            return Err(IngestError::NotFound);
+        }
+        if head.method != Method::POST {
+            return Err(IngestError::Method);
+        }
+        if self.ledger.directory().standing(agent) != Some(Standing::Admitted) {
+            return Err(IngestError::NotAdmitted);
+        }
+        seat.is_open(self.began.elapsed())?;
+        let encoding = encoding(&head.headers)?;
+        Ok((encoding, self.room(announced_length(&head.headers)?).await?))
+    }
+
     /// Room for a body of this length and what it usually becomes.
     async fn room(&self, length: Option<usize>) -> Result<OwnedSemaphorePermit, IngestError> {
         let compressed = length.unwrap_or(MAX_COMPRESSED_BYTES);
@@ -244,16 +263,19 @@ fn announced_length(headers: &HeaderMap) -> Result<Option<usize>, IngestError> {
     }
 }
 
-/// Reads a body, and stops at the byte that is one too many.
+/// Reads a body. One that is too large is read on and thrown away for as long again, so that its sender can finish
+/// writing and hear why.
 async fn read(mut body: Incoming) -> Result<Vec<u8>, IngestError> {
     let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX).min(MAX_COMPRESSED_BYTES);
-    let mut bytes = Vec::with_capacity(expected);
+    let (mut bytes, mut read) = (Vec::with_capacity(expected), 0);
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| IngestError::Cut)?.into_data() else { continue };
-        if bytes.len() + data.len() > MAX_COMPRESSED_BYTES {
-            return Err(IngestError::TooLarge);
+        read += data.len();
+        if read <= MAX_COMPRESSED_BYTES {
+            bytes.extend_from_slice(&data);
+        } else if read > 2 * MAX_COMPRESSED_BYTES {
+            break;
         }
-        bytes.extend_from_slice(&data);
     }
-    Ok(bytes)
+    if read > MAX_COMPRESSED_BYTES { Err(IngestError::TooLarge) } else { Ok(bytes) }
 }

@@ -402,3 +402,6 @@ pub struct ApiTokenRow {
     /// When it was made.
     pub created_at: Timestamp,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,291 @@
+//! What is kept, what goes, and in which order it is read.
+
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tickbird_shared::{Change, Epoch, Fingerprint, Lane, Severity, Status, Timestamp};
+
+use super::*;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+struct Scene {
+    room: TempDir,
+    writer: Writer,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let room = tempfile::tempdir().expect("a directory");
+        let writer = Writer::create(&room.path().join("store.db")).expect("creates");
+        Self { room, writer }
+    }
+
+    fn write<T>(&mut self, act: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>) -> T {
+        let transaction = self.writer.transaction().expect("begins");
+        let done = act(&transaction).expect("writes");
+        transaction.commit().expect("commits");
+        done
+    }
+
+    fn summaries(&self, filter: FindingFilter) -> Vec<String> {
+        let filter = FindingFilter { tenant: "default".into(), limit: 100, ..filter };
+        self.writer.rows().findings(&filter).expect("reads").into_iter().map(|it| it.summary).collect()
+    }
+}
+
+fn day(number: i64) -> Timestamp {
+    Timestamp::from_second(1_790_000_000 + number * 24 * 3600).expect("in range")
+}
+
+fn epoch() -> Epoch {
+    Epoch::try_from("01JD7Z5W0000000000000000AA".to_owned()).expect("a ULID")
+}
+
+fn finding(agent: &str, summary: &str, received_at: Timestamp) -> FindingRow {
+    FindingRow {
+        id: 0,
+        tenant: "default".into(),
+        agent: agent.into(),
+        fingerprint: Fingerprint::of("default", agent, "pool.leak", "shop", None),
+        check: "pool.leak".into(),
+        target: "shop".into(),
+        sub_key: None,
+        status: Status::Firing,
+        severity: Severity::Warning,
+        change: Change::EvidenceLost,
+        summary: summary.into(),
+        reason: "r".into(),
+        advice: Some("a".into()),
+        evidence: "{\"pid\":1}".into(),
+        since: received_at,
+        observed_at: received_at,
+        received_at,
+        incident: None,
+    }
+}
+
+fn incident(id: &str, resolved_at: Option<Timestamp>) -> IncidentRow {
+    IncidentRow {
+        tenant: "default".into(),
+        id: id.into(),
+        fingerprint: Fingerprint::of("default", "a-1", id, "shop", None),
+        agent: "a-1".into(),
+        check: "pool.leak".into(),
+        target: "shop".into(),
+        sub_key: Some("0".into()),
+        status: if resolved_at.is_some() { Status::Resolved } else { Status::Firing },
+        severity: Severity::Critical,
+        summary: "s".into(),
+        advice: None,
+        evidence: "{}".into(),
+        evidence_lost: false,
+        since: day(0),
+        opened_at: day(0),
+        updated_at: day(0),
+        resolved_at,
+        resolved_reason: resolved_at.map(|_| "cleared".into()),
+        occurrences: 1,
+        state_epoch: 1,
+        state_since: day(0),
+        seen_epoch: Some(epoch()),
+        seen_at: day(0),
+    }
+}
+
+fn message(id: &str, incident: &str) -> OutboxRow {
+    OutboxRow {
+        tenant: "default".into(),
+        id: id.into(),
+        receiver: "ops".into(),
+        incident: incident.into(),
+        kind: "incident.firing".into(),
+        body: b"{}".to_vec(),
+        decided_at: day(0),
+        state: MessageState::Waiting,
+        attempts: 0,
+        uncertain: 0,
+        next_attempt_at: day(0),
+        settled_at: None,
+        last_error: None,
+    }
+}
+
+fn decision(incident: &str, state_epoch: u64, reason: &str) -> DecisionRow {
+    DecisionRow {
+        tenant: "default".into(),
+        incident: incident.into(),
+        receiver: "ops".into(),
+        state_epoch,
+        told: true,
+        kind: "incident.firing".into(),
+        reason: reason.into(),
+        decided_at: day(0),
+        message: None,
+    }
+}
+
+#[test]
+fn rows_come_back_as_they_were_written() {
+    let mut scene = Scene::new();
+    let (mut row, open) = (finding("a-1", "say \"leak\"", day(1)), incident("01A", None));
+    row.id = scene.write(|it| it.add_finding(&row));
+    scene.write(|it| it.put_incident(&open));
+    let rows = scene.writer.rows();
+    let all = FindingFilter { tenant: "default".into(), limit: 9, ..FindingFilter::default() };
+    assert_eq!(rows.findings(&all).expect("reads"), [row]);
+    assert_eq!(rows.incident("default", "01A").expect("reads"), Some(open));
+    assert_eq!(rows.incident("other", "01A").expect("reads"), None, "another tenant sees nothing");
+}
+
+#[test]
+fn pages_follow_each_other_without_a_gap_while_new_findings_arrive() {
+    let mut scene = Scene::new();
+    for number in 0..5 {
+        scene.write(|it| it.add_finding(&finding("a-1", &number.to_string(), day(0))));
+    }
+    assert_eq!(scene.summaries(FindingFilter::default()), ["4", "3", "2", "1", "0"]);
+    let all = FindingFilter { tenant: "default".into(), limit: 2, ..FindingFilter::default() };
+    let first = scene.writer.rows().findings(&all).expect("reads");
+    scene.write(|it| it.add_finding(&finding("a-2", "new", day(0))));
+    let next = FindingFilter { before: first.last().map(|it| it.id), ..FindingFilter::default() };
+    assert_eq!(scene.summaries(next), ["2", "1", "0"]);
+    let of = |agent: &str| FindingFilter { agent: Some(agent.into()), ..FindingFilter::default() };
+    assert_eq!(scene.summaries(of("a-2")), ["new"]);
+    let critical = FindingFilter { severity: Some(Severity::Critical), ..of("a-1") };
+    assert!(scene.summaries(critical).is_empty());
+}
+
+#[test]
+fn what_is_too_old_goes_and_what_fires_or_waits_stays() {
+    let mut scene = Scene::new();
+    scene.write(|it| {
+        it.add_finding(&finding("a-1", "old", day(0)))?;
+        it.add_finding(&finding("a-1", "new", day(20)))?;
+        it.put_incident(&incident("firing", None))?;
+        it.put_incident(&incident("ended", Some(day(0))))?;
+        it.put_incident(&incident("untold", Some(day(0))))?;
+        it.add_decision(&decision("ended", 1, "began"))?;
+        it.add_message(&message("msg_1", "untold"))
+    });
+    let bounds = Bounds { findings: 30 * DAY, incidents: 30 * DAY, ..Bounds::default() };
+    let kept = scene.write(|it| it.keep_within(&bounds, day(40)));
+    assert_eq!((kept.expired, kept.evicted, kept.more), (3, 0, false));
+    assert_eq!(scene.summaries(FindingFilter::default()), ["new"]);
+    let rows = scene.writer.rows();
+    let is_there = |id: &str| rows.incident("default", id).expect("reads").is_some();
+    assert_eq!((is_there("firing"), is_there("ended"), is_there("untold")), (true, false, true));
+    assert!(rows.decisions("default", "ended").expect("reads").is_empty());
+}
+
+#[test]
+fn over_the_bound_on_bytes_the_oldest_go_bodies_first_in_slices() {
+    let mut scene = Scene::new();
+    let body = |first: u64| BodyRow {
+        tenant: "default".into(),
+        agent: "a-1".into(),
+        epoch: epoch(),
+        lane: Lane::Bulk,
+        first,
+        through: first,
+        received_at: day(0),
+        body: vec![7; 20_000],
+    };
+    scene.write(|it| {
+        (1..=100).try_for_each(|first| it.add_body(&body(first)))?;
+        it.add_finding(&finding("a-1", "kept", day(0)))?;
+        it.put_incident(&incident("firing", None))
+    });
+    assert!(scene.writer.rows().bytes_in_use().expect("reads") > 2_000_000);
+    let small = Bounds { bytes: 1_000_000, ..Bounds::default() };
+    let kept = scene.write(|it| it.keep_within(&small, day(0)));
+    assert_eq!((kept.evicted, kept.more), (100, true));
+    assert!(scene.writer.rows().bytes_in_use().expect("reads") < 1_000_000);
+    let kept = scene.write(|it| it.keep_within(&small, day(0)));
+    assert_eq!((kept.evicted, kept.more), (0, false), "what fits now stays");
+    assert_eq!(scene.summaries(FindingFilter::default()), ["kept"]);
+    let tiny = Bounds { bytes: 1, ..Bounds::default() };
+    for _ in 0..5 {
+        scene.write(|it| it.keep_within(&tiny, day(0)));
+    }
+    assert!(scene.writer.rows().incident("default", "firing").expect("reads").is_some(), "whatever the bound");
+}
+
+#[test]
+fn a_state_is_decided_once_and_the_first_decision_stands() {
+    let mut scene = Scene::new();
+    scene.write(|it| it.put_incident(&incident("01A", None)));
+    assert!(scene.write(|it| it.add_decision(&decision("01A", 1, "began"))));
+    assert!(!scene.write(|it| it.add_decision(&decision("01A", 1, "again"))));
+    assert!(scene.write(|it| it.add_decision(&decision("01A", 2, "worsened"))));
+    let rows = scene.writer.rows();
+    let reasons = |of: Vec<DecisionRow>| of.into_iter().map(|it| it.reason).collect::<Vec<_>>();
+    assert_eq!(reasons(rows.decisions("default", "01A").expect("reads")), ["began", "worsened"]);
+    assert_eq!(reasons(rows.told(day(0)).expect("reads")), ["worsened"], "what the receiver believes");
+}
+
+#[test]
+fn messages_of_one_incident_leave_in_order_and_do_not_hold_up_others() {
+    let mut scene = Scene::new();
+    scene.write(|it| {
+        it.add_message(&OutboxRow { next_attempt_at: day(9), ..message("msg_1", "01A") })?;
+        it.add_message(&message("msg_2", "01A"))?;
+        it.add_message(&message("msg_3", "01B"))
+    });
+    let due = |scene: &Scene| {
+        let rows = scene.writer.rows().outbox_due("ops", day(1), 10).expect("reads");
+        rows.into_iter().map(|it| it.id).collect::<Vec<_>>()
+    };
+    assert_eq!(due(&scene), ["msg_3"]);
+    assert!(scene.write(|it| it.supersede_message("default", "msg_1", day(1))));
+    assert_eq!(due(&scene), ["msg_2", "msg_3"]);
+    scene.write(|it| it.update_message(&OutboxRow { uncertain: 1, ..message("msg_2", "01A") }));
+    assert!(!scene.write(|it| it.supersede_message("default", "msg_2", day(1))), "it may have been heard");
+}
+
+#[test]
+fn a_rolled_back_transaction_leaves_nothing_and_a_commit_of_another_process_is_noticed() {
+    let mut scene = Scene::new();
+    let path = scene.room.path().join("store.db");
+    let transaction = scene.writer.transaction().expect("begins");
+    transaction.add_finding(&finding("a-1", "lost", day(0))).expect("writes");
+    drop(transaction);
+    assert!(scene.summaries(FindingFilter::default()).is_empty());
+    assert!(!scene.writer.changed_elsewhere().expect("reads"));
+
+    let mut other = Writer::open(&path).expect("opens");
+    let transaction = other.transaction().expect("begins");
+    transaction.add_finding(&finding("a-1", "theirs", day(0))).expect("writes");
+    transaction.commit().expect("commits");
+    assert!(scene.writer.changed_elsewhere().expect("reads"));
+    assert!(!scene.writer.changed_elsewhere().expect("reads"), "said once");
+}
+
+#[test]
+fn the_store_is_its_owners_and_a_missing_one_is_said_to_be_missing() {
+    use std::os::unix::fs::PermissionsExt;
+    let scene = Scene::new();
+    let path = scene.room.path().join("store.db");
+    assert_eq!(std::fs::metadata(&path).expect("is there").permissions().mode() & 0o777, 0o600);
+    assert!(matches!(Writer::create(&path), Err(StoreError::Create { .. })), "never overwritten");
+    let missing = scene.room.path().join("other.db");
+    assert!(matches!(Writer::open(&missing), Err(StoreError::Missing { .. })));
+    assert!(!missing.exists());
+}
+
+#[tokio::test]
+async fn readers_see_what_is_committed_newest_first() {
+    let mut scene = Scene::new();
+    let readers = Readers::open(&scene.room.path().join("store.db")).expect("opens");
+    scene.write(|it| it.put_incident(&incident("01A", None)));
+    scene.write(|it| it.put_incident(&incident("01B", Some(day(1)))));
+    let list = async |status| {
+        let filter = IncidentFilter { tenant: "default".into(), status, limit: 9, ..IncidentFilter::default() };
+        let rows = readers.read(move |rows| rows.incidents(&filter)).await.expect("reads");
+        rows.into_iter().map(|it| it.id).collect::<Vec<_>>()
+    };
+    assert_eq!(list(None).await, ["01B", "01A"]);
+    assert_eq!(list(Some(Status::Firing)).await, ["01A"]);
+    assert_eq!(list(Some(Status::Resolved)).await, ["01B"]);
+    readers.ping().await.expect("answers");
+}

@@ -19,6 +19,7 @@ use ulid::Ulid;
 use crate::aggregate::{ChangeKind, IncidentChange};
 use crate::store::{AgentRow, DecisionRow, IncidentRow, MessageState, OutboxRow};
 
+pub(crate) use message::object;
 pub use message::{AgentDocument, IncidentDocument};
 
 /// A configured destination, as far as deciding goes.

@@ -1,1 +1,120 @@
 //! The routes for people, and how an error is answered.
+//!
+//! A route exists only as a line of [`ROUTES`] with the [`Permission`] it asks for; there is no other way to add one.
+//! Every answer carries `X-Request-Id`, every error is a problem document, every list is cut into pages.
+
+mod access;
+mod agents;
+mod exchange;
+mod findings;
+mod health;
+mod incidents;
+mod metrics;
+mod page;
+mod query;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{MethodRouter, get};
+use prometheus_client::registry::Registry;
+use tickbird_shared::Timestamp;
+use tokio::sync::watch;
+
+use crate::ledger::{Handle, Unavailable};
+use crate::notify;
+use crate::problem::Problem;
+use crate::store::{Readers, StoreError};
+
+pub use access::Role;
+
+use access::Permission;
+
+/// What the routes need.
+#[derive(Debug)]
+pub struct Context {
+    /// The store, to be read.
+    pub readers: Readers,
+    /// The ledger, for presence and health.
+    pub ledger: Handle,
+    /// How delivery goes.
+    pub notify: notify::Status,
+    /// What the other stages count.
+    pub metrics: Arc<Registry>,
+    /// When our own certificates end.
+    pub certificates: watch::Receiver<Vec<Expiry>>,
+    /// The wall clock.
+    pub clock: fn() -> Timestamp,
+    /// Version of this collector.
+    pub version: &'static str,
+    /// When it started.
+    pub started_at: Timestamp,
+}
+
+/// The end of one certificate's life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expiry {
+    /// Which: `server`, `authority`.
+    pub name: &'static str,
+    /// When it ends.
+    pub at: Timestamp,
+}
+
+/// Context and counters, shared by all requests.
+#[derive(Debug)]
+struct Shared {
+    context: Context,
+    requests: exchange::Counters,
+}
+
+type Handler = fn() -> MethodRouter<Arc<Shared>>;
+
+/// Every route, who may use it, and what answers it.
+const ROUTES: &[(&str, Permission, Handler)] = &[
+    ("/livez", Permission::Anyone, || get(health::live)),
+    ("/readyz", Permission::Anyone, || get(health::ready)),
+    ("/metrics", Permission::AtLeast(Role::Viewer), || get(metrics::show)),
+    ("/v1/incidents", Permission::AtLeast(Role::Viewer), || get(incidents::list)),
+    ("/v1/findings", Permission::AtLeast(Role::Viewer), || get(findings::list)),
+    ("/v1/agents", Permission::AtLeast(Role::Viewer), || get(agents::list)),
+];
+
+/// The whole listener for people. `enrolment` brings its own protection: the token in its body.
+pub fn router(context: Context, enrolment: Router) -> Router {
+    let shared = Arc::new(Shared { context, requests: exchange::Counters::default() });
+    let mut router = Router::new();
+    for (path, permission, handler) in ROUTES {
+        let guard = from_fn_with_state((Arc::clone(&shared), *permission), access::check);
+        router = router.route(path, handler().route_layer(guard));
+    }
+    router
+        .with_state(Arc::clone(&shared))
+        .merge(enrolment)
+        .route_layer(from_fn(exchange::name_route))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn_with_state(shared, exchange::carry))
+}
+
+async fn no_such_path() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
+}
+
+async fn no_such_method() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path does not know the method")
+        .advise("use one of those in the Allow header")
+}
+
+/// A store that cannot be read now. The log line stands in the span that carries the request id.
+fn unreadable(error: &StoreError) -> Problem {
+    tracing::error!(%error, cause = std::error::Error::source(error).map(tracing::field::display), "cannot read the store");
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", "the store cannot be read now")
+        .advise("try again; if it stays so, the collector's log has the cause under this request_id")
+        .retry_after(Unavailable::Failed.retry_after())
+}
+
+fn unavailable(why: Unavailable) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, why.code(), why.to_string()).retry_after(why.retry_after())
+}

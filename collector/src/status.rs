@@ -1,1 +1,161 @@
-//! The collector's own health: counters and readiness.
+//! The collector's own health, part by part. Pure: each part is judged from what its stage says of itself.
+//!
+//! `failed` means that findings cannot be taken or incidents cannot be kept: somebody else should be asked. `degraded`
+//! means that it does its work and a person should look: a receiver that is away must not stop agents from reporting.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tickbird_shared::Timestamp;
+
+use crate::api::Expiry;
+use crate::ledger::Health;
+use crate::notify::{BreakerState, ReceiverStatus};
+use crate::store::StoreError;
+
+/// A certificate that ends within this time is worth a look.
+const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// How a part is. The order is that of badness.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Condition {
+    /// It works.
+    Ok,
+    /// It works, and a person should look.
+    Degraded,
+    /// It does not work.
+    Failed,
+}
+
+impl Condition {
+    /// `ok`, `degraded` or `failed`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Degraded => "degraded",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// How one part is, and what there is to say about it. Holds nothing that a stranger should not read.
+#[derive(Debug, Clone)]
+pub struct Part {
+    condition: Condition,
+    detail: Value,
+}
+
+/// All parts.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Whether the store can be read.
+    pub store: Part,
+    /// Whether what comes in is committed.
+    pub ledger: Part,
+    /// Whether people can be told.
+    pub receivers: Part,
+    /// Whether our own certificates last.
+    pub certificates: Part,
+}
+
+impl Report {
+    /// The worst of all parts.
+    pub fn condition(&self) -> Condition {
+        self.parts().iter().map(|(_, part)| part.condition).max().unwrap_or(Condition::Ok)
+    }
+
+    /// The document of `/readyz`.
+    pub fn document(&self) -> Value {
+        let part = |part: &Part| json!({ "status": part.condition.as_str(), "detail": part.detail });
+        let parts: serde_json::Map<_, _> =
+            self.parts().into_iter().map(|(name, it)| (name.to_owned(), part(it))).collect();
+        json!({ "status": self.condition().as_str(), "parts": parts })
+    }
+
+    const fn parts(&self) -> [(&'static str, &Part); 4] {
+        [
+            ("store", &self.store),
+            ("ledger", &self.ledger),
+            ("receivers", &self.receivers),
+            ("certificates", &self.certificates),
+        ]
+    }
+}
+
+/// Judges the store by its answer to a question.
+pub fn store(answer: &Result<(), StoreError>) -> Part {
+    match answer {
+        Ok(()) => Part { condition: Condition::Ok, detail: Value::Null },
+        Err(error) => Part { condition: Condition::Failed, detail: error.to_string().into() },
+    }
+}
+
+/// Judges the ledger by its last transaction.
+pub fn ledger(health: Health) -> Part {
+    let condition = if health.failing.is_some() { Condition::Failed } else { Condition::Ok };
+    let failing = health.failing.map(|why| why.code());
+    Part { condition, detail: json!({ "failing": failing, "store_bytes_in_use": health.bytes_in_use }) }
+}
+
+/// Judges delivery by the breakers: one that is not closed is degraded.
+pub fn receivers(receivers: &[ReceiverStatus]) -> Part {
+    let away = |it: &&ReceiverStatus| it.breaker != BreakerState::Closed;
+    let condition = if receivers.iter().any(|it| away(&it)) { Condition::Degraded } else { Condition::Ok };
+    let detail = receivers.iter().map(|it| {
+        json!({ "name": it.name, "breaker": it.breaker.as_str(), "failures": it.failures, "delivered_at": it.delivered_at })
+    });
+    Part { condition, detail: detail.collect() }
+}
+
+/// Judges our certificates: one that has ended failed, one that ends within 14 days is degraded.
+pub fn certificates(expiries: &[Expiry], now: Timestamp) -> Part {
+    let soon = now.saturating_add(SOON).unwrap_or(Timestamp::MAX);
+    let judge = |it: &Expiry| match it.at {
+        at if at <= now => Condition::Failed,
+        at if at <= soon => Condition::Degraded,
+        _ => Condition::Ok,
+    };
+    let condition = expiries.iter().map(judge).max().unwrap_or(Condition::Ok);
+    let detail =
+        expiries.iter().map(|it| json!({ "name": it.name, "expires_at": it.at, "status": judge(it).as_str() }));
+    Part { condition, detail: detail.collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Unavailable;
+
+    fn at(day: i64) -> Timestamp {
+        Timestamp::from_second(1_790_000_000 + day * 86_400).expect("in range")
+    }
+
+    fn receiver(breaker: BreakerState) -> ReceiverStatus {
+        ReceiverStatus {
+            name: "ops".into(),
+            address: "hooks.example.org:443".into(),
+            breaker,
+            failures: 5,
+            last_error: Some("answered 500".into()),
+            delivered_at: None,
+        }
+    }
+
+    #[test]
+    fn a_receiver_that_is_away_degrades_and_a_store_that_is_full_fails() {
+        let report = |failing, breaker, expires| Report {
+            store: store(&Ok(())),
+            ledger: ledger(Health { failing, bytes_in_use: 1 }),
+            receivers: receivers(&[receiver(breaker)]),
+            certificates: certificates(&[Expiry { name: "server", at: at(expires) }], at(0)),
+        };
+        let of = |failing, breaker, expires| report(failing, breaker, expires).condition();
+        assert_eq!(of(None, BreakerState::Closed, 90), Condition::Ok);
+        assert_eq!(of(None, BreakerState::Open, 90), Condition::Degraded);
+        assert_eq!(of(None, BreakerState::Closed, 13), Condition::Degraded);
+        assert_eq!(of(None, BreakerState::Open, 0), Condition::Failed);
+        assert_eq!(of(Some(Unavailable::Full), BreakerState::Closed, 90), Condition::Failed);
+        let shown = report(Some(Unavailable::Full), BreakerState::Open, 90).document().to_string();
+        assert!(shown.contains("store_full") && !shown.contains("example.org"), "{shown}");
+    }
+}

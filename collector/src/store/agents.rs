@@ -36,6 +36,12 @@ impl Rows<'_> {
         Ok(query.query_map([], read)?.collect::<Result<_, _>>()?)
     }
 
+    /// Ids of all agents of one tenant, in order.
+    pub fn agent_ids(&self, tenant: &str) -> Result<Vec<String>, StoreError> {
+        let mut query = self.0.prepare_cached("SELECT id FROM agents WHERE tenant = ?1 ORDER BY id")?;
+        Ok(query.query_map([tenant], |row| row.get(0))?.collect::<Result<_, _>>()?)
+    }
+
     /// One agent, if it is known.
     pub fn agent(&self, tenant: &str, id: &str) -> Result<Option<AgentRow>, StoreError> {
         let mut query = self.0.prepare_cached("SELECT * FROM agents WHERE tenant = ?1 AND id = ?2")?;

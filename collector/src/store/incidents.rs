@@ -1,5 +1,7 @@
 //! Incidents, and what was decided about each of them.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{OptionalExtension, Row, named_params, params_from_iter, types::ToSql};
 use tickbird_shared::{Epoch, Severity, Status, Timestamp};
 
@@ -68,6 +70,15 @@ impl Rows<'_> {
              UNION ALL SELECT * FROM incidents WHERE status = 'resolved' AND resolved_at >= ?1",
         )?;
         Ok(query.query_map([At(since)], read)?.collect::<Result<_, _>>()?)
+    }
+
+    /// How many incidents of a tenant fire, by severity.
+    pub fn firing_by_severity(&self, tenant: &str) -> Result<BTreeMap<Severity, u64>, StoreError> {
+        let mut query = self.0.prepare_cached(
+            "SELECT severity, count(*) FROM incidents WHERE tenant = ?1 AND status = 'firing' GROUP BY severity",
+        )?;
+        let rows = query.query_map([tenant], |row| Ok((row.get::<_, Word<_>>(0)?.0, row.get::<_, Seq>(1)?.0)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// Every decision about one incident, oldest first.

@@ -1,0 +1,73 @@
+//! `GET /v1/agents`: in order of id, with what is known of their presence.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::Uri;
+use serde::Serialize;
+use tickbird_shared::{Labels, Timestamp};
+
+use super::access::Caller;
+use super::page::{Document, Page};
+use super::query::Query;
+use super::{Shared, unavailable, unreadable};
+use crate::aggregate::Presence;
+use crate::ledger::AgentKey;
+use crate::problem::Problem;
+use crate::store::{AgentFilter, AgentRow};
+
+#[derive(Debug, Serialize)]
+struct AgentDocument<'a> {
+    id: &'a str,
+    host: &'a str,
+    version: Option<&'a str>,
+    system: Option<&'a str>,
+    presence: &'a str,
+    last_seen_at: Option<Timestamp>,
+    labels: Labels,
+    targets: &'a [String],
+    ephemeral: bool,
+    denied: bool,
+    enrolled_at: Timestamp,
+    certificate_expires_at: Timestamp,
+}
+
+impl<'a> AgentDocument<'a> {
+    fn new((row, presence): &'a (AgentRow, Presence)) -> Self {
+        Self {
+            id: &row.id,
+            host: &row.host,
+            version: row.version.as_deref(),
+            system: row.system.as_deref(),
+            presence: presence.as_str(),
+            last_seen_at: row.last_seen_at,
+            labels: row.labels(),
+            targets: &row.targets,
+            ephemeral: row.ephemeral,
+            denied: row.denied_at.is_some(),
+            enrolled_at: row.enrolled_at,
+            certificate_expires_at: row.certificate_expires_at,
+        }
+    }
+}
+
+pub(super) async fn list(
+    State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
+    uri: Uri,
+) -> Result<Document, Problem> {
+    let mut query = Query::parse(&uri)?;
+    let page = Page::read(&mut query, "agents", &caller.tenant, &[])?;
+    query.finish()?;
+    let after = page.after().map(str::to_owned);
+    let filter = AgentFilter { tenant: caller.tenant, after, limit: page.ask() };
+    let found = shared.context.readers.read(move |rows| rows.agents(&filter)).await;
+    let found = found.map_err(|error| unreadable(&error))?;
+    let keys = found.iter().map(|row| AgentKey::new(&row.tenant, &row.id)).collect();
+    let presence = shared.context.ledger.presence(keys).await.map_err(unavailable)?;
+    // While the ledger recovers it knows of nobody.
+    let presence = presence.into_iter().chain(std::iter::repeat(Presence::Unknown));
+    let rows: Vec<_> = found.into_iter().zip(presence).collect();
+    Ok(page.document(&rows, |(row, _)| row.id.clone(), AgentDocument::new))
+}

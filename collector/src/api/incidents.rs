@@ -1,0 +1,67 @@
+//! `GET /v1/incidents`: newest first, by status, severity, check and agent.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::Uri;
+
+use super::access::Caller;
+use super::page::{Document, Page};
+use super::query::Query;
+use super::{Shared, unreadable};
+use crate::alert::IncidentDocument;
+use crate::problem::Problem;
+use crate::store::{AgentRow, IncidentFilter, IncidentRow, Rows, StoreError};
+
+pub(super) async fn list(
+    State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
+    uri: Uri,
+) -> Result<Document, Problem> {
+    let mut query = Query::parse(&uri)?;
+    let mut filter = IncidentFilter {
+        tenant: caller.tenant,
+        status: query.value("status")?,
+        severity: query.value("severity")?,
+        check: query.text("check")?,
+        agent: query.text("agent")?,
+        before: None,
+        limit: 0,
+    };
+    let filters = [
+        filter.status.map(|it| it.as_str()),
+        filter.severity.map(|it| it.as_str()),
+        filter.check.as_deref(),
+        filter.agent.as_deref(),
+    ];
+    let page = Page::read(&mut query, "incidents", &filter.tenant, &filters)?;
+    query.finish()?;
+    filter.before = page.after().map(str::to_owned);
+    filter.limit = page.ask();
+    let read = move |rows: Rows<'_>| {
+        let found = rows.incidents(&filter)?;
+        let agents = agents(rows, &filter.tenant, found.iter().map(|it| it.agent.as_str()))?;
+        let item = |row| IncidentDocument::new(row, agents.get(&row.agent));
+        Ok(page.document(&found, |row: &IncidentRow| row.id.clone(), item))
+    };
+    shared.context.readers.read(read).await.map_err(|error| unreadable(&error))
+}
+
+/// The rows of those agents that are known, by id.
+pub(super) fn agents<'a>(
+    rows: Rows<'_>,
+    tenant: &str,
+    ids: impl Iterator<Item = &'a str>,
+) -> Result<HashMap<String, AgentRow>, StoreError> {
+    let mut agents = HashMap::new();
+    for id in ids {
+        if !agents.contains_key(id)
+            && let Some(row) = rows.agent(tenant, id)?
+        {
+            agents.insert(id.to_owned(), row);
+        }
+    }
+    Ok(agents)
+}

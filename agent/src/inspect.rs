@@ -150,6 +150,8 @@ pub enum Reason {
     Malformed(String),
     /// The kernel or the server does not offer it; the text names what is absent.
     Absent(String),
+    /// An address is translated on the way, so that two views of one connection do not match; the text names to where.
+    Translated(String),
     /// It needs history or a second look that is not there yet.
     NotYet(&'static str),
 }
@@ -172,6 +174,9 @@ impl Reason {
             Self::Unreachable(_) => Some("check that the server runs and that this host may reach it"),
             Self::Malformed(_) => Some("report it with the output of `tickbird-agent doctor --json`"),
             Self::Absent(_) => Some("a newer kernel or server offers it; the check stays blind here"),
+            Self::Translated(_) => Some(
+                "a pooler, proxy or address translation stands between: point the DSN at it, or run an agent behind it",
+            ),
             Self::NotYet(_) => None,
         }
     }
@@ -185,6 +190,9 @@ impl fmt::Display for Reason {
             Self::Unreachable(what) => write!(f, "cannot reach {what}"),
             Self::Malformed(what) => write!(f, "cannot understand {what}"),
             Self::Absent(what) => write!(f, "not offered here: {what}"),
+            Self::Translated(to) => {
+                write!(f, "cannot match any connection from here with a session of {to}: address translated")
+            }
             Self::NotYet(what) => write!(f, "not yet known: {what}"),
         }
     }

@@ -1,1 +1,303 @@
-//! (being built)
+//! Readings, thresholds and history in; findings with their reasons out. No I/O and no clock.
+//!
+//! Each check turns the rows of a reading into one value for each of its targets (`judge/pool`, `judge/server.rs`,
+//! `judge/process.rs`, `judge/endpoint.rs`, `judge/own.rs`). `judge/threshold.rs` holds a value against its bounds,
+//! `judge/hold.rs` says when that counts, `judge/tracks.rs` keeps the state of every check on every target and makes
+//! the findings. The table of checks is `judge/defaults.rs`, with the operator's changes `judge/settings.rs`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::value::RawValue;
+use tickbird_shared::batch::Open;
+use tickbird_shared::{Finding, Severity};
+
+use crate::discover::TargetKey;
+use crate::inspect::host::Ended;
+use crate::inspect::{Reading, Rows, Value};
+
+mod defaults;
+mod endpoint;
+mod evidence;
+mod hold;
+mod own;
+mod pool;
+mod process;
+mod server;
+mod settings;
+mod threshold;
+mod tracks;
+mod words;
+
+pub use defaults::{CHECKS, Check, FalseAlarm};
+pub use hold::{Hold, Holds};
+pub use pool::join::{Join, Joined, join};
+pub use settings::{Effective, Mistake, Override, Thresholds};
+pub use threshold::{Bounds, CLEARING_RATIO, Direction};
+
+use defaults::CheckId;
+use tracks::Tracks;
+
+/// How the reason of a value begins that no check looks at: neither ok nor waiting.
+pub(crate) const NOT_JUDGED: &str = "not judged";
+/// A process or pool that has not been seen for so long is gone, and what fired of it is resolved.
+const GONE: Duration = Duration::from_secs(300);
+
+/// For whom the judge speaks: part of every fingerprint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Who {
+    /// The tenant.
+    pub tenant: String,
+    /// The agent's id.
+    pub agent: String,
+}
+
+impl Who {
+    /// An agent without a collector.
+    pub fn alone() -> Self {
+        Self { tenant: "default".to_owned(), agent: "alone".to_owned() }
+    }
+}
+
+/// The time of a look by both clocks: holds count by the monotonic one, findings show the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// Since the agent started.
+    pub mono: Duration,
+    /// Wall time.
+    pub wall: Timestamp,
+}
+
+/// State of one check on one target. Ordered so that the greatest is the one that a target is shown in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum State {
+    /// Not enough seen, or not judged at all.
+    NotYet,
+    /// Known, and inside its bounds.
+    Ok,
+    /// Fires as `info`.
+    Info,
+    /// Cannot be seen.
+    Blind,
+    /// Fires as `warning`.
+    Warning,
+    /// Fires as `critical`.
+    Critical,
+}
+
+impl State {
+    /// `not yet`, `ok`, `info`, `blind`, `warning` or `critical`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotYet => "not yet",
+            Self::Ok => "ok",
+            Self::Info => "info",
+            Self::Blind => "blind",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+impl From<Severity> for State {
+    fn from(severity: Severity) -> Self {
+        match severity {
+            Severity::Info => Self::Info,
+            Severity::Warning => Self::Warning,
+            Severity::Critical => Self::Critical,
+        }
+    }
+}
+
+/// One check on one target, for `status` and `inspect`.
+#[derive(Debug, Clone)]
+pub struct CheckState {
+    /// Id of the check.
+    pub check: &'static str,
+    /// The target.
+    pub target: TargetKey,
+    /// Tells states of one check on one target apart.
+    pub sub_key: Option<Arc<str>>,
+    /// The state.
+    pub state: State,
+    /// What was last seen.
+    pub value: Value,
+    /// Unit of the value.
+    pub unit: &'static str,
+    /// What it stands against.
+    pub bounds: Bounds,
+    /// When the fault began, while it fires.
+    pub since: Option<Timestamp>,
+    /// What it waits for: `over the bound for 2 looks; fires after 3 looks`.
+    pub pending: Option<String>,
+    /// One sentence, while a bound is crossed.
+    pub summary: Option<String>,
+    /// Why it was last decided so.
+    pub reason: String,
+    /// What to do, while a bound is crossed or the check is blind.
+    pub advice: Option<String>,
+    /// The proof, while a bound is crossed.
+    pub evidence: Option<Box<RawValue>>,
+    /// When it was last looked at.
+    pub observed_at: Timestamp,
+    /// Looks so far.
+    pub looks: u64,
+    /// Looks that gave an exactly known value.
+    pub looks_known: u64,
+}
+
+/// Owner of every state; fed by one task.
+#[derive(Debug)]
+pub struct Judge {
+    tracks: Tracks,
+    pools: pool::Pools,
+    processes: process::Processes,
+    servers: server::Servers,
+    endpoints: endpoint::Endpoints,
+    own: own::Own,
+    host_seen: bool,
+}
+
+impl Judge {
+    /// A judge that has seen nothing.
+    pub fn new(who: Who, thresholds: Thresholds) -> Self {
+        Self {
+            tracks: Tracks::new(who, thresholds),
+            pools: pool::Pools::default(),
+            processes: process::Processes::default(),
+            servers: server::Servers::default(),
+            endpoints: endpoint::Endpoints,
+            own: own::Own::default(),
+            host_seen: false,
+        }
+    }
+
+    /// The same, for one look from the command line: every look counts at once, and states say what they would wait for.
+    #[must_use]
+    pub fn ignoring_holds(mut self) -> Self {
+        self.tracks.ignore_holds();
+        self
+    }
+
+    /// Judges by other thresholds from now on; what fires of checks that were switched off is resolved.
+    pub fn reconfigure(&mut self, thresholds: Thresholds, now: Moment) -> Vec<Finding<'static>> {
+        self.tracks.reconfigure(thresholds, now);
+        self.tracks.take()
+    }
+
+    /// Takes one reading in.
+    pub fn look(&mut self, reading: &Reading, now: Moment) -> Vec<Finding<'static>> {
+        match &reading.rows {
+            Rows::Host(look) => {
+                self.host_seen = true;
+                self.processes.look(look, now, &mut self.tracks);
+                self.pools.host(look, now, &mut self.tracks);
+                self.own.gaps(&look.gaps, now, &mut self.tracks);
+                self.end_what_is_gone(now);
+            }
+            Rows::Server(look) => {
+                self.servers.look(look, now, &mut self.tracks);
+                self.pools.server(look, now, &mut self.tracks);
+            }
+            Rows::Probe(probe) => self.endpoints.look(probe, now, &mut self.tracks),
+        }
+        self.own.tell_blind(now, &mut self.tracks);
+        self.tracks.take()
+    }
+
+    /// A watched process ended: told at once by the kernel, before the next look at the host.
+    pub fn ended(&mut self, ended: &Ended, now: Moment) -> Vec<Finding<'static>> {
+        self.processes.ended(ended, now, &mut self.tracks);
+        self.tracks.take()
+    }
+
+    /// Time has passed: holds that wait for no look are judged.
+    pub fn tick(&mut self, now: Moment) -> Vec<Finding<'static>> {
+        self.processes.tick(now, &mut self.tracks);
+        self.tracks.take()
+    }
+
+    /// When [`Self::tick`] is due, on the monotonic clock; `None` while nothing waits.
+    pub fn wake_at(&self) -> Option<Duration> {
+        self.processes.wake_at()
+    }
+
+    /// An inspector had its turn; `missed` intervals went by without a look since the one before.
+    pub fn ran(&mut self, inspector: &str, missed: u32, now: Moment) -> Vec<Finding<'static>> {
+        self.late(inspector, missed, now)
+    }
+
+    /// An inspector has not looked for `missed` intervals.
+    pub fn late(&mut self, inspector: &str, missed: u32, now: Moment) -> Vec<Finding<'static>> {
+        own::late(inspector, missed, now, &mut self.tracks);
+        self.tracks.take()
+    }
+
+    /// Every check on every target, in the order of the table.
+    pub fn states(&self) -> Vec<CheckState> {
+        self.tracks.states()
+    }
+
+    /// What fires, `agent.blind` among it, each with its last evidence.
+    pub fn firing(&self) -> Vec<Finding<'static>> {
+        self.tracks.firing()
+    }
+
+    /// What fires, and the checks of which the collector may resolve everything else: those that looked, saw all of
+    /// their targets, and have nothing waiting for its hold.
+    pub fn open(&self, now: Moment) -> Open {
+        let ran = CheckId::all().filter(|it| self.is_settled(*it, now));
+        Open {
+            checks: ran.map(|it| it.check().id.to_owned()).collect(),
+            firing: self.tracks.fingerprints(),
+            observed_at: now.wall,
+        }
+    }
+
+    /// When each check was last looked at on any target, on the monotonic clock.
+    pub fn last_runs(&self) -> BTreeMap<&'static str, Duration> {
+        let mut runs: BTreeMap<_, Duration> = BTreeMap::new();
+        for (key, track) in self.tracks.iter() {
+            let last = runs.entry(key.check.check().id).or_default();
+            *last = (*last).max(track.seen_at);
+        }
+        runs
+    }
+
+    /// Whether a pool of this server is over 80 % or has a session that is half-way to a bound: then the server is worth
+    /// asking more often. `server` is the target's key or the inspector's name.
+    pub fn is_suspect(&self, server: &str) -> bool {
+        self.pools.is_suspect(server)
+    }
+
+    fn is_settled(&self, check: CheckId, now: Moment) -> bool {
+        if !self.tracks.thresholds().of(check).enabled {
+            return false;
+        }
+        let mut tracks = self.tracks.of(check).map(|(_, track)| track.is_settled()).peekable();
+        if tracks.peek().is_some() {
+            return tracks.all(|it| it);
+        }
+        // Nothing to look at is an answer too, once there was time for everything to appear.
+        let has_looked = match check {
+            CheckId::Headroom | CheckId::Connect => self.servers.have_looked(),
+            CheckId::HttpStatus | CheckId::HttpLatency | CheckId::HttpBody | CheckId::Certificate => true,
+            _ => self.host_seen,
+        };
+        has_looked && now.mono >= GONE
+    }
+
+    fn end_what_is_gone(&mut self, now: Moment) {
+        let pools = &self.pools;
+        self.tracks.keep(now, |_, track| track.place.as_ref().is_some_and(|it| pools.is_there(&it.who)));
+        self.tracks.end("the target has not been there for 5 minutes", now, |key, track| {
+            let lives_here = key.target.as_str().starts_with("process:") || key.target.as_str().starts_with("pool:");
+            lives_here && key.check != CheckId::Gone && now.mono.saturating_sub(track.seen_at) >= GONE
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,417 @@
+//! The typed table of checks: what each one means, its bounds and holds, and where the numbers come from.
+
+use std::time::Duration;
+
+use super::hold::{Hold, Holds};
+use super::threshold::{Bounds, Direction};
+use crate::inspect::Unit;
+
+/// How likely a check is to cry wolf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FalseAlarm {
+    /// The value is the fault.
+    Low,
+    /// The value may be innocent: a warning, unless a second sign says the same.
+    Medium,
+    /// The value often is innocent: the same.
+    High,
+}
+
+impl FalseAlarm {
+    /// `low`, `medium` or `high`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+        }
+    }
+}
+
+/// One row of the table.
+#[derive(Debug)]
+pub struct Check {
+    /// Id, as in the configuration and on the wire.
+    pub id: &'static str,
+    /// What is wrong when it fires.
+    pub meaning: &'static str,
+    /// The number that stands against the bounds.
+    pub value: &'static str,
+    /// Unit of that number.
+    pub unit: Unit,
+    /// Shipped bounds.
+    pub bounds: Bounds,
+    /// Shipped holds.
+    pub holds: Holds,
+    /// Harm to users: 5 outage or exposure, 4 data, 3 degraded, 2 sight, 1 hygiene.
+    pub impact: u8,
+    /// Chance that the harm is there or comes, 0 to 1.
+    pub probability: f64,
+    /// Risk of a false alarm.
+    pub false_alarm: FalseAlarm,
+    /// The least that it needs to see anything.
+    pub needs: &'static str,
+    /// What to do when it fires.
+    pub advice: &'static str,
+    /// Where the numbers come from.
+    pub reason: &'static str,
+}
+
+/// Names of the rows, in the order of [`CHECKS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum CheckId {
+    IdleInTransaction,
+    AbortedTransaction,
+    CloseWait,
+    Churn,
+    Utilization,
+    Headroom,
+    Connect,
+    Memory,
+    Descriptors,
+    Restart,
+    Zombie,
+    Gone,
+    HttpStatus,
+    HttpLatency,
+    HttpBody,
+    Certificate,
+    Blind,
+    Slow,
+}
+
+impl CheckId {
+    /// Its row.
+    pub(super) fn check(self) -> &'static Check {
+        &CHECKS[self as usize]
+    }
+
+    /// The name of a row.
+    pub(super) fn find(id: &str) -> Option<Self> {
+        Self::all().find(|it| it.check().id == id)
+    }
+
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        use CheckId::*;
+        [
+            IdleInTransaction,
+            AbortedTransaction,
+            CloseWait,
+            Churn,
+            Utilization,
+            Headroom,
+            Connect,
+            Memory,
+            Descriptors,
+            Restart,
+            Zombie,
+            Gone,
+            HttpStatus,
+            HttpLatency,
+            HttpBody,
+            Certificate,
+            Blind,
+            Slow,
+        ]
+        .into_iter()
+    }
+}
+
+const MINUTE: f64 = 60.0;
+const DAY: f64 = 24.0 * 60.0 * MINUTE;
+
+/// An event: 1 while it is so. The bound says which severity it has.
+const WARNS: Bounds = Bounds { direction: Direction::Event, warning: Some(1.0), critical: None };
+const IS_CRITICAL: Bounds = Bounds { direction: Direction::Event, warning: None, critical: Some(1.0) };
+
+const fn seconds(count: u64) -> Hold {
+    Hold::For(Duration::from_secs(count))
+}
+
+const THREE_LOOKS: Holds = Holds::both(Hold::Looks(3));
+
+const SERVER_VIEW: &str =
+    "a [[postgres]] section with a role of the application or of pg_monitor, and the owner of the sockets";
+
+/// Every check, in the order in which they are shown.
+pub static CHECKS: &[Check] = &[
+    Check {
+        id: "pool.idle_in_transaction",
+        meaning: "a transaction was opened and left alone: its locks stay, vacuum waits, its connection is missing in the pool",
+        value: "age of the oldest session that is idle in transaction",
+        unit: Unit::Seconds,
+        bounds: Bounds::above(Some(30.0), Some(300.0)),
+        holds: THREE_LOOKS,
+        impact: 5,
+        probability: 0.5,
+        false_alarm: FalseAlarm::Low,
+        needs: SERVER_VIEW,
+        advice: "close the session in a finally block or a context manager; end the named backends with pg_terminate_backend() if the pool runs dry",
+        reason: "a request that computes between two statements takes seconds; 30 s is beyond any of them, 300 s beyond most batches",
+    },
+    Check {
+        id: "pool.aborted_transaction",
+        meaning: "a transaction failed and was kept open: every later statement on its connection fails",
+        value: "age of the oldest session that is idle in an aborted transaction",
+        unit: Unit::Seconds,
+        bounds: Bounds::above(Some(10.0), None),
+        holds: THREE_LOOKS,
+        impact: 3,
+        probability: 0.5,
+        false_alarm: FalseAlarm::Low,
+        needs: SERVER_VIEW,
+        advice: "roll back where the error is caught; a session that failed must not be used again before that",
+        reason: "an error path rolls back within milliseconds; 10 s leaves room for a person in psql",
+    },
+    Check {
+        id: "pool.close_wait",
+        meaning: "the server closed connections and the pool did not notice: the next checkout gets a dead one",
+        value: "age of the oldest of three or more CLOSE_WAIT connections that rose and do not fall while the pool has traffic",
+        unit: Unit::Seconds,
+        bounds: Bounds::above(Some(300.0), None),
+        holds: THREE_LOOKS,
+        impact: 3,
+        probability: 0.5,
+        false_alarm: FalseAlarm::Medium,
+        needs: "nothing",
+        advice: "test connections before use (pool_pre_ping), recycle them earlier than the server ends them, and close what failed",
+        reason: "a pool at work hands out every connection within minutes and so finds the dead ones; an idle pool is left alone",
+    },
+    Check {
+        id: "pool.churn",
+        meaning: "connections are opened and closed all the time instead of being pooled",
+        value: "connections born per second over the last 30 s, while their median life is under 2 s",
+        unit: Unit::PerSecond,
+        bounds: Bounds::above(Some(1.0), None),
+        holds: Holds::both(seconds(300)),
+        impact: 3,
+        probability: 0.5,
+        false_alarm: FalseAlarm::Low,
+        needs: "nothing",
+        advice: "keep one pool per process and give connections back to it; NullPool or a new engine for each request opens one each time",
+        reason: "one a second for five minutes is no start, probe or cron job; a pooled connection lives for minutes",
+    },
+    Check {
+        id: "pool.utilization",
+        meaning: "the pool is nearly used up: requests will soon wait for a connection",
+        value: "certainly used connections of the fullest instance, against its limit",
+        unit: Unit::Ratio,
+        bounds: Bounds::above(Some(0.80), Some(0.95)),
+        holds: Holds { warning: seconds(60), critical: seconds(30), clearing: 3 },
+        impact: 5,
+        probability: 0.5,
+        false_alarm: FalseAlarm::Medium,
+        needs: "a limit (pool.limit, or readable in the process's environment) and the server's view",
+        advice: "look for sessions held too long before raising the limit; then size the pool by its peak use",
+        reason: "the owners of such applications page at 80 %; a peak of less than a minute empties by itself",
+    },
+    Check {
+        id: "db.headroom",
+        meaning: "the server is nearly out of connection slots: soon it refuses everybody",
+        value: "sessions against max_connections less the reserved ones",
+        unit: Unit::Ratio,
+        bounds: Bounds::above(Some(0.80), Some(0.95)),
+        holds: THREE_LOOKS,
+        impact: 5,
+        probability: 0.8,
+        false_alarm: FalseAlarm::Low,
+        needs: "a [[postgres]] section",
+        advice: "see which applications hold the slots; lower their pools, or put a pooler in front, before raising max_connections",
+        reason: "below 80 % one more deploy with both versions running still fits",
+    },
+    Check {
+        id: "db.connect",
+        meaning: "connecting to the database is slow, fails or is refused",
+        value: "time from the first packet to a session that is ready",
+        unit: Unit::Seconds,
+        bounds: Bounds::above(Some(1.0), Some(5.0)),
+        holds: THREE_LOOKS,
+        impact: 5,
+        probability: 0.8,
+        false_alarm: FalseAlarm::Low,
+        needs: "a [[postgres]] section",
+        advice: "check that the server runs and has free slots, then the way to it: name, route, TLS, authentication",
+        reason: "a connection takes milliseconds in a data centre; at 5 s the callers' own timeouts begin",
+    },
+    Check {
+        id: "proc.memory",
+        meaning: "a process nears its memory limit, or has far more than it usually had",
+        value: "share of the limit of its control group; without one, times its own usual memory",
+        unit: Unit::Ratio,
+        bounds: Bounds::above(Some(0.80), Some(0.95)),
+        holds: THREE_LOOKS,
+        impact: 3,
+        probability: 0.5,
+        false_alarm: FalseAlarm::Medium,
+        needs: "cgroup v2 for a limit; else a day of history; or a bound in bytes in the configuration",
+        advice: "find what grew since the last restart; at the limit the kernel kills the process",
+        reason: "page cache that can be dropped is not counted; critical only while the kernel reclaims in vain",
+    },
+    Check {
+        id: "fd.limit",
+        meaning: "a process is nearly out of descriptors: soon it accepts and opens nothing more",
+        value: "open descriptors against the soft limit of the fullest instance",
+        unit: Unit::Ratio,
+        bounds: Bounds::above(Some(0.80), Some(0.95)),
+        holds: THREE_LOOKS,
+        impact: 5,
+        probability: 0.8,
+        false_alarm: FalseAlarm::Low,
+        needs: "the right to read the process's descriptors",
+        advice: "look for sockets and files that are never closed; raise LimitNOFILE= only for honest load",
+        reason: "arithmetic; the last fifth goes in one burst of connections",
+    },
+    Check {
+        id: "proc.restart",
+        meaning: "a service keeps crashing, or the kernel killed it for memory",
+        value: "restarts of every instance in the last hour",
+        unit: Unit::Count,
+        bounds: Bounds::above(Some(2.0), None),
+        holds: Holds::both(Hold::Looks(1)),
+        impact: 5,
+        probability: 0.8,
+        false_alarm: FalseAlarm::Low,
+        needs: "nothing; OOM kills need cgroup v2",
+        advice: "read the end of its log before the last restart; after an OOM kill compare its memory with the limit",
+        reason: "one restart is a deploy, and so is one of each instance; two within the hour are not",
+    },
+    Check {
+        id: "proc.zombie",
+        meaning: "a process does not wait for its children: the process table fills",
+        value: "zombies older than 60 s under one parent",
+        unit: Unit::Count,
+        bounds: Bounds::above(Some(3.0), None),
+        holds: THREE_LOOKS,
+        impact: 1,
+        probability: 0.5,
+        false_alarm: FalseAlarm::Low,
+        needs: "nothing",
+        advice: "let the parent wait for its children, or run it under an init that does (tini, systemd)",
+        reason: "a zombie lasts milliseconds under a parent that waits; one or two may be a library's habit",
+    },
+    Check {
+        id: "proc.gone",
+        meaning: "a process ended and nothing took its place",
+        value: "1 while it is so",
+        unit: Unit::Count,
+        bounds: Bounds { direction: Direction::Event, warning: Some(1.0), critical: Some(1.0) },
+        holds: Holds::both(seconds(5)),
+        impact: 5,
+        probability: 0.8,
+        false_alarm: FalseAlarm::Low,
+        needs: "nothing",
+        advice: "read the end of its log and ask its supervisor why it is not started again",
+        reason: "a supervisor restarts within seconds; critical when the operator declared it, else a warning",
+    },
+    Check {
+        id: "http.status",
+        meaning: "an endpoint does not answer, or with a status that is not the expected one",
+        value: "1 while it is so",
+        unit: Unit::Count,
+        bounds: IS_CRITICAL,
+        holds: Holds::both(Hold::Looks(2)),
+        impact: 5,
+        probability: 0.5,
+        false_alarm: FalseAlarm::Low,
+        needs: "an [[endpoint]] section",
+        advice: "ask the endpoint by hand and read the application's log at that time",
+        reason: "one failed request may be a deploy; two, ten seconds apart, are seen by users",
+    },
+    Check {
+        id: "http.latency",
+        meaning: "an endpoint answers slowly",
+        value: "time from the name to the last byte of the answer",
+        unit: Unit::Seconds,
+        bounds: Bounds::above(Some(2.0), None),
+        holds: Holds::both(Hold::Of { over: 3, looks: 5 }),
+        impact: 3,
+        probability: 0.5,
+        false_alarm: FalseAlarm::Low,
+        needs: "an [[endpoint]] section",
+        advice: "the phases in the evidence say where the time goes: name, connection, TLS, first byte or body",
+        reason: "the owners of such applications set 2 s; three of five leaves one slow answer out",
+    },
+    Check {
+        id: "http.body",
+        meaning: "an endpoint answers, but not what was asserted",
+        value: "1 while it is so",
+        unit: Unit::Count,
+        bounds: IS_CRITICAL,
+        holds: Holds::both(Hold::Looks(2)),
+        impact: 3,
+        probability: 0.5,
+        false_alarm: FalseAlarm::Low,
+        needs: "an [[endpoint]] section with body_matches or json",
+        advice: "a wrong answer with a good status is often a stale cache or a dependency that failed silently",
+        reason: "the operator wrote the assertion, so its failure is a fault; two looks as for the status",
+    },
+    Check {
+        id: "tls.cert",
+        meaning: "a certificate ends soon or is not trusted",
+        value: "time until it ends",
+        unit: Unit::Seconds,
+        bounds: Bounds { direction: Direction::Below, warning: Some(14.0 * DAY), critical: Some(3.0 * DAY) },
+        holds: THREE_LOOKS,
+        impact: 5,
+        probability: 0.5,
+        false_alarm: FalseAlarm::Low,
+        needs: "an [[endpoint]] section with https",
+        advice: "renew it and reload the server; if it is not trusted, check that the whole chain is served",
+        reason: "certificates of 90 days are renewed 30 days early: at 14 the renewal has failed for two weeks",
+    },
+    Check {
+        id: "agent.blind",
+        meaning: "a check cannot see",
+        value: "1 while it is so",
+        unit: Unit::Count,
+        bounds: WARNS,
+        holds: Holds::both(Hold::Looks(1)),
+        impact: 2,
+        probability: 0.5,
+        false_alarm: FalseAlarm::Low,
+        needs: "nothing",
+        advice: "run `tickbird-agent doctor`: it says what is missing and how to grant it",
+        reason: "told once the check itself has not seen anything for three looks",
+    },
+    Check {
+        id: "agent.slow",
+        meaning: "the agent looks later than it should",
+        value: "intervals in which an inspector did not look",
+        unit: Unit::Count,
+        bounds: Bounds::above(Some(3.0), None),
+        holds: Holds::both(Hold::Looks(1)),
+        impact: 2,
+        probability: 0.5,
+        false_alarm: FalseAlarm::Low,
+        needs: "nothing",
+        advice: "see whether the host is starved, or the source of this inspector slow; a longer interval costs less",
+        reason: "one look left out is a hiccup; three are a fault that would have gone unseen",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_points_at_its_row() {
+        let ids: Vec<_> = CheckId::all().map(|it| it.check().id).collect();
+        let rows: Vec<_> = CHECKS.iter().map(|it| it.id).collect();
+        assert_eq!(ids, rows);
+        for id in CheckId::all() {
+            assert_eq!(CheckId::find(id.check().id), Some(id));
+        }
+        assert_eq!(CheckId::Slow as usize, CHECKS.len() - 1);
+    }
+
+    #[test]
+    fn every_row_is_whole() {
+        for it in CHECKS {
+            assert!(it.bounds.warning.is_some() || it.bounds.critical.is_some(), "{}", it.id);
+            assert!((1..=5).contains(&it.impact) && (0.0..=1.0).contains(&it.probability), "{}", it.id);
+            for text in [it.meaning, it.value, it.needs, it.advice, it.reason] {
+                assert!(!text.is_empty() && !text.ends_with('.') && !text.starts_with(' '), "{}: {text:?}", it.id);
+            }
+        }
+    }
+}

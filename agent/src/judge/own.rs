@@ -1,0 +1,129 @@
+//! What the agent says of itself: where it cannot see, and where it is late.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::json;
+
+use super::defaults::CheckId;
+use super::evidence::{Case, object};
+use super::threshold::Seen;
+use super::tracks::{Key, Subject, Tracks};
+use super::{Moment, words};
+use crate::discover::TargetKey;
+use crate::inspect::host::Gap;
+use crate::inspect::{Reason, Value};
+
+/// Longest part of a reason in a fingerprint's sub-key, in characters.
+const CAUSE: usize = 200;
+/// Most targets in the evidence.
+const MAX_TARGETS: usize = 50;
+
+/// What could not be read at the last looks.
+#[derive(Debug, Default)]
+pub(super) struct Own {
+    /// What was told as blind at the last look.
+    blind: BTreeSet<String>,
+}
+
+/// One cause that blinds one check.
+#[derive(Default)]
+struct Cause {
+    targets: Vec<TargetKey>,
+    reason: Option<Reason>,
+}
+
+impl Own {
+    /// Takes the gaps of a look at the host in. They are states of their own, beside those that values make.
+    pub(super) fn gaps(&mut self, gaps: &[Gap], now: Moment, tracks: &mut Tracks) {
+        for gap in gaps {
+            for check in gap.checks.iter().filter_map(|it| CheckId::find(it)) {
+                let subject = Subject { sub_key: Some(GAP), ..Subject::of(check, &gap.target) };
+                tracks.observe(subject, Seen::value(Value::Unknown(gap.reason.clone())), now, Case::default);
+            }
+        }
+        tracks.end("it can be read now", now, |key, track| is_gap(key) && track.seen_at < now.mono);
+    }
+
+    /// One `agent.blind` for each check and cause.
+    pub(super) fn tell_blind(&mut self, now: Moment, tracks: &mut Tracks) {
+        let mut causes: BTreeMap<String, Cause> = BTreeMap::new();
+        for (key, track) in tracks.iter() {
+            let Value::Unknown(reason) = &track.value else { continue };
+            if !track.level.is_blind() || !reason.is_blind() {
+                continue;
+            }
+            let id = key.check.check().id;
+            let cause = causes.entry(format!("{id}: {}", words::foreign(&reason.to_string(), CAUSE))).or_default();
+            if !cause.targets.contains(&key.target) {
+                cause.targets.push(key.target.clone());
+            }
+            cause.reason.get_or_insert_with(|| reason.clone());
+        }
+        let agent = TargetKey::agent();
+        for (sub_key, cause) in &causes {
+            let subject = Subject { sub_key: Some(sub_key), ..Subject::of(CheckId::Blind, &agent) };
+            tracks.observe(subject, Seen::known(1.0), now, || blind_case(sub_key, cause));
+        }
+        // What was blind and no longer is clears like any other fault; then its state is forgotten.
+        let firing: BTreeSet<String> = tracks
+            .of(CheckId::Blind)
+            .filter(|(_, track)| track.level.firing().is_some())
+            .filter_map(|(key, _)| Some(key.sub_key.as_deref()?.to_owned()))
+            .collect();
+        for sub_key in firing.iter().filter(|it| !causes.contains_key(*it)) {
+            let subject = Subject { sub_key: Some(sub_key), ..Subject::of(CheckId::Blind, &agent) };
+            tracks.observe(subject, Seen::known(0.0), now, Case::default);
+        }
+        if self.blind != firing {
+            tracks.end("it can be seen now", now, |key, track| {
+                key.check == CheckId::Blind && track.level.firing().is_none() && track.seen_at < now.mono
+            });
+            self.blind = firing;
+        }
+    }
+}
+
+/// An inspector has not looked for `missed` intervals.
+pub(super) fn late(inspector: &str, missed: u32, now: Moment, tracks: &mut Tracks) {
+    let agent = TargetKey::agent();
+    let name = words::foreign(inspector, 200);
+    let subject = Subject { sub_key: Some(&name), ..Subject::of(CheckId::Slow, &agent) };
+    tracks.observe(subject, Seen::known(f64::from(missed)), now, || Case {
+        summary: format!("the agent has not looked at {name} for {}", words::counted(missed as usize, "interval")),
+        evidence: object(
+            json!({ "inspector": name, "intervals_missed": missed, "rule": "schedule", "not_visible": [] }),
+        ),
+        ..Case::default()
+    });
+}
+
+/// The sub-key of states that a gap makes.
+const GAP: &str = "gap";
+
+fn is_gap(key: &Key) -> bool {
+    key.sub_key.as_deref() == Some(GAP)
+}
+
+fn blind_case(sub_key: &str, cause: &Cause) -> Case {
+    let reason = cause.reason.as_ref();
+    let targets: Vec<_> = cause.targets.iter().take(MAX_TARGETS).map(TargetKey::as_str).collect();
+    let what = match cause.targets.as_slice() {
+        [one] => one.to_string(),
+        many => words::counted(many.len(), "target"),
+    };
+    let check = sub_key.split(": ").next().unwrap_or_default();
+    let because = reason.map(ToString::to_string).unwrap_or_default();
+    Case {
+        summary: format!("{check} cannot see {}: {}", words::foreign(&what, 300), words::foreign(&because, 500)),
+        evidence: object(json!({
+            "check": check,
+            "targets": targets,
+            "targets_total": cause.targets.len(),
+            "reason": words::foreign(&because, 500),
+            "rule": "three looks without sight",
+            "not_visible": [because],
+        })),
+        advice: reason.and_then(Reason::advice).map(str::to_owned),
+        ..Case::default()
+    }
+}

@@ -1,0 +1,276 @@
+//! Checks of pools: what the sockets of this host say, and what a server says of the sessions behind them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::defaults::CheckId;
+use super::threshold::Seen;
+use super::tracks::{Place, Subject, Track, Tracks};
+use super::{Moment, evidence::Case};
+use crate::discover::{Instance, TargetKey};
+use crate::inspect::host::{Owner, PoolRow};
+use crate::inspect::{HostLook, Reason, ServerLook, Value};
+
+mod churn;
+mod close_wait;
+pub(super) mod join;
+mod sessions;
+mod utilization;
+
+/// The checks that judge a server's sessions.
+const SESSION_CHECKS: [CheckId; 2] = [CheckId::IdleInTransaction, CheckId::AbortedTransaction];
+/// For so long a new pool may wait for the first look at its server: three looks.
+const FIRST_VIEW: Duration = Duration::from_secs(15);
+
+/// What is remembered of pools between looks.
+#[derive(Debug, Default)]
+pub(super) struct Pools {
+    /// PostgreSQL pools at the last look at the host: what a server's rows are joined with.
+    rows: Vec<PoolRow>,
+    commands: HashMap<Instance, Arc<str>>,
+    /// `<application>/<role>` of everything that runs or holds connections.
+    there: HashSet<String>,
+    servers: BTreeMap<TargetKey, Server>,
+    births: BTreeMap<TargetKey, churn::Births>,
+    dead: BTreeMap<TargetKey, close_wait::Dead>,
+    /// Since when each pool without a server's view has been seen.
+    waiting: BTreeMap<TargetKey, Duration>,
+}
+
+/// A server that has been asked.
+#[derive(Debug, Default)]
+struct Server {
+    /// Remote ends here that are this server.
+    remotes: BTreeSet<SocketAddr>,
+    /// Looks in a row in which no row was of this host.
+    strange_looks: u32,
+    is_suspect: bool,
+}
+
+/// The pools of one target, instance by instance.
+type Instances<'a> = BTreeMap<&'a TargetKey, Vec<&'a PoolRow>>;
+
+impl Pools {
+    /// Takes a look at the host in.
+    pub(super) fn host(&mut self, look: &HostLook, now: Moment, tracks: &mut Tracks) {
+        self.remember(look);
+        let mut pools = Instances::new();
+        for row in &look.pools {
+            pools.entry(&row.target).or_default().push(row);
+        }
+        for (target, rows) in &pools {
+            let place = place(rows[0]);
+            churn::judge(&mut self.births, target, &place, rows, look.closes_incomplete, now, tracks);
+            close_wait::judge(&mut self.dead, target, &place, rows, now, tracks);
+            if !self.is_viewed(place.remote) {
+                let reason = self.why_not_viewed(target, rows[0], now, tracks);
+                utilization::without_view(target, &place, rows, reason.as_ref(), now, tracks);
+                if let Some(reason) = reason {
+                    for check in SESSION_CHECKS {
+                        blind(check, target, &place, reason.clone(), now, tracks);
+                    }
+                }
+            }
+        }
+        self.waiting.retain(|target, _| pools.contains_key(target));
+        self.births.retain(|target, births| pools.contains_key(target) || births.is_recent(now.mono));
+        self.dead.retain(|target, _| pools.contains_key(target));
+        // An application that runs and holds no connection to an endpoint has nothing wrong with that pool.
+        for check in [CheckId::Churn, CheckId::CloseWait, CheckId::Utilization] {
+            self.nothing_there(check, now, tracks, |key, _| !pools.contains_key(key));
+        }
+    }
+
+    /// Takes a look at a server in.
+    pub(super) fn server(&mut self, look: &ServerLook, now: Moment, tracks: &mut Tracks) {
+        let rows = std::mem::take(&mut self.rows);
+        self.join(look, &rows, now, tracks);
+        self.rows = rows;
+    }
+
+    fn join(&mut self, look: &ServerLook, rows: &[PoolRow], now: Moment, tracks: &mut Tracks) {
+        let of_server = join::is_of_server(look, rows);
+        let mut bases = Instances::new();
+        for row in rows.iter().filter(|it| of_server(it.remote)) {
+            bases.entry(&row.target).or_default().push(row);
+        }
+        let server = self.servers.entry(look.target.clone()).or_default();
+        server.remotes.extend(look.addresses.iter().copied());
+        server.remotes.extend(bases.values().map(|rows| rows[0].remote));
+        server.is_suspect = false;
+        let remotes = server.remotes.clone();
+        let join = join::join(look, rows);
+        server.strange_looks = if join.is_translated() { server.strange_looks + 1 } else { 0 };
+        let unseen = match (&look.sessions, &look.hidden) {
+            (Err(reason), _) => Some(reason.clone()),
+            (Ok(_), Some(hidden)) if join.is_translated() && join.without_address > 0 => Some(hidden.clone()),
+            (Ok(_), _) if !join.is_translated() => None,
+            // The two looks are not of one moment: once may be a coincidence.
+            (Ok(_), _) if server.strange_looks < 2 => Some(Reason::NotYet("a second look at the server")),
+            (Ok(_), _) => Some(Reason::Translated(look.target.as_str().trim_start_matches("server:").to_owned())),
+        };
+        if let Some(reason) = unseen {
+            utilization::unseen(&bases, &reason, now, tracks);
+            self.unseen(&bases, &remotes, &reason, now, tracks);
+        } else {
+            let groups = sessions::grouped(&join);
+            let mut suspect = utilization::judge(&bases, &join, now, tracks);
+            let scene = sessions::Scene { look, join: &join, commands: &self.commands };
+            for check in SESSION_CHECKS {
+                suspect |= scene.judge(check, &groups, now, tracks);
+            }
+            let of_this = |place: &Place| remotes.contains(&place.remote);
+            let is_bare = |target: &TargetKey| !target.as_str().contains("?user=");
+            // The view is whole, so a pool of a running application that has no row in it has no session.
+            for check in SESSION_CHECKS {
+                self.nothing_there(check, now, tracks, |key, place| {
+                    of_this(place) && !is_bare(key) && !groups.contains_key(key)
+                });
+            }
+            tracks.end("its sessions are known by database and user now", now, |key, track| {
+                let is_old = track.seen_at < now.mono && track.place.as_ref().is_some_and(of_this);
+                SESSION_CHECKS.contains(&key.check) && is_bare(&key.target) && is_old
+            });
+            if let Some(server) = self.servers.get_mut(&look.target) {
+                server.is_suspect = suspect;
+            }
+        }
+    }
+
+    /// Whether an application's role runs or holds connections.
+    pub(super) fn is_there(&self, who: &str) -> bool {
+        self.there.contains(who)
+    }
+
+    pub(super) fn is_suspect(&self, server: &str) -> bool {
+        let bare = |name: &str| name.trim_start_matches("server:").trim_start_matches("postgres ").to_owned();
+        let wanted = bare(server);
+        self.servers.iter().any(|(key, it)| it.is_suspect && bare(key.as_str()) == wanted)
+    }
+
+    fn remember(&mut self, look: &HostLook) {
+        let is_wanted = |row: &&PoolRow| row.service == Some("postgresql") || self.is_viewed(row.remote);
+        self.rows = look.pools.iter().filter(is_wanted).cloned().collect();
+        self.commands = look.processes.iter().map(|it| (it.instance, it.command.clone())).collect();
+        self.there = look.pools.iter().map(|it| who(it).to_owned()).collect();
+        self.there.extend(look.processes.iter().map(|it| format!("{}/{}", it.application.name, it.application.role)));
+    }
+
+    fn is_viewed(&self, remote: SocketAddr) -> bool {
+        self.servers.values().any(|it| it.remotes.contains(&remote))
+    }
+
+    /// Why the server behind a pool has not been asked: `None` when nobody could ask it.
+    fn why_not_viewed(&mut self, target: &TargetKey, row: &PoolRow, now: Moment, tracks: &Tracks) -> Option<Reason> {
+        if row.service != Some("postgresql") {
+            return None;
+        }
+        let since = *self.waiting.entry(target.clone()).or_insert(now.mono);
+        let is_early = now.mono.saturating_sub(since) < FIRST_VIEW && !tracks.ignores_holds();
+        Some(match is_early {
+            true => Reason::NotYet("the server has not been asked yet"),
+            false => Reason::NoCredential(format!("PostgreSQL at {}", row.remote)),
+        })
+    }
+
+    /// The server's view is missing: whatever was judged by it cannot be seen.
+    fn unseen(
+        &self,
+        bases: &Instances<'_>,
+        remotes: &BTreeSet<SocketAddr>,
+        reason: &Reason,
+        now: Moment,
+        tracks: &mut Tracks,
+    ) {
+        for check in SESSION_CHECKS {
+            let mut targets: BTreeMap<TargetKey, Place> = known_places(check, tracks)
+                .filter(|(_, place)| remotes.contains(&place.remote) && self.is_there(&place.who))
+                .collect();
+            for (target, rows) in bases {
+                let place = place(rows[0]);
+                if !targets.values().any(|it| *it == place) {
+                    targets.insert((*target).clone(), place);
+                }
+            }
+            for (target, place) in targets {
+                blind(check, &target, &place, reason.clone(), now, tracks);
+            }
+        }
+    }
+
+    /// Feeds zero to the known targets of `check` that satisfy `is_empty` while their application runs.
+    fn nothing_there(
+        &self,
+        check: CheckId,
+        now: Moment,
+        tracks: &mut Tracks,
+        is_empty: impl Fn(&TargetKey, &Place) -> bool,
+    ) {
+        let empty: Vec<_> = known_places(check, tracks)
+            .filter(|(target, place)| self.is_there(&place.who) && is_empty(target, place))
+            .collect();
+        for (target, place) in empty {
+            let subject = Subject { place: Some(&place), ..Subject::of(check, &target) };
+            tracks.observe(subject, Seen::known(0.0), now, Case::default);
+        }
+    }
+}
+
+/// Targets of a check and where they live. A target that is not the kernel's pool alone is known by database and user.
+fn known_places(check: CheckId, tracks: &Tracks) -> impl Iterator<Item = (TargetKey, Place)> {
+    let place = |track: &Track| track.place.clone();
+    let all: Vec<_> = tracks.of(check).filter_map(|(key, track)| Some((key.target.clone(), place(track)?))).collect();
+    all.into_iter()
+}
+
+fn blind(check: CheckId, target: &TargetKey, place: &Place, reason: Reason, now: Moment, tracks: &mut Tracks) {
+    let subject = Subject { place: Some(place), ..Subject::of(check, target) };
+    tracks.observe(subject, Seen::value(Value::Unknown(reason)), now, Case::default);
+}
+
+fn place(row: &PoolRow) -> Place {
+    Place { who: who(row).into(), remote: row.remote }
+}
+
+/// `<application>/<role>` as it stands in the target's key.
+fn who(row: &PoolRow) -> &str {
+    let key = row.target.as_str();
+    let inner = key.strip_prefix("pool:").unwrap_or(key);
+    inner.strip_suffix(&format!(">{}", row.remote)).unwrap_or(inner)
+}
+
+/// The application in a sentence.
+fn owner_name(row: &PoolRow) -> String {
+    match &row.owner {
+        Owner::Seen { application, .. } => super::words::foreign(&application.name, 80),
+        Owner::NotVisible { uid, .. } => format!("an application of uid {uid} (owner: not visible)"),
+    }
+}
+
+fn pid(row: &PoolRow) -> Option<u32> {
+    match &row.owner {
+        Owner::Seen { instance, .. } => Some(instance.pid),
+        Owner::NotVisible { .. } => None,
+    }
+}
+
+/// Distinct pids of some rows, in order.
+fn pids<'a>(rows: impl IntoIterator<Item = &'a PoolRow>) -> Vec<u32> {
+    let all: BTreeSet<u32> = rows.into_iter().filter_map(pid).collect();
+    all.into_iter().collect()
+}
+
+/// `pid 4121` or `3 processes (pids 4121, 4122, 4123)`.
+fn pids_in_words(pids: &[u32]) -> String {
+    match pids {
+        [] => "owner: not visible".to_owned(),
+        [one] => format!("pid {one}"),
+        many => {
+            let shown: Vec<_> = many.iter().take(8).map(u32::to_string).collect();
+            let rest = if many.len() > 8 { ", …" } else { "" };
+            format!("{} processes (pids {}{rest})", many.len(), shown.join(", "))
+        }
+    }
+}

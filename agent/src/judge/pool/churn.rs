@@ -1,0 +1,125 @@
+//! Connections that are opened and closed all the time, counted by the kernel's own events.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{Subject, Tracks, owner_name, pids, pids_in_words};
+use crate::discover::TargetKey;
+use crate::inspect::host::PoolRow;
+use crate::inspect::{Reason, Unit, Value};
+use crate::judge::defaults::CheckId;
+use crate::judge::evidence::{Case, number, object};
+use crate::judge::threshold::Seen;
+use crate::judge::tracks::Place;
+use crate::judge::{Moment, words};
+
+/// The rate is that of the last half minute: long enough to be steady, short enough to see the end of a fault.
+const WINDOW: Duration = Duration::from_secs(30);
+/// A rate of less time than this is not told.
+const LEAST_TIME: Duration = Duration::from_secs(10);
+/// Connections that live longer than this on the median are pooled, however many are born.
+const SHORT_LIFE: Duration = Duration::from_secs(2);
+/// Fewer lives than this have no median worth the name.
+const LEAST_LIVES: usize = 5;
+/// Most lives that are kept of a window.
+const MAX_LIVES: usize = 1_024;
+
+/// Births and lives of one target's connections.
+#[derive(Debug, Default)]
+pub(super) struct Births {
+    since: Option<Duration>,
+    looks: VecDeque<BirthsOfLook>,
+    lives: VecDeque<(Duration, Duration)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct BirthsOfLook {
+    at: Duration,
+    count: u32,
+    is_lower_bound: bool,
+}
+
+impl Births {
+    /// Whether a birth of the window is still counted.
+    pub(super) fn is_recent(&self, now: Duration) -> bool {
+        self.looks.back().is_some_and(|it| now.saturating_sub(it.at) < WINDOW)
+    }
+
+    fn add(&mut self, rows: &[&PoolRow], incomplete: bool, now: Duration) {
+        let since = *self.since.get_or_insert(now);
+        // What the first look finds was born before it.
+        let count = if since == now { 0 } else { rows.iter().map(|it| it.births).sum() };
+        self.looks.push_back(BirthsOfLook { at: now, count, is_lower_bound: incomplete });
+        let lives = rows.iter().flat_map(|it| &it.closes).flatten();
+        self.lives.extend(lives.map(|life| (now, *life)));
+        let is_old = |at: Duration| now.saturating_sub(at) >= WINDOW;
+        while self.looks.front().is_some_and(|it| is_old(it.at)) {
+            self.looks.pop_front();
+        }
+        while self.lives.len() > MAX_LIVES || self.lives.front().is_some_and(|it| is_old(it.0)) {
+            self.lives.pop_front();
+        }
+    }
+
+    fn rate(&self, now: Duration) -> Value {
+        let time = now.saturating_sub(self.since.unwrap_or(now)).min(WINDOW);
+        if time < LEAST_TIME {
+            return Value::Unknown(Reason::NotYet("ten seconds of births"));
+        }
+        let births: u64 = self.looks.iter().map(|it| u64::from(it.count)).sum();
+        let rate = births as f64 / time.as_secs_f64();
+        if self.looks.iter().any(|it| it.is_lower_bound) {
+            Value::Between(rate, f64::INFINITY)
+        } else {
+            Value::Known(rate)
+        }
+    }
+
+    fn median_life(&self) -> Option<Duration> {
+        let mut lives: Vec<Duration> = self.lives.iter().map(|it| it.1).collect();
+        lives.sort_unstable();
+        (lives.len() >= LEAST_LIVES).then(|| lives[lives.len() / 2])
+    }
+}
+
+pub(super) fn judge(
+    all: &mut BTreeMap<TargetKey, Births>,
+    target: &TargetKey,
+    place: &Place,
+    rows: &[&PoolRow],
+    incomplete: bool,
+    now: Moment,
+    tracks: &mut Tracks,
+) {
+    let births = all.entry(target.clone()).or_default();
+    births.add(rows, incomplete, now.mono);
+    let rate = births.rate(now.mono);
+    let life = births.median_life();
+    let seen = Seen { qualifies: life.is_some_and(|it| it < SHORT_LIFE), ..Seen::value(rate.clone()) };
+    let subject = Subject { place: Some(place), ..Subject::of(CheckId::Churn, target) };
+    tracks.observe(subject, seen, now, || {
+        let pids = pids(rows.iter().copied());
+        let (shown, lived) = (words::value(&rate, Unit::PerSecond), words::duration(life.unwrap_or_default()));
+        Case {
+            summary: format!(
+                "{}, {}, opens {shown} connections to {} and closes them after {lived} on the median",
+                owner_name(rows[0]),
+                pids_in_words(&pids),
+                rows[0].remote,
+            ),
+            evidence: object(json!({
+                "births_per_second": crate::judge::evidence::value(&rate, Unit::PerSecond),
+                "median_life_seconds": life.map(|it| number(it.as_secs_f64(), Unit::Seconds)),
+                "lives_counted": births.lives.len(),
+                "window_seconds": WINDOW.as_secs(),
+                "open": rows.iter().map(|it| it.connections.len()).sum::<usize>(),
+                "pids": pids,
+                "rule": "sock_diag destroy events",
+                "not_visible": if incomplete { vec!["events were lost: the rate is a lower bound"] } else { Vec::new() },
+            })),
+            ..Case::default()
+        }
+    });
+}

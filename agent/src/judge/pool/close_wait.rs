@@ -1,0 +1,128 @@
+//! Connections that the server closed and the pool still keeps.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+
+use super::{Subject, Tracks, owner_name, pid, pids, pids_in_words};
+use crate::discover::TargetKey;
+use crate::inspect::Unit;
+use crate::inspect::host::{Connection, PoolRow, TcpState};
+use crate::judge::defaults::CheckId;
+use crate::judge::evidence::{Case, number, object};
+use crate::judge::threshold::Seen;
+use crate::judge::tracks::Place;
+use crate::judge::{Moment, words};
+
+/// Fewer are what every pool has now and then.
+const LEAST: usize = 3;
+/// A pool without data on any connection for so long is idle: it keeps dead connections until its next checkout.
+const IDLE: Duration = Duration::from_secs(10);
+/// Most rows in the evidence.
+const MAX_ROWS: usize = 50;
+
+/// How the count went, to tell a pool that collects dead connections from one that works them off.
+#[derive(Debug, Default)]
+pub(super) struct Dead {
+    /// Counts where they changed, each with its time; those older than the bound are folded into the first.
+    counts: VecDeque<(Duration, usize)>,
+    /// The least count ever seen.
+    least: Option<usize>,
+}
+
+impl Dead {
+    /// Takes a count in; true when it has risen since the first look and has not fallen within `window`.
+    fn rises(&mut self, count: usize, window: Duration, now: Duration) -> bool {
+        let least = self.least.map_or(count, |it| it.min(count));
+        self.least = Some(least);
+        if self.counts.back().is_none_or(|(_, last)| *last != count) {
+            self.counts.push_back((now, count));
+        }
+        while self.counts.len() > 64
+            || self.counts.get(1).is_some_and(|(changed, _)| now.saturating_sub(*changed) >= window)
+        {
+            self.counts.pop_front();
+        }
+        let has_fallen = self.counts.iter().zip(self.counts.iter().skip(1)).any(|((_, old), (_, new))| new < old);
+        count > least && !has_fallen
+    }
+}
+
+pub(super) fn judge(
+    all: &mut BTreeMap<TargetKey, Dead>,
+    target: &TargetKey,
+    place: &Place,
+    rows: &[&PoolRow],
+    now: Moment,
+    tracks: &mut Tracks,
+) {
+    let mut dead: Vec<(&PoolRow, &Connection)> = rows
+        .iter()
+        .flat_map(|row| row.connections.iter().map(|it| (*row, it)))
+        .filter(|(_, it)| it.state == TcpState::CloseWait)
+        .collect();
+    dead.sort_by_key(|(_, it)| std::cmp::Reverse(it.state_age));
+    let bound = tracks.rule(CheckId::CloseWait).bounds.warning.unwrap_or_default();
+    let window = Duration::try_from_secs_f64(bound).unwrap_or(Duration::MAX);
+    let rises = all.entry(target.clone()).or_default().rises(dead.len(), window, now.mono);
+    let oldest = if dead.len() < LEAST { 0.0 } else { dead[0].1.state_age.as_secs_f64() };
+    let seen = Seen { qualifies: rises && is_at_work(rows), ..Seen::known(oldest) };
+    let subject = Subject { place: Some(place), ..Subject::of(CheckId::CloseWait, target) };
+    tracks.observe(subject, seen, now, || case(rows, &dead));
+}
+
+/// Whether data moved on an open connection, or one was born, within the last seconds.
+fn is_at_work(rows: &[&PoolRow]) -> bool {
+    let moves = |it: &Connection| {
+        let quiet = [it.sent_age, it.received_age].into_iter().flatten().min();
+        it.state == TcpState::Established && quiet.is_some_and(|age| age <= IDLE)
+    };
+    rows.iter().any(|row| row.births > 0 || row.connections.iter().any(moves))
+}
+
+fn case(rows: &[&PoolRow], dead: &[(&PoolRow, &Connection)]) -> Case {
+    let pids = pids(dead.iter().map(|it| it.0));
+    let (summary, oldest) = match dead.first() {
+        None => (String::new(), 0.0),
+        Some((pool, connection)) => {
+            let oldest = connection.state_age.as_secs_f64();
+            let fd = connection.fds.first().map_or_else(String::new, |fd| format!(" on fd {fd}"));
+            let summary = format!(
+                "{}, {}, keeps {} of {} connections to {} that the server closed (CLOSE_WAIT), the oldest for {}{fd}, while the pool is at work",
+                owner_name(pool),
+                pids_in_words(&pids),
+                dead.len(),
+                rows.iter().map(|it| it.connections.len()).sum::<usize>(),
+                pool.remote,
+                words::seconds(oldest),
+            );
+            (summary, oldest)
+        }
+    };
+    let row = |(pool, it): &(&PoolRow, &Connection)| -> Json {
+        json!({
+            "pid": pid(pool),
+            "fd": it.fds.first(),
+            "local": it.local.to_string(),
+            "age_seconds": number(it.state_age.as_secs_f64(), Unit::Seconds),
+        })
+    };
+    let mut members: Vec<u64> = dead.iter().map(|it| it.1.cookie).collect();
+    members.sort_unstable();
+    Case {
+        summary,
+        evidence: object(json!({
+            "connections": dead.iter().take(MAX_ROWS).map(row).collect::<Vec<_>>(),
+            "close_wait": dead.len(),
+            "open": rows.iter().map(|it| it.connections.len()).sum::<usize>(),
+            "remote": rows[0].remote.to_string(),
+            "pids": pids,
+            "rule": "sock_diag: CLOSE_WAIT",
+            "not_visible": if pids.is_empty() { vec!["owner: not visible"] } else { Vec::new() },
+        })),
+        members,
+        age_seconds: Some(oldest),
+        advice: None,
+    }
+}

@@ -1,0 +1,257 @@
+//! Transactions left open: sessions that are idle inside one, or inside a failed one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value as Json, json};
+use tickbird_shared::protocol::MAX_EVIDENCE_BYTES;
+
+use super::join::{Join, Joined};
+use super::{owner_name, pid, pids, pids_in_words, place, who};
+use crate::discover::{Instance, TargetKey};
+use crate::inspect::host::Owner;
+use crate::inspect::postgres::{Session, SessionState};
+use crate::inspect::{Reason, ServerLook, Unit, Value};
+use crate::judge::defaults::CheckId;
+use crate::judge::evidence::{Case, number, object};
+use crate::judge::settings::Effective;
+use crate::judge::threshold::Seen;
+use crate::judge::tracks::{Subject, Tracks};
+use crate::judge::{Moment, words};
+
+/// Most sessions in one finding's evidence.
+const MAX_SESSIONS: usize = 50;
+/// A session younger than this share of the warning's bound is ordinary work, not evidence.
+const LEAST_SHARE: f64 = 0.1;
+
+/// The joined sessions of each target by database and user.
+pub(super) type Groups<'a> = BTreeMap<TargetKey, Vec<Joined<'a>>>;
+
+pub(super) fn grouped<'a>(join: &Join<'a>) -> Groups<'a> {
+    let mut groups = Groups::new();
+    for it in &join.joined {
+        let (application, role) = who(it.pool).rsplit_once('/').unwrap_or((who(it.pool), "main"));
+        let [database, user] = [&it.session.database, &it.session.user].map(|name| words::foreign(name, 63));
+        let target = TargetKey::pool_of(application, role, it.pool.remote, &database, &user);
+        groups.entry(target).or_default().push(*it);
+    }
+    groups
+}
+
+/// One look at one server, joined.
+pub(super) struct Scene<'a> {
+    pub(super) look: &'a ServerLook,
+    pub(super) join: &'a Join<'a>,
+    pub(super) commands: &'a HashMap<Instance, Arc<str>>,
+}
+
+impl Scene<'_> {
+    /// Judges every group by one of the two checks. True when a session is half-way to the warning.
+    pub(super) fn judge(&self, check: CheckId, groups: &Groups<'_>, now: Moment, tracks: &mut Tracks) -> bool {
+        let state = match check {
+            CheckId::AbortedTransaction => SessionState::IdleInTransactionAborted,
+            _ => SessionState::IdleInTransaction,
+        };
+        let bound = tracks.rule(check).bounds.warning.unwrap_or(f64::INFINITY);
+        let mut suspect = false;
+        for (target, joined) in groups {
+            let offenders = offenders(joined, state, tracks.thresholds().of(check));
+            let oldest = offenders.first().map_or(0.0, |it| age(it.session));
+            suspect |= oldest >= bound / 2.0;
+            let value = match self.not_seen(target, joined, state) {
+                None => Value::Known(oldest),
+                Some(_) if oldest > 0.0 => Value::Between(oldest, f64::INFINITY),
+                Some(reason) => Value::Unknown(reason),
+            };
+            let place = place(joined[0].pool);
+            let subject = Subject { place: Some(&place), ..Subject::of(check, target) };
+            let listed: Vec<_> = offenders.into_iter().filter(|it| age(it.session) >= bound * LEAST_SHARE).collect();
+            tracks.observe(subject, Seen::value(value), now, || self.case(check, joined, &listed));
+        }
+        self.hidden_pools(check, groups, now, tracks);
+        suspect
+    }
+
+    /// What keeps the oldest age of a group from being exactly known.
+    fn not_seen(&self, target: &TargetKey, joined: &[Joined<'_>], state: SessionState) -> Option<Reason> {
+        let untold = |it: &Session| it.state == SessionState::Unknown || it.state == state && it.state_age.is_none();
+        let (database, user) = (&joined[0].session.database, &joined[0].session.user);
+        let is_hidden = |it: &Session| it.address.is_none() && it.database == *database && it.user == *user;
+        let sessions = self.look.sessions.as_deref().unwrap_or_default();
+        // A hidden row may be a connection of this pool only if one of its connections has no row.
+        let has_gap = self.join.without_session.iter().any(|(pool, _)| pool.target == joined[0].pool.target);
+        let is_whole = joined.iter().all(|it| !untold(it.session));
+        if is_whole && !(has_gap && sessions.iter().any(is_hidden)) {
+            return None;
+        }
+        let absent = || Reason::Absent(format!("the state of sessions of {target} (is track_activities off?)"));
+        Some(self.look.hidden.clone().unwrap_or_else(absent))
+    }
+
+    /// Pools none of whose connections have a visible row, while rows are hidden from our role.
+    fn hidden_pools(&self, check: CheckId, groups: &Groups<'_>, now: Moment, tracks: &mut Tracks) {
+        let Some(hidden) = self.look.hidden.as_ref().filter(|_| self.join.without_address > 0) else { return };
+        let mut pools: Vec<_> = self.join.without_session.iter().map(|(pool, _)| *pool).collect();
+        pools.dedup_by(|a, b| a.target == b.target);
+        for pool in pools {
+            let is_joined = groups.values().any(|joined| joined[0].pool.target == pool.target);
+            if !is_joined {
+                super::blind(check, &pool.target, &place(pool), hidden.clone(), now, tracks);
+            }
+        }
+    }
+
+    fn case(&self, check: CheckId, joined: &[Joined<'_>], listed: &[Joined<'_>]) -> Case {
+        let mut members: Vec<u64> = listed.iter().map(|it| u64::from(it.session.backend.unsigned_abs())).collect();
+        members.sort_unstable();
+        Case {
+            summary: summary(check, joined, listed),
+            evidence: self.evidence(joined, listed),
+            members,
+            age_seconds: listed.first().map(|it| age(it.session)),
+            advice: None,
+        }
+    }
+
+    fn evidence(&self, joined: &[Joined<'_>], listed: &[Joined<'_>]) -> Map<String, Json> {
+        let mut by_state: BTreeMap<&str, usize> = BTreeMap::new();
+        for it in joined {
+            *by_state.entry(state_name(it.session.state)).or_default() += 1;
+        }
+        let mut not_visible = Vec::new();
+        if listed.iter().any(|it| pid(it.pool).is_none()) {
+            not_visible.push("owner: not visible");
+        }
+        if listed.iter().all(|it| it.session.statement.is_none()) {
+            not_visible.push("statement");
+        }
+        if self.look.hidden.is_some() {
+            not_visible.push("sessions of other roles");
+        }
+        let mut whole = object(json!({
+            "sessions_total": listed.len(),
+            "open": joined.len(),
+            "by_state": by_state,
+            "pids": pids(listed.iter().map(|it| it.pool)),
+            "rule": "pg_stat_activity.state",
+            "not_visible": not_visible,
+            "join": {
+                "joined": self.join.joined.len(),
+                "open": self.join.open(),
+                "rows_without_socket": self.join.without_socket,
+            },
+        }));
+        let left = MAX_EVIDENCE_BYTES.saturating_sub(Json::Object(whole.clone()).to_string().len() + 16);
+        whole.insert("sessions".to_owned(), self.rows(listed, left));
+        whole
+    }
+
+    /// The oldest sessions as rows: in full while they fit, else with shorter texts, else those past the eighth with
+    /// what identifies them only.
+    fn rows(&self, listed: &[Joined<'_>], most_bytes: usize) -> Json {
+        let listed = &listed[..listed.len().min(MAX_SESSIONS)];
+        let mut rows = Json::Null;
+        for (text, full) in [(200, MAX_SESSIONS), (60, MAX_SESSIONS), (60, 8)] {
+            let all = listed.iter().enumerate().map(|(index, it)| self.row(it, text, index < full));
+            rows = all.collect();
+            if rows.to_string().len() <= most_bytes {
+                break;
+            }
+        }
+        rows
+    }
+
+    fn row(&self, it: &Joined<'_>, text: usize, in_full: bool) -> Json {
+        let Joined { session, pool, connection } = it;
+        let seconds = |age: Option<Duration>| age.map(|it| number(it.as_secs_f64(), Unit::Seconds));
+        let instance = match &pool.owner {
+            Owner::Seen { instance, .. } => Some(instance),
+            Owner::NotVisible { .. } => None,
+        };
+        let mut row = json!({
+            "pid": instance.map(|it| it.pid),
+            "start": instance.map(|it| it.start),
+            "fd": connection.fds.first(),
+            "local": connection.local.to_string(),
+            "backend": session.backend,
+            "state": state_name(session.state),
+            "state_age_seconds": seconds(session.state_age),
+            "transaction_age_seconds": seconds(session.transaction_age),
+        });
+        if in_full {
+            row["remote"] = json!(pool.remote.to_string());
+            row["command"] = json!(instance.and_then(|it| self.commands.get(it)).map(|it| words::foreign(it, text)));
+            row["database"] = json!(session.database);
+            row["user"] = json!(session.user);
+            row["application_name"] = json!(words::foreign(&session.application_name, text));
+            row["statement"] = json!(session.statement.as_deref().map(|it| words::foreign(it, text)));
+            if connection.fds.len() > 1 {
+                row["fds"] = json!(connection.fds);
+            }
+            if instance.is_none() {
+                row["owner"] = json!("not visible");
+            }
+        }
+        row
+    }
+}
+
+/// Sessions in `state`, oldest first, without those that the operator allows.
+fn offenders<'a>(joined: &[Joined<'a>], state: SessionState, setting: &Effective) -> Vec<Joined<'a>> {
+    let offends = |it: &&Joined<'_>| it.session.state == state && !setting.allows(&it.session.application_name);
+    let mut all: Vec<_> = joined.iter().filter(offends).copied().collect();
+    all.sort_by(|a, b| b.session.state_age.cmp(&a.session.state_age).then(a.session.backend.cmp(&b.session.backend)));
+    all
+}
+
+fn age(session: &Session) -> f64 {
+    session.state_age.unwrap_or_default().as_secs_f64()
+}
+
+/// The sentence that the person on call reads.
+fn summary(check: CheckId, joined: &[Joined<'_>], listed: &[Joined<'_>]) -> String {
+    let Some(oldest) = listed.first().or(joined.first()) else { return String::new() };
+    let pids = pids(listed.iter().map(|it| it.pool));
+    let (who, holds, its) = match pids.len() {
+        0 | 1 => (pids_in_words(&pids), "holds", "its"),
+        _ => (pids_in_words(&pids), "hold", "their"),
+    };
+    let what = match check {
+        CheckId::AbortedTransaction => "idle in a failed transaction",
+        _ => "idle in transaction",
+    };
+    let (session, open) = (oldest.session, joined.len());
+    let of_pid = match pid(oldest.pool) {
+        Some(pid) if pids.len() > 1 => format!("pid {pid}, "),
+        _ => String::new(),
+    };
+    let fd = oldest
+        .connection
+        .fds
+        .first()
+        .map_or_else(|| format!("port {}", oldest.connection.local.port()), |fd| format!("fd {fd}"));
+    let statement = session.statement.as_deref().map(|it| format!(", last statement `{}`", words::foreign(it, 200)));
+    format!(
+        "{}, {who}, {holds} {} of {its} {open} connections to {}/{} {what}, the oldest for {} on {of_pid}{fd} = backend {}{}",
+        owner_name(oldest.pool),
+        listed.len(),
+        oldest.pool.remote,
+        words::foreign(&session.database, 63),
+        words::seconds(age(session)),
+        session.backend,
+        statement.unwrap_or_default(),
+    )
+}
+
+/// The state as PostgreSQL writes it.
+const fn state_name(state: SessionState) -> &'static str {
+    match state {
+        SessionState::Active => "active",
+        SessionState::Idle => "idle",
+        SessionState::IdleInTransaction => "idle in transaction",
+        SessionState::IdleInTransactionAborted => "idle in transaction (aborted)",
+        SessionState::FastPath => "fastpath function call",
+        SessionState::Unknown => "not visible",
+    }
+}

@@ -20,5 +20,6 @@ pub mod ship;
 
 pub mod agent;
 pub mod config;
+pub mod durable_file;
 pub mod identity;
 pub mod status;

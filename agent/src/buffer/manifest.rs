@@ -1,0 +1,179 @@
+//! What of a buffer changes rarely: its epoch, each lane's generations, and the ranges that were given up.
+//!
+//! Two kinds of small JSON file, replaced whole (written beside, synced, renamed, directory synced). A lane's
+//! cursor is synced before its manifest is written, so the cursor on disk is never older than the manifest. A
+//! manifest older than the cursor is harmless: what it still lists and the cursor has passed is settled.
+
+use std::io::{self, Read};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use tickbird_shared::{Epoch, Timestamp};
+use ulid::Ulid;
+
+use crate::durable_file;
+
+/// Version of the files below and of what they describe.
+const FORMAT: u32 = 1;
+/// More is not a file of ours: it would take 20,000 separate losses.
+const MAX_FILE_BYTES: u64 = 4 << 20;
+
+/// `buffer.json`: which life of the buffer this is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Life {
+    format: u32,
+    pub(super) epoch: Epoch,
+    pub(super) created_at: Timestamp,
+}
+
+/// `<lane>/lane.json`: what a lane is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LaneManifest {
+    format: u32,
+    /// Oldest first; written to the last. Never empty.
+    pub(super) generations: Vec<GenerationMark>,
+    /// Ranges given up and not yet settled, in order.
+    pub(super) losses: Vec<LossMark>,
+    /// Records that made room, ever.
+    pub(super) evicted: u64,
+    /// Records that could not be read back, ever.
+    pub(super) quarantined: u64,
+    /// Records refused at this agent, ever; the collector's refusals are in the cursor.
+    pub(super) set_aside: u64,
+}
+
+/// One generation: directory `q-<number>`, holding the sequences from `first` to the next one's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GenerationMark {
+    pub(super) number: u64,
+    pub(super) first: u64,
+    /// Records are missing from it: when it is drained it is moved aside instead of deleted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_damaged: bool,
+}
+
+impl GenerationMark {
+    pub(super) const fn new(number: u64, first: u64) -> Self {
+        Self { number, first, is_damaged: false }
+    }
+}
+
+/// A range that will not come, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LossMark {
+    pub(super) from: u64,
+    pub(super) to: u64,
+    pub(super) cause: Cause,
+}
+
+/// Why a range is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Cause {
+    /// It made room.
+    Evicted,
+    /// It could not be read back.
+    Quarantined,
+    /// It can never be sent, and was set aside here.
+    Refused,
+}
+
+impl Life {
+    pub(super) fn begin(now: Timestamp) -> Self {
+        let milliseconds = u64::try_from(now.as_millisecond()).unwrap_or_default();
+        let ulid = Ulid::from_parts(milliseconds, rand::random());
+        let epoch = Epoch::try_from(ulid.to_string()).expect("a ULID is printed as 26 capitals and digits");
+        Self { format: FORMAT, epoch, created_at: now }
+    }
+
+    /// # Errors
+    /// `NotFound` when there is none; `InvalidData` when it is not one that this build reads.
+    pub(super) fn read(path: &Path) -> io::Result<Self> {
+        read(path, |life: &Self| life.format)
+    }
+
+    /// # Errors
+    /// When it cannot be written; the old one then stays.
+    pub(super) fn write(&self, path: &Path) -> io::Result<()> {
+        write(path, self)
+    }
+}
+
+impl LaneManifest {
+    /// A lane with nothing in it, whose first record will have this sequence.
+    pub(super) fn begin(first: u64) -> Self {
+        let generations = vec![GenerationMark::new(1, first)];
+        Self { format: FORMAT, generations, losses: Vec::new(), evicted: 0, quarantined: 0, set_aside: 0 }
+    }
+
+    /// # Errors
+    /// `NotFound` when there is none; `InvalidData` when it is not one that this build reads.
+    pub(super) fn read(path: &Path) -> io::Result<Self> {
+        let manifest = read(path, |manifest: &Self| manifest.format)?;
+        let generations = &manifest.generations;
+        let is_ordered =
+            generations.windows(2).all(|two| two[0].number < two[1].number && two[0].first <= two[1].first)
+                && manifest.losses.windows(2).all(|two| two[0].to < two[1].from)
+                && manifest.losses.iter().all(|loss| loss.from <= loss.to);
+        if generations.is_empty() || !is_ordered {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "its generations or losses are not in order"));
+        }
+        Ok(manifest)
+    }
+
+    /// # Errors
+    /// When it cannot be written; the old one then stays.
+    pub(super) fn write(&self, path: &Path) -> io::Result<()> {
+        write(path, self)
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &Path, format: fn(&T) -> u32) -> io::Result<T> {
+    let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
+    let mut text = Vec::new();
+    std::fs::File::open(path)?.take(MAX_FILE_BYTES).read_to_end(&mut text)?;
+    let value: T = serde_json::from_slice(&text).map_err(|error| invalid(error.to_string()))?;
+    match format(&value) {
+        FORMAT => Ok(value),
+        other => Err(invalid(format!("it has format {other}, this agent reads {FORMAT}"))),
+    }
+}
+
+fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    let text = serde_json::to_vec(value).map_err(io::Error::other)?;
+    durable_file::replace(path, &text, 0o600)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_comes_back_as_written_and_disorder_is_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("lane.json");
+        let mut manifest = LaneManifest::begin(1);
+        manifest.generations.push(GenerationMark::new(2, 400));
+        manifest.losses.push(LossMark { from: 3, to: 9, cause: Cause::Quarantined });
+        manifest.write(&path).expect("written");
+        assert_eq!(LaneManifest::read(&path).expect("read"), manifest);
+        manifest.generations.swap(0, 1);
+        manifest.write(&path).expect("written");
+        assert_eq!(LaneManifest::read(&path).expect_err("refused").kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn each_life_has_an_epoch_of_its_own() {
+        let now = Timestamp::from_second(1_800_000_000).expect("a time");
+        let (one, two) = (Life::begin(now), Life::begin(now));
+        assert_ne!(one.epoch, two.epoch);
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("buffer.json");
+        one.write(&path).expect("written");
+        assert_eq!(Life::read(&path).expect("read"), one);
+    }
+}

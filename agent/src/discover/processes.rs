@@ -1,8 +1,8 @@
 //! Every process of the host: which application it belongs to, who its parent is, and the zombies among them.
 //!
 //! Reading all of `/proc` each second would cost more than everything else. New processes are looked for only when the
-//! kernel has given out a pid since the last look; the known ones are read again a tenth at a time, which finds within
-//! ten looks what gave no sign: a zombie, a process of another life under an old pid.
+//! kernel has given out a pid since the last look; the known ones are read again a few at a time, which finds within
+//! thirty looks what gave no sign: a zombie, a process of another life under an old pid.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,11 +15,11 @@ use crate::kernel::owners::Candidate;
 use crate::kernel::proc::{Proc, Stat, strings};
 use crate::scrub;
 
-/// A young process is read again at each look: between `fork` and `exec`, and until it has written its title, it has
-/// another command line.
+/// A process so young is read again at each look: between `fork` and `exec`, and until it has written its title, it
+/// has another command line.
 const YOUNG: Duration = Duration::from_secs(5);
 /// Looks in which all known processes are read again.
-const SWEEP: usize = 10;
+const SWEEP: usize = 30;
 /// The directory itself is read at least so often, whatever the kernel says of its last pid.
 const LIST_AGAIN: Duration = Duration::from_secs(60);
 /// Processes that are kept; more are not looked at.
@@ -44,7 +44,8 @@ pub struct Process {
     pub is_kernel_thread: bool,
     /// Since when it has been seen as a zombie.
     pub zombie_since: Option<Duration>,
-    first_seen: Duration,
+    /// Until then its command line is read again, on the agent's clock.
+    young_until: Duration,
 }
 
 /// All processes.
@@ -56,12 +57,13 @@ pub struct Processes {
     listed_at: Option<Duration>,
     swept: u32,
     listed: Vec<u32>,
+    uptime: Duration,
 }
 
 impl Processes {
     /// None yet; `declared` names some.
     pub fn new(declared: Vec<Declared>) -> Self {
-        Self { by_pid: BTreeMap::new(), declared, last_pid: None, listed_at: None, swept: 0, listed: Vec::new() }
+        Self { by_pid: BTreeMap::new(), declared, last_pid: None, listed_at: None, swept: 0, listed: Vec::new(), uptime: Duration::ZERO }
     }
 
     /// Looks what is new, and gives the lives that were found to have ended.
@@ -70,6 +72,7 @@ impl Processes {
     /// When `/proc` itself cannot be read. A process that ended meanwhile is no error.
     pub fn refresh(&mut self, proc: &mut Proc, now: Duration) -> Result<Vec<Instance>, KernelError> {
         let mut ended = Vec::new();
+        self.uptime = proc.uptime().unwrap_or(Duration::ZERO);
         let last_pid = proc.last_pid();
         if last_pid.is_none() || last_pid != self.last_pid || self.listed_at.is_none_or(|at| at + LIST_AGAIN <= now) {
             self.list(proc, now, &mut ended)?;
@@ -133,14 +136,14 @@ impl Processes {
     }
 
     fn sweep(&mut self, proc: &mut Proc, now: Duration, ended: &mut Vec<Instance>) {
-        let share = self.by_pid.len().div_ceil(SWEEP).max(16);
+        let share = self.by_pid.len().div_ceil(SWEEP).max(8);
         let due: Vec<u32> = self.by_pid.range(self.swept..).map(|(pid, _)| *pid).take(share).collect();
         self.swept = if due.len() < share { 0 } else { due.last().map_or(0, |last| last + 1) };
         for pid in due {
             self.read(proc, pid, now, ended);
         }
         let unsettled = |process: &&Process| {
-            !process.is_kernel_thread && (process.zombie_since.is_some() || now < process.first_seen + YOUNG)
+            !process.is_kernel_thread && (process.zombie_since.is_some() || now < process.young_until)
         };
         let again: Vec<u32> = self.by_pid.values().filter(unsettled).map(|process| process.instance.pid).collect();
         for pid in again {
@@ -168,15 +171,17 @@ impl Processes {
                 known.parent = stat.parent;
                 if stat.is_zombie() {
                     known.zombie_since.get_or_insert(now);
-                } else if now < known.first_seen + YOUNG {
-                    let first_seen = known.first_seen;
-                    if let Some(process) = self.identified(proc, instance, stat, first_seen) {
+                } else if now < known.young_until {
+                    let young_until = known.young_until;
+                    if let Some(process) = self.identified(proc, instance, stat, young_until) {
                         self.by_pid.insert(pid, process);
                     }
                 }
             }
             None => {
-                if let Some(mut process) = self.identified(proc, instance, stat, now) {
+                let started = Duration::from_secs_f64(stat.start as f64 / proc.constants().ticks_per_second as f64);
+                let young_until = now + YOUNG.saturating_sub(self.uptime.saturating_sub(started));
+                if let Some(mut process) = self.identified(proc, instance, stat, young_until) {
                     process.zombie_since = stat.is_zombie().then_some(now);
                     self.by_pid.insert(pid, process);
                 }
@@ -185,7 +190,7 @@ impl Processes {
     }
 
     /// `None` when it ended while it was read.
-    fn identified(&self, proc: &mut Proc, instance: Instance, stat: Stat, first_seen: Duration) -> Option<Process> {
+    fn identified(&self, proc: &mut Proc, instance: Instance, stat: Stat, young_until: Duration) -> Option<Process> {
         let mut process = Process {
             instance,
             parent: stat.parent,
@@ -195,7 +200,7 @@ impl Processes {
             named_ports: [].into(),
             is_kernel_thread: stat.is_kernel_thread,
             zombie_since: None,
-            first_seen,
+            young_until,
         };
         if stat.is_kernel_thread {
             return Some(process);

@@ -254,7 +254,9 @@ fn read_into(directory: &OwnedFd, path: &str, limit: usize, buffer: &mut Vec<u8>
         buffer.resize(at + room, 0);
         let read = rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut buffer[at..]));
         buffer.truncate(at + *read.as_ref().unwrap_or(&0));
-        if read? == 0 {
+        let read = read?;
+        // The kernel makes each of the small files in one piece: what comes short of a page is its end.
+        if read == 0 || (at == 0 && read < room.min(4096)) {
             break;
         }
     }

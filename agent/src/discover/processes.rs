@@ -38,8 +38,6 @@ pub struct Process {
     pub application: Application,
     /// Scrubbed command line, at most 200 bytes.
     pub command: Arc<str>,
-    /// Numbers of its command line that may be ports: a port among them is the same after a restart.
-    pub named_ports: Arc<[u16]>,
     /// A thread of the kernel: it has no program, no descriptors and no application.
     pub is_kernel_thread: bool,
     /// Since when it has been seen as a zombie.
@@ -63,7 +61,15 @@ pub struct Processes {
 impl Processes {
     /// None yet; `declared` names some.
     pub fn new(declared: Vec<Declared>) -> Self {
-        Self { by_pid: BTreeMap::new(), declared, last_pid: None, listed_at: None, swept: 0, listed: Vec::new(), uptime: Duration::ZERO }
+        Self {
+            by_pid: BTreeMap::new(),
+            declared,
+            last_pid: None,
+            listed_at: None,
+            swept: 0,
+            listed: Vec::new(),
+            uptime: Duration::ZERO,
+        }
     }
 
     /// Looks what is new, and gives the lives that were found to have ended.
@@ -197,7 +203,6 @@ impl Processes {
             uid: 0,
             application: Application { name: "kernel".into(), role: "main", declared: false },
             command: "".into(),
-            named_ports: [].into(),
             is_kernel_thread: stat.is_kernel_thread,
             zombie_since: None,
             young_until,
@@ -217,7 +222,6 @@ impl Processes {
         };
         let arguments = strings::arguments(&line);
         process.command = scrub::command_line(&arguments).into();
-        process.named_ports = ports_named(&arguments);
         process.application = self.application(&arguments, stat.parent);
         Some(process)
     }
@@ -234,17 +238,6 @@ impl Processes {
             (Identity::OfParent, None) => Application { name: "python".into(), role: "main", declared: false },
         }
     }
-}
-
-/// Runs of digits in the arguments that can be ports.
-fn ports_named(arguments: &[&str]) -> Arc<[u16]> {
-    arguments
-        .iter()
-        .flat_map(|argument| argument.split(|c: char| !c.is_ascii_digit()))
-        .filter_map(|digits| digits.parse().ok())
-        .filter(|port| *port > 0)
-        .take(64)
-        .collect()
 }
 
 #[cfg(test)]

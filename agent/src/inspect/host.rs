@@ -65,8 +65,7 @@ pub struct Gap {
 /// A watched process as it is now.
 #[derive(Debug, Clone)]
 pub struct ProcessRow {
-    /// `process:…`; several instances may share it. With a port only when the application is not declared and the
-    /// port is one that a restart keeps: below the kernel's ephemeral range, or named in the command line.
+    /// `process:…`, with the lowest port that this instance ever listened on; several instances may share it.
     pub target: TargetKey,
     /// Whom it belongs to.
     pub application: Application,

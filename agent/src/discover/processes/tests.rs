@@ -75,7 +75,6 @@ fn a_worker_is_a_child_of_the_same_application() {
     assert_eq!(seen[..2], ["grants/main", "grants/worker"]);
     assert!(tree.processes.get(10).unwrap().application.declared);
     assert_eq!(seen[2..], [format!("{uvicorn}/main"), format!("{uvicorn}/worker"), "python/main".into()]);
-    assert!(tree.processes.get(20).unwrap().named_ports.contains(&8000));
 }
 
 #[test]

@@ -31,27 +31,61 @@ pub fn service_of(port: u16) -> Option<&'static str> {
     SERVICES.binary_search_by_key(&port, |(known, _)| *known).ok().map(|at| SERVICES[at].1)
 }
 
-/// Endpoints where even one connection is a pool, because somebody configured the server: told by those who know their
-/// addresses, by name of the source (an inspector's name, a target), and read at each look. Cheap to clone.
+/// Servers that somebody configured: even one connection to them is a pool, and two to their ports wherever they lead.
+/// Those who know the addresses tell them, by name of the source (an inspector's name, a target); they are read at each
+/// look. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Endpoints {
-    by_source: Arc<Mutex<BTreeMap<String, Vec<SocketAddr>>>>,
+    by_source: Arc<Mutex<BTreeMap<String, Told>>>,
 }
 
+type Told = (&'static str, Vec<SocketAddr>);
+
 impl Endpoints {
-    /// Replaces the addresses of one source; v4-mapped ones are taken as v4.
-    pub fn set(&self, source: &str, addresses: &[SocketAddr]) {
-        let normalised = addresses.iter().map(|one| SocketAddr::new(one.ip().to_canonical(), one.port())).collect();
+    /// Replaces what one source has told: its service (`postgresql`) and its addresses; v4-mapped ones are taken as v4.
+    pub fn set(&self, source: &str, service: &'static str, addresses: &[SocketAddr]) {
+        let addresses = addresses.iter().map(|one| SocketAddr::new(one.ip().to_canonical(), one.port())).collect();
         let mut by_source = self.by_source.lock().unwrap_or_else(PoisonError::into_inner);
-        if by_source.get(source) != Some(&normalised) {
-            by_source.insert(source.to_owned(), normalised);
-        }
+        by_source.insert(source.to_owned(), (service, addresses));
     }
 
-    /// All addresses now.
-    pub(super) fn all(&self) -> HashSet<SocketAddr> {
+    /// All of them now.
+    pub(super) fn configured(&self) -> Configured {
         let by_source = self.by_source.lock().unwrap_or_else(PoisonError::into_inner);
-        by_source.values().flatten().copied().collect()
+        let mut configured = Configured::default();
+        for (service, addresses) in by_source.values() {
+            for address in addresses {
+                configured.services.insert(address.port(), service);
+                configured.addresses.insert(*address);
+            }
+        }
+        configured
+    }
+}
+
+/// The configured servers in one look.
+#[derive(Debug, Default)]
+pub(super) struct Configured {
+    addresses: HashSet<SocketAddr>,
+    services: BTreeMap<u16, &'static str>,
+}
+
+impl Configured {
+    /// Their ports.
+    pub(super) fn ports(&self) -> impl Iterator<Item = u16> {
+        self.services.keys().copied()
+    }
+
+    /// Whether a remote end is one of them. All of loopback is this host, whichever name of it an application took.
+    pub(super) fn contains(&self, remote: SocketAddr) -> bool {
+        self.addresses.contains(&remote)
+            || (remote.ip().is_loopback()
+                && self.addresses.iter().any(|one| one.port() == remote.port() && one.ip().is_loopback()))
+    }
+
+    /// What a port speaks: as configured, else as usual.
+    pub(super) fn service(&self, port: u16) -> Option<&'static str> {
+        self.services.get(&port).copied().or_else(|| service_of(port))
     }
 }
 
@@ -126,10 +160,17 @@ mod tests {
     fn a_source_replaces_its_own_addresses_only() {
         let endpoints = Endpoints::default();
         let address = |text: &str| text.parse::<SocketAddr>().unwrap();
-        endpoints.set("a", &[address("[::ffff:10.0.0.5]:6000")]);
-        endpoints.set("b", &[address("10.0.0.6:6000")]);
-        endpoints.set("b", &[address("10.0.0.7:6000")]);
-        assert_eq!(endpoints.all(), [address("10.0.0.5:6000"), address("10.0.0.7:6000")].into());
+        endpoints.set("a", "postgresql", &[address("[::ffff:10.0.0.5]:6000")]);
+        endpoints.set("b", "postgresql", &[address("10.0.0.6:6000")]);
+        endpoints.set("b", "mysql", &[address("127.0.0.1:7000")]);
+        let configured = endpoints.configured();
+        assert!(configured.contains(address("10.0.0.5:6000")) && !configured.contains(address("10.0.0.6:6000")));
+        assert!(configured.contains(address("[::1]:7000")), "the same server by another name of this host");
+        assert!(!configured.contains(address("10.0.0.5:7000")));
+        assert_eq!(
+            [6000, 7000, 5432, 80].map(|port| configured.service(port)),
+            [Some("postgresql"), Some("mysql"), Some("postgresql"), None]
+        );
     }
 
     #[test]

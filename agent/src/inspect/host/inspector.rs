@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::endpoints::{Endpoints, Listeners, Ports, service_of};
+use super::endpoints::{Configured, Endpoints, Listeners, Ports};
 use super::pools::{self, Party, Pools};
 use super::watched::{self, MAX_WATCHED, Watched};
-use super::{Ended, Gap, HostLook, Limit, Owner, PoolRow, measures};
+use super::{Ended, Gap, HostLook, Limit, Owner, PoolRow, Unattributed, measures};
 use crate::discover::application::Declared;
 use crate::discover::processes::Processes;
 use crate::discover::{Instance, TargetKey};
@@ -186,8 +186,9 @@ impl State {
         if self.proc.is_err() {
             self.proc = Proc::open(&self.config.proc_root).map_err(|error| no_proc(&error));
         }
-        let configured = self.config.endpoints.all();
-        self.dump(&configured, &mut look);
+        let configured = self.config.endpoints.configured();
+        self.ports = Ports::known_and(self.config.ports.iter().copied().chain(configured.ports()));
+        self.dump(&mut look);
         self.drain_events(&mut look);
         let proc = match &mut self.proc {
             Ok(proc) => proc,
@@ -240,7 +241,12 @@ impl State {
         };
         let given = pools::Given { sockets: &self.sockets, destroyed: &self.destroyed, now };
         let seen = self.pools.look(given, &world);
-        look.unattributed = seen.unattributed;
+        let of = |(remote, births): (SocketAddr, u32)| Unattributed {
+            remote,
+            service: configured.service(remote.port()),
+            births,
+        };
+        look.unattributed = seen.unattributed.into_iter().map(of).collect();
 
         let own_pid = self.config.own_pid;
         let watched = match &mut self.watched {
@@ -278,7 +284,8 @@ impl State {
             if let Party::Hidden(uid, _) = pool.key.party {
                 hidden.connected(uid);
             }
-            look.pools.extend(row_of(pool, &self.processes, &self.config, &ages, proc, watched));
+            let service = configured.service(pool.key.remote.port());
+            look.pools.extend(row_of(pool, service, &self.processes, &self.config, &ages, proc, watched));
         }
         look.pools.sort_by(|a, b| (&a.target, pid_of(&a.owner)).cmp(&(&b.target, pid_of(&b.owner))));
         look.absent = absent(&self.config, &self.processes);
@@ -287,14 +294,12 @@ impl State {
     }
 
     /// Fills `sockets` with listening sockets and with outbound connections that may belong to a pool.
-    fn dump(&mut self, configured: &HashSet<SocketAddr>, look: &mut HostLook) {
+    fn dump(&mut self, look: &mut HostLook) {
         self.sockets.clear();
-        let further: HashSet<u16> = configured.iter().map(SocketAddr::port).collect();
         let ports = &self.ports;
-        let is_wanted = |remote: u16| ports.contains(remote) || further.contains(&remote);
         let listen = TcpState::Listen.number();
         if let Source::Netlink(diag) = &mut self.source {
-            match diag.dump(|row| row.state == listen || is_wanted(row.remote_port), &mut self.sockets) {
+            match diag.dump(|row| row.state == listen || ports.contains(row.remote_port), &mut self.sockets) {
                 Ok(told) if told.cut > 0 => {
                     let what = format!("more than 65536 connections to watched endpoints; {} are left out", told.cut);
                     look.gaps.push(Gap {
@@ -322,7 +327,7 @@ impl State {
             // States and queues, but no ages and no ends between two looks.
             look.closes_incomplete = true;
             look.gaps.push(Gap { checks: &["pool.churn"], target: TargetKey::agent(), reason: reason.clone() });
-            let wanted = |_, remote, state| state == TcpState::Listen || is_wanted(remote);
+            let wanted = |_, remote, state| state == TcpState::Listen || ports.contains(remote);
             if let Err(error) = proc_net::read(&self.config.proc_root, wanted, &mut self.sockets) {
                 self.sockets.clear();
                 let reason = match error {
@@ -337,13 +342,10 @@ impl State {
         for socket in self.sockets.iter().filter(|socket| socket.state == TcpState::Listen) {
             self.listeners.add(socket.local);
         }
-        let (listeners, ports) = (&self.listeners, &self.ports);
+        let listeners = &self.listeners;
+        // Inode 0: the process has closed it, and the kernel says goodbye to the peer alone.
         self.sockets.retain(|socket| {
-            // Inode 0: the process has closed it, and the kernel says goodbye to the peer alone.
-            socket.inode != 0
-                && (socket.state == TcpState::Listen
-                    || (!listeners.accepted(socket.local)
-                        && (ports.contains(socket.remote.port()) || configured.contains(&socket.remote))))
+            socket.inode != 0 && (socket.state == TcpState::Listen || !listeners.accepted(socket.local))
         });
     }
 
@@ -403,7 +405,7 @@ struct World<'a> {
     processes: &'a Processes,
     ports: &'a Ports,
     listeners: &'a Listeners,
-    configured: &'a HashSet<SocketAddr>,
+    configured: &'a Configured,
     own_pid: Option<u32>,
 }
 
@@ -423,17 +425,18 @@ impl pools::World for World<'_> {
     }
 
     fn is_configured(&self, remote: SocketAddr) -> bool {
-        self.configured.contains(&remote)
+        self.configured.contains(remote)
     }
 
     fn is_watched(&self, local: SocketAddr, remote: SocketAddr) -> bool {
-        (self.ports.contains(remote.port()) || self.configured.contains(&remote)) && !self.listeners.accepted(local)
+        self.ports.contains(remote.port()) && !self.listeners.accepted(local)
     }
 }
 
 /// The row of a pool; `None` when its process ended meanwhile.
 fn row_of(
     pool: pools::Seen,
+    service: Option<&'static str>,
     processes: &Processes,
     config: &Config,
     ages: &HashMap<Instance, Duration>,
@@ -441,7 +444,6 @@ fn row_of(
     watched: &mut Watched,
 ) -> Option<PoolRow> {
     let remote = pool.key.remote;
-    let service = service_of(remote.port());
     let (owner, target, limit, process_age) = match pool.key.party {
         Party::Process(instance) => {
             let process = processes.get(instance.pid).filter(|process| process.instance == instance)?;

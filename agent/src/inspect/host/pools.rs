@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Connection, TcpState, Unattributed};
+use super::{Connection, TcpState};
 use crate::discover::Instance;
 use crate::kernel::owners::{Held, Holder};
 use crate::kernel::sock_diag::Destroyed;
@@ -49,7 +49,8 @@ pub(super) struct Seen {
 #[derive(Debug, Default)]
 pub(super) struct Look {
     pub(super) pools: Vec<Seen>,
-    pub(super) unattributed: Vec<Unattributed>,
+    /// Connections that lived and died unseen, by endpoint.
+    pub(super) unattributed: BTreeMap<SocketAddr, u32>,
 }
 
 /// What the dump and the events of one look gave.
@@ -135,14 +136,7 @@ impl Pools {
             Party::Process(instance) => world.runs(instance),
             Party::Hidden(..) => given.now < pool.last_used + DESERTED,
         });
-        let service = super::service_of;
-        Look {
-            pools: self.told(world),
-            unattributed: unattributed
-                .into_iter()
-                .map(|(remote, births)| Unattributed { remote, service: service(remote.port()), births })
-                .collect(),
-        }
+        Look { pools: self.told(world), unattributed }
     }
 
     /// Processes that hold a pool.

@@ -36,8 +36,6 @@ pub(super) struct Watched {
     by_instance: BTreeMap<Instance, One>,
     ends: Ends,
     hierarchy: Option<Hierarchy>,
-    /// First port that the kernel gives out by itself.
-    first_ephemeral: u16,
 }
 
 /// One watched process.
@@ -82,15 +80,11 @@ pub(super) struct Given<'a> {
 
 impl Watched {
     /// Watches nothing yet; ends go to `out`.
-    pub(super) fn new(proc: &mut Proc, out: mpsc::Sender<Ended>) -> Self {
-        let range = proc.file("sys/net/ipv4/ip_local_port_range", 64).ok();
-        let first =
-            range.and_then(|text| std::str::from_utf8(text).ok()?.split_ascii_whitespace().next()?.parse().ok());
+    pub(super) fn new(proc: &Proc, out: mpsc::Sender<Ended>) -> Self {
         Self {
             by_instance: BTreeMap::new(),
             ends: Ends { out, tasks: JoinSet::new(), shared: Arc::default(), proc_root: proc.root().to_owned() },
             hierarchy: crate::kernel::cgroup::hierarchy(proc.root()).ok(),
-            first_ephemeral: first.unwrap_or(32_768),
         }
     }
 
@@ -118,7 +112,7 @@ impl Watched {
                     let started = Duration::from_secs_f64(instance.start as f64 / ticks);
                     let mut reader = Reader { proc, instance: *instance, given, age: uptime.saturating_sub(started) };
                     one.read_limits(&mut reader, self.hierarchy.as_ref());
-                    let mut row = one.row(&mut reader, stat, self.first_ephemeral);
+                    let mut row = one.row(&mut reader, stat);
                     one.fill_cgroup(&mut row, &mut usages);
                     row.zombies = zombies.remove(&instance.pid).unwrap_or_default();
                     rows.push(row);
@@ -208,7 +202,7 @@ impl One {
         lock(&self.facts)
     }
 
-    fn row(&mut self, reader: &mut Reader<'_>, stat: Stat, first_ephemeral: u16) -> ProcessRow {
+    fn row(&mut self, reader: &mut Reader<'_>, stat: Stat) -> ProcessRow {
         let (given, instance) = (reader.given, reader.instance);
         let process = given.processes.get(instance.pid).filter(|process| process.instance == instance);
         let listens = given.listens.get(&instance).cloned().unwrap_or_default();
@@ -216,13 +210,10 @@ impl One {
         if let Some(process) = process {
             facts.application = process.application.clone();
             facts.command = process.command.clone();
-            let stays = |port: &u16| *port < first_ephemeral || process.named_ports.contains(port);
-            // It stays when the process stops listening before it ends, as a graceful one does.
-            let lowest = listens.iter().map(SocketAddr::port).filter(stays).min();
-            self.port = self.port.into_iter().chain(lowest).min();
         }
-        let port = self.port.filter(|_| !facts.application.declared);
-        facts.target = TargetKey::process(&facts.application.name, facts.application.role, port);
+        // A port stays in the key when the process stops listening before it ends, as a graceful one does.
+        self.port = listens.iter().map(SocketAddr::port).chain(self.port).min();
+        facts.target = TargetKey::process(&facts.application.name, facts.application.role, self.port);
         facts.seen_at = given.now;
         facts.age_then = reader.age;
         facts.may_look = !(given.is_denied)(instance);

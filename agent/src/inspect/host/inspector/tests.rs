@@ -29,7 +29,7 @@ impl Stage {
             expected: true,
         });
         let config = Config { apps: apps.collect(), own_pid, ..Config::default() };
-        config.endpoints.set("test", &[listener.local_addr().unwrap()]);
+        config.endpoints.set("test", "postgresql", &[listener.local_addr().unwrap()]);
         let (inspector, ended) = HostInspector::new(config);
         Self { listener, inspector, ended, second: 0 }
     }
@@ -88,6 +88,7 @@ async fn a_pool_is_seen_as_it_changes(address: &str) {
     assert_eq!(pool.target, TargetKey::pool(&application.name, application.role, stage.remote()));
     assert_eq!((pool.connections.len(), pool.births, pool.closes.len()), (3, 0, 0));
     assert!(pool.process_age.unwrap() < Duration::from_secs(3600));
+    assert_eq!(pool.service, Some("postgresql"), "as it is configured");
     for (client, _) in &held {
         let seen = connection(&pool, client);
         assert_eq!(seen.local, client.local_addr().unwrap());
@@ -154,6 +155,28 @@ async fn the_agents_own_connections_and_process_are_left_out() {
         assert!(!look.pools.iter().any(|pool| pool.remote == remote), "{look:?}");
         assert!(!look.processes.iter().any(|row| row.instance.pid == std::process::id()));
     }
+}
+
+#[tokio::test]
+async fn where_sock_diag_is_refused_the_table_still_shows_pools() {
+    let mut stage = Stage::new("127.0.0.1:0", &[], None);
+    let held: Vec<_> = (0..3).map(|_| stage.connect()).collect();
+    {
+        let mut state = stage.inspector.state.lock().unwrap();
+        state.source = Source::Table(Reason::Denied("sockets over NETLINK_SOCK_DIAG".into()));
+    }
+    let look = stage.look().await;
+    assert!(look.closes_incomplete);
+    let gap = &look.gaps[0];
+    assert_eq!(
+        (gap.checks, gap.reason.to_string().as_str()),
+        (&["pool.churn"][..], "may not read sockets over NETLINK_SOCK_DIAG")
+    );
+    let pool = look.pools.iter().find(|pool| pool.remote == stage.remote()).unwrap();
+    assert_eq!(pool.connections.len(), 3);
+    assert!(pool.connections.iter().all(|one| one.state == TcpState::Established && one.sent_age.is_none()));
+    let fds: Vec<_> = pool.connections.iter().flat_map(|one| one.fds.clone()).collect();
+    assert!(held.iter().all(|(client, _)| fds.contains(&(client.as_raw_fd() as u32))));
 }
 
 /// A child of ours that holds two connections to the stage's server and ends when its input does. Its environment
@@ -278,8 +301,9 @@ async fn a_listening_process_is_watched_with_what_it_listens_on() {
     let remote = stage.remote();
     let row = stage.until("our process", |look| row_of_pid(look, std::process::id())).await;
     assert!(row.listens.contains(&remote), "{row:?}");
-    let ephemeral_is_no_name = TargetKey::process(&row.application.name, row.application.role, None);
-    assert_eq!(row.target, ephemeral_is_no_name);
+    let lowest = row.listens.iter().map(SocketAddr::port).min();
+    let (_, port) = row.target.as_str().rsplit_once(':').unwrap();
+    assert!(port.parse::<u16>().unwrap() <= lowest.unwrap(), "{row:?}");
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use axum::extract::ConnectInfo;
 use hyper::service::service_fn;
+use prometheus_client::registry::Registry;
 use rustix::fs::{FlockOperation, flock};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -25,6 +26,7 @@ use tower::ServiceExt;
 
 pub use directory::{Created, Directory};
 
+use crate::api::{self, Expiry};
 use crate::config::Config;
 use crate::enrolment::Enrolment;
 use crate::ingest::{self, Ingest};
@@ -149,12 +151,27 @@ impl Collector {
         let ledger_config = ledger::Config { receivers: config.receivers, bounds: config.bounds, clock };
         let (handle, ledger) = ledger::start(writer, ledger_config)?;
         let notify_config = notify::Config { receivers: config.webhooks, clock };
-        let notify = notify::start(notify_config, readers, handle.clone());
+        let notify = notify::start(notify_config, readers.clone(), handle.clone());
         let ingest = Ingest::new(handle.clone(), config.limits, clock);
         let url = config.agents_url.unwrap_or_else(|| url(&chain, addresses.agents));
+        let expiries = expiries(&chain, authority.certificate());
         let enrolment = Enrolment::new(handle.clone(), authority, url, clock);
 
-        let router = enrolment.router();
+        let mut metrics = Registry::default();
+        ingest.counters().register(&mut metrics);
+        handle.counters().register(&mut metrics);
+        enrolment.counters().register(&mut metrics);
+        let context = api::Context {
+            readers,
+            ledger: handle.clone(),
+            notify: notify.status(),
+            metrics: Arc::new(metrics),
+            certificates: watch::channel(expiries).1,
+            clock,
+            version: env!("CARGO_PKG_VERSION"),
+            started_at: clock(),
+        };
+        let router = api::router(context, enrolment.router());
 
         let (closing, closed) = watch::channel(false);
         let withdraw = tokio::spawn(ingest.clone().withdraw());
@@ -287,6 +304,14 @@ fn url(chain: &[CertificateDer<'_>], address: SocketAddr) -> String {
         _ => name,
     };
     format!("https://{host}:{}", address.port())
+}
+
+fn expiries(chain: &[CertificateDer<'_>], authority: &CertificateDer<'_>) -> Vec<Expiry> {
+    let certificates = [("server", chain.first()), ("authority", Some(authority))];
+    let expiry = |(name, certificate): (&'static str, Option<&CertificateDer<'_>>)| {
+        Some(Expiry { name, at: pki::expiry_of(certificate?)? })
+    };
+    certificates.into_iter().filter_map(expiry).collect()
 }
 
 fn write_addresses(directory: &Directory, addresses: Addresses) -> Result<(), CollectorError> {

@@ -129,9 +129,16 @@ impl Pools {
                     of_this(place) && !is_bare(key) && !groups.contains_key(key)
                 });
             }
+            let hidden = scene.hidden_pools(&groups);
+            for pool in &hidden {
+                for (check, reason) in SESSION_CHECKS.into_iter().zip(look.hidden.iter().cycle()) {
+                    blind(check, &pool.target, &place(pool), reason.clone(), now, tracks);
+                }
+            }
             tracks.end("its sessions are known by database and user now", now, |key, track| {
-                let is_old = track.seen_at < now.mono && track.place.as_ref().is_some_and(of_this);
-                SESSION_CHECKS.contains(&key.check) && is_bare(&key.target) && is_old
+                let is_here = track.place.as_ref().is_some_and(of_this);
+                let is_hidden = hidden.iter().any(|it| it.target == key.target);
+                SESSION_CHECKS.contains(&key.check) && is_bare(&key.target) && is_here && !is_hidden
             });
             if let Some(server) = self.servers.get_mut(&look.target) {
                 server.is_suspect = suspect;

@@ -68,6 +68,7 @@ impl Processes {
             zombies(target, rows, now, tracks);
             self.memory.judge(target, rows, now, tracks);
         }
+        self.memory.forget(now.mono);
         self.restarts.judge(&groups, now, tracks);
         self.gone.look(&self.running, &self.targets, &look.absent, now, tracks);
     }

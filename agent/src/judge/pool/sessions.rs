@@ -10,7 +10,7 @@ use tickbird_shared::protocol::MAX_EVIDENCE_BYTES;
 use super::join::{Join, Joined};
 use super::{owner_name, pid, pids, pids_in_words, place, who};
 use crate::discover::{Instance, TargetKey};
-use crate::inspect::host::Owner;
+use crate::inspect::host::{Owner, PoolRow};
 use crate::inspect::postgres::{Session, SessionState};
 use crate::inspect::{Reason, ServerLook, Unit, Value};
 use crate::judge::defaults::CheckId;
@@ -69,7 +69,6 @@ impl Scene<'_> {
             let listed: Vec<_> = offenders.into_iter().filter(|it| age(it.session) >= bound * LEAST_SHARE).collect();
             tracks.observe(subject, Seen::value(value), now, || self.case(check, joined, &listed));
         }
-        self.hidden_pools(check, groups, now, tracks);
         suspect
     }
 
@@ -90,16 +89,15 @@ impl Scene<'_> {
     }
 
     /// Pools none of whose connections have a visible row, while rows are hidden from our role.
-    fn hidden_pools(&self, check: CheckId, groups: &Groups<'_>, now: Moment, tracks: &mut Tracks) {
-        let Some(hidden) = self.look.hidden.as_ref().filter(|_| self.join.without_address > 0) else { return };
-        let mut pools: Vec<_> = self.join.without_session.iter().map(|(pool, _)| *pool).collect();
-        pools.dedup_by(|a, b| a.target == b.target);
-        for pool in pools {
-            let is_joined = groups.values().any(|joined| joined[0].pool.target == pool.target);
-            if !is_joined {
-                super::blind(check, &pool.target, &place(pool), hidden.clone(), now, tracks);
-            }
+    pub(super) fn hidden_pools(&self, groups: &Groups<'_>) -> Vec<&PoolRow> {
+        if self.look.hidden.is_none() || self.join.without_address == 0 {
+            return Vec::new();
         }
+        let mut pools: Vec<&PoolRow> = self.join.without_session.iter().map(|(pool, _)| *pool).collect();
+        pools.sort_by(|a, b| a.target.cmp(&b.target));
+        pools.dedup_by(|a, b| a.target == b.target);
+        pools.retain(|pool| !groups.values().any(|joined| joined[0].pool.target == pool.target));
+        pools
     }
 
     fn case(&self, check: CheckId, joined: &[Joined<'_>], listed: &[Joined<'_>]) -> Case {
@@ -147,12 +145,12 @@ impl Scene<'_> {
         whole
     }
 
-    /// The oldest sessions as rows: in full while they fit, else with shorter texts, else those past the eighth with
-    /// what identifies them only.
+    /// The oldest sessions as rows: in full while they fit, else with shorter texts, else only the oldest few in full
+    /// and the others with what identifies them.
     fn rows(&self, listed: &[Joined<'_>], most_bytes: usize) -> Json {
         let listed = &listed[..listed.len().min(MAX_SESSIONS)];
         let mut rows = Json::Null;
-        for (text, full) in [(200, MAX_SESSIONS), (60, MAX_SESSIONS), (60, 8)] {
+        for (text, full) in [(200, MAX_SESSIONS), (60, MAX_SESSIONS), (60, 8), (60, 3), (60, 0)] {
             let all = listed.iter().enumerate().map(|(index, it)| self.row(it, text, index < full));
             rows = all.collect();
             if rows.to_string().len() <= most_bytes {
@@ -175,11 +173,11 @@ impl Scene<'_> {
             "fd": connection.fds.first(),
             "local": connection.local.to_string(),
             "backend": session.backend,
-            "state": state_name(session.state),
             "state_age_seconds": seconds(session.state_age),
             "transaction_age_seconds": seconds(session.transaction_age),
         });
         if in_full {
+            row["state"] = json!(state_name(session.state));
             row["remote"] = json!(pool.remote.to_string());
             row["command"] = json!(instance.and_then(|it| self.commands.get(it)).map(|it| words::foreign(it, text)));
             row["database"] = json!(session.database);

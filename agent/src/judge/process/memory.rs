@@ -82,6 +82,11 @@ impl History {
 }
 
 impl Histories {
+    /// Forgets targets that have been gone for as long as a history lasts.
+    pub(super) fn forget(&mut self, now: Duration) {
+        self.0.retain(|_, it| now.saturating_sub(it.seen_at) < STEP * MAX_STEPS as u32);
+    }
+
     pub(super) fn judge(&mut self, target: &TargetKey, rows: &[&ProcessRow], now: Moment, tracks: &mut Tracks) {
         let history = self.0.entry(target.clone()).or_default();
         history.seen_at = now.mono;
@@ -92,9 +97,6 @@ impl Histories {
             history.add(memory, now.mono);
         }
         let usual = history.usual();
-        // Once an hour is enough to forget targets that are gone for more than a week.
-        self.0.retain(|_, it| now.mono.saturating_sub(it.seen_at) < STEP * MAX_STEPS as u32);
-
         let rule = tracks.rule(CheckId::Memory);
         let subject = Subject::of(CheckId::Memory, target);
         let is_limited = rows.iter().any(|it| it.cgroup_limit.known().is_some());

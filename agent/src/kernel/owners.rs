@@ -186,10 +186,13 @@ impl Owners {
                 self.visit(proc, *candidate, &missing);
             }
         }
-        let searched: Vec<u64> = missing.values().copied().collect();
-        missing.retain(|_, cookie| self.known.get(cookie).is_some_and(|entry| entry.holders.is_empty()));
+        let mut searched: Vec<u64> = missing.values().copied().collect();
+        missing.retain(|_, cookie| self.is_without_holder(*cookie));
         if !missing.is_empty() {
             if now < self.next_wide {
+                // Those that are still missing have not been looked for everywhere: no miss.
+                searched.retain(|cookie| !self.is_without_holder(*cookie));
+                self.settle(searched.iter(), now);
                 return;
             }
             let began = Instant::now();
@@ -201,6 +204,10 @@ impl Owners {
             self.next_wide = now + began.elapsed() * PAUSE;
         }
         self.settle(searched.iter(), now);
+    }
+
+    fn is_without_holder(&self, cookie: u64) -> bool {
+        self.known.get(&cookie).is_some_and(|entry| entry.holders.is_empty())
     }
 
     /// Notes the descriptors of one process that are among the sought, and that it was visited.

@@ -116,8 +116,12 @@ impl Proc {
     }
 
     /// The pid that was given last, to a process or a thread: while it stays the same, no process was born.
-    /// `None` where `/proc/loadavg` does not tell.
+    /// `None` where `/proc/loadavg` does not tell, and of a `/proc` mounted elsewhere: the file speaks of the reader's
+    /// own PID namespace, whatever tree it stands in.
     pub fn last_pid(&mut self) -> Option<u32> {
+        if self.root != Path::new("/proc") {
+            return None;
+        }
         stat::parse_last_pid(self.file("loadavg", 128).ok()?)
     }
 

@@ -133,6 +133,8 @@ impl Collector {
     /// When something it needs is not there; nothing is left running then.
     pub async fn start(directory: Directory, config: Config, clock: fn() -> Timestamp) -> Result<Self, CollectorError> {
         let lock = lock(&directory)?;
+        // A collector that was killed could not remove it, and somebody may wait for ours.
+        let _ = std::fs::remove_file(directory.addresses());
         let authority = Authority::read(&directory.authority(), &directory.authority_key())?;
         let chain = chain(&directory.server())?;
         let key = || private_key(&directory.server_key());

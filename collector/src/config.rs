@@ -259,7 +259,7 @@ mod tests {
         let text =
             include_str!("../../packaging/config/collector.toml").replace("/etc/tickbird/ops.secret", "ops.secret");
         let config = Config::parse(&text, directory.path()).expect("reads");
-        assert_eq!(config.bounds, Bounds::default());
+        assert_eq!((config.bounds, config.limits), (Bounds::default(), Limits::default()));
         assert_eq!(config.receivers.len(), 1);
         assert_eq!((config.receivers[0].name.as_str(), config.receivers[0].min_severity), ("ops", Severity::Warning));
     }

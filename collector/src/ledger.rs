@@ -388,3 +388,109 @@ struct Tally {
     refused: u64,
     lost: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rusqlite::Connection;
+    use tickbird_shared::{Change, Fingerprint, Labels, Severity, Status};
+
+    use super::*;
+    use crate::alert::Receiver;
+    use crate::store::{Bounds, IncidentFilter, Writer};
+    use crate::token::{self, Terms};
+
+    const EPOCH: &str = "01JD7Z5W0000000000000000AA";
+
+    fn incoming(agent: &str, first: u64, summaries: &[&str]) -> Incoming {
+        let now = Timestamp::now();
+        let finding = |summary: &str| FindingRow {
+            id: 0,
+            tenant: "default".into(),
+            agent: agent.into(),
+            fingerprint: Fingerprint::of("default", agent, "pool.leak", "shop", None),
+            check: "pool.leak".into(),
+            target: "shop".into(),
+            sub_key: None,
+            status: Status::Firing,
+            severity: Severity::Warning,
+            change: Change::Began,
+            summary: summary.into(),
+            reason: "r".into(),
+            advice: None,
+            evidence: "{}".into(),
+            since: now,
+            observed_at: now,
+            received_at: now,
+            incident: None,
+        };
+        let number = |(seq, summary): (u64, &&str)| Numbered {
+            seq,
+            width: 1,
+            content: Content::Finding(Box::new(finding(summary))),
+        };
+        Incoming {
+            tenant: "default".into(),
+            agent: agent.into(),
+            epoch: Epoch::try_from(EPOCH.to_owned()).expect("a ULID"),
+            lane: Lane::Urgent,
+            first,
+            sent_at: now,
+            goodbye: false,
+            received_at: now,
+            records: (first..).zip(summaries).map(number).collect(),
+            digest: [0; 32],
+            body: Vec::new(),
+            text_bytes: 0,
+        }
+    }
+
+    /// What was decided for a transaction that failed is not remembered, and nobody is told twice or not at all.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_failed_transaction_leaves_neither_rows_nor_memory() {
+        let room = tempfile::tempdir().expect("a directory");
+        let path = room.path().join("store.db");
+        let mut writer = Writer::create(&path).expect("creates");
+        let terms = Terms { ttl: Duration::from_secs(60), uses: 1, labels: Labels::default(), ephemeral: false };
+        let (row, token) = token::enrolment("ab".repeat(32), terms, Timestamp::now());
+        let transaction = writer.transaction().expect("begins");
+        transaction.add_token(&row).expect("writes");
+        transaction.commit().expect("commits");
+        let config = Config { receivers: vec![Receiver::new("ops")], bounds: Bounds::default(), clock: Timestamp::now };
+        let (ledger, running) = start(writer, config).expect("starts");
+        let enrolment = Enrolment {
+            token_hash: token::hash(&token.secret),
+            agent: "a-1".into(),
+            host: "web-1".into(),
+            certificate_expires_at: Timestamp::now(),
+        };
+        ledger.enrol(enrolment).await.expect("is there").expect("the token is good");
+
+        // The same failure as a disk's, at the same place: a statement of the transaction is refused.
+        let outside = Connection::open(&path).expect("opens");
+        outside.execute_batch("ALTER TABLE findings RENAME TO elsewhere").expect("renames");
+        assert_eq!(ledger.batch(incoming("a-1", 1, &["leaks"])).await, Err(Unavailable::Failed));
+        assert_eq!(ledger.health().failing, Some(Unavailable::Failed));
+        outside.execute_batch("ALTER TABLE elsewhere RENAME TO findings").expect("renames");
+
+        let recovered = async {
+            while ledger.health().failing.is_some() {
+                ledger.tick().await.expect("is there");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), recovered).await.expect("recovers by itself");
+        let settled = ledger.batch(incoming("a-1", 1, &["leaks"])).await;
+        let expected = Acknowledgement { through: 1, refused: Vec::new() };
+        assert_eq!(settled, Ok(Settled::Acknowledged(expected)));
+        ledger.close().await;
+        tokio::task::spawn_blocking(|| running.join()).await.expect("ends").expect("closes tidily");
+
+        let writer = Writer::open(&path).expect("opens");
+        let filter = IncidentFilter { tenant: "default".into(), limit: 9, ..IncidentFilter::default() };
+        let incidents = writer.rows().incidents(&filter).expect("reads");
+        assert_eq!(incidents.iter().map(|it| it.occurrences).collect::<Vec<_>>(), [1]);
+        assert_eq!(writer.rows().outbox_waiting().expect("reads").len(), 1);
+    }
+}

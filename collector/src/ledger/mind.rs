@@ -373,11 +373,11 @@ impl Mind {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let Some(row) = self.agents.get_mut(agent) else { return Ok(()) };
-        let was_stopped = row.stopped_at.is_some();
+        let was_silent = row.stopped_at.is_some() || row.last_seen_at.is_none();
         row.last_seen_at = Some(now);
         row.stopped_at = batch.goodbye.then_some(now);
-        // A goodbye must survive our own restart; a heartbeat need not, and costs no write of its own.
-        if batch.goodbye || was_stopped {
+        // A goodbye and a first word must survive our own restart; a heartbeat need not, and costs no write of its own.
+        if batch.goodbye || was_silent {
             transaction.mark_seen(row)?;
         } else {
             self.seen.insert(agent.clone());

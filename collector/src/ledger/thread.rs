@@ -146,7 +146,9 @@ impl Ledger {
         match self.commit(&mut group) {
             Ok(done) => {
                 self.paused_until = None;
-                self.health.send_if_modified(|health| health.failing.take().is_some());
+                if self.health.send_if_modified(|health| health.failing.take().is_some()) {
+                    tracing::info!("the store can be written again");
+                }
                 for (work, done) in group.work.into_iter().zip(done) {
                     work.answer(done, &self.counters);
                 }
@@ -160,8 +162,12 @@ impl Ledger {
             Err(error) => {
                 let why = if matches!(error, StoreError::Full(_)) { Unavailable::Full } else { Unavailable::Failed };
                 self.counters.failures.inc();
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::error!(%error, cause, advice = error.advice(), "nothing is stored; agents keep what they have");
+                // Once for each time it begins; it is tried every second.
+                if self.health.borrow().failing.is_none() {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    let advice = error.advice();
+                    tracing::error!(%error, cause, advice, "nothing is stored; agents keep what they have");
+                }
                 self.mind = None;
                 self.paused_until = Some(Instant::now() + PAUSE);
                 // Before the answers end, so that whoever waited can say why.
@@ -180,6 +186,10 @@ impl Ledger {
         };
         let commands = group.tick && self.writer.changed_elsewhere()?;
         let transaction = self.writer.transaction()?;
+        if self.health.borrow().failing.is_some() {
+            // Else a transaction that has nothing to write would pass for a recovery.
+            transaction.prove_writable(now)?;
+        }
         if commands || std::mem::take(&mut self.first) {
             mind.take_commands(&transaction, receivers, now)?;
         }

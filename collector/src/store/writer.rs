@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
+use tickbird_shared::Timestamp;
+
+use super::column::At;
 use super::{Rows, StoreError, migrate};
 
 /// How long a command line and the ledger wait for each other's transaction.
@@ -101,6 +104,15 @@ impl Transaction<'_> {
     /// Then nothing of it is.
     pub fn commit(self) -> Result<(), StoreError> {
         Ok(self.0.commit()?)
+    }
+
+    /// Writes a little, so that the commit says whether the store can be written at all.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub fn prove_writable(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.0.prepare_cached("INSERT OR REPLACE INTO pulse (id, at) VALUES (1, ?1)")?.execute([At(now)])?;
+        Ok(())
     }
 
     /// Reads what is stored and what this transaction has written.

@@ -167,3 +167,9 @@ CREATE TABLE api_tokens (
     created_at INTEGER NOT NULL,
     PRIMARY KEY (tenant, name)
 ) STRICT, WITHOUT ROWID;
+
+-- One row, written to find out whether anything can be written.
+CREATE TABLE pulse (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    at INTEGER NOT NULL
+) STRICT;

@@ -11,6 +11,7 @@ use crate::discover::{Application, Instance, TargetKey};
 use crate::inspect::{Reason, Value};
 
 mod endpoints;
+mod gaps;
 mod inspector;
 mod measures;
 mod pools;

@@ -1,6 +1,6 @@
 //! One look at the host: dump, difference, owners, pools, processes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::endpoints::{Configured, Endpoints, Listeners, Ports};
+use super::gaps::{self, ALL_CHECKS, Hidden, POOL_CHECKS, PROCESS_CHECKS};
 use super::pools::{self, Party, Pools};
 use super::watched::{self, MAX_WATCHED, Watched};
 use super::{Ended, Gap, HostLook, Limit, Owner, PoolRow, Unattributed, measures};
@@ -64,8 +65,6 @@ pub struct DeclaredApp {
 
 /// Ends that wait to be heard; beyond, the tasks that tell them wait.
 const ENDS: usize = 256;
-/// Gaps by user that are told one by one.
-const MAX_GAPS: usize = 16;
 
 static ABOUT: About = About {
     name: "host",
@@ -161,11 +160,11 @@ impl State {
             config.apps.iter().map(|app| Declared { name: app.name.clone(), command: app.command.clone() }).collect();
         let source = match SockDiag::open() {
             Ok(diag) => Source::Netlink(diag),
-            Err(error) => Source::Table(refused(&error)),
+            Err(error) => Source::Table(gaps::refused(&error)),
         };
         Self {
             ports: Ports::known_and(config.ports.iter().copied()),
-            proc: Proc::open(&config.proc_root).map_err(|error| no_proc(&error)),
+            proc: Proc::open(&config.proc_root).map_err(|error| gaps::no_proc(&error)),
             source,
             events: DestroyEvents::open().ok(),
             processes: Processes::new(declared),
@@ -184,7 +183,7 @@ impl State {
     fn look(&mut self, now: Duration) -> HostLook {
         let mut look = HostLook::default();
         if self.proc.is_err() {
-            self.proc = Proc::open(&self.config.proc_root).map_err(|error| no_proc(&error));
+            self.proc = Proc::open(&self.config.proc_root).map_err(|error| gaps::no_proc(&error));
         }
         let configured = self.config.endpoints.configured();
         self.ports = Ports::known_and(self.config.ports.iter().copied().chain(configured.ports()));
@@ -200,7 +199,7 @@ impl State {
         match self.processes.refresh(proc, now) {
             Ok(ended) => ended.iter().for_each(|instance| self.owners.forget(instance.pid)),
             Err(error) => {
-                look.gaps.push(Gap { checks: ALL_CHECKS, target: TargetKey::agent(), reason: no_proc(&error) });
+                look.gaps.push(Gap { checks: ALL_CHECKS, target: TargetKey::agent(), reason: gaps::no_proc(&error) });
             }
         }
         self.wanted.clear();
@@ -312,12 +311,12 @@ impl State {
                 Err(error) => {
                     self.sockets.clear();
                     if matches!(error, KernelError::Denied | KernelError::Absent) {
-                        self.source = Source::Table(refused(&error));
+                        self.source = Source::Table(gaps::refused(&error));
                     } else {
                         look.gaps.push(Gap {
                             checks: POOL_CHECKS,
                             target: TargetKey::agent(),
-                            reason: refused(&error),
+                            reason: gaps::refused(&error),
                         });
                     }
                 }
@@ -362,40 +361,6 @@ impl State {
             }
             None => look.closes_incomplete = true,
         }
-    }
-}
-
-/// Checks that need to see sockets.
-const POOL_CHECKS: &[&str] = &["pool.utilization", "pool.close_wait", "pool.churn"];
-/// Checks that need to see a process.
-const PROCESS_CHECKS: &[&str] = &["proc.memory", "proc.restart", "proc.gone", "proc.zombie", "fd.limit"];
-/// Checks that need to know whose a pool is.
-const OWNER_CHECKS: &[&str] =
-    &["pool.utilization", "proc.memory", "proc.restart", "proc.gone", "proc.zombie", "fd.limit"];
-/// All of this inspector's.
-const ALL_CHECKS: &[&str] = &[
-    "pool.utilization",
-    "pool.close_wait",
-    "pool.churn",
-    "proc.memory",
-    "proc.restart",
-    "proc.gone",
-    "proc.zombie",
-    "fd.limit",
-];
-
-fn refused(error: &KernelError) -> Reason {
-    match error {
-        KernelError::Denied => Reason::Denied("sockets over NETLINK_SOCK_DIAG".into()),
-        KernelError::Malformed(what) => Reason::Malformed((*what).to_owned()),
-        _ => Reason::Absent("sockets over NETLINK_SOCK_DIAG".into()),
-    }
-}
-
-fn no_proc(error: &KernelError) -> Reason {
-    match error {
-        KernelError::Denied => Reason::Denied("/proc".into()),
-        _ => Reason::Absent("/proc".into()),
     }
 }
 
@@ -510,46 +475,6 @@ fn absent(config: &Config, processes: &Processes) -> Vec<TargetKey> {
         })
     };
     expected.filter(|app| !runs(&app.name)).map(|app| TargetKey::process(&app.name, "main", None)).collect()
-}
-
-/// Users with sockets whose owners we do not see.
-#[derive(Debug, Default)]
-struct Hidden {
-    /// Whether a connection of a pool is among them; else they only listen.
-    by_uid: BTreeMap<u32, bool>,
-}
-
-impl Hidden {
-    fn listening(&mut self, uid: u32) {
-        self.by_uid.entry(uid).or_insert(false);
-    }
-
-    fn connected(&mut self, uid: u32) {
-        self.by_uid.insert(uid, true);
-    }
-
-    /// One gap for each user: refused where there are processes of that user which refuse us; else they are in another
-    /// PID namespace. A listening socket of uid 0 that no process holds is the kernel's own (NFS): no gap.
-    fn tell(self, owners: &Owners, processes: &Processes, gaps: &mut Vec<Gap>) {
-        let denied: HashSet<u32> = owners.denied().filter_map(|pid| Some(processes.get(pid)?.uid)).collect();
-        let all = self.by_uid.len();
-        for (uid, has_pool) in self.by_uid.into_iter().take(MAX_GAPS) {
-            let reason = if denied.contains(&uid) {
-                Reason::Denied(format!("the descriptors of processes of uid {uid}"))
-            } else if has_pool || uid != 0 {
-                Reason::Absent(format!("the processes of uid {uid} in this PID namespace"))
-            } else {
-                continue;
-            };
-            // What a pool's sockets tell is told of them all the same; its limit and its process are not known.
-            let checks = if has_pool { OWNER_CHECKS } else { PROCESS_CHECKS };
-            gaps.push(Gap { checks, target: TargetKey::agent(), reason });
-        }
-        if all > MAX_GAPS {
-            let reason = Reason::Denied(format!("the descriptors of processes of {} further users", all - MAX_GAPS));
-            gaps.push(Gap { checks: OWNER_CHECKS, target: TargetKey::agent(), reason });
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,87 @@
+//! What could not be read, and which checks are blind for it.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::Gap;
+use crate::discover::TargetKey;
+use crate::discover::processes::Processes;
+use crate::inspect::Reason;
+use crate::kernel::KernelError;
+use crate::kernel::owners::Owners;
+
+/// Gaps by user that are told one by one.
+const MAX_GAPS: usize = 16;
+
+/// Checks that need to see sockets.
+pub(super) const POOL_CHECKS: &[&str] = &["pool.utilization", "pool.close_wait", "pool.churn"];
+/// Checks that need to see a process.
+pub(super) const PROCESS_CHECKS: &[&str] = &["proc.memory", "proc.restart", "proc.gone", "proc.zombie", "fd.limit"];
+/// Checks that need to know whose a pool is.
+pub(super) const OWNER_CHECKS: &[&str] =
+    &["pool.utilization", "proc.memory", "proc.restart", "proc.gone", "proc.zombie", "fd.limit"];
+/// All of this inspector's.
+pub(super) const ALL_CHECKS: &[&str] = &[
+    "pool.utilization",
+    "pool.close_wait",
+    "pool.churn",
+    "proc.memory",
+    "proc.restart",
+    "proc.gone",
+    "proc.zombie",
+    "fd.limit",
+];
+
+pub(super) fn refused(error: &KernelError) -> Reason {
+    match error {
+        KernelError::Denied => Reason::Denied("sockets over NETLINK_SOCK_DIAG".into()),
+        KernelError::Malformed(what) => Reason::Malformed((*what).to_owned()),
+        _ => Reason::Absent("sockets over NETLINK_SOCK_DIAG".into()),
+    }
+}
+
+pub(super) fn no_proc(error: &KernelError) -> Reason {
+    match error {
+        KernelError::Denied => Reason::Denied("/proc".into()),
+        _ => Reason::Absent("/proc".into()),
+    }
+}
+
+/// Users with sockets whose owners we do not see.
+#[derive(Debug, Default)]
+pub(super) struct Hidden {
+    /// Whether a connection of a pool is among them; else they only listen.
+    by_uid: BTreeMap<u32, bool>,
+}
+
+impl Hidden {
+    pub(super) fn listening(&mut self, uid: u32) {
+        self.by_uid.entry(uid).or_insert(false);
+    }
+
+    pub(super) fn connected(&mut self, uid: u32) {
+        self.by_uid.insert(uid, true);
+    }
+
+    /// One gap for each user: refused where there are processes of that user which refuse us; else they are in another
+    /// PID namespace. A listening socket of uid 0 that no process holds is the kernel's own (NFS): no gap.
+    pub(super) fn tell(self, owners: &Owners, processes: &Processes, gaps: &mut Vec<Gap>) {
+        let denied: HashSet<u32> = owners.denied().filter_map(|pid| Some(processes.get(pid)?.uid)).collect();
+        let all = self.by_uid.len();
+        for (uid, has_pool) in self.by_uid.into_iter().take(MAX_GAPS) {
+            let reason = if denied.contains(&uid) {
+                Reason::Denied(format!("the descriptors of processes of uid {uid}"))
+            } else if has_pool || uid != 0 {
+                Reason::Absent(format!("the processes of uid {uid} in this PID namespace"))
+            } else {
+                continue;
+            };
+            // What a pool's sockets tell is told of them all the same; its limit and its process are not known.
+            let checks = if has_pool { OWNER_CHECKS } else { PROCESS_CHECKS };
+            gaps.push(Gap { checks, target: TargetKey::agent(), reason });
+        }
+        if all > MAX_GAPS {
+            let reason = Reason::Denied(format!("the descriptors of processes of {} further users", all - MAX_GAPS));
+            gaps.push(Gap { checks: OWNER_CHECKS, target: TargetKey::agent(), reason });
+        }
+    }
+}

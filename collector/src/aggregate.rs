@@ -343,7 +343,7 @@ impl State {
         let over: Vec<_> = self.incidents.iter().filter(|(_, it)| quiet(it)).map(|(it, _)| *it).collect();
         for fingerprint in over {
             let sight = Sight { epoch: None, at: now };
-            changes.extend(self.end(fingerprint, "quiet", "it did not happen again for an hour", sight, now));
+            changes.extend(self.end(fingerprint, "quiet", "it did not happen again", sight, now));
         }
         while let Some(&(until, fingerprint)) = self.ended.first()
             && until <= now

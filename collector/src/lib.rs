@@ -31,3 +31,6 @@ pub mod cli;
 pub mod collector;
 pub mod config;
 pub mod status;
+
+#[cfg(test)]
+mod testbed;

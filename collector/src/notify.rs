@@ -49,7 +49,7 @@ pub enum NotifyError {
     #[error("the connection ended before the answer")]
     Broken(#[source] hyper::Error),
     /// No answer in time.
-    #[error("no answer within {} s", after.as_secs())]
+    #[error("no answer within {} ms", after.as_millis())]
     TimedOut {
         /// How long was waited.
         after: Duration,
@@ -251,3 +251,6 @@ impl Running {
         while self.workers.join_next().await.is_some() {}
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! The collector's own findings: about agents, and about what it could not deliver.
 //!
-//! Each has a check id that no agent may use. Those that happen and do not last are over an hour after the last time.
+//! Each has a check id that no agent may use. Those that happen and do not last are over some time after the last one.
 
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ const DEAD_LETTER: &str = "notify.dead_letter";
 pub(super) const COLLECTOR: &str = "collector";
 /// An event that did not happen again for this long is over.
 const QUIET: Duration = Duration::from_secs(3600);
+/// So is this, when its receiver takes nothing any more because it was removed.
+const DEAD_LETTER_QUIET: Duration = Duration::from_secs(24 * 3600);
 
 pub(super) fn is_reserved(check: &str) -> bool {
     [MISSING, LOSS, CLONED_IDENTITY, TOO_MANY_FIRING, DEAD_LETTER].contains(&check)
@@ -34,8 +36,12 @@ pub(super) fn is_reserved(check: &str) -> bool {
 
 /// Whether an incident is of the kind that ends by itself, and its time has come.
 pub(super) fn is_over(incident: &IncidentRow, now: Timestamp) -> bool {
-    [LOSS, CLONED_IDENTITY, TOO_MANY_FIRING].contains(&incident.check.as_str())
-        && elapsed(incident.seen_at, now) >= QUIET
+    let quiet = match incident.check.as_str() {
+        LOSS | CLONED_IDENTITY | TOO_MANY_FIRING => QUIET,
+        DEAD_LETTER => DEAD_LETTER_QUIET,
+        _ => return false,
+    };
+    elapsed(incident.seen_at, now) >= quiet
 }
 
 pub(super) fn missing((tenant, id): &Key, agent: &Agent, now: Timestamp) -> FindingRow {

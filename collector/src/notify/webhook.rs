@@ -38,6 +38,16 @@ const MAX_HEAD: usize = 32 << 10;
 /// Length of a secret in bytes: as the specification bounds it.
 const SECRET: std::ops::RangeInclusive<usize> = 24..=64;
 
+/// How far an attempt came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Connecting,
+    /// From here on the receiver may have heard it.
+    Sent,
+    /// The yes was heard.
+    Taken,
+}
+
 /// Why a webhook cannot be configured so. Neither the path of the URL nor the secret is ever shown: both let people in.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -139,22 +149,27 @@ impl Config {
     /// When no yes was heard; the error knows whether the receiver may have heard the message all the same.
     pub async fn send(&self, id: &str, at: Timestamp, body: &[u8]) -> Result<(), NotifyError> {
         let request = self.request(id, at, body);
-        let mut sent = false;
-        let attempt = tokio::time::timeout(self.timeout, self.attempt(request, &mut sent)).await;
-        attempt.unwrap_or_else(|_| Err(NotifyError::TimedOut { after: self.timeout, uncertain: sent }))
+        let mut phase = Phase::Connecting;
+        let attempt = tokio::time::timeout(self.timeout, self.attempt(request, &mut phase)).await;
+        attempt.unwrap_or_else(|_| match phase {
+            Phase::Taken => Ok(()),
+            Phase::Connecting | Phase::Sent => {
+                Err(NotifyError::TimedOut { after: self.timeout, uncertain: phase == Phase::Sent })
+            }
+        })
     }
 
-    async fn attempt(&self, request: Request<Full<Bytes>>, sent: &mut bool) -> Result<(), NotifyError> {
+    async fn attempt(&self, request: Request<Full<Bytes>>, phase: &mut Phase) -> Result<(), NotifyError> {
         let connect = |source| NotifyError::Connect { address: self.address(), source };
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(connect)?;
         stream.set_nodelay(true).map_err(connect)?;
         match &self.tls {
-            None => converse(stream, request, sent).await,
+            None => converse(stream, request, phase).await,
             Some((config, name)) => {
                 let connector = TlsConnector::from(Arc::clone(config));
                 let handshake = |source| NotifyError::Handshake { address: self.address(), source };
                 let stream = connector.connect(name.clone(), stream).await.map_err(handshake)?;
-                converse(stream, request, sent).await
+                converse(stream, request, phase).await
             }
         }
     }
@@ -183,7 +198,7 @@ impl fmt::Debug for Config {
     }
 }
 
-async fn converse<S>(stream: S, request: Request<Full<Bytes>>, sent: &mut bool) -> Result<(), NotifyError>
+async fn converse<S>(stream: S, request: Request<Full<Bytes>>, phase: &mut Phase) -> Result<(), NotifyError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -193,12 +208,13 @@ where
     // Ends with this attempt, whatever way that ends.
     let mut driver = JoinSet::new();
     driver.spawn(connection);
-    *sent = true;
+    *phase = Phase::Sent;
     let answer = sender.send_request(request).await.map_err(NotifyError::Broken)?;
     let status = answer.status();
     let retry_after = answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
     if status.is_success() {
         // The yes counts; the rest only lets the other side finish.
+        *phase = Phase::Taken;
         let mut body = answer.into_body();
         let mut read = 0;
         while let Some(Ok(frame)) = body.frame().await {

@@ -1,0 +1,391 @@
+//! Against real sockets: a finding goes into a real ledger and store, a real HTTP server hears of it.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use sha2::{Digest, Sha256};
+use tickbird_shared::{Change, Severity};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::alert::Receiver;
+use crate::store::{MessageState, OutboxRow};
+use crate::testbed::{Testbed, clock};
+
+const SECRET: &str = "whsec_dGhlIHJlY2VpdmVyJ3Mgb3duIHNlY3JldCwgMzIgYnk=";
+const KEY: &[u8] = b"the receiver's own secret, 32 by";
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// One request as the server read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Request {
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Request {
+    fn header(&self, name: &str) -> &str {
+        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.into_iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map_or("", |(_, value)| value)
+    }
+
+    fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).expect("JSON")
+    }
+
+    /// `incident.firing pool:shop`
+    fn title(&self) -> String {
+        let body = self.json();
+        format!("{} {}", body["type"].as_str().expect("text"), body["incident"]["target"].as_str().expect("text"))
+    }
+}
+
+/// Reads one request; none when the connection ends before it is whole.
+async fn read_request(stream: &mut TcpStream) -> Option<Request> {
+    let mut bytes = Vec::new();
+    loop {
+        let mut chunk = [0; 4096];
+        let read = stream.read(&mut chunk).await.ok().filter(|read| *read > 0)?;
+        bytes.extend_from_slice(&chunk[..read]);
+        let Some(end) = bytes.windows(4).position(|it| it == b"\r\n\r\n") else { continue };
+        let head = String::from_utf8(bytes[..end].to_vec()).expect("text");
+        let request = Request { head, body: bytes[end + 4..].to_vec() };
+        if request.body.len() == request.header("content-length").parse::<usize>().expect("a length") {
+            return Some(request);
+        }
+    }
+}
+
+/// What the server does with each request, in turn; the last one is repeated.
+#[derive(Debug, Clone, Copy)]
+enum Manner {
+    Answer(&'static str),
+    Silent,
+    HangUp,
+}
+
+const OK: Manner = Manner::Answer("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+const BROKEN: Manner = Manner::Answer("HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n");
+const MOVED: Manner =
+    Manner::Answer("HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/T0KEN\r\ncontent-length: 0\r\n\r\n");
+const LATER: Manner = Manner::Answer("HTTP/1.1 429 Too Many Requests\r\nretry-after: 77\r\ncontent-length: 0\r\n\r\n");
+const ENDLESS: Manner = Manner::Answer("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n");
+
+struct Server {
+    url: String,
+    heard: mpsc::UnboundedReceiver<Request>,
+    _task: JoinSet<()>,
+}
+
+async fn serve(manners: &'static [Manner]) -> Server {
+    let socket = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    serve_on(socket, manners)
+}
+
+fn serve_on(socket: TcpListener, manners: &'static [Manner]) -> Server {
+    let url = format!("http://{}/T0KEN?k=v", socket.local_addr().expect("has one"));
+    let (hear, heard) = mpsc::unbounded_channel();
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        let next = AtomicUsize::new(0);
+        let mut held = Vec::new();
+        loop {
+            let Ok((mut stream, _)) = socket.accept().await else { return };
+            let Some(request) = read_request(&mut stream).await else { continue };
+            let manner = manners[next.fetch_add(1, Ordering::Relaxed).min(manners.len() - 1)];
+            // The test may have heard enough.
+            let _ = hear.send(request);
+            if let Manner::Answer(answer) = manner {
+                stream.write_all(answer.as_bytes()).await.expect("writes");
+            }
+            if !matches!(manner, Manner::HangUp) {
+                held.push(stream);
+            }
+        }
+    });
+    Server { url, heard, _task: task }
+}
+
+impl Server {
+    async fn hears(&mut self) -> Request {
+        tokio::time::timeout(DEADLINE, self.heard.recv()).await.expect("in time").expect("the server runs")
+    }
+
+    fn config(&self) -> webhook::Config {
+        webhook::Config::new(&self.url, Some(SECRET), None).expect("valid")
+    }
+}
+
+async fn attempt(manners: &'static [Manner]) -> (Result<(), NotifyError>, Request) {
+    let mut server = serve(manners).await;
+    let config = server.config().within(Duration::from_millis(400));
+    let result = config.send("msg_1", clock(), b"{\"a\":1}").await;
+    (result, server.hears().await)
+}
+
+/// HMAC-SHA-256 as RFC 2104 writes it down, sharing nothing with the code under test but the hash.
+fn hmac(key: &[u8], text: &[u8]) -> Vec<u8> {
+    let pad = |with: u8| {
+        let mut block = [with; 64];
+        block.iter_mut().zip(key).for_each(|(byte, key)| *byte ^= key);
+        block
+    };
+    let inner = Sha256::new().chain_update(pad(0x36)).chain_update(text).finalize();
+    Sha256::new().chain_update(pad(0x5c)).chain_update(inner).finalize().to_vec()
+}
+
+fn assert_signed(request: &Request) {
+    use base64::Engine;
+    let mut text = format!("{}.{}.", request.header("webhook-id"), request.header("webhook-timestamp")).into_bytes();
+    text.extend(&request.body);
+    let expected = base64::engine::general_purpose::STANDARD.encode(hmac(KEY, &text));
+    assert_eq!(request.header("webhook-signature"), format!("v1,{expected}"));
+}
+
+#[tokio::test]
+async fn what_the_receiver_hears_is_signed_over_the_bytes_it_hears() {
+    let (result, request) = attempt(&[OK]).await;
+    result.expect("taken");
+    assert!(request.head.starts_with("POST /T0KEN?k=v HTTP/1.1\r\n"), "{}", request.head);
+    assert_eq!((request.header("content-type"), request.header("webhook-id")), ("application/json", "msg_1"));
+    assert_eq!(request.body, b"{\"a\":1}");
+    assert_signed(&request);
+}
+
+#[tokio::test]
+async fn each_failure_knows_whether_it_was_heard_and_says_no_secret() {
+    let of = |result: Result<(), NotifyError>| {
+        let error = result.expect_err("must fail");
+        let text = error.chain();
+        assert!(!text.contains("T0KEN") && !text.contains("whsec"), "{text}");
+        (text, error.is_uncertain())
+    };
+    assert_eq!(of(attempt(&[BROKEN]).await.0), ("answered 500".into(), true));
+    assert_eq!(of(attempt(&[MOVED]).await.0), ("answered 302; redirects are not followed".into(), false));
+    assert_eq!(of(attempt(&[Manner::Silent]).await.0), ("no answer within 400 ms".into(), true));
+    let (text, uncertain) = of(attempt(&[Manner::HangUp]).await.0);
+    assert!(text.starts_with("the connection ended before the answer") && uncertain, "{text}");
+    let later = attempt(&[LATER]).await.0.expect_err("must fail");
+    assert_eq!((later.retry_after(), later.is_uncertain()), (Some(Duration::from_secs(77)), false));
+
+    // A port that nobody listens on.
+    let free = TcpListener::bind("127.0.0.1:0").await.expect("binds").local_addr().expect("has one");
+    let config = webhook::Config::new(&format!("http://{free}/T0KEN"), None, None).expect("valid");
+    let (text, uncertain) = of(config.send("msg_1", clock(), b"{}").await);
+    assert!(text.starts_with(&format!("cannot connect to {free}: Connection refused")) && !uncertain, "{text}");
+
+    // One that takes connections and never speaks TLS.
+    let mute = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let url = format!("https://{}/T0KEN", mute.local_addr().expect("has one"));
+    let config = webhook::Config::new(&url, None, None).expect("valid").within(Duration::from_millis(200));
+    assert_eq!(of(config.send("msg_1", clock(), b"{}").await), ("no answer within 200 ms".into(), false));
+}
+
+#[tokio::test]
+async fn a_yes_counts_even_if_the_answer_never_ends() {
+    let (result, _) = attempt(&[ENDLESS]).await;
+    result.expect("the status was said");
+}
+
+#[tokio::test]
+async fn tls_is_checked_against_the_given_authority_only() {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("makes one");
+    let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("has them")
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .expect("fits");
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let socket = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let url = format!("https://{}/hook", socket.local_addr().expect("has one"));
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        loop {
+            let (stream, _) = socket.accept().await.expect("accepts");
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head).await;
+            let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    let trusting = webhook::Config::new(&url, None, Some(made.cert.pem().as_bytes())).expect("valid");
+    trusting.send("msg_1", clock(), b"{}").await.expect("taken");
+    let public_only = webhook::Config::new(&url, None, None).expect("valid");
+    let error = public_only.send("msg_1", clock(), b"{}").await.expect_err("not trusted");
+    assert!(error.chain().contains("UnknownIssuer") || error.chain().contains("certificate"), "{}", error.chain());
+    assert!(!error.is_uncertain());
+}
+
+fn deliver(bed: &Testbed, server: &Server) -> Running {
+    let receivers = vec![("ops".to_owned(), server.config().within(Duration::from_millis(400)))];
+    start(Config { receivers, clock }, bed.readers.clone(), bed.ledger.clone())
+}
+
+fn ops() -> Vec<Receiver> {
+    vec![Receiver::new("ops")]
+}
+
+fn states(messages: &[OutboxRow]) -> Vec<(String, MessageState, u32, u32)> {
+    messages.iter().map(|it| (it.kind.clone(), it.state, it.attempts, it.uncertain)).collect()
+}
+
+#[tokio::test]
+async fn a_message_is_repeated_with_the_same_bytes_until_it_is_taken() {
+    let mut server = serve(&[BROKEN, Manner::Silent, OK]).await;
+    let mut bed = Testbed::new(ops());
+    let notify = deliver(&bed, &server);
+    bed.begins("pool:shop").await;
+    let (first, second, third) = (server.hears().await, server.hears().await, server.hears().await);
+    for request in [&first, &second, &third] {
+        assert_signed(request);
+        assert_eq!((&request.body, request.header("webhook-id")), (&first.body, first.header("webhook-id")));
+    }
+    let messages = bed.is_drained().await;
+    assert_eq!(states(&messages), [("incident.firing".to_owned(), MessageState::Delivered, 3, 2)]);
+    assert_eq!((first.json()["id"].as_str(), &first.body), (Some(messages[0].id.as_str()), &messages[0].body));
+    let status = notify.status().receivers().remove(0);
+    assert_eq!((status.failures, status.last_error), (0, None));
+    notify.stop().await;
+}
+
+#[tokio::test]
+async fn one_incident_is_told_in_order_and_many_at_once() {
+    let mut server = serve(&[OK]).await;
+    let mut bed = Testbed::new(ops());
+    let notify = deliver(&bed, &server);
+    for number in 0..20 {
+        bed.begins(&format!("pool:{number}")).await;
+    }
+    bed.is_drained().await;
+    for number in 0..20 {
+        bed.finds("pool.leak", &format!("pool:{number}"), Severity::Critical, Change::Worsened).await;
+        bed.clears(&format!("pool:{number}")).await;
+    }
+    bed.is_drained().await;
+    notify.stop().await;
+    let mut told = std::collections::BTreeMap::<String, Vec<String>>::new();
+    while let Ok(request) = server.heard.try_recv() {
+        let (kind, target) = request.title().split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())).expect("two");
+        told.entry(target).or_default().push(kind);
+    }
+    assert_eq!(told.len(), 20);
+    for kinds in told.values() {
+        // A telling that had not begun when the fault was over is left out; the resolve never is.
+        let whole = ["incident.firing", "incident.worsened", "incident.resolved"];
+        assert!(*kinds == whole || *kinds == [whole[0], whole[2]], "{kinds:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_decided_before_a_restart_is_delivered_after_it_byte_for_byte() {
+    let mut bed = Testbed::new(ops());
+    bed.begins("pool:shop").await;
+    let before = bed.outbox().await;
+    assert_eq!(before.len(), 1);
+    let mut bed = bed.restart(ops()).await;
+    let mut server = serve(&[OK]).await;
+    let notify = deliver(&bed, &server);
+    let heard = server.hears().await;
+    assert_eq!((heard.body.clone(), heard.header("webhook-id")), (before[0].body.clone(), before[0].id.as_str()));
+    bed.is_drained().await;
+    // Whoever was told before the restart hears the end after it.
+    bed.clears("pool:shop").await;
+    assert_eq!(server.hears().await.title(), "incident.resolved pool:shop");
+    bed.is_drained().await;
+    notify.stop().await;
+}
+
+#[tokio::test]
+async fn a_fault_that_came_and_went_while_nobody_was_reached_is_told_as_over() {
+    let mut bed = Testbed::new(ops());
+    bed.begins("pool:shop").await;
+    bed.clears("pool:shop").await;
+    let mut server = serve(&[OK]).await;
+    let notify = deliver(&bed, &server);
+    assert_eq!(server.hears().await.title(), "incident.resolved pool:shop");
+    let messages = bed.is_drained().await;
+    assert_eq!(
+        states(&messages),
+        [
+            ("incident.firing".to_owned(), MessageState::Superseded, 0, 0),
+            ("incident.resolved".to_owned(), MessageState::Delivered, 1, 0),
+        ]
+    );
+    notify.stop().await;
+}
+
+#[tokio::test]
+async fn a_receiver_that_is_away_is_asked_less_and_less_and_hears_all_when_it_is_back() {
+    let socket = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = socket.local_addr().expect("has one");
+    let gone = Server { url: format!("http://{address}/"), heard: mpsc::unbounded_channel().1, _task: JoinSet::new() };
+    drop(socket);
+    let mut bed = Testbed::new(ops());
+    let notify = deliver(&bed, &gone);
+    for number in 0..8 {
+        bed.begins(&format!("pool:{number}")).await;
+    }
+    let opened = async {
+        while notify.status().receivers()[0].breaker == BreakerState::Closed {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, opened).await.expect("the breaker opens");
+    let error = notify.status().receivers()[0].last_error.clone().expect("an error");
+    assert!(error.starts_with(&format!("cannot connect to {address}")), "{error}");
+    assert!(bed.outbox().await.iter().all(|it| it.uncertain == 0), "nobody can have heard it");
+
+    let mut server = serve_on(TcpListener::bind(address).await.expect("binds again"), &[OK]);
+    let mut told = std::collections::BTreeSet::new();
+    while told.len() < 8 {
+        assert!(told.insert(server.hears().await.title()), "told twice");
+    }
+    bed.is_drained().await;
+    assert_eq!(notify.status().receivers()[0].failures, 0);
+    notify.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_that_is_refused_for_what_it_is_does_not_stop_the_others() {
+    const REFUSED: Manner = Manner::Answer("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
+    let mut server = serve(&[REFUSED]).await;
+    let mut bed = Testbed::new(ops());
+    let notify = deliver(&bed, &server);
+    for number in 0..6 {
+        bed.begins(&format!("pool:{number}")).await;
+    }
+    for _ in 0..6 {
+        server.hears().await;
+    }
+    assert_eq!(notify.status().receivers()[0].breaker, BreakerState::Closed);
+    notify.stop().await;
+    assert!(bed.outbox().await.iter().all(|it| it.state == MessageState::Waiting && it.attempts >= 1));
+}
+
+#[tokio::test]
+async fn messages_to_a_receiver_that_is_configured_no_more_wait_out_their_time() {
+    let mut bed = Testbed::new(vec![Receiver::new("old")]);
+    bed.begins("pool:shop").await;
+    let readers = bed.readers.clone();
+    let find = |before: Timestamp| {
+        let readers = readers.clone();
+        async move { readers.read(move |rows| rows.outbox_strays(&["ops".into()], before, 9)).await.expect("reads") }
+    };
+    assert_eq!(find(clock().saturating_sub(Duration::from_secs(60)).expect("in range")).await.len(), 0);
+    assert_eq!(find(clock()).await.len(), 1);
+    // A week from now, without it in the configuration.
+    let bed = bed.restart(Vec::new()).await;
+    let later = || clock().saturating_add(retry::GIVE_UP).expect("in range");
+    let notify = start(Config { receivers: Vec::new(), clock: later }, bed.readers.clone(), bed.ledger.clone());
+    let messages = bed.is_drained().await;
+    assert_eq!(
+        (messages[0].state, messages[0].last_error.as_deref()),
+        (MessageState::Dead, Some("the receiver is not configured"))
+    );
+    notify.stop().await;
+}

@@ -1,0 +1,157 @@
+//! For tests of what stands above the ledger: a real ledger over a real store in a directory of its own, one agent, no sockets.
+
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tickbird_shared::{Change, Epoch, Fingerprint, Labels, Lane, Severity, Status, Timestamp};
+
+use crate::alert::Receiver;
+use crate::ledger::{self, Content, Handle, Incoming, Numbered, Settled};
+use crate::store::{AgentRow, Bounds, FindingRow, MessageState, OutboxRow, Readers, Writer};
+
+pub(crate) const TENANT: &str = "default";
+pub(crate) const AGENT: &str = "a-1";
+
+pub(crate) fn clock() -> Timestamp {
+    Timestamp::now()
+}
+
+pub(crate) struct Testbed {
+    directory: TempDir,
+    pub(crate) readers: Readers,
+    pub(crate) ledger: Handle,
+    running: ledger::Running,
+    epoch: Epoch,
+    next: u64,
+}
+
+impl Testbed {
+    /// A new store with one agent.
+    pub(crate) fn new(receivers: Vec<Receiver>) -> Self {
+        let directory = tempfile::tempdir().expect("makes a directory");
+        let mut writer = Writer::create(&directory.path().join("store.db")).expect("creates");
+        let agent = AgentRow {
+            tenant: TENANT.into(),
+            id: AGENT.into(),
+            host: "web-1".into(),
+            version: Some("0.1.0".into()),
+            system: None,
+            token_labels: Labels::default(),
+            own_labels: serde_json::from_str(r#"{"service":"shop"}"#).expect("labels"),
+            targets: vec!["pool:shop".into()],
+            ephemeral: false,
+            enrolled_at: clock(),
+            certificate_expires_at: clock(),
+            denied_at: None,
+            forget_at: None,
+            last_seen_at: None,
+            stopped_at: None,
+        };
+        let transaction = writer.transaction().expect("begins");
+        transaction.put_agent(&agent).expect("writes");
+        transaction.commit().expect("commits");
+        drop(writer);
+        Self::over(directory, receivers, 'A')
+    }
+
+    fn over(directory: TempDir, receivers: Vec<Receiver>, epoch: char) -> Self {
+        let path = directory.path().join("store.db");
+        let config = ledger::Config { receivers, bounds: Bounds::default(), clock };
+        let (ledger, running) = ledger::start(Writer::open(&path).expect("opens"), config).expect("starts");
+        let readers = Readers::open(&path).expect("opens");
+        let epoch = Epoch::try_from(epoch.to_string().repeat(26)).expect("26 letters");
+        Self { directory, readers, ledger, running, epoch, next: 1 }
+    }
+
+    /// Ends the ledger and starts it again over the same store. The agent's buffer begins a new life.
+    pub(crate) async fn restart(self, receivers: Vec<Receiver>) -> Self {
+        self.ledger.close().await;
+        let running = self.running;
+        tokio::task::spawn_blocking(move || running.join()).await.expect("joins").expect("closes");
+        Self::over(self.directory, receivers, 'B')
+    }
+
+    /// Lets the agent say that a check on a target began to fail, or anything else.
+    pub(crate) async fn finds(&mut self, check: &str, target: &str, severity: Severity, change: Change) {
+        let now = clock();
+        let ended = matches!(change, Change::Cleared | Change::TargetGone);
+        let finding = FindingRow {
+            id: 0,
+            tenant: TENANT.into(),
+            agent: AGENT.into(),
+            fingerprint: Fingerprint::of(TENANT, AGENT, check, target, None),
+            check: check.into(),
+            target: target.into(),
+            sub_key: None,
+            status: if ended { Status::Resolved } else { Status::Firing },
+            severity,
+            change,
+            summary: format!("{target}: {check}"),
+            reason: "3 looks".into(),
+            advice: Some("look".into()),
+            evidence: r#"{"open":20}"#.into(),
+            since: now,
+            observed_at: now,
+            received_at: now,
+            incident: None,
+        };
+        let seq = self.next;
+        self.next += 1;
+        let batch = Incoming {
+            tenant: TENANT.into(),
+            agent: AGENT.into(),
+            epoch: self.epoch.clone(),
+            lane: Lane::Urgent,
+            first: seq,
+            sent_at: now,
+            goodbye: false,
+            received_at: now,
+            records: vec![Numbered { seq, width: 1, content: Content::Finding(Box::new(finding)) }],
+            digest: [seq as u8; 32],
+            body: Vec::new(),
+            text_bytes: 0,
+        };
+        let settled = self.ledger.batch(batch).await.expect("committed");
+        assert!(matches!(settled, Settled::Acknowledged(_)), "{settled:?}");
+    }
+
+    pub(crate) async fn begins(&mut self, target: &str) {
+        self.finds("pool.leak", target, Severity::Warning, Change::Began).await;
+    }
+
+    pub(crate) async fn clears(&mut self, target: &str) {
+        self.finds("pool.leak", target, Severity::Warning, Change::Cleared).await;
+    }
+
+    /// Every message to a receiver that has been queued, in order.
+    pub(crate) async fn outbox(&self) -> Vec<OutboxRow> {
+        let ids = |rows: crate::store::Rows<'_>| {
+            let mut messages = Vec::new();
+            for incident in rows.live_incidents(Timestamp::MIN)? {
+                for decision in rows.decisions(TENANT, &incident.id)? {
+                    if let Some(id) = decision.message {
+                        messages.extend(rows.message(TENANT, &id)?);
+                    }
+                }
+            }
+            Ok(messages)
+        };
+        let mut messages = self.readers.read(ids).await.expect("reads");
+        messages.sort_by(|a, b| a.id.cmp(&b.id));
+        messages
+    }
+
+    /// Waits until no message waits.
+    pub(crate) async fn is_drained(&self) -> Vec<OutboxRow> {
+        let drained = async {
+            loop {
+                let messages = self.outbox().await;
+                if messages.iter().all(|it| it.state != MessageState::Waiting) {
+                    return messages;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), drained).await.expect("drained in time")
+    }
+}

@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use tickbird_shared::batch::Open;
 use tickbird_shared::protocol::MAX_FIRING;
 use tickbird_shared::{Epoch, Fingerprint, Lane, Severity, Status, Timestamp};
+use ulid::Ulid;
 
 use crate::store::{AgentRow, FindingRow, IncidentRow, LossRow, MessageState, OutboxRow};
 
@@ -122,8 +123,7 @@ pub struct State {
     /// What fires of agents that are no longer known; ended at the first tick.
     orphans: Vec<Fingerprint>,
     listening: Listening,
-    /// Incidents opened since start; tells two of the same microsecond apart.
-    opened: u64,
+    last_id: Ulid,
 }
 
 impl State {
@@ -136,7 +136,8 @@ impl State {
             ended: BTreeSet::new(),
             orphans: Vec::new(),
             listening: Listening::default(),
-            opened: 0,
+            // So that ids go on upwards, also when the clock has stepped back meanwhile.
+            last_id: incidents.iter().filter_map(|row| Ulid::from_string(&row.id).ok()).max().unwrap_or_default(),
         };
         state.listening.tick(started_at);
         for row in incidents {
@@ -431,17 +432,17 @@ impl State {
         Sight { epoch: Some(epoch.clone()), at: now.saturating_sub(age).unwrap_or(Timestamp::MIN) }
     }
 
-    /// A ULID of `now`: the same history gives the same ids.
+    /// A ULID of `now`, greater than every one before it; the same history gives the same ids.
     fn next_id(&mut self, fingerprint: Fingerprint, now: Timestamp) -> String {
-        self.opened += 1;
         let mut hash = Sha256::new();
         hash.update(fingerprint.as_bytes());
         hash.update(now.as_microsecond().to_be_bytes());
-        hash.update(self.opened.to_be_bytes());
         let mut random = [0; 16];
         random.copy_from_slice(&hash.finalize()[..16]);
         let millis = u64::try_from(now.as_millisecond()).unwrap_or_default();
-        ulid::Ulid::from_parts(millis, u128::from_be_bytes(random)).to_string()
+        let wished = Ulid::from_parts(millis, u128::from_be_bytes(random));
+        self.last_id = wished.max(self.last_id.increment().unwrap_or(self.last_id));
+        self.last_id.to_string()
     }
 }
 

@@ -118,3 +118,6 @@ fn unreadable(error: &StoreError) -> Problem {
 fn unavailable(why: Unavailable) -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, why.code(), why.to_string()).retry_after(why.retry_after())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! For tests of what stands above the ledger: a real ledger over a real store in a directory of its own, one agent, no sockets.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -61,6 +62,10 @@ impl Testbed {
         let readers = Readers::open(&path).expect("opens");
         let epoch = Epoch::try_from(epoch.to_string().repeat(26)).expect("26 letters");
         Self { directory, readers, ledger, running, epoch, next: 1 }
+    }
+
+    pub(crate) fn store(&self) -> PathBuf {
+        self.directory.path().join("store.db")
     }
 
     /// Ends the ledger and starts it again over the same store. The agent's buffer begins a new life.

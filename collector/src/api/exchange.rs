@@ -68,8 +68,9 @@ pub(super) async fn carry(State(shared): State<Arc<Shared>>, request: Request, n
     let path = response.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     shared.requests.requests.get_or_create(&RequestLabels { path, status: response.status().as_u16() }).inc();
 
-    let status = response.status();
-    if status.is_client_error() || status.is_server_error() {
+    // A health report has a form of its own, and says more than a problem could.
+    let is_report = response.headers().get(header::CONTENT_TYPE).is_some_and(|it| it == "application/json");
+    if (response.status().is_client_error() || response.status().is_server_error()) && !is_report {
         response = as_problem(response, &id);
     }
     let headers = response.headers_mut();

@@ -1,7 +1,7 @@
 //! From bytes on a socket to an accepted batch.
 //!
-//! A connection is let in by its certificate ([`authenticate`]), each request is bounded in bytes, records, rate and time
-//! ([`admit`]), its body is read into rows one record at a time ([`decode`]), and the ledger settles it. An answer of
+//! A connection is let in by its certificate (`authenticate`), each request is bounded in bytes, records, rate and time
+//! (`admit`), its body is read into rows one record at a time (`decode`), and the ledger settles it. An answer of
 //! 200 is written only after the ledger's commit.
 
 mod admit;

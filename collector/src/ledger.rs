@@ -8,163 +8,27 @@
 //! A transaction that fails leaves what was decided in memory ahead of the store: the memory is thrown away and read
 //! again from the store, and everybody who waited is told to come back.
 
+mod counters;
 mod directory;
+mod event;
 mod lane;
 mod mind;
 mod thread;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::registry::Registry;
-use tickbird_shared::batch::{Acknowledgement, Inventory, Open};
-use tickbird_shared::{Epoch, Lane, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::aggregate::Presence;
-use crate::store::{AgentRow, FindingRow, LossRow};
+use crate::store::AgentRow;
 
+use counters::Tally;
+
+pub use counters::Counters;
 pub use directory::{AgentKey, Directory, Standing};
+pub use event::{Content, Delivery, Enrolment, Incoming, Numbered, Outcome, Settled, TokenRefusal};
 pub use thread::{Config, Running, start};
-
-/// A decoded batch of an authenticated agent, in the store's own rows, owning all it holds.
-#[derive(Debug, Clone)]
-pub struct Incoming {
-    /// Tenant of the certificate.
-    pub tenant: String,
-    /// Agent of the certificate.
-    pub agent: String,
-    /// Life of the agent's buffer.
-    pub epoch: Epoch,
-    /// Lane of that buffer.
-    pub lane: Lane,
-    /// First sequence; at least 1.
-    pub first: u64,
-    /// The agent's clock as it left.
-    pub sent_at: Timestamp,
-    /// The agent ends on purpose.
-    pub goodbye: bool,
-    /// When it was received.
-    pub received_at: Timestamp,
-    /// Every record, in order of sequence, without gaps.
-    pub records: Vec<Numbered>,
-    /// SHA-256 over the records' texts.
-    pub digest: [u8; 32],
-    /// The body as received, kept when a record says so.
-    pub body: Vec<u8>,
-    /// Bytes of the body's text, which the rows in `records` share out among them.
-    pub text_bytes: usize,
-}
-
-/// One record with the sequences it takes.
-#[derive(Debug, Clone)]
-pub struct Numbered {
-    /// Its first sequence.
-    pub seq: u64,
-    /// How many sequences it takes; more than one only for a loss.
-    pub width: u64,
-    /// What it says.
-    pub content: Content,
-}
-
-/// What a record says, as far as the ledger must know.
-#[derive(Debug, Clone)]
-pub enum Content {
-    /// A judged change.
-    Finding(Box<FindingRow>),
-    /// What fires, per check that ran.
-    Open(Open),
-    /// What the agent's buffer gave up.
-    Loss(LossRow),
-    /// Who the agent is.
-    Inventory(Box<Inventory>),
-    /// A summary or recording: durable as part of the body.
-    InBody,
-    /// Never to be stored, with the code that says why.
-    Refused(&'static str),
-}
-
-/// What became of a batch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Settled {
-    /// It is on the disk, was there before, or is refused for ever.
-    Acknowledged(Acknowledgement),
-    /// Sequences before it never came.
-    Gap {
-        /// Last sequence settled.
-        through: u64,
-    },
-    /// The agent was denied or forgotten while the batch waited.
-    NotAdmitted,
-}
-
-/// What an agent asks for with a token; the names are already assigned.
-#[derive(Debug, Clone)]
-pub struct Enrolment {
-    /// SHA-256 of the token's secret.
-    pub token_hash: [u8; 32],
-    /// Id for the new agent.
-    pub agent: String,
-    /// Its host name.
-    pub host: String,
-    /// End of the certificate that it will get.
-    pub certificate_expires_at: Timestamp,
-}
-
-/// Why a token gives nothing. The caller is told only that it does not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum TokenRefusal {
-    /// No such token.
-    #[error("the token is not known")]
-    Unknown,
-    /// Its time is over.
-    #[error("the token has expired")]
-    Expired,
-    /// All its uses are used.
-    #[error("the token is used up")]
-    UsedUp,
-    /// An operator ended it.
-    #[error("the token was revoked")]
-    Revoked,
-}
-
-/// What happened to one attempt to deliver a message.
-#[derive(Debug, Clone)]
-pub struct Delivery {
-    /// Tenant of the message.
-    pub tenant: String,
-    /// Id of the message.
-    pub message: String,
-    /// When the attempt ended.
-    pub at: Timestamp,
-    /// How it ended.
-    pub outcome: Outcome,
-}
-
-/// How an attempt to deliver ended.
-#[derive(Debug, Clone)]
-pub enum Outcome {
-    /// The receiver said yes.
-    Delivered,
-    /// Certainly not heard, or (`uncertain`) perhaps; to be tried again.
-    Retry {
-        /// When to try again.
-        at: Timestamp,
-        /// Whether the attempt may have been heard.
-        uncertain: bool,
-        /// What went wrong, without secrets.
-        error: String,
-    },
-    /// Given up.
-    Dead {
-        /// Whether the last attempt may have been heard.
-        uncertain: bool,
-        /// What went wrong, without secrets.
-        error: String,
-    },
-}
 
 /// Why the ledger did nothing. Everything may be asked again later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -319,86 +183,17 @@ impl Handle {
     }
 }
 
-/// What the ledger has done since start. `received = committed + duplicate + refused`, always.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Records of settled batches.
-    pub received: Counter,
-    /// Records that are on the disk because of it.
-    pub committed: Counter,
-    /// Records that were on the disk, or refused, before.
-    pub duplicate: Counter,
-    /// Records that will never be stored.
-    pub refused: Counter,
-    /// Records that agents say they lost.
-    pub lost: Counter,
-    /// Transactions committed.
-    pub transactions: Counter,
-    /// Transactions that failed.
-    pub failures: Counter,
-    /// Rows deleted because of their age.
-    pub expired: Counter,
-    /// Rows deleted because of the bound on bytes.
-    pub evicted: Counter,
-    /// Events that wait, as last seen by the thread.
-    pub waiting: prometheus_client::metrics::gauge::Gauge<u64, AtomicU64>,
-}
-
-impl Counters {
-    /// Adds them to what `/metrics` shows.
-    pub fn register(&self, registry: &mut Registry) {
-        let records = [
-            ("received", "Records of settled batches", &self.received),
-            ("committed", "Records on the disk", &self.committed),
-            ("duplicate", "Records that were settled before", &self.duplicate),
-            ("refused", "Records that will never be stored", &self.refused),
-            ("lost", "Records that agents say they lost", &self.lost),
-        ];
-        for (name, help, counter) in records {
-            registry.register(format!("tickbird_records_{name}"), help, counter.clone());
-        }
-        let others = [
-            ("tickbird_store_transactions", "Transactions committed", &self.transactions),
-            ("tickbird_store_failures", "Transactions that failed", &self.failures),
-            ("tickbird_store_rows_expired", "Rows deleted because of their age", &self.expired),
-            ("tickbird_store_rows_evicted", "Rows deleted because of the bound on bytes", &self.evicted),
-        ];
-        for (name, help, counter) in others {
-            registry.register(name, help, counter.clone());
-        }
-        registry.register("tickbird_ledger_waiting", "Events that wait for the ledger", self.waiting.clone());
-    }
-
-    fn add(&self, tally: Tally) {
-        debug_assert_eq!(tally.received, tally.committed + tally.duplicate + tally.refused);
-        self.received.inc_by(tally.received);
-        self.committed.inc_by(tally.committed);
-        self.duplicate.inc_by(tally.duplicate);
-        self.refused.inc_by(tally.refused);
-        self.lost.inc_by(tally.lost);
-    }
-}
-
-/// What one batch adds to the counters, once it is committed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Tally {
-    received: u64,
-    committed: u64,
-    duplicate: u64,
-    refused: u64,
-    lost: u64,
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use rusqlite::Connection;
-    use tickbird_shared::{Change, Fingerprint, Labels, Severity, Status};
+    use tickbird_shared::batch::Acknowledgement;
+    use tickbird_shared::{Change, Epoch, Fingerprint, Labels, Lane, Severity, Status, Timestamp};
 
     use super::*;
     use crate::alert::Receiver;
-    use crate::store::{Bounds, IncidentFilter, Writer};
+    use crate::store::{Bounds, FindingRow, IncidentFilter, Writer};
     use crate::token::{self, Terms};
 
     const EPOCH: &str = "01JD7Z5W0000000000000000AA";

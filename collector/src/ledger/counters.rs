@@ -1,0 +1,77 @@
+//! What the ledger counts.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// What the ledger has done since start. `received = committed + duplicate + refused`, always.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Records of settled batches.
+    pub received: Counter,
+    /// Records that are on the disk because of it.
+    pub committed: Counter,
+    /// Records that were on the disk, or refused, before.
+    pub duplicate: Counter,
+    /// Records that will never be stored.
+    pub refused: Counter,
+    /// Records that agents say they lost.
+    pub lost: Counter,
+    /// Transactions committed.
+    pub transactions: Counter,
+    /// Transactions that failed.
+    pub failures: Counter,
+    /// Rows deleted because of their age.
+    pub expired: Counter,
+    /// Rows deleted because of the bound on bytes.
+    pub evicted: Counter,
+    /// Events that wait, as last seen by the thread.
+    pub waiting: Gauge<u64, AtomicU64>,
+}
+
+impl Counters {
+    /// Adds them to what `/metrics` shows.
+    pub fn register(&self, registry: &mut Registry) {
+        let records = [
+            ("received", "Records of settled batches", &self.received),
+            ("committed", "Records on the disk", &self.committed),
+            ("duplicate", "Records that were settled before", &self.duplicate),
+            ("refused", "Records that will never be stored", &self.refused),
+            ("lost", "Records that agents say they lost", &self.lost),
+        ];
+        for (name, help, counter) in records {
+            registry.register(format!("tickbird_records_{name}"), help, counter.clone());
+        }
+        let others = [
+            ("tickbird_store_transactions", "Transactions committed", &self.transactions),
+            ("tickbird_store_failures", "Transactions that failed", &self.failures),
+            ("tickbird_store_rows_expired", "Rows deleted because of their age", &self.expired),
+            ("tickbird_store_rows_evicted", "Rows deleted because of the bound on bytes", &self.evicted),
+        ];
+        for (name, help, counter) in others {
+            registry.register(name, help, counter.clone());
+        }
+        registry.register("tickbird_ledger_waiting", "Events that wait for the ledger", self.waiting.clone());
+    }
+
+    pub(super) fn add(&self, tally: Tally) {
+        debug_assert_eq!(tally.received, tally.committed + tally.duplicate + tally.refused);
+        self.received.inc_by(tally.received);
+        self.committed.inc_by(tally.committed);
+        self.duplicate.inc_by(tally.duplicate);
+        self.refused.inc_by(tally.refused);
+        self.lost.inc_by(tally.lost);
+    }
+}
+
+/// What one batch adds to the counters, once it is committed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) received: u64,
+    pub(super) committed: u64,
+    pub(super) duplicate: u64,
+    pub(super) refused: u64,
+    pub(super) lost: u64,
+}

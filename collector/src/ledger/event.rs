@@ -1,0 +1,143 @@
+//! What the ledger is told, and what it answers.
+
+use tickbird_shared::batch::{Acknowledgement, Inventory, Open};
+use tickbird_shared::{Epoch, Lane, Timestamp};
+
+use crate::store::{FindingRow, LossRow};
+
+/// A decoded batch of an authenticated agent, in the store's own rows, owning all it holds.
+#[derive(Debug, Clone)]
+pub struct Incoming {
+    /// Tenant of the certificate.
+    pub tenant: String,
+    /// Agent of the certificate.
+    pub agent: String,
+    /// Life of the agent's buffer.
+    pub epoch: Epoch,
+    /// Lane of that buffer.
+    pub lane: Lane,
+    /// First sequence; at least 1.
+    pub first: u64,
+    /// The agent's clock as it left.
+    pub sent_at: Timestamp,
+    /// The agent ends on purpose.
+    pub goodbye: bool,
+    /// When it was received.
+    pub received_at: Timestamp,
+    /// Every record, in order of sequence, without gaps.
+    pub records: Vec<Numbered>,
+    /// SHA-256 over the records' texts.
+    pub digest: [u8; 32],
+    /// The body as received, kept when a record says so.
+    pub body: Vec<u8>,
+    /// Bytes of the body's text, which the rows in `records` share out among them.
+    pub text_bytes: usize,
+}
+
+/// One record with the sequences it takes.
+#[derive(Debug, Clone)]
+pub struct Numbered {
+    /// Its first sequence.
+    pub seq: u64,
+    /// How many sequences it takes; more than one only for a loss.
+    pub width: u64,
+    /// What it says.
+    pub content: Content,
+}
+
+/// What a record says, as far as the ledger must know.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// A judged change.
+    Finding(Box<FindingRow>),
+    /// What fires, per check that ran.
+    Open(Open),
+    /// What the agent's buffer gave up.
+    Loss(LossRow),
+    /// Who the agent is.
+    Inventory(Box<Inventory>),
+    /// A summary or recording: durable as part of the body.
+    InBody,
+    /// Never to be stored, with the code that says why.
+    Refused(&'static str),
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// It is on the disk, was there before, or is refused for ever.
+    Acknowledged(Acknowledgement),
+    /// Sequences before it never came.
+    Gap {
+        /// Last sequence settled.
+        through: u64,
+    },
+    /// The agent was denied or forgotten while the batch waited.
+    NotAdmitted,
+}
+
+/// What an agent asks for with a token; the names are already assigned.
+#[derive(Debug, Clone)]
+pub struct Enrolment {
+    /// SHA-256 of the token's secret.
+    pub token_hash: [u8; 32],
+    /// Id for the new agent.
+    pub agent: String,
+    /// Its host name.
+    pub host: String,
+    /// End of the certificate that it will get.
+    pub certificate_expires_at: Timestamp,
+}
+
+/// Why a token gives nothing. The caller is told only that it does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TokenRefusal {
+    /// No such token.
+    #[error("the token is not known")]
+    Unknown,
+    /// Its time is over.
+    #[error("the token has expired")]
+    Expired,
+    /// All its uses are used.
+    #[error("the token is used up")]
+    UsedUp,
+    /// An operator ended it.
+    #[error("the token was revoked")]
+    Revoked,
+}
+
+/// What happened to one attempt to deliver a message.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// Tenant of the message.
+    pub tenant: String,
+    /// Id of the message.
+    pub message: String,
+    /// When the attempt ended.
+    pub at: Timestamp,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// How an attempt to deliver ended.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// The receiver said yes.
+    Delivered,
+    /// Certainly not heard, or (`uncertain`) perhaps; to be tried again.
+    Retry {
+        /// When to try again.
+        at: Timestamp,
+        /// Whether the attempt may have been heard.
+        uncertain: bool,
+        /// What went wrong, without secrets.
+        error: String,
+    },
+    /// Given up.
+    Dead {
+        /// Whether the last attempt may have been heard.
+        uncertain: bool,
+        /// What went wrong, without secrets.
+        error: String,
+    },
+}

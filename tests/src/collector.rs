@@ -94,7 +94,7 @@ impl Collector {
         until("the collector is ready", 30.s(), || {
             process.alive()?;
             let answer = self.client.get(&self.people, "/readyz", None).map_err(|error| error.to_string())?;
-            if answer.status == 200 { Ok(()) } else { Err(answer.body) }
+            if answer.status == 200 { Ok(()) } else { Err(format!("{}: {}", answer.status, answer.body)) }
         })?;
         self.process = Some(process);
         Ok(())

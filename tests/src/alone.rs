@@ -97,3 +97,16 @@ fn in_namespaces(test: &str, directory: &tempfile::TempDir) -> Result<(), StageE
     }
     Err(StageError::Failed { what: test.to_owned(), said: format!("{status}\n{}", said.trim()) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closure_tells_the_test_that_it_stands_in() {
+        fn name_of<S: FnOnce()>(_: S) -> &'static str {
+            test_name::<S>()
+        }
+        assert_eq!(name_of(|| ()), "alone::tests::a_closure_tells_the_test_that_it_stands_in");
+    }
+}

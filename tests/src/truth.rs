@@ -81,3 +81,26 @@ pub fn backends(server: &Postgres) -> Result<BTreeMap<u16, Backend>, StageError>
     }
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_of_the_socket_table_is_read_by_its_columns() {
+        let row = "   3: 0100007F:9C40 0100007F:1538 08 00000000:00000001 00:00000000 00000000  1000 0 88123 1 0 20 4 30 10 -1";
+        assert_eq!(parse(row), Some(Socket { port: 40_000, state: 8 }));
+        assert_eq!(parse("   3: 0100007F:9C40"), None);
+    }
+
+    #[test]
+    fn our_own_socket_is_found_behind_its_descriptor() {
+        use std::os::fd::AsRawFd;
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        let fd = u32::try_from(listener.as_raw_fd()).expect("descriptors are positive");
+        let found = socket(std::process::id(), fd).expect("it is a socket");
+        assert_eq!(found, Socket { port, state: 10 }, "LISTEN");
+        assert!(socket(std::process::id(), 9_999).is_err());
+    }
+}

@@ -145,6 +145,15 @@ impl Heads {
     }
 }
 
+/// Where a lane stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Life of the buffer that the sequence counts in.
+    pub epoch: Epoch,
+    /// Sequence of the oldest record that is not settled; when none waits, of the next one.
+    pub first: u64,
+}
+
 /// Records that were accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Appended {
@@ -177,7 +186,8 @@ pub enum Item {
 }
 
 impl Item {
-    const fn width(&self) -> u64 {
+    /// How many sequences it takes.
+    pub const fn width(&self) -> u64 {
         match self {
             Self::Record(_) => 1,
             Self::Loss(loss) => loss.to - loss.from + 1,
@@ -243,6 +253,14 @@ impl Buffer {
         max_raw_bytes: usize,
     ) -> Result<Option<Stored>, BufferError> {
         self.ask(|reply| Command::Next { lane, max_records, max_raw_bytes, reply }).await
+    }
+
+    /// Where a lane stands.
+    ///
+    /// # Errors
+    /// When the buffer is closed.
+    pub async fn standing(&self, lane: Lane) -> Result<Standing, BufferError> {
+        self.ask(|reply| Command::Standing { lane, reply }).await
     }
 
     /// The collector's acknowledgement: all up to `through` is on its disk, or refused. Refused records are written

@@ -4,7 +4,7 @@ use tickbird_shared::Lane;
 
 /// What a lane could give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(super) struct Giver {
     pub(super) lane: Lane,
     pub(super) bytes_on_disk: u64,
     /// It has a generation besides the one written to, or records waiting in that one.
@@ -12,7 +12,7 @@ pub(super) struct Standing {
 }
 
 /// The lane whose oldest generation goes now; `None` when all fits, or nothing is left to give.
-pub(super) fn next_to_give(lanes: &[Standing], max_bytes: u64) -> Option<Lane> {
+pub(super) fn next_to_give(lanes: &[Giver], max_bytes: u64) -> Option<Lane> {
     let used: u64 = lanes.iter().map(|lane| lane.bytes_on_disk).sum();
     if used <= max_bytes {
         return None;
@@ -24,8 +24,8 @@ pub(super) fn next_to_give(lanes: &[Standing], max_bytes: u64) -> Option<Lane> {
 mod tests {
     use super::*;
 
-    fn lanes(urgent: (u64, bool), bulk: (u64, bool)) -> [Standing; 2] {
-        let lane = |lane, (bytes_on_disk, can_give)| Standing { lane, bytes_on_disk, can_give };
+    fn lanes(urgent: (u64, bool), bulk: (u64, bool)) -> [Giver; 2] {
+        let lane = |lane, (bytes_on_disk, can_give)| Giver { lane, bytes_on_disk, can_give };
         [lane(Lane::Urgent, urgent), lane(Lane::Bulk, bulk)]
     }
 

@@ -11,14 +11,14 @@ use tickbird_shared::batch::Refused;
 use tickbird_shared::{Lane, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::eviction::{Standing, next_to_give};
+use super::eviction::{Giver, next_to_give};
 use super::frame::Codec;
 use super::lane::{LaneQueue, Place};
 use super::manifest::Life;
 use super::refused::{RefusedFile, SetAside};
 use super::space::Space;
 use super::stat::Stat;
-use super::{Appended, BufferError, Config, Heads, MAX_APPEND_BYTES, Opened, Stored, quarantine};
+use super::{Appended, BufferError, Config, Heads, MAX_APPEND_BYTES, Opened, Standing, Stored, quarantine};
 
 /// The last moments of an earlier holder in this process: sled's threads outlive their handle a little.
 const LOCK_ATTEMPTS: u32 = 200;
@@ -34,6 +34,7 @@ pub(super) enum Command {
     Next { lane: Lane, max_records: usize, max_raw_bytes: usize, reply: Reply<Option<Stored>> },
     Settle { lane: Lane, through: u64, refused: Vec<Refused>, reply: Reply<u64> },
     SetAside { lane: Lane, sequence: u64, code: &'static str, reply: Reply<()> },
+    Standing { lane: Lane, reply: Reply<Standing> },
     RenewEpoch { now: Timestamp, reply: Reply<()> },
     Stat { reply: Reply<Stat> },
     Close { reply: Reply<()> },
@@ -129,6 +130,10 @@ impl Keeper {
                 Command::SetAside { lane, sequence, code, reply } => {
                     answer(reply, self.set_aside(lane, sequence, code))
                 }
+                Command::Standing { lane, reply } => {
+                    let first = self.lanes[index(lane)].first();
+                    answer(reply, Ok(Standing { epoch: self.life.epoch.clone(), first }));
+                }
                 Command::RenewEpoch { now, reply } => answer(reply, self.renew_epoch(now)),
                 Command::Stat { reply } => answer(reply, self.stat()),
                 Command::Close { reply } => {
@@ -207,7 +212,7 @@ impl Keeper {
     /// Evicts until the buffer is within its bound. Records already accepted stay accepted whatever happens here.
     fn make_room(&mut self) {
         loop {
-            let standing = self.lanes.each_ref().map(|lane| Standing {
+            let standing = self.lanes.each_ref().map(|lane| Giver {
                 lane: lane.lane(),
                 bytes_on_disk: lane.on_disk(),
                 can_give: lane.can_evict(),

@@ -1,0 +1,98 @@
+//! From stored records to the bytes of a request.
+
+use serde_json::value::{RawValue, to_raw_value};
+use tickbird_shared::batch::{Batch, Record};
+use tickbird_shared::protocol::{MAX_COMPRESSED_BYTES, PROTOCOL};
+use tickbird_shared::{Epoch, Lane, Timestamp};
+
+use crate::buffer::{Item, Stored};
+
+/// What cannot be sent as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unsendable {
+    /// This item is not JSON: something else than this agent wrote it.
+    NotJson {
+        /// Which one.
+        sequence: u64,
+    },
+    /// Together they are larger than a request may be.
+    TooLarge,
+}
+
+/// A request without records: a heartbeat, or the agent's goodbye. `first` is what the next record will have.
+pub(super) fn empty(epoch: Epoch, lane: Lane, first: u64, sent_at: Timestamp, goodbye: bool) -> Vec<u8> {
+    compress(&Batch { protocol: PROTOCOL, epoch, lane, first, sent_at, goodbye, records: Vec::new() })
+}
+
+/// A request that carries records.
+pub(super) fn full(stored: &Stored, sent_at: Timestamp) -> Result<Vec<u8>, Unsendable> {
+    let mut losses = Vec::new();
+    for item in &stored.items {
+        if let Item::Loss(loss) = item {
+            losses.push(to_raw_value(&Record::Loss(*loss)).expect("numbers and words are JSON"));
+        }
+    }
+    let mut losses = losses.iter();
+    let mut records: Vec<&RawValue> = Vec::with_capacity(stored.items.len());
+    let mut sequence = stored.first;
+    for item in &stored.items {
+        records.push(match item {
+            Item::Record(bytes) => serde_json::from_slice(bytes).map_err(|_| Unsendable::NotJson { sequence })?,
+            Item::Loss(_) => losses.next().expect("one was made for each above"),
+        });
+        sequence += item.width();
+    }
+    let (epoch, lane, first) = (stored.epoch.clone(), stored.lane, stored.first);
+    let body = compress(&Batch { protocol: PROTOCOL, epoch, lane, first, sent_at, goodbye: false, records });
+    if body.len() > MAX_COMPRESSED_BYTES { Err(Unsendable::TooLarge) } else { Ok(body) }
+}
+
+fn compress(batch: &Batch<'_>) -> Vec<u8> {
+    let text = serde_json::to_vec(batch).expect("a batch has no key that is not a text");
+    zstd::bulk::compress(&text, 1).expect("zstd fails for want of memory only")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tickbird_shared::batch::{Loss, LossOutcome};
+
+    fn epoch() -> Epoch {
+        Epoch::try_from("01JD7Z5W0000000000000000AA".to_owned()).expect("a ULID")
+    }
+
+    fn text(body: &[u8]) -> String {
+        String::from_utf8(zstd::bulk::decompress(body, 1 << 20).expect("zstd")).expect("text")
+    }
+
+    #[test]
+    fn records_stay_as_they_are_and_losses_take_their_place() {
+        let loss = Loss { lane: Lane::Bulk, from: 6, to: 9, count: 4, outcome: LossOutcome::Evicted };
+        let items =
+            vec![Item::Record(br#"{"summary":{"x": 1e3}}"#.to_vec()), Item::Loss(loss), Item::Record(b"{}".to_vec())];
+        let stored = Stored { epoch: epoch(), lane: Lane::Bulk, first: 5, items };
+        assert_eq!(stored.through(), 10);
+        let body = full(&stored, Timestamp::UNIX_EPOCH).expect("sendable");
+        let expected = r#""records":[{"summary":{"x": 1e3}},{"loss":{"lane":"bulk","from":6,"to":9,"count":4,"outcome":"evicted"}},{}]}"#;
+        assert!(text(&body).ends_with(expected), "{}", text(&body));
+    }
+
+    #[test]
+    fn what_is_not_json_is_named_by_its_sequence() {
+        let loss = Loss { lane: Lane::Bulk, from: 5, to: 9, count: 5, outcome: LossOutcome::Evicted };
+        let stored = Stored {
+            epoch: epoch(),
+            lane: Lane::Bulk,
+            first: 5,
+            items: vec![Item::Loss(loss), Item::Record(b"{".to_vec())],
+        };
+        assert_eq!(full(&stored, Timestamp::UNIX_EPOCH), Err(Unsendable::NotJson { sequence: 10 }));
+    }
+
+    #[test]
+    fn a_heartbeat_is_small_and_a_goodbye_says_so() {
+        let heartbeat = empty(epoch(), Lane::Urgent, 7, Timestamp::UNIX_EPOCH, false);
+        assert!(heartbeat.len() < 200 && !text(&heartbeat).contains("goodbye"));
+        assert!(text(&empty(epoch(), Lane::Urgent, 7, Timestamp::UNIX_EPOCH, true)).contains(r#""goodbye":true"#));
+    }
+}

@@ -1,0 +1,258 @@
+//! One kept connection to a collector: hyper's HTTP/1.1 over rustls, every step bounded in time and size.
+
+use std::error::Error as _;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use super::origin::Origin;
+use crate::identity::tls::WrongAuthority;
+
+/// Largest answer that is read: ten thousand refused records.
+const MAX_ANSWER_BYTES: usize = 1 << 20;
+/// Each address of a host gets so long.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    /// The name has no address.
+    #[error("cannot resolve `{host}`")]
+    Unresolved {
+        /// The name.
+        host: String,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// Nobody listens, or nothing comes through.
+    #[error("cannot connect to {to}")]
+    Unreachable {
+        /// `host:port`.
+        to: String,
+        /// What the system said of the last address tried.
+        source: io::Error,
+    },
+    /// The chain that the server shows does not hold the authority we were told to trust.
+    #[error("{to} does not show the authority that the token names")]
+    WrongAuthority {
+        /// `host:port`.
+        to: String,
+    },
+    /// TLS could not be agreed on: a certificate of either side, most often.
+    #[error("no TLS with {to}")]
+    Tls {
+        /// `host:port`.
+        to: String,
+        /// What rustls said.
+        source: io::Error,
+    },
+    /// The connection ended before the answer did.
+    #[error("the connection to {to} broke")]
+    Broken {
+        /// `host:port`.
+        to: String,
+        /// What hyper said.
+        source: hyper::Error,
+    },
+    /// No answer in time.
+    #[error("{to} did not answer within {} s", within.as_secs_f32())]
+    TimedOut {
+        /// `host:port`.
+        to: String,
+        /// How long was waited.
+        within: Duration,
+    },
+    /// The answer is larger than any that means something.
+    #[error("the answer of {to} is larger than {MAX_ANSWER_BYTES} bytes")]
+    AnswerTooLarge {
+        /// `host:port`.
+        to: String,
+    },
+}
+
+impl ConnectionError {
+    /// What the operator can do.
+    pub fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::Unresolved { .. } => Some("check the collector's address and this host's resolver"),
+            Self::Unreachable { .. } => Some("check that the collector runs, and the way to it (port, firewall)"),
+            Self::WrongAuthority { .. } => {
+                Some("check the address; the token must be from the collector that listens there")
+            }
+            Self::Tls { .. } => {
+                Some("check that the address is the one in the collector's certificate, and both clocks")
+            }
+            Self::Broken { .. } | Self::TimedOut { .. } | Self::AnswerTooLarge { .. } => None,
+        }
+    }
+
+    /// Stable word for counting.
+    pub const fn outcome(&self) -> &'static str {
+        match self {
+            Self::Unresolved { .. } | Self::Unreachable { .. } => "unreachable",
+            Self::WrongAuthority { .. } | Self::Tls { .. } => "tls",
+            Self::Broken { .. } => "broken",
+            Self::TimedOut { .. } => "timed_out",
+            Self::AnswerTooLarge { .. } => "answer_too_large",
+        }
+    }
+}
+
+/// An answer, whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) retry_after: Option<String>,
+    pub(super) body: Vec<u8>,
+}
+
+/// What is posted.
+pub(super) struct Post<'a> {
+    pub(super) path: &'a str,
+    pub(super) body: Bytes,
+    pub(super) is_zstd: bool,
+}
+
+/// Posts to one collector; opens a connection when none is open.
+pub(super) struct Line {
+    origin: Origin,
+    tls: Arc<ClientConfig>,
+    request_timeout: Duration,
+    open: Option<Open>,
+}
+
+struct Open {
+    sender: SendRequest<Full<Bytes>>,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Line {
+    pub(super) fn new(origin: Origin, tls: Arc<ClientConfig>, request_timeout: Duration) -> Self {
+        Self { origin, tls, request_timeout, open: None }
+    }
+
+    pub(super) const fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Posts and reads the answer. A kept connection that turns out to be closed is replaced once: its server ended
+    /// it while it was idle, which is nobody's failure. To be cancelled, it is dropped; the connection goes with it.
+    pub(super) async fn post(&mut self, post: &Post<'_>) -> Result<Answer, ConnectionError> {
+        if let Some(mut open) = self.open.take().filter(|open| !open.sender.is_closed()) {
+            match self.exchange(&mut open, post).await {
+                Err(ConnectionError::Broken { .. }) => {}
+                result => return self.keep(open, result),
+            }
+        }
+        let mut open = self.connect().await?;
+        let result = self.exchange(&mut open, post).await;
+        self.keep(open, result)
+    }
+
+    /// A connection is kept only after a whole exchange: after anything else its state is unknown.
+    fn keep(&mut self, open: Open, result: Result<Answer, ConnectionError>) -> Result<Answer, ConnectionError> {
+        if result.is_ok() {
+            self.open = Some(open);
+        }
+        result
+    }
+
+    async fn connect(&self) -> Result<Open, ConnectionError> {
+        let to = self.origin.authority();
+        let tcp = self.reach().await?;
+        // A batch is one write; waiting for more to fill the packet only delays it.
+        tcp.set_nodelay(true).map_err(|source| ConnectionError::Unreachable { to: to.clone(), source })?;
+        let handshake = TlsConnector::from(Arc::clone(&self.tls)).connect(self.origin.server_name(), tcp);
+        let tls = match timeout(CONNECT_TIMEOUT, handshake).await {
+            Ok(Ok(tls)) => tls,
+            Ok(Err(source)) if is_wrong_authority(&source) => return Err(ConnectionError::WrongAuthority { to }),
+            Ok(Err(source)) => return Err(ConnectionError::Tls { to, source }),
+            Err(_) => return Err(ConnectionError::TimedOut { to, within: CONNECT_TIMEOUT }),
+        };
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(tls)).await.map_err(|source| ConnectionError::Broken { to, source })?;
+        let driver = tokio::spawn(async move {
+            // Its error is the request's, which reports it; an idle connection may end as it likes.
+            let _ = connection.await;
+        });
+        Ok(Open { sender, driver })
+    }
+
+    /// Tries the host's addresses in the resolver's order.
+    async fn reach(&self) -> Result<TcpStream, ConnectionError> {
+        let (host, port) = (self.origin.host(), self.origin.port());
+        let unresolved = |source| ConnectionError::Unresolved { host: host.to_owned(), source };
+        let resolved = timeout(CONNECT_TIMEOUT, tokio::net::lookup_host((host, port))).await;
+        let addresses = resolved.map_err(|_| unresolved(io::ErrorKind::TimedOut.into()))?.map_err(unresolved)?;
+        let mut last = io::Error::from(io::ErrorKind::NotFound);
+        for address in addresses {
+            match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => last = error,
+                Err(_) => last = io::ErrorKind::TimedOut.into(),
+            }
+        }
+        Err(ConnectionError::Unreachable { to: self.origin.authority(), source: last })
+    }
+
+    async fn exchange(&self, open: &mut Open, post: &Post<'_>) -> Result<Answer, ConnectionError> {
+        let to = self.origin.authority();
+        let broken = |source| ConnectionError::Broken { to: to.clone(), source };
+        let exchanged = timeout(self.request_timeout, async {
+            open.sender.ready().await.map_err(broken)?;
+            let answer = open.sender.send_request(self.request(post)).await.map_err(broken)?;
+            let (head, body) = answer.into_parts();
+            let body = match Limited::new(body, MAX_ANSWER_BYTES).collect().await {
+                Ok(body) => body.to_bytes().to_vec(),
+                Err(error) => match error.downcast::<hyper::Error>() {
+                    Ok(error) => return Err(broken(*error)),
+                    Err(other) => {
+                        debug_assert!(other.is::<LengthLimitError>(), "the limit is the only other way to fail");
+                        return Err(ConnectionError::AnswerTooLarge { to: to.clone() });
+                    }
+                },
+            };
+            let retry_after = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::to_owned);
+            Ok(Answer { status: head.status.as_u16(), retry_after, body })
+        });
+        let within = self.request_timeout;
+        exchanged.await.unwrap_or_else(|_| Err(ConnectionError::TimedOut { to: to.clone(), within }))
+    }
+
+    fn request(&self, post: &Post<'_>) -> Request<Full<Bytes>> {
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(post.path)
+            .header(HOST, self.origin.authority())
+            .header(USER_AGENT, concat!("tickbird-agent/", env!("CARGO_PKG_VERSION")))
+            .header(CONTENT_TYPE, "application/json");
+        if post.is_zstd {
+            request = request.header(CONTENT_ENCODING, "zstd");
+        }
+        request.body(Full::new(post.body.clone())).expect("an origin that was parsed is a valid header value")
+    }
+}
+
+fn is_wrong_authority(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let Some(rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other))) = inner else { return false };
+    other.0.is::<WrongAuthority>() || other.source().is_some_and(|source| source.is::<WrongAuthority>())
+}

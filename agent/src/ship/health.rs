@@ -1,0 +1,151 @@
+//! How shipping goes, for `status`, metrics and whoever waits for it.
+
+use std::error::Error;
+use std::fmt;
+
+use serde_json::{Value, json};
+use tickbird_shared::Timestamp;
+
+use super::breaker::BreakerState;
+use crate::scrub;
+
+/// Longest text of an error that is kept, in bytes.
+const MAX_ERROR_BYTES: usize = 300;
+
+/// Since this agent started. Counts are records unless they say otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// `https://host:port`.
+    pub collector: String,
+    /// Whether the way to it works.
+    pub breaker: BreakerState,
+    /// Attempts that failed since the last that did not.
+    pub failures_in_a_row: u32,
+    /// Sent, repeats included.
+    pub sent: u64,
+    /// On the collector's disk, by its word.
+    pub acknowledged: u64,
+    /// Refused by the collector and set aside.
+    pub refused: u64,
+    /// Set aside here because they can never be sent.
+    pub set_aside: u64,
+    /// Requests that were answered as they should.
+    pub requests: u64,
+    /// Of these, the empty ones.
+    pub heartbeats: u64,
+    /// Attempts that failed.
+    pub failures: u64,
+    /// Bytes of bodies, compressed.
+    pub bytes_sent: u64,
+    /// When the collector last took something.
+    pub last_success: Option<Timestamp>,
+    /// The last failure, while nothing succeeded since.
+    pub last_error: Option<Failure>,
+}
+
+/// A failure, fit to be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Stable word.
+    pub outcome: &'static str,
+    /// What happened, with its causes; scrubbed.
+    pub text: String,
+    /// What the operator can do.
+    pub advice: Option<&'static str>,
+    /// When.
+    pub at: Timestamp,
+    /// It may pass by itself.
+    pub is_transient: bool,
+}
+
+impl Health {
+    pub(super) fn new(collector: String) -> Self {
+        Self {
+            collector,
+            breaker: BreakerState::Closed,
+            failures_in_a_row: 0,
+            sent: 0,
+            acknowledged: 0,
+            refused: 0,
+            set_aside: 0,
+            requests: 0,
+            heartbeats: 0,
+            failures: 0,
+            bytes_sent: 0,
+            last_success: None,
+            last_error: None,
+        }
+    }
+
+    /// As one JSON object; its keys are those of the fields.
+    pub fn to_json(&self) -> Value {
+        let failure = self.last_error.as_ref().map(|failure| {
+            json!({
+                "outcome": failure.outcome, "text": failure.text, "advice": failure.advice, "at": failure.at,
+                "transient": failure.is_transient,
+            })
+        });
+        json!({
+            "collector": self.collector, "breaker": self.breaker.to_string(), "failures_in_a_row": self.failures_in_a_row,
+            "sent": self.sent, "acknowledged": self.acknowledged, "refused": self.refused, "set_aside": self.set_aside,
+            "requests": self.requests, "heartbeats": self.heartbeats, "failures": self.failures,
+            "bytes_sent": self.bytes_sent, "last_success": self.last_success, "last_error": failure,
+        })
+    }
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "collector {}: ", self.collector)?;
+        match (&self.last_error, self.last_success) {
+            (None, None) => write!(f, "not spoken to yet")?,
+            (None, Some(at)) => write!(f, "connected, last answer {at}")?,
+            (Some(failure), last) => {
+                write!(f, "{} ({} attempts failed, breaker {})", failure.text, self.failures_in_a_row, self.breaker)?;
+                if let Some(at) = last {
+                    write!(f, ", last answer {at}")?;
+                }
+                if let Some(advice) = failure.advice {
+                    write!(f, "; {advice}")?;
+                }
+            }
+        }
+        write!(
+            f,
+            "\n{} records acknowledged, {} refused, {} set aside",
+            self.acknowledged, self.refused, self.set_aside
+        )
+    }
+}
+
+/// An error with its causes on one line, without secrets.
+pub(super) fn told(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        // Wrappers often repeat what they wrap.
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    scrub::text(&text, MAX_ERROR_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    #[test]
+    fn an_error_is_told_with_its_causes_once_and_without_secrets() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot connect")]
+        struct Outer(#[source] io::Error);
+        let error = Outer(io::Error::other("refused by https://me:hunter2@proxy/"));
+        let told = told(&error);
+        assert!(told.starts_with("cannot connect: refused by") && !told.contains("hunter2"), "{told}");
+    }
+}

@@ -1,1 +1,449 @@
-//! (being built)
+//! Wires the stages, starts them left to right and drains them in the same order.
+//!
+//! One task, [`Watcher`], owns what is known: it takes the readings of all inspectors, lets the judge decide, appends
+//! what was decided to the buffer, and answers the local socket. The wall clock is read here and nowhere else.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rand::Rng;
+use tickbird_shared::batch::{Inventory, Record};
+use tickbird_shared::protocol::OPEN_SECONDS;
+use tickbird_shared::{Finding, Lane, Severity};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::buffer::{self, Buffer};
+use crate::config::Config;
+use crate::identity::{Identity, IdentityError};
+use crate::inspect::host::{Ended, Endpoints, HostInspector};
+use crate::inspect::http_endpoint::HttpInspector;
+use crate::inspect::postgres::PostgresInspector;
+use crate::inspect::schedule::{self, Clock, Looked};
+use crate::inspect::summary::Minutes;
+use crate::inspect::{Inspector, Reading, Rows};
+use crate::judge::{Judge, Moment, Who};
+use crate::ship::{self, Ship};
+use crate::status::report::Source;
+use crate::status::world::World;
+use crate::status::{self, CollectorPart, socket};
+
+mod once;
+
+pub use once::Once;
+
+/// What a signal asks of the running agent.
+#[derive(Debug)]
+pub enum Order {
+    /// Drain, say goodbye, end.
+    Stop,
+    /// Go on with this configuration.
+    Reload(Box<Config>),
+}
+
+/// Why the agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The state directory cannot be used.
+    #[error("cannot use the state directory `{path}`")]
+    StateDir {
+        /// The directory.
+        path: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The buffer cannot be opened.
+    #[error(transparent)]
+    Buffer(#[from] buffer::BufferError),
+    /// There is an identity, but it cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The identity does not say where records go.
+    #[error("cannot use the collector's address of the identity")]
+    Origin(#[from] ship::OriginError),
+}
+
+impl AgentError {
+    /// What the operator can do.
+    pub fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::StateDir { .. } => {
+                Some("make it writable to the agent's user, or name another with state_dir or --state-dir")
+            }
+            Self::Buffer(error) => error.advice(),
+            Self::Identity(error) => error.advice(),
+            Self::Origin(_) => Some("enrol again, or set collector.url"),
+        }
+    }
+}
+
+/// Runs the agent until it is told to stop or its channel of orders closes.
+///
+/// # Errors
+/// When it cannot start. Once it runs, trouble is told as findings and in the log, and it goes on.
+pub async fn run(config: Config, mut orders: mpsc::Receiver<Order>) -> Result<(), AgentError> {
+    let state_error = |source| AgentError::StateDir { path: config.state_dir.display().to_string(), source };
+    std::fs::create_dir_all(&config.state_dir).map_err(state_error)?;
+    let listener = socket::listen(&config.state_dir.join(socket::NAME)).map_err(state_error)?;
+    let identity = match Identity::load(&config.state_dir, wall()) {
+        Ok(identity) => Some(identity),
+        // Without a collector the agent watches alone; with one, an agent that cannot reach it must not look well.
+        Err(IdentityError::NotEnrolled { .. }) if config.collector.is_none() => None,
+        Err(error) => return Err(error.into()),
+    };
+
+    let (asks, mut asked) = mpsc::channel(8);
+    let socket = tokio::spawn(socket::serve(listener, rustix::process::getegid().as_raw(), asks));
+    let shipping = match &identity {
+        Some(identity) => Some(Shipping::start(&config, identity)?),
+        None => None,
+    };
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        agent = identity.as_ref().map(|it| it.card().agent.as_str()),
+        collector = identity.as_ref().map(|it| it.card().url.as_str()),
+        "agent started"
+    );
+
+    let clock = Clock::start();
+    let mut watcher = Watcher::new(config, identity, shipping, clock);
+    let mut eyes = Eyes::open(&watcher.config, clock);
+    loop {
+        let wake = watcher.judge.wake_at().map_or(Duration::from_secs(1), |at| at.saturating_sub(clock.now()));
+        tokio::select! {
+            Some(looked) = eyes.looked.recv() => {
+                eyes.learn(&looked);
+                watcher.looked(looked).await;
+                eyes.set_paces(&watcher.judge);
+            }
+            Some(ended) = eyes.ended.recv() => {
+                let findings = watcher.judge.ended(&ended, watcher.moment());
+                watcher.tell(findings).await;
+            }
+            () = tokio::time::sleep(wake) => {
+                let findings = watcher.judge.tick(watcher.moment());
+                watcher.tell(findings).await;
+                watcher.tell_open_list().await;
+            }
+            Some(ask) = asked.recv() => {
+                // A caller that hung up is no trouble of ours.
+                let _ = ask.send(watcher.report().await);
+            }
+            order = orders.recv() => match order {
+                Some(Order::Reload(config)) => {
+                    watcher.reconfigure(*config).await;
+                    eyes = Eyes::open(&watcher.config, clock);
+                    tracing::info!("configuration reloaded");
+                }
+                Some(Order::Stop) | None => break,
+            },
+        }
+    }
+    tracing::info!("agent stopping");
+    drop(eyes);
+    watcher.close().await;
+    socket.abort();
+    // The socket is ours; a reader must not find it without an agent behind it.
+    let _ = std::fs::remove_file(watcher.config.state_dir.join(socket::NAME));
+    Ok(())
+}
+
+/// The buffer and the task that empties it.
+struct Shipping {
+    buffer: Buffer,
+    health: watch::Receiver<ship::Health>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Shipping {
+    fn start(config: &Config, identity: &Identity) -> Result<Self, AgentError> {
+        let (buffer, opened) = Buffer::open(config.buffer.clone(), wall())?;
+        tracing::info!(epoch = %opened.epoch, new = opened.is_new, "buffer open");
+        let origin = match &config.collector {
+            Some(origin) => origin.clone(),
+            None => identity.card().url.parse()?,
+        };
+        let (ship, health) = Ship::new(ship::Config::new(origin, wall), identity, buffer.clone());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(ship.run(async move {
+            // A sender that is gone asks for the same.
+            let _ = stopped.await;
+        }));
+        Ok(Self { buffer, health, stop, task })
+    }
+
+    /// Sends what waits for a few seconds, says goodbye, closes the buffer.
+    async fn finish(self) {
+        let _ = self.stop.send(());
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "shipping ended badly");
+        }
+        if let Err(error) = self.buffer.close().await {
+            tracing::error!(%error, "the buffer's last state could not be synced");
+        }
+    }
+
+    fn part(&self) -> CollectorPart {
+        let health = self.health.borrow();
+        CollectorPart {
+            url: health.collector.clone(),
+            breaker: health.breaker.to_string(),
+            acknowledged_at: health.last_success,
+            error: health.last_error.as_ref().map(|it| it.text.clone()),
+            counts: health.to_json(),
+        }
+    }
+}
+
+/// Owner of everything the agent knows.
+struct Watcher {
+    config: Config,
+    identity: Option<Identity>,
+    shipping: Option<Shipping>,
+    judge: Judge,
+    world: World,
+    minutes: Minutes,
+    clock: Clock,
+    started_at: Timestamp,
+    targets_told: Option<Vec<String>>,
+    open_told: Option<Duration>,
+    /// Findings that could not be buffered; they stay visible in `status` and are counted here.
+    unbuffered: u64,
+}
+
+/// The first open list waits until every hold of a shipped default that looks at levels has had its time.
+const FIRST_OPEN_LIST: Duration = Duration::from_secs(90);
+
+impl Watcher {
+    fn new(config: Config, identity: Option<Identity>, shipping: Option<Shipping>, clock: Clock) -> Self {
+        let who = identity
+            .as_ref()
+            .map_or_else(Who::alone, |it| Who { tenant: it.card().tenant.clone(), agent: it.card().agent.clone() });
+        let judge = Judge::new(who, config.checks.clone());
+        Self {
+            config,
+            identity,
+            shipping,
+            judge,
+            world: World::default(),
+            minutes: Minutes::default(),
+            clock,
+            started_at: wall(),
+            targets_told: None,
+            open_told: None,
+            unbuffered: 0,
+        }
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { mono: self.clock.now(), wall: wall() }
+    }
+
+    async fn reconfigure(&mut self, config: Config) {
+        let findings = self.judge.reconfigure(config.checks.clone(), self.moment());
+        self.config = config;
+        self.tell(findings).await;
+    }
+
+    async fn looked(&mut self, looked: Looked) {
+        let now = Moment { mono: looked.at, wall: wall() };
+        let mut findings = Vec::new();
+        match looked.reading {
+            Some(reading) => {
+                findings.extend(self.judge.look(&reading, now));
+                let summaries = self.minutes.add(&reading.observations, now.wall);
+                self.append(Lane::Bulk, summaries.into_iter().map(Record::Summary)).await;
+                let is_host = matches!(reading.rows, Rows::Host(_));
+                self.world.saw(reading.rows);
+                if is_host {
+                    self.tell_inventory(now.wall).await;
+                }
+            }
+            None => tracing::warn!(inspector = looked.inspector, took = ?looked.took, "a look did not end in time"),
+        }
+        if looked.skipped > 0 {
+            tracing::warn!(inspector = looked.inspector, skipped = looked.skipped, "looks were left out");
+        }
+        findings.extend(self.judge.ran(&looked.inspector, looked.skipped, now));
+        self.tell(findings).await;
+    }
+
+    /// Logs findings and puts them where they survive.
+    async fn tell(&mut self, findings: Vec<Finding<'static>>) {
+        for it in &findings {
+            let (check, target, change) = (&*it.check, &*it.target, it.change);
+            let (status, severity, summary) = (it.status.as_str(), it.severity.as_str(), &*it.summary);
+            if it.severity == Severity::Info {
+                tracing::info!(check, target, status, severity, ?change, summary, "finding");
+            } else {
+                tracing::warn!(check, target, status, severity, ?change, summary, "finding");
+            }
+        }
+        self.append(Lane::Urgent, findings.into_iter().map(Record::Finding)).await;
+    }
+
+    /// The level behind the edges: after start, and every ten minutes.
+    async fn tell_open_list(&mut self) {
+        let now = self.clock.now();
+        let due = self.open_told.map_or(FIRST_OPEN_LIST, |last| last + Duration::from_secs(OPEN_SECONDS));
+        if now >= due {
+            self.open_told = Some(now);
+            let open = self.judge.open(self.moment());
+            self.append(Lane::Urgent, [Record::Open(open)]).await;
+        }
+    }
+
+    /// Who this is and what it watches, when that changed.
+    async fn tell_inventory(&mut self, wall: Timestamp) {
+        let targets: Vec<String> =
+            self.world.targets().into_iter().map(|(key, _, _)| key.as_str().to_owned()).collect();
+        if self.targets_told.as_ref() == Some(&targets) {
+            return;
+        }
+        let inventory = Inventory {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            host: host_name(),
+            system: system_name(),
+            labels: self.config.labels.clone(),
+            targets: targets.clone(),
+            observed_at: wall,
+        };
+        self.targets_told = Some(targets);
+        self.append(Lane::Bulk, [Record::Inventory(inventory)]).await;
+    }
+
+    async fn append(&mut self, lane: Lane, records: impl IntoIterator<Item = Record<'static>>) {
+        let Some(shipping) = &self.shipping else { return };
+        let encoded: Vec<Vec<u8>> = records.into_iter().filter_map(|record| serde_json::to_vec(&record).ok()).collect();
+        if encoded.is_empty() {
+            return;
+        }
+        let count = encoded.len() as u64;
+        if let Err(error) = shipping.buffer.append(lane, encoded).await {
+            self.unbuffered += count;
+            tracing::error!(%error, %lane, count, lost = self.unbuffered, "records could not be buffered");
+        }
+    }
+
+    async fn report(&self) -> status::Report {
+        let buffer = match &self.shipping {
+            Some(shipping) => shipping.buffer.stat().await.ok().map(|it| it.to_json()),
+            None => None,
+        };
+        status::report::report(&Source {
+            judge: &self.judge,
+            world: &self.world,
+            identity: self.identity.as_ref(),
+            buffer,
+            shipping: self.shipping.as_ref().map(Shipping::part),
+            started_at: self.started_at,
+            now: self.moment(),
+            holds_respected: true,
+        })
+    }
+
+    async fn close(&mut self) {
+        let summaries = self.minutes.close();
+        self.append(Lane::Bulk, summaries.into_iter().map(Record::Summary)).await;
+        if let Some(shipping) = self.shipping.take() {
+            shipping.finish().await;
+        }
+    }
+}
+
+/// The inspectors at work; they end when this is dropped.
+struct Eyes {
+    looked: mpsc::Receiver<Looked>,
+    ended: mpsc::Receiver<Ended>,
+    /// Where servers are, told to the host inspector as their addresses become known.
+    endpoints: Endpoints,
+    /// Per server (inspector's name): its pace and the two it may have.
+    paces: BTreeMap<String, (watch::Sender<Duration>, Duration, Duration)>,
+    /// Paces that never change; dropping one ends its inspector.
+    _steady: Vec<watch::Sender<Duration>>,
+}
+
+/// Readings that wait for the judge at most; beyond, inspectors wait, and their skipped turns are counted.
+const READINGS: usize = 64;
+
+impl Eyes {
+    fn open(config: &Config, clock: Clock) -> Self {
+        let (out, looked) = mpsc::channel(READINGS);
+        let (mut paces, mut steady) = (BTreeMap::new(), Vec::new());
+        let start = |inspector: Box<dyn Inspector>, every: Duration, limit: Duration| {
+            let (pace, receiver) = watch::channel(every);
+            tokio::spawn(schedule::run(inspector, receiver, limit, rand::rng().random(), clock, out.clone()));
+            pace
+        };
+        let endpoints = Endpoints::default();
+        let (host, ended) = HostInspector::new(config.host(endpoints.clone()));
+        steady.push(start(Box::new(host), config.host_interval, config.host_interval * 10));
+        for server in &config.postgres {
+            let inspector = PostgresInspector::new(server.inspector.clone());
+            let name = inspector.name();
+            let pace = start(Box::new(inspector), server.interval, Duration::from_secs(15));
+            paces.insert(name, (pace, server.interval, server.interval.min(SUSPECT_PACE)));
+        }
+        for endpoint in &config.endpoints {
+            let inspector = HttpInspector::new(endpoint.inspector.clone());
+            steady.push(start(
+                Box::new(inspector),
+                endpoint.interval,
+                endpoint.inspector.timeout + Duration::from_secs(1),
+            ));
+        }
+        Self { looked, ended, endpoints, paces, _steady: steady }
+    }
+
+    /// Connections to a configured server are a pool, whatever its port.
+    fn learn(&self, looked: &Looked) {
+        if let Some(Reading { rows: Rows::Server(look), .. }) = &looked.reading {
+            self.endpoints.set(&looked.inspector, "postgresql", &look.addresses);
+        }
+    }
+
+    /// Servers with a suspect pool are asked more often.
+    fn set_paces(&self, judge: &Judge) {
+        for (name, (pace, calm, suspect)) in &self.paces {
+            let wanted = if judge.is_suspect(name) { *suspect } else { *calm };
+            pace.send_if_modified(|now| std::mem::replace(now, wanted) != wanted);
+        }
+    }
+}
+
+/// How often a server is asked while a pool of it is over 80 % or suspect.
+const SUSPECT_PACE: Duration = Duration::from_secs(2);
+
+/// The wall clock.
+pub fn wall() -> Timestamp {
+    Timestamp::now()
+}
+
+/// The host's name, as it calls itself.
+pub fn host_name() -> String {
+    sysinfo::System::host_name().unwrap_or_else(|_| "unknown".to_owned())
+}
+
+/// Distribution and kernel: `Debian GNU/Linux 12, Linux 6.1.0`.
+fn system_name() -> String {
+    let distribution = sysinfo::System::long_os_version().unwrap_or_else(|_| "Linux".to_owned());
+    let kernel = sysinfo::System::kernel_version().unwrap_or_default();
+    format!("{distribution}, Linux {kernel}")
+}
+
+/// Sends the log to standard error: text with a time, coloured on a terminal, at `info` and above.
+pub fn log_to_stderr() {
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty());
+    let started = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(colour)
+        .with_target(false)
+        .with_max_level(tracing::Level::INFO)
+        .try_init();
+    if started.is_err() {
+        tracing::debug!("the log was set up already");
+    }
+}

@@ -1,1 +1,404 @@
-//! (being built)
+//! The agent's configuration: text goes in, a [`Config`] that cannot be wrong comes out, or every mistake at once.
+//!
+//! Each stage owns its own struct; this file only composes them. What may heal while the agent runs (a server, a name,
+//! a password) is no mistake here.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tickbird_shared::Labels;
+use toml::Value;
+
+use crate::buffer;
+use crate::inspect::{host, http_endpoint, postgres};
+use crate::judge;
+use crate::ship;
+
+pub mod files;
+pub mod reader;
+
+pub use files::Place;
+pub use reader::{Mistake, Mistakes, nearest, parse_duration, show};
+use reader::{Notes, Section};
+
+/// Everything the agent is told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Buffer, identity and local socket. Default `/var/lib/tickbird-agent`.
+    pub state_dir: PathBuf,
+    /// Laid under the labels of the enrolment token.
+    pub labels: Labels,
+    /// Where records go; without it the identity's address is used.
+    pub collector: Option<ship::Origin>,
+    /// Applications that the operator named.
+    pub apps: Vec<host::DeclaredApp>,
+    /// PostgreSQL servers whose own view is asked for.
+    pub postgres: Vec<Server>,
+    /// HTTP endpoints that are probed.
+    pub endpoints: Vec<Endpoint>,
+    /// The table of checks with the operator's changes.
+    pub checks: judge::Thresholds,
+    /// The buffer.
+    pub buffer: buffer::Config,
+    /// Between two looks at sockets and processes. Default 1 s.
+    pub host_interval: Duration,
+    /// The files this came from.
+    pub files: Vec<PathBuf>,
+}
+
+/// A PostgreSQL server and how often it is asked.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// What the inspector needs.
+    pub inspector: postgres::Config,
+    /// Between two looks. Default 5 s: cheap for the server, and six looks within the shortest bound of 30 s.
+    pub interval: Duration,
+}
+
+/// An endpoint and how often it is probed.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// What the inspector needs.
+    pub inspector: http_endpoint::Config,
+    /// Between two requests. Default 10 s.
+    pub interval: Duration,
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+/// Default of `state_dir`; systemd's `StateDirectory=` makes it.
+const STATE_DIR: &str = "/var/lib/tickbird-agent";
+/// Largest secret file that is read.
+const MAX_SECRET_BYTES: u64 = 16 << 10;
+
+impl Config {
+    /// Reads the files of `place`.
+    ///
+    /// # Errors
+    /// With every mistake that is in them.
+    pub fn load(place: &Place) -> Result<Self, Mistakes> {
+        let notes = Notes::default();
+        let (table, files) = place.read(&notes);
+        let config = compose(Section::root(table, notes.clone()), place, files);
+        let mistakes = notes.take();
+        if mistakes.0.is_empty() { Ok(config) } else { Err(mistakes) }
+    }
+
+    /// What the host inspector needs of it; `endpoints` is filled as the servers' addresses become known.
+    pub fn host(&self, endpoints: host::Endpoints) -> host::Config {
+        host::Config { apps: self.apps.clone(), endpoints, ..host::Config::default() }
+    }
+
+    /// One paragraph for `check-config`.
+    pub fn describe(&self) -> String {
+        let files: Vec<_> = self.files.iter().map(|it| it.display().to_string()).collect();
+        let collector = self.collector.as_ref().map(ToString::to_string);
+        let from = if files.is_empty() { "no file: defaults".to_owned() } else { files.join(", ") };
+        format!(
+            "configuration is good ({from})\n  state directory  {}\n  collector        {}\n  applications     {}\n  postgres         {}\n  endpoints        {}",
+            self.state_dir.display(),
+            collector.as_deref().unwrap_or("from enrolment, if the agent is enrolled"),
+            self.apps.len(),
+            self.postgres.len(),
+            self.endpoints.len(),
+        )
+    }
+}
+
+fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
+    let said = root.text("state_dir").map_or_else(|| PathBuf::from(STATE_DIR), PathBuf::from);
+    let state_dir = place.state_dir.clone().unwrap_or(said);
+    let labels = labels(&mut root);
+    let collector = root.section("collector").and_then(|mut it| origin(&mut it));
+    let apps = root.sections("app").into_iter().filter_map(app).collect();
+    let postgres = root.sections("postgres").into_iter().filter_map(server).collect();
+    let endpoints: Vec<Endpoint> = root.sections("endpoint").into_iter().filter_map(endpoint).collect();
+    for (index, it) in endpoints.iter().enumerate() {
+        let shown = it.inspector.url.to_string();
+        if endpoints[..index].iter().any(|earlier| earlier.inspector.url.to_string() == shown) {
+            let advice = "a query does not tell targets apart: give one of them another path";
+            root.note(
+                format!("endpoint[{index}].url"),
+                "is the same target as an endpoint before it",
+                Some(advice.into()),
+            );
+        }
+    }
+    let mut buffer = buffer::Config::new(state_dir.join("buffer"));
+    let bound = root.section("buffer").and_then(|mut it| it.bytes("max_bytes", buffer::MIN_MAX_BYTES, 64 << 30));
+    if let Some(bytes) = bound {
+        buffer = buffer.clone().with_max_bytes(bytes).unwrap_or(buffer);
+    }
+    let mut host_interval = SECOND;
+    if let Some(mut section) = root.section("host") {
+        host_interval = section.duration("interval", SECOND / 10, HOUR).unwrap_or(SECOND);
+    }
+    let checks = checks(&mut root);
+    Config { state_dir, labels, collector, apps, postgres, endpoints, checks, buffer, host_interval, files }
+}
+
+fn labels(root: &mut Section) -> Labels {
+    let mut labels = Labels::default();
+    for (name, value) in root.table("labels").unwrap_or_default() {
+        let outcome = match value {
+            Value::String(value) => labels.insert(name.clone(), value).map_err(|error| error.to_string()),
+            _ => Err("is not a text".to_owned()),
+        };
+        if let Err(what) = outcome {
+            root.wrong(&format!("labels.{name}"), what, None);
+        }
+    }
+    labels
+}
+
+fn origin(section: &mut Section) -> Option<ship::Origin> {
+    let url = section.text("url")?;
+    let parsed = url.parse::<ship::Origin>();
+    parsed.map_err(|error| section.wrong("url", error, Some("write https://host:port".into()))).ok()
+}
+
+fn app(mut section: Section) -> Option<host::DeclaredApp> {
+    let name = section.text("name");
+    let command = section.text("command");
+    let expected = section.flag("expected").unwrap_or(false);
+    let pool_limit = section.section("pool").and_then(|mut it| it.whole("limit", 1, 1_000_000));
+    for (key, value) in [("name", &name), ("command", &command)] {
+        match value.as_deref() {
+            None => section.wrong(key, "is missing or wrong", None),
+            Some("") => section.wrong(key, "is empty", None),
+            Some(text) if text.len() > 200 => section.wrong(key, "is longer than 200 bytes", None),
+            Some(_) => (),
+        }
+    }
+    Some(host::DeclaredApp {
+        name: name?.into(),
+        command: command?,
+        pool_limit: pool_limit.and_then(|it| u32::try_from(it).ok()),
+        expected,
+    })
+}
+
+fn server(mut section: Section) -> Option<Server> {
+    let (file, variable) = (section.text("dsn_file"), section.text("dsn_env"));
+    let statements = section.flag("statements").unwrap_or(true);
+    let interval = section.duration("interval", SECOND, HOUR).unwrap_or(5 * SECOND);
+    let (key, text) = match (file, variable) {
+        (Some(path), None) => {
+            ("dsn_file", read_secret(Path::new(&path)).map_err(|it| (it, "make it readable to the agent's user")))
+        }
+        (None, Some(name)) => {
+            let found = std::env::var(&name).map(zeroize::Zeroizing::new);
+            (
+                "dsn_env",
+                found.map_err(|_| {
+                    (format!("`{name}` is not in the environment"), "set it in the unit's environment file")
+                }),
+            )
+        }
+        _ => {
+            section.wrong(
+                "dsn_file",
+                "give either dsn_file or dsn_env",
+                Some("a DSN never stands in this file".into()),
+            );
+            return None;
+        }
+    };
+    let text = match text {
+        Ok(text) => text,
+        Err((what, advice)) => {
+            section.wrong(key, what, Some(advice.to_owned()));
+            return None;
+        }
+    };
+    match postgres::Dsn::parse(text.trim()) {
+        Ok(dsn) => Some(Server { inspector: postgres::Config { dsn, statements }, interval }),
+        Err(error) => {
+            section.wrong(key, &error, Some(error.advice()));
+            None
+        }
+    }
+}
+
+fn read_secret(path: &Path) -> Result<zeroize::Zeroizing<String>, String> {
+    let shown = path.display();
+    match std::fs::metadata(path) {
+        Ok(it) if it.len() > MAX_SECRET_BYTES => return Err(format!("`{shown}` is larger than 16 KiB")),
+        Ok(it) if !it.is_file() => return Err(format!("`{shown}` is not a file")),
+        _ => (),
+    }
+    std::fs::read_to_string(path).map(zeroize::Zeroizing::new).map_err(|error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied => format!("may not read `{shown}`"),
+        std::io::ErrorKind::NotFound => format!("there is no file `{shown}`"),
+        _ => format!("cannot read `{shown}`: {error}"),
+    })
+}
+
+fn endpoint(mut section: Section) -> Option<Endpoint> {
+    let url = section.text("url");
+    if url.is_none() {
+        section.wrong("url", "is missing or wrong", None);
+    }
+    let mut options = http_endpoint::Options {
+        url: String::new(),
+        status: section.text("status"),
+        body_matches: section.text("body_matches"),
+        json: Vec::new(),
+        timeout: section.duration("timeout", SECOND / 10, 300 * SECOND).unwrap_or(10 * SECOND),
+        ca_file: section.text("ca_file").map(PathBuf::from),
+    };
+    for (pointer, value) in section.table("json").unwrap_or_default() {
+        match serde_json::to_value(&value) {
+            Ok(value) => options.json.push((pointer, value)),
+            Err(error) => section.wrong("json", format!("{pointer:?}: {error}"), None),
+        }
+    }
+    let interval = section.duration("interval", SECOND, 24 * HOUR).unwrap_or(10 * SECOND);
+    options.url = url?;
+    match http_endpoint::Config::new(options) {
+        Ok(inspector) => Some(Endpoint { inspector, interval }),
+        Err(errors) => {
+            for error in errors {
+                section.wrong(error.key(), &error, Some(error.advice().to_owned()));
+            }
+            None
+        }
+    }
+}
+
+fn checks(root: &mut Section) -> judge::Thresholds {
+    let mut overrides = Vec::new();
+    for (check, mut section) in root.named_sections("check") {
+        overrides.push(judge::Override {
+            warning: section.value("warning").map(|it| written(&it)),
+            critical: section.value("critical").map(|it| written(&it)),
+            hold: section.value("hold").map(|it| written(&it)),
+            enabled: section.flag("enabled"),
+            allow_application_names: section.texts("allow_application_names").unwrap_or_default(),
+            check,
+        });
+    }
+    let (thresholds, mistakes) = judge::Thresholds::with(overrides);
+    for it in mistakes {
+        let at = it.key.map_or_else(|| format!("check.{:?}", it.check), |key| format!("check.{:?}.{key}", it.check));
+        root.note(at, it.what, it.advice);
+    }
+    thresholds
+}
+
+/// A number or a text, as the operator wrote it.
+fn written(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Loads this text as the configuration; gives what `check-config` would print.
+    fn check(text: &str) -> Result<Config, String> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("agent.toml");
+        let text = text.replace("$DIR", &directory.path().display().to_string());
+        std::fs::write(&file, text).expect("written");
+        std::fs::write(directory.path().join("good.dsn"), "postgresql://app:canary-secret@127.0.0.1/app")
+            .expect("written");
+        std::fs::write(directory.path().join("bad.dsn"), "postgresql://app:canary-secret@127.0.0.1/app?ssl_mode=on")
+            .expect("written");
+        Config::load(&Place { file: Some(file), state_dir: None }).map_err(|mistakes| mistakes.to_string())
+    }
+
+    #[test]
+    fn an_empty_file_is_a_configuration() {
+        let config = check("").expect("defaults");
+        assert_eq!(config.state_dir, Path::new("/var/lib/tickbird-agent"));
+        assert!(config.postgres.is_empty() && config.endpoints.is_empty());
+    }
+
+    #[test]
+    fn everything_that_is_documented_is_read() {
+        let config = check(
+            r#"
+            state_dir = "/tmp/x"
+            labels = { service = "grants-api" }
+            collector.url = "https://collector.internal:7443"
+            buffer.max_bytes = "128MiB"
+            host.interval = "2s"
+            [[app]]
+            name = "grants-api"
+            command = "uvicorn app.main:app"
+            pool.limit = 30
+            expected = true
+            [[postgres]]
+            dsn_file = "$DIR/good.dsn"
+            statements = false
+            interval = "7s"
+            [[endpoint]]
+            url = "http://127.0.0.1:8000/health"
+            status = "200-299"
+            body_matches = "ok"
+            json = { "/database/ok" = true }
+            timeout = "3s"
+            interval = "4s"
+            [check."pool.idle_in_transaction"]
+            warning = "20s"
+            hold = 2
+            "#,
+        )
+        .expect("no mistake");
+        assert_eq!(config.labels.get("service"), Some("grants-api"));
+        assert_eq!(config.apps[0].pool_limit, Some(30));
+        assert_eq!(config.postgres[0].interval, Duration::from_secs(7));
+        assert!(!config.postgres[0].inspector.statements);
+        assert_eq!(config.endpoints[0].interval, Duration::from_secs(4));
+        let changed: Vec<_> = config.checks.table().iter().filter(|it| it.changed).map(|it| it.check.id).collect();
+        assert_eq!(changed, ["pool.idle_in_transaction"]);
+    }
+
+    #[test]
+    fn five_mistakes_are_five_lines_and_no_secret_is_repeated() {
+        let told = check(
+            r#"
+            state_dri = "/tmp/x"
+            [[postgres]]
+            dsn_file = "$DIR/bad.dsn"
+            [[endpoint]]
+            url = "ftp://127.0.0.1/"
+            [check."pool.idle_in_transactoin"]
+            warning = "30s"
+            [check."pool.aborted_transaction"]
+            warning = 90
+            "#,
+        )
+        .expect_err("mistakes");
+        assert!(told.starts_with("5 mistakes in agent configuration\n"), "{told}");
+        for part in [
+            "did you mean `state_dir`?",
+            "postgres[0].dsn_file:",
+            "endpoint[0].url:",
+            "pool.idle_in_transactoin",
+            "check.\"pool.aborted_transaction\".warning:",
+        ] {
+            assert!(told.contains(part), "{part} in {told}");
+        }
+        assert!(!told.contains("canary-secret"), "{told}");
+    }
+
+    #[test]
+    fn a_dsn_in_the_file_and_a_missing_file_are_refused_with_advice() {
+        let told = check("[[postgres]]\ndsn = \"postgresql://app:canary-secret@h/app\"").expect_err("mistakes");
+        assert!(told.contains("a DSN never stands in this file") && !told.contains("canary-secret"), "{told}");
+        let told = check("[[postgres]]\ndsn_file = \"/does/not/exist\"").expect_err("mistakes");
+        assert!(told.contains("there is no file `/does/not/exist`"), "{told}");
+    }
+
+    #[test]
+    fn two_endpoints_that_share_a_target_are_refused() {
+        let told =
+            check("[[endpoint]]\nurl = \"http://h/?a=1\"\n[[endpoint]]\nurl = \"http://h/?a=2\"").expect_err("one");
+        assert!(told.contains("endpoint[1].url: "), "{told}");
+    }
+}

@@ -14,6 +14,8 @@ pub mod host;
 pub mod http_endpoint;
 mod network;
 pub mod postgres;
+pub mod schedule;
+pub mod summary;
 pub mod tls_certificate;
 
 pub use host::HostLook;

@@ -19,6 +19,7 @@ pub mod buffer;
 pub mod ship;
 
 pub mod agent;
+pub mod cli;
 pub mod config;
 pub mod durable_file;
 pub mod identity;

@@ -1,2 +1,29 @@
-//! .
-fn main() {}
+//! `tickbird-agent`: arguments, signals, exit code; nothing else.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tickbird_agent::cli;
+
+fn main() -> ExitCode {
+    // One provider for every TLS connection; a second one in the process would be a build mistake.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        eprintln!("tickbird-agent: a TLS provider was already installed");
+        return ExitCode::FAILURE;
+    }
+    let arguments = cli::Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("tickbird-agent: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(cli::run(arguments)) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            eprintln!("tickbird-agent: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -19,7 +19,7 @@ mod watched;
 
 pub use crate::kernel::socket::TcpState;
 pub use endpoints::{Endpoints, service_of};
-pub use inspector::{Config, DeclaredApp, HostInspector};
+pub use inspector::{ABOUT, Config, DeclaredApp, HostInspector};
 
 /// One look at the host.
 #[derive(Debug, Clone, Default)]

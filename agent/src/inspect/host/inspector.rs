@@ -66,7 +66,8 @@ pub struct DeclaredApp {
 /// Ends that wait to be heard; beyond, the tasks that tell them wait.
 const ENDS: usize = 256;
 
-static ABOUT: About = About {
+/// What this inspector reads.
+pub static ABOUT: About = About {
     name: "host",
     source: "NETLINK_SOCK_DIAG dump and destroy events of TCP (else /proc/net/tcp and tcp6); /proc/<pid>/stat, status, \
              cmdline, limits, smaps_rollup, fd, environ (named keys), cgroup; the cgroup tree's memory files; pidfd",

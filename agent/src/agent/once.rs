@@ -1,0 +1,72 @@
+//! A look at this host without a running agent: the same inspectors and the same judge, holds ignored.
+
+use jiff::Timestamp;
+
+use super::wall;
+use crate::config::Config;
+use crate::inspect::host::{Endpoints, HostInspector};
+use crate::inspect::http_endpoint::HttpInspector;
+use crate::inspect::postgres::PostgresInspector;
+use crate::inspect::schedule::Clock;
+use crate::inspect::{Inspector, Rows};
+use crate::judge::{Judge, Moment, Who};
+use crate::status::Report;
+use crate::status::report::{Source, report};
+use crate::status::world::World;
+
+/// The inspectors, the judge and what they have seen so far.
+pub struct Once {
+    inspectors: Vec<Box<dyn Inspector>>,
+    endpoints: Endpoints,
+    judge: Judge,
+    world: World,
+    clock: Clock,
+    started_at: Timestamp,
+}
+
+impl Once {
+    /// Prepares the inspectors that the configuration asks for.
+    pub fn new(config: Config) -> Self {
+        let endpoints = Endpoints::default();
+        let (host, _ended) = HostInspector::new(config.host(endpoints.clone()));
+        let mut inspectors: Vec<Box<dyn Inspector>> = Vec::new();
+        for server in &config.postgres {
+            inspectors.push(Box::new(PostgresInspector::new(server.inspector.clone())));
+        }
+        for endpoint in &config.endpoints {
+            inspectors.push(Box::new(HttpInspector::new(endpoint.inspector.clone())));
+        }
+        // Last, so that it knows where the servers are.
+        inspectors.push(Box::new(host));
+        let judge = Judge::new(Who::alone(), config.checks.clone()).ignoring_holds();
+        Self { inspectors, endpoints, judge, world: World::default(), clock: Clock::start(), started_at: wall() }
+    }
+
+    /// One look of every inspector, one after the other.
+    pub async fn look(&mut self) {
+        for inspector in &mut self.inspectors {
+            let now = Moment { mono: self.clock.now(), wall: wall() };
+            let reading = inspector.inspect(now.mono).await;
+            if let Rows::Server(look) = &reading.rows {
+                self.endpoints.set(&inspector.name(), "postgresql", &look.addresses);
+            }
+            // What fires is in the judge's state; a report shows the level, not the edges.
+            let _edges = self.judge.look(&reading, now);
+            self.world.saw(reading.rows);
+        }
+    }
+
+    /// What was seen so far.
+    pub fn report(&self) -> Report {
+        report(&Source {
+            judge: &self.judge,
+            world: &self.world,
+            identity: None,
+            buffer: None,
+            shipping: None,
+            started_at: self.started_at,
+            now: Moment { mono: self.clock.now(), wall: wall() },
+            holds_respected: false,
+        })
+    }
+}

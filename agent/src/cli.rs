@@ -1,0 +1,152 @@
+//! The command line: one function for each command, which gives the exit code.
+//!
+//! `status`, `inspect` and `doctor` exit by the convention of monitoring plugins (0 ok, 1 warning, 2 critical, 3 blind
+//! only); every other command exits 0, 1 on failure, 2 on wrong usage.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Config};
+
+mod buffer;
+mod defaults;
+mod doctor;
+mod enroll;
+mod inspect;
+mod run;
+
+/// Looks at an application's connection pools, processes and endpoints from beside it, without touching it.
+///
+/// With no configuration at all, `tickbird-agent inspect` takes two looks at this host a second apart and prints the
+/// pools, processes and listening ports it found, with verdicts and the proof. `tickbird-agent run` keeps looking, and
+/// ships what it finds to a collector once the agent is enrolled.
+#[derive(Debug, Parser)]
+#[command(name = "tickbird-agent", version, propagate_version = true, max_term_width = 100)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// Configuration file. Fragments beside it in <name>.d/*.toml are read too.
+    ///
+    /// Without it /etc/tickbird/agent.toml is read if it is there; else the agent runs with defaults.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Directory of the buffer, the identity and the local socket; wins over the configuration.
+    #[arg(long, global = true, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Watch this host until SIGTERM or Ctrl-C; SIGHUP reads the configuration again.
+    ///
+    /// Findings go to the log (standard error) and, when the agent is enrolled, through the buffer to the collector.
+    /// SIGTERM drains the buffer for a few seconds and says goodbye, so that the collector knows it was on purpose.
+    Run,
+    /// Ask the running agent what is open now.
+    ///
+    /// Exits 0 when nothing is, 1 on a warning, 2 on a critical finding, 3 when some check is blind and nothing else.
+    Status(Show),
+    /// Take one look (two, a second apart) at this host and print what was found, with verdicts and the proof.
+    ///
+    /// Needs no running agent and no configuration. Exits like `status`.
+    Inspect {
+        #[command(flatten)]
+        show: Show,
+        /// Look again each second until Ctrl-C.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Read the configuration and print every mistake in it.
+    CheckConfig,
+    /// Say what each check needs, whether it has it, run it once, and tell how to mend it. Exits like `status`.
+    Doctor(Json),
+    /// Give this agent an identity at a collector, with an enrolment token.
+    ///
+    /// The token is read from a file or standard input, never from the command line, where every user could read it.
+    Enroll(enroll::Options),
+    /// Print every check with its thresholds, holds and reasons, as they stand with this configuration.
+    Defaults(Json),
+    /// Print every source of facts: what is read, what it needs and what it costs.
+    Inspectors(Json),
+    /// Look into the buffer of findings that wait for the collector.
+    #[command(subcommand)]
+    Buffer(buffer::Command),
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+struct Json {
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+struct Show {
+    #[command(flatten)]
+    json: Json,
+    /// List every check on every target too.
+    #[arg(long)]
+    checks: bool,
+}
+
+/// Why a command failed: one text, already free of secrets, with advice behind it where there is some.
+#[derive(Debug)]
+pub struct Failure(String);
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0.trim_end())
+    }
+}
+
+impl Failure {
+    /// The error with its causes, and what to do about it.
+    fn of(error: &(dyn std::error::Error + 'static), advice: Option<&str>) -> Self {
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            text.push_str(&format!(": {error}"));
+            cause = error.source();
+        }
+        if let Some(advice) = advice {
+            text.push_str(&format!("\n  advice: {advice}"));
+        }
+        Self(text)
+    }
+}
+
+impl From<config::Mistakes> for Failure {
+    fn from(mistakes: config::Mistakes) -> Self {
+        Self(mistakes.to_string())
+    }
+}
+
+/// Runs one command.
+///
+/// # Errors
+/// With a text for the operator when it could not do its work.
+pub async fn run(arguments: Arguments) -> Result<u8, Failure> {
+    let Arguments { command, config, state_dir } = arguments;
+    let place = config::Place { file: config, state_dir };
+    match command {
+        Command::Run => run::run(&place).await,
+        Command::Status(show) => inspect::status(&Config::load(&place)?, show).await,
+        Command::Inspect { show, watch } => inspect::inspect(Config::load(&place)?, show, watch).await,
+        Command::CheckConfig => {
+            let config = Config::load(&place)?;
+            println!("{}", config.describe());
+            Ok(0)
+        }
+        Command::Doctor(Json { json }) => doctor::doctor(Config::load(&place)?, json).await,
+        Command::Enroll(options) => enroll::enroll(&place, options).await,
+        Command::Defaults(Json { json }) => Ok(defaults::defaults(&Config::load(&place)?, json)),
+        Command::Inspectors(Json { json }) => Ok(defaults::inspectors(json)),
+        Command::Buffer(command) => buffer::buffer(&Config::load(&place)?, command).await,
+    }
+}
+
+/// One value as JSON on standard output.
+fn print_json(value: &serde_json::Value) {
+    println!("{value:#}");
+}

@@ -1,0 +1,45 @@
+//! `tickbird-agent defaults` and `inspectors`: what is checked and what is read, as data.
+
+use serde_json::json;
+
+use super::print_json;
+use crate::config::Config;
+use crate::inspect::{About, host, http_endpoint, postgres};
+
+pub(super) fn defaults(config: &Config, as_json: bool) -> u8 {
+    let table = config.checks.table();
+    if as_json {
+        print_json(&json!({ "checks": table.iter().map(|it| it.json()).collect::<Vec<_>>() }));
+        return 0;
+    }
+    for it in table {
+        println!("{it}\n");
+    }
+    0
+}
+
+/// Every source of facts.
+const INSPECTORS: [&About; 3] = [&host::ABOUT, &postgres::ABOUT, &http_endpoint::ABOUT];
+
+pub(super) fn inspectors(as_json: bool) -> u8 {
+    if as_json {
+        let all = INSPECTORS.map(|it| {
+            let measures =
+                it.measures.iter().map(|m| json!({ "name": m.name, "unit": m.unit.as_str(), "meaning": m.meaning }));
+            json!({
+                "name": it.name, "source": it.source, "needs": it.needs, "cost": it.cost,
+                "measures": measures.collect::<Vec<_>>(),
+            })
+        });
+        print_json(&json!({ "inspectors": all }));
+        return 0;
+    }
+    for it in INSPECTORS {
+        println!("{}\n  reads  {}\n  needs  {}\n  costs  {}\n  gives", it.name, it.source, it.needs, it.cost);
+        for m in it.measures {
+            println!("    {:32} {:10} {}", m.name, m.unit.as_str(), m.meaning);
+        }
+        println!();
+    }
+    0
+}

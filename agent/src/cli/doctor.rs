@@ -1,0 +1,159 @@
+//! `tickbird-agent doctor`: what each source needs, whether it has it, one run of each, and how to mend it.
+
+use serde_json::json;
+
+use super::{Failure, print_json};
+use crate::agent::{Once, wall};
+use crate::config::Config;
+use crate::identity::{Identity, IdentityError};
+use crate::inspect::{About, host, http_endpoint, postgres};
+use crate::status::{Report, socket};
+
+/// One line of the doctor's.
+struct Line {
+    /// What was tried: `host`, `postgres 10.0.0.5:5432/app`, `identity`.
+    what: String,
+    /// `ok`, `blind`, `warning` or `critical`.
+    state: &'static str,
+    /// What was found.
+    found: String,
+    /// What it needs, for a source of facts.
+    needs: Option<&'static str>,
+    /// What to do.
+    advice: Option<String>,
+}
+
+pub(super) async fn doctor(config: Config, as_json: bool) -> Result<u8, Failure> {
+    let mut lines = vec![running(&config).await, enrolled(&config)];
+    let servers: Vec<_> = config.postgres.iter().map(|it| it.inspector.clone()).collect();
+    let mut once = Once::new(config);
+    once.look().await;
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    once.look().await;
+    let report = once.report();
+    lines.push(source(&host::ABOUT, "host".to_owned(), &["process:", "pool:"], &report));
+    for server in servers {
+        lines.push(of_server(&server).await);
+    }
+    for target in report.targets.iter().filter(|it| it.kind == "endpoint") {
+        lines.push(source(&http_endpoint::ABOUT, target.key.clone(), &[&target.key], &report));
+    }
+    lines.extend(report.blind.iter().map(|it| Line {
+        what: it.checks.join(", "),
+        state: "blind",
+        found: it.reason.clone(),
+        needs: None,
+        advice: it.advice.clone(),
+    }));
+    show(&lines, as_json);
+    let worst = lines.iter().map(|it| it.state);
+    Ok(
+        match worst.fold((false, false, false), |(w, c, b), it| {
+            (w || it == "warning", c || it == "critical", b || it == "blind")
+        }) {
+            (_, true, _) => 2,
+            (true, ..) => 1,
+            (.., true) => 3,
+            _ => 0,
+        },
+    )
+}
+
+async fn running(config: &Config) -> Line {
+    let what = "running agent".to_owned();
+    match socket::ask(&config.state_dir.join(socket::NAME)).await {
+        Ok(report) => Line { what, state: "ok", found: format!("pid {}", report.agent.pid), needs: None, advice: None },
+        // The doctor is also called before the first start: no agent is no fault of the checks.
+        Err(error) => {
+            Line { what, state: "ok", found: error.to_string(), needs: None, advice: Some(error.advice().to_owned()) }
+        }
+    }
+}
+
+fn enrolled(config: &Config) -> Line {
+    let what = "identity".to_owned();
+    match Identity::load(&config.state_dir, wall()) {
+        Ok(it) => {
+            let card = it.card();
+            let found = format!("{} at {}, certificate until {}", card.agent, card.url, card.expires_at);
+            Line { what, state: "ok", found, needs: None, advice: None }
+        }
+        Err(error @ IdentityError::NotEnrolled { .. }) => {
+            let advice = error.advice().map(str::to_owned);
+            Line { what, state: "ok", found: "none: the agent watches alone".to_owned(), needs: None, advice }
+        }
+        Err(error) => {
+            let advice = error.advice().map(str::to_owned);
+            Line { what, state: "critical", found: error.to_string(), needs: None, advice }
+        }
+    }
+}
+
+/// What the report says of the targets whose keys begin so.
+fn source(about: &'static About, what: String, keys: &[&str], report: &Report) -> Line {
+    let is_ours = |key: &str| keys.iter().any(|start| key.starts_with(start));
+    let targets = report.targets.iter().filter(|it| is_ours(&it.key)).count();
+    let states: Vec<_> = report.checks.iter().filter(|it| is_ours(&it.target)).map(|it| it.state.as_str()).collect();
+    let count = |state: &str| states.iter().filter(|it| **it == state).count();
+    let found = format!(
+        "{targets} targets, {} checks: {} ok, {} not yet known, {} blind, {} firing",
+        states.len(),
+        count("ok"),
+        count("not yet"),
+        count("blind"),
+        count("info") + count("warning") + count("critical"),
+    );
+    let state = if count("critical") > 0 {
+        "critical"
+    } else if count("warning") > 0 {
+        "warning"
+    } else {
+        "ok"
+    };
+    Line { what, state, found, needs: Some(about.needs), advice: None }
+}
+
+async fn of_server(config: &postgres::Config) -> Line {
+    let what = format!("postgres {}", config.dsn);
+    let needs = Some(postgres::ABOUT.needs);
+    match postgres::check(config).await {
+        Ok(seen) => {
+            let found = format!(
+                "PostgreSQL {} as {}{}, ready in {:.0} ms; {} sessions seen, {} hidden; {} of {} slots used",
+                seen.version,
+                seen.role,
+                if seen.is_encrypted { " over TLS" } else { "" },
+                seen.connect_seconds * 1e3,
+                seen.visible,
+                seen.hidden,
+                seen.used,
+                seen.slots,
+            );
+            let state = if seen.sees_all { "ok" } else { "blind" };
+            Line { what, state, found, needs, advice: seen.advice }
+        }
+        Err(error) => {
+            let advice = error.advice().map(str::to_owned);
+            Line { what, state: "critical", found: error.to_string(), needs, advice }
+        }
+    }
+}
+
+fn show(lines: &[Line], as_json: bool) {
+    if as_json {
+        let lines = lines.iter().map(|it| {
+            json!({ "what": it.what, "state": it.state, "found": it.found, "needs": it.needs, "advice": it.advice })
+        });
+        print_json(&json!({ "schema": "tickbird.doctor/1", "lines": lines.collect::<Vec<_>>() }));
+        return;
+    }
+    for it in lines {
+        println!("{:8}  {}: {}", it.state, it.what, crate::scrub::text(&it.found, 2000));
+        if let Some(needs) = it.needs {
+            println!("          needs:  {needs}");
+        }
+        if let Some(advice) = &it.advice {
+            println!("          do:     {advice}");
+        }
+    }
+}

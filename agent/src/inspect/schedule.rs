@@ -1,0 +1,157 @@
+//! When each inspector looks: at its own interval, from a jittered start, never overlapping itself.
+//!
+//! A look that takes longer than its interval makes the next one late; what was missed is counted and told, never
+//! caught up with: two looks in a hurry would say less than one on time.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::inspect::{Inspector, Reading};
+
+/// The agent's monotonic clock: `Duration` since the agent started. Cheap to copy.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    /// A clock that starts now.
+    pub fn start() -> Self {
+        Self { start: Instant::now() }
+    }
+
+    /// Since the start.
+    pub fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+}
+
+/// What the scheduler tells after each turn of an inspector.
+#[derive(Debug)]
+pub struct Looked {
+    /// Which inspector: [`Inspector::name`].
+    pub inspector: String,
+    /// When the look began.
+    pub at: Duration,
+    /// How long it took.
+    pub took: Duration,
+    /// Turns left out since the one before, because a look was still running.
+    pub skipped: u32,
+    /// The reading, or `None` when the look did not end in time and was given up.
+    pub reading: Option<Reading>,
+}
+
+/// Runs `inspector` until `out` closes. `pace` is the interval and may change while it runs: a server is asked more
+/// often while a pool of it is suspect. `jitter` (0.0 to 1.0) places the first look within the first interval, at most
+/// a second in, so that a hundred checks of one host do not fire in step.
+pub async fn run(
+    mut inspector: Box<dyn Inspector>,
+    mut pace: watch::Receiver<Duration>,
+    limit: Duration,
+    jitter: f64,
+    clock: Clock,
+    out: mpsc::Sender<Looked>,
+) {
+    let mut every = *pace.borrow_and_update();
+    let mut turn = Instant::now() + every.min(Duration::from_secs(1)).mul_f64(jitter.clamp(0.0, 1.0));
+    let mut skipped = 0;
+    loop {
+        tokio::select! {
+            () = sleep_until(turn) => {
+                let (at, began) = (clock.now(), Instant::now());
+                let reading = timeout(limit, inspector.inspect(at)).await.ok();
+                let looked = Looked { inspector: inspector.name(), at, took: began.elapsed(), skipped, reading };
+                if out.send(looked).await.is_err() {
+                    return;
+                }
+                skipped = 0;
+                turn += every;
+                while turn < Instant::now() {
+                    turn += every;
+                    skipped += 1;
+                }
+            }
+            changed = pace.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let wanted = *pace.borrow_and_update();
+                // The next turn moves to where the new pace, counted from the last look, puts it.
+                turn = (turn + wanted).checked_sub(every).unwrap_or(turn).max(Instant::now());
+                every = wanted;
+            }
+            () = out.closed() => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inspect::{About, HostLook, Look, Rows};
+
+    static ABOUT: About = About { name: "slow", source: "", needs: "", cost: "", measures: &[] };
+
+    struct Slow(Vec<Duration>);
+
+    impl Inspector for Slow {
+        fn about(&self) -> &'static About {
+            &ABOUT
+        }
+
+        fn name(&self) -> String {
+            "slow".into()
+        }
+
+        fn inspect<'a>(&'a mut self, _now: Duration) -> Look<'a> {
+            let takes = if self.0.is_empty() { Duration::ZERO } else { self.0.remove(0) };
+            Box::pin(async move {
+                tokio::time::sleep(takes).await;
+                Reading { rows: Rows::Host(HostLook::default()), observations: Vec::new() }
+            })
+        }
+    }
+
+    async fn looks(takes: &[u64], count: usize) -> Vec<(u64, u32, bool)> {
+        let (pace, receiver) = watch::channel(Duration::from_secs(1));
+        let (out, mut looked) = mpsc::channel(64);
+        let takes = takes.iter().map(|ms| Duration::from_millis(*ms)).collect();
+        let limit = Duration::from_millis(3_500);
+        tokio::spawn(run(Box::new(Slow(takes)), receiver, limit, 0.0, Clock::start(), out));
+        let mut seen = Vec::new();
+        while seen.len() < count {
+            let look = looked.recv().await.expect("the schedule runs");
+            seen.push((look.at.as_millis() as u64, look.skipped, look.reading.is_some()));
+        }
+        drop(pace);
+        seen
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_on_time_when_looks_are_quick() {
+        assert_eq!(looks(&[], 3).await, [(0, 0, true), (1_000, 0, true), (2_000, 0, true)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_look_skips_turns_counts_them_and_never_overlaps() {
+        assert_eq!(looks(&[2_500], 3).await, [(0, 0, true), (3_000, 2, true), (4_000, 0, true)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_over_its_time_is_given_up_and_told() {
+        assert_eq!(looks(&[60_000], 2).await, [(0, 0, false), (4_000, 3, true)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_pace_can_quicken() {
+        let (pace, receiver) = watch::channel(Duration::from_secs(5));
+        let (out, mut looked) = mpsc::channel(64);
+        tokio::spawn(run(Box::new(Slow(Vec::new())), receiver, Duration::from_secs(4), 0.0, Clock::start(), out));
+        assert_eq!(looked.recv().await.expect("first").at, Duration::ZERO);
+        pace.send(Duration::from_secs(2)).expect("the schedule listens");
+        let at: Vec<_> = [looked.recv().await, looked.recv().await].map(|it| it.expect("more").at.as_secs()).into();
+        assert_eq!(at, [2, 4]);
+    }
+}

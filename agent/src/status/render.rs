@@ -1,0 +1,347 @@
+//! A [`Report`] as a person reads it: tables of what is watched, then what fires, with the proof.
+//!
+//! Everything shown came from outside at some point, so control characters are escaped here once more.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde_json::Value as Json;
+
+use crate::status::{BlindPart, FindingPart, Report, TargetPart};
+
+/// How to draw: colours, and the zone of the times.
+#[derive(Debug, Clone)]
+pub struct Style {
+    /// Whether states are coloured.
+    pub colour: bool,
+    /// Zone in which times are shown.
+    pub zone: TimeZone,
+    /// Whether each check is listed too.
+    pub checks: bool,
+}
+
+impl Style {
+    /// Colours only on a terminal and without `NO_COLOR`; the system's time zone.
+    pub fn of_terminal() -> Self {
+        let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty());
+        Self { colour, zone: TimeZone::system(), checks: false }
+    }
+
+    /// A state or severity, padded to `width` and coloured.
+    fn state(&self, word: &str, width: usize) -> String {
+        let code = match word {
+            "critical" => "31;1",
+            "warning" => "33",
+            "blind" => "35",
+            "ok" | "resolved" => "32",
+            _ => "36",
+        };
+        if self.colour { format!("\x1b[{code}m{word:width$}\x1b[0m") } else { format!("{word:width$}") }
+    }
+
+    fn heading(&self, text: &str) -> String {
+        if self.colour { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// A time in the zone, with its offset.
+    pub fn time(&self, at: Timestamp) -> String {
+        at.to_zoned(self.zone.clone()).strftime("%Y-%m-%d %H:%M:%S %:z").to_string()
+    }
+}
+
+/// The whole report as text.
+pub fn report(report: &Report, style: &Style) -> String {
+    let mut out = String::new();
+    let agent = &report.agent;
+    let who = agent.id.as_deref().map_or(String::new(), |id| format!(" ({id})"));
+    let _ = writeln!(
+        out,
+        "tickbird-agent {} on {}{who}, {}",
+        agent.version,
+        visible(&agent.host),
+        style.time(agent.reported_at)
+    );
+    if !agent.holds_respected {
+        out.push_str("two looks a second apart; holds are ignored, rules that need history say \"not yet known\"\n");
+    }
+    if let Some(collector) = &agent.collector {
+        let last = collector.acknowledged_at.map_or("never".to_owned(), |at| style.time(at));
+        let _ = writeln!(
+            out,
+            "collector {}: circuit {}, last acknowledgement {last}",
+            visible(&collector.url),
+            collector.breaker
+        );
+        if let Some(error) = &collector.error {
+            let _ = writeln!(out, "  {}", visible(error));
+        }
+    }
+    for Layout { kind, title, columns } in TABLES {
+        let of_kind: Vec<&TargetPart> = report.targets.iter().filter(|it| it.kind == kind).collect();
+        if !of_kind.is_empty() {
+            table(&mut out, title, columns, &of_kind, style);
+        }
+    }
+    if style.checks {
+        checks(&mut out, report, style);
+    }
+    findings(&mut out, &report.findings, style);
+    pending(&mut out, report, style);
+    blind(&mut out, &report.blind, style);
+    out
+}
+
+/// How the targets of one kind are shown.
+struct Layout {
+    kind: &'static str,
+    title: &'static str,
+    /// Heading of each column and the fact that fills it.
+    columns: &'static [(&'static str, &'static str)],
+}
+
+const TABLES: [Layout; 4] = [
+    Layout {
+        kind: "process",
+        title: "PROCESSES",
+        columns: &[
+            ("application", "application"),
+            ("listens", "listens"),
+            ("pids", "pids"),
+            ("cpu", "cpu_cores"),
+            ("memory", "memory_bytes"),
+            ("descriptors", "descriptors"),
+            ("threads", "threads"),
+        ],
+    },
+    Layout {
+        kind: "pool",
+        title: "POOLS",
+        columns: &[
+            ("application", "application"),
+            ("to", "remote"),
+            ("service", "service"),
+            ("pids", "pids"),
+            ("open", "open"),
+            ("by state", "by_state"),
+            ("limit", "limit"),
+        ],
+    },
+    Layout {
+        kind: "server",
+        title: "SERVERS",
+        columns: &[
+            ("server", "server"),
+            ("sessions", "sessions"),
+            ("by state", "by_state"),
+            ("used", "used"),
+            ("slots", "slots"),
+            ("connect", "connect_seconds"),
+        ],
+    },
+    Layout {
+        kind: "endpoint",
+        title: "ENDPOINTS",
+        columns: &[
+            ("url", "url"),
+            ("answer", "answer"),
+            ("seconds", "seconds"),
+            ("phases", "phases"),
+            ("certificate until", "certificate_until"),
+        ],
+    },
+];
+
+fn table(out: &mut String, title: &str, columns: &[(&str, &str)], targets: &[&TargetPart], style: &Style) {
+    let rows: Vec<Vec<String>> = targets
+        .iter()
+        .map(|target| columns.iter().map(|(_, fact)| cell(fact, target.facts.get(*fact))).collect())
+        .collect();
+    let widths: Vec<usize> = (0..columns.len())
+        .map(|i| {
+            rows.iter().map(|row| row[i].chars().count()).chain([columns[i].0.len()]).max().unwrap_or_default().min(48)
+        })
+        .collect();
+    let _ = write!(out, "\n{}\n  {:8}", style.heading(title), "state");
+    for ((heading, _), width) in columns.iter().zip(&widths) {
+        let _ = write!(out, "  {heading:width$}");
+    }
+    trim_line(out);
+    for (target, row) in targets.iter().zip(&rows) {
+        let _ = write!(out, "  {}", style.state(&target.state, 8));
+        for (text, width) in row.iter().zip(&widths) {
+            let _ = write!(out, "  {:width$}", cut(text, *width));
+        }
+        trim_line(out);
+    }
+}
+
+fn trim_line(out: &mut String) {
+    out.truncate(out.trim_end_matches(' ').len());
+    out.push('\n');
+}
+
+fn cell(fact: &str, value: Option<&Json>) -> String {
+    match value {
+        None | Some(Json::Null) => "-".into(),
+        Some(Json::Number(number)) if fact.ends_with("_bytes") => bytes(number.as_f64().unwrap_or_default()),
+        Some(Json::Number(number)) if fact == "cpu_cores" => {
+            format!("{:.1} %", number.as_f64().unwrap_or_default() * 100.0)
+        }
+        Some(Json::Number(number)) if fact.ends_with("seconds") => {
+            format!("{:.3} s", number.as_f64().unwrap_or_default())
+        }
+        Some(Json::Number(number)) => number.to_string(),
+        Some(Json::String(text)) => visible(text),
+        Some(Json::Array(items)) => {
+            let all: Vec<_> = items.iter().map(|it| cell("", Some(it))).collect();
+            all.join(" ")
+        }
+        Some(Json::Object(pairs)) => {
+            let all: Vec<_> = pairs.iter().map(|(name, it)| format!("{} {name}", cell(fact, Some(it)))).collect();
+            all.join(", ")
+        }
+        Some(Json::Bool(flag)) => flag.to_string(),
+    }
+}
+
+fn findings(out: &mut String, findings: &[FindingPart], style: &Style) {
+    let _ = writeln!(out, "\n{}", style.heading("FINDINGS"));
+    if findings.is_empty() {
+        out.push_str("  none\n");
+    }
+    for it in findings {
+        let _ = writeln!(out, "  {}  {}  {}", style.state(&it.severity, 8), it.check, visible(&it.target));
+        let _ = writeln!(out, "            {}", visible(&it.summary));
+        let _ = writeln!(out, "            why:   {} (since {})", visible(&it.reason), style.time(it.since));
+        if let Some(advice) = &it.advice {
+            let _ = writeln!(out, "            do:    {}", visible(advice));
+        }
+        for line in proof(&it.evidence) {
+            let _ = writeln!(out, "            proof: {line}");
+        }
+    }
+}
+
+/// The evidence in lines: one for each item of a list (at most ten), one for everything else.
+fn proof(evidence: &Json) -> Vec<String> {
+    let Json::Object(facts) = evidence else { return Vec::new() };
+    let mut lines = Vec::new();
+    let mut rest = Vec::new();
+    for (name, value) in facts {
+        match value {
+            Json::Array(items) if items.first().is_some_and(Json::is_object) => {
+                lines.extend(items.iter().take(10).map(|item| cut(&pairs(item), 200)));
+                if items.len() > 10 {
+                    lines.push(format!("and {} more {name}", items.len() - 10));
+                }
+            }
+            Json::Null => (),
+            Json::Array(items) if items.is_empty() => (),
+            other => rest.push(format!("{name} {}", cell(name, Some(other)))),
+        }
+    }
+    if !rest.is_empty() {
+        lines.push(cut(&rest.join(", "), 400));
+    }
+    lines
+}
+
+fn pairs(item: &Json) -> String {
+    let Json::Object(facts) = item else { return cell("", Some(item)) };
+    let shown =
+        facts.iter().filter(|(_, it)| !it.is_null()).map(|(name, it)| format!("{name} {}", cell(name, Some(it))));
+    shown.collect::<Vec<_>>().join(", ")
+}
+
+fn pending(out: &mut String, report: &Report, style: &Style) {
+    let waiting: Vec<_> = report.checks.iter().filter_map(|it| it.pending.as_ref().map(|text| (it, text))).collect();
+    if !waiting.is_empty() {
+        let _ = writeln!(out, "\n{}", style.heading("WAITING FOR A HOLD"));
+    }
+    for (it, text) in waiting {
+        let _ = writeln!(out, "  {}  {}: {}", it.check, visible(&it.target), visible(text));
+    }
+}
+
+fn blind(out: &mut String, blind: &[BlindPart], style: &Style) {
+    if !blind.is_empty() {
+        let _ = writeln!(out, "\n{}", style.heading("BLIND"));
+    }
+    for it in blind {
+        let _ = writeln!(out, "  {}  {}: {}", style.state("blind", 8), it.checks.join(", "), visible(&it.reason));
+        if let Some(advice) = &it.advice {
+            let _ = writeln!(out, "            do:    {}", visible(advice));
+        }
+        let _ = writeln!(out, "            for:   {}", cut(&visible(&it.targets.join(", ")), 300));
+    }
+}
+
+fn checks(out: &mut String, report: &Report, style: &Style) {
+    let _ = writeln!(out, "\n{}", style.heading("CHECKS"));
+    for it in &report.checks {
+        let value = cut(&cell("", Some(&it.value)), 80);
+        let unit = if it.value.is_number() || it.value.is_array() { it.unit.as_str() } else { "" };
+        let _ = write!(out, "  {}  {:26} {}  {value} {unit}", style.state(&it.state, 8), it.check, visible(&it.target));
+        trim_line(out);
+    }
+}
+
+/// Bytes with a binary unit.
+pub fn bytes(count: f64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let step = (0..units.len() - 1).find(|i| count < 1024_f64.powi(*i as i32 + 1)).unwrap_or(units.len() - 1);
+    let scaled = count / 1024_f64.powi(step as i32);
+    if step == 0 { format!("{scaled:.0} B") } else { format!("{scaled:.1} {}", units[step]) }
+}
+
+fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// The text with control characters and direction marks escaped.
+fn visible(text: &str) -> String {
+    crate::scrub::text(text, 4096)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::status::tests::leaking;
+
+    fn shown(report: &Report) -> String {
+        super::report(report, &Style { colour: false, zone: TimeZone::UTC, checks: true })
+    }
+
+    #[test]
+    fn a_leak_as_a_person_reads_it() {
+        insta::assert_snapshot!(shown(&leaking()));
+    }
+
+    #[test]
+    fn colours_only_when_asked_for() {
+        let style = Style { colour: true, zone: TimeZone::UTC, checks: false };
+        assert!(super::report(&leaking(), &style).contains("\u{1b}[31;1mcritical"));
+        assert!(!shown(&leaking()).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn control_characters_from_outside_are_escaped() {
+        let mut report = leaking();
+        report.findings[0].summary = "evil \u{1b}[2J\u{202e} name".into();
+        report.findings[0].evidence = json!({ "name": "a\u{7}b" });
+        let text = shown(&report);
+        assert!(!text.contains(['\u{1b}', '\u{202e}', '\u{7}']), "{text}");
+    }
+
+    #[test]
+    fn sizes_have_binary_units() {
+        assert_eq!([0.0, 1023.0, 1024.0, 2.5e6, 3e12].map(bytes), ["0 B", "1023 B", "1.0 KiB", "2.4 MiB", "2.7 TiB"]);
+    }
+}

@@ -1,0 +1,216 @@
+//! The facts last seen, per source, and their form in a report.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Map, Value as Json, json};
+
+use crate::discover::TargetKey;
+use crate::inspect::host::{Owner, PoolRow, ProcessRow, TcpState};
+use crate::inspect::http_endpoint::Phase;
+use crate::inspect::postgres::SessionState;
+use crate::inspect::{HostLook, Probe, Rows, ServerLook, Value};
+
+/// The last look of every source.
+#[derive(Debug, Default)]
+pub struct World {
+    host: Option<HostLook>,
+    servers: BTreeMap<TargetKey, ServerLook>,
+    probes: BTreeMap<TargetKey, Probe>,
+}
+
+impl World {
+    /// Takes over what was seen.
+    pub fn saw(&mut self, rows: Rows) {
+        match rows {
+            Rows::Host(look) => self.host = Some(look),
+            Rows::Server(look) => {
+                self.servers.insert(look.target.clone(), look);
+            }
+            Rows::Probe(probe) => {
+                self.probes.insert(probe.target.clone(), probe);
+            }
+        }
+    }
+
+    /// Each target with its kind and facts, in order of key.
+    pub fn targets(&self) -> Vec<(TargetKey, &'static str, BTreeMap<String, Json>)> {
+        let mut all = Vec::new();
+        if let Some(host) = &self.host {
+            for (key, rows) in grouped(&host.processes, |it| &it.target) {
+                all.push((key.clone(), "process", process_facts(&rows)));
+            }
+            for (key, rows) in grouped(&host.pools, |it| &it.target) {
+                all.push((key.clone(), "pool", pool_facts(&rows)));
+            }
+        }
+        all.extend(self.servers.iter().map(|(key, it)| (key.clone(), "server", server_facts(it))));
+        all.extend(self.probes.iter().map(|(key, it)| (key.clone(), "endpoint", endpoint_facts(it))));
+        all
+    }
+}
+
+fn grouped<'a, T>(rows: &'a [T], key: impl Fn(&'a T) -> &'a TargetKey) -> BTreeMap<&'a TargetKey, Vec<&'a T>> {
+    let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for row in rows {
+        groups.entry(key(row)).or_default().push(row);
+    }
+    groups
+}
+
+/// A value as JSON: a number, a pair, or the reason as a text.
+pub fn value_json(value: &Value) -> Json {
+    match value {
+        Value::Known(value) => number(*value),
+        Value::Between(low, high) => json!([number(*low), number(*high)]),
+        Value::Unknown(reason) => json!(reason.to_string()),
+    }
+}
+
+/// Whole numbers without a fraction, others with three digits.
+fn number(value: f64) -> Json {
+    if value.fract() == 0.0 && value.abs() < 9e15 { json!(value as i64) } else { json!((value * 1e3).round() / 1e3) }
+}
+
+fn process_facts(rows: &[&ProcessRow]) -> BTreeMap<String, Json> {
+    let mut facts = BTreeMap::new();
+    let mut set = |name: &str, value: Json| facts.insert(name.to_owned(), value);
+    set("application", json!(rows[0].application.name));
+    set("role", json!(rows[0].application.role));
+    set("command", json!(rows[0].command));
+    set("pids", json!(rows.iter().map(|it| it.instance.pid).collect::<Vec<_>>()));
+    let mut listens: Vec<_> = rows.iter().flat_map(|it| &it.listens).map(ToString::to_string).collect();
+    listens.sort();
+    listens.dedup();
+    set("listens", json!(listens));
+    set("cpu_cores", total(rows.iter().map(|it| &it.cpu)));
+    set("memory_bytes", total(rows.iter().map(|it| &it.memory)));
+    set("memory_is_pss", json!(rows.iter().all(|it| it.memory_is_pss)));
+    set("descriptors", total(rows.iter().map(|it| &it.descriptors)));
+    set("descriptor_limit", value_json(&rows[0].descriptor_limit));
+    set("threads", total(rows.iter().map(|it| &it.threads)));
+    set("zombies", json!(rows.iter().map(|it| it.zombies.len()).sum::<usize>()));
+    facts
+}
+
+/// The sum, when every part is known; else the first reason why not.
+fn total<'a>(values: impl Iterator<Item = &'a Value>) -> Json {
+    let mut sum = 0.0;
+    for value in values {
+        match value {
+            Value::Known(value) => sum += value,
+            other => return value_json(other),
+        }
+    }
+    number(sum)
+}
+
+fn pool_facts(rows: &[&PoolRow]) -> BTreeMap<String, Json> {
+    let mut facts = BTreeMap::new();
+    let mut set = |name: &str, value: Json| facts.insert(name.to_owned(), value);
+    let mut pids = Vec::new();
+    match &rows[0].owner {
+        Owner::Seen { application, .. } => set("application", json!(application.name)),
+        Owner::NotVisible { uid, .. } => set("application", json!(format!("uid {uid}, owner: not visible"))),
+    };
+    for row in rows {
+        if let Owner::Seen { instance, .. } = &row.owner {
+            pids.push(instance.pid);
+        }
+    }
+    set("pids", json!(pids));
+    set("remote", json!(rows[0].remote.to_string()));
+    set("service", json!(rows[0].service));
+    set("open", json!(rows.iter().map(|it| it.connections.len()).sum::<usize>()));
+    let states = rows.iter().flat_map(|it| &it.connections).map(|it| state_name(it.state));
+    set("by_state", count(states));
+    set("limit", value_json(&rows[0].limit.value));
+    set("limit_source", json!(rows[0].limit.source));
+    facts
+}
+
+fn count(names: impl Iterator<Item = &'static str>) -> Json {
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    names.for_each(|name| *counts.entry(name).or_default() += 1);
+    let pairs: Map<String, Json> = counts.into_iter().map(|(name, count)| (name.to_owned(), json!(count))).collect();
+    Json::Object(pairs)
+}
+
+/// The state as `ss` and RFC 9293 write it.
+const fn state_name(state: TcpState) -> &'static str {
+    match state {
+        TcpState::Established => "established",
+        TcpState::SynSent => "syn-sent",
+        TcpState::SynReceived => "syn-received",
+        TcpState::FinWait1 => "fin-wait-1",
+        TcpState::FinWait2 => "fin-wait-2",
+        TcpState::TimeWait => "time-wait",
+        TcpState::Close => "closed",
+        TcpState::CloseWait => "close-wait",
+        TcpState::LastAck => "last-ack",
+        TcpState::Listen => "listen",
+        TcpState::Closing => "closing",
+    }
+}
+
+fn server_facts(look: &ServerLook) -> BTreeMap<String, Json> {
+    let mut facts = BTreeMap::new();
+    let mut set = |name: &str, value: Json| facts.insert(name.to_owned(), value);
+    set("server", json!(look.target.as_str().trim_start_matches("server:")));
+    match &look.sessions {
+        Ok(sessions) => {
+            set("sessions", json!(sessions.len()));
+            set("by_state", count(sessions.iter().map(|it| session_state_name(it.state))));
+        }
+        Err(reason) => {
+            set("sessions", json!(reason.to_string()));
+        }
+    }
+    set("used", value_json(&look.used));
+    set("slots", value_json(&look.slots));
+    set("connect_seconds", value_json(&look.connect));
+    facts
+}
+
+/// The state as PostgreSQL writes it.
+const fn session_state_name(state: SessionState) -> &'static str {
+    match state {
+        SessionState::Active => "active",
+        SessionState::Idle => "idle",
+        SessionState::IdleInTransaction => "idle in transaction",
+        SessionState::IdleInTransactionAborted => "idle in transaction (aborted)",
+        SessionState::FastPath => "fastpath function call",
+        SessionState::Unknown => "not visible",
+    }
+}
+
+fn endpoint_facts(probe: &Probe) -> BTreeMap<String, Json> {
+    let mut facts = BTreeMap::new();
+    let mut set = |name: &str, value: Json| facts.insert(name.to_owned(), value);
+    set("url", json!(probe.target.as_str().trim_start_matches("endpoint:")));
+    match &probe.outcome {
+        Ok(answer) => set("answer", json!(answer.status)),
+        Err(failure) => set("answer", json!(failure.what)),
+    };
+    set("seconds", json!(probe.phases.iter().map(|(_, took)| took.as_secs_f64()).sum::<f64>()));
+    let phases = probe.phases.iter().map(|(phase, took)| format!("{} {}", phase_name(*phase), millis(*took)));
+    set("phases", json!(phases.collect::<Vec<_>>().join(", ")));
+    if let Some(certificate) = &probe.certificate {
+        set("certificate_until", json!(certificate.not_after.to_string()));
+    }
+    facts
+}
+
+const fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Resolve => "resolve",
+        Phase::Connect => "connect",
+        Phase::Tls => "tls",
+        Phase::FirstByte => "first byte",
+        Phase::Body => "body",
+    }
+}
+
+fn millis(took: Duration) -> String {
+    format!("{:.1} ms", took.as_secs_f64() * 1e3)
+}

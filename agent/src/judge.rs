@@ -44,6 +44,8 @@ use tracks::Tracks;
 pub(crate) const NOT_JUDGED: &str = "not judged";
 /// A process or pool that has not been seen for so long is gone, and what fired of it is resolved.
 const GONE: Duration = Duration::from_secs(300);
+/// What fired of it aside, it is forgotten much sooner: a host may start thousands of short-lived processes an hour.
+const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// For whom the judge speaks: part of every fingerprint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -294,7 +296,11 @@ impl Judge {
         self.tracks.keep(now, |_, track| track.place.as_ref().is_some_and(|it| pools.is_there(&it.who)));
         self.tracks.end("the target has not been there for 5 minutes", now, |key, track| {
             let lives_here = key.target.as_str().starts_with("process:") || key.target.as_str().starts_with("pool:");
-            lives_here && key.check != CheckId::Gone && now.mono.saturating_sub(track.seen_at) >= GONE
+            let unseen = now.mono.saturating_sub(track.seen_at);
+            match track.level.firing() {
+                Some(_) => lives_here && key.check != CheckId::Gone && unseen >= GONE,
+                None => lives_here && unseen >= FORGOTTEN,
+            }
         });
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
+use tickbird_shared::protocol::MAX_KEY_BYTES;
 
 use super::defaults::CheckId;
 use super::evidence::{Case, object};
@@ -13,7 +14,7 @@ use crate::discover::TargetKey;
 use crate::inspect::host::Gap;
 use crate::inspect::{Reason, Value};
 
-/// Longest part of a reason in a fingerprint's sub-key, in characters.
+/// Longest reason or name in a sub-key, in characters.
 const CAUSE: usize = 200;
 /// Most targets in the evidence.
 const MAX_TARGETS: usize = 50;
@@ -53,7 +54,8 @@ impl Own {
                 continue;
             }
             let id = key.check.check().id;
-            let cause = causes.entry(format!("{id}: {}", words::foreign(&reason.to_string(), CAUSE))).or_default();
+            let sub_key = format!("{id}: {}", words::foreign(&reason.to_string(), CAUSE));
+            let cause = causes.entry(words::cut(sub_key, MAX_KEY_BYTES)).or_default();
             if !cause.targets.contains(&key.target) {
                 cause.targets.push(key.target.clone());
             }
@@ -86,7 +88,7 @@ impl Own {
 /// An inspector has not looked for `missed` intervals.
 pub(super) fn late(inspector: &str, missed: u32, now: Moment, tracks: &mut Tracks) {
     let agent = TargetKey::agent();
-    let name = words::foreign(inspector, 200);
+    let name = words::cut(words::foreign(inspector, CAUSE), MAX_KEY_BYTES);
     let subject = Subject { sub_key: Some(&name), ..Subject::of(CheckId::Slow, &agent) };
     tracks.observe(subject, Seen::known(f64::from(missed)), now, || Case {
         summary: format!("the agent has not looked at {name} for {}", words::counted(missed as usize, "interval")),

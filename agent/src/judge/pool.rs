@@ -44,8 +44,8 @@ pub(super) struct Pools {
 struct Server {
     /// Remote ends here that are this server.
     remotes: BTreeSet<SocketAddr>,
-    /// Looks in a row in which no row was of this host.
-    strange_looks: u32,
+    /// Connections without a session at the last look.
+    strange: HashSet<u64>,
     is_suspect: bool,
 }
 
@@ -60,6 +60,7 @@ impl Pools {
         for row in &look.pools {
             pools.entry(&row.target).or_default().push(row);
         }
+        let mut unviewed = Vec::new();
         for (target, rows) in &pools {
             let place = place(rows[0]);
             churn::judge(&mut self.births, target, &place, rows, look.closes_incomplete, now, tracks);
@@ -67,10 +68,17 @@ impl Pools {
             if !self.is_viewed(place.remote) {
                 let reason = self.why_not_viewed(target, rows[0], now, tracks);
                 utilization::without_view(target, &place, rows, reason.as_ref(), now, tracks);
-                if let Some(reason) = reason {
-                    for check in SESSION_CHECKS {
-                        blind(check, target, &place, reason.clone(), now, tracks);
-                    }
+                unviewed.extend(reason.map(|reason| (*target, place, reason)));
+            }
+        }
+        if !unviewed.is_empty() {
+            for check in SESSION_CHECKS {
+                let known: Vec<_> = known_places(check, tracks).collect();
+                for (target, place, reason) in &unviewed {
+                    // Sessions that were seen once, before the server moved, cannot be seen either.
+                    let of_pool: Vec<_> = known.iter().filter(|it| it.1 == *place).map(|it| &it.0).collect();
+                    let all = if of_pool.is_empty() { vec![*target] } else { of_pool };
+                    all.into_iter().for_each(|it| blind(check, it, place, reason.clone(), now, tracks));
                 }
             }
         }
@@ -97,18 +105,23 @@ impl Pools {
             bases.entry(&row.target).or_default().push(row);
         }
         let server = self.servers.entry(look.target.clone()).or_default();
-        server.remotes.extend(look.addresses.iter().copied());
+        if !look.addresses.is_empty() {
+            // A server that moved is no longer seen at the address it had.
+            server.remotes = look.addresses.iter().copied().collect();
+        }
         server.remotes.extend(bases.values().map(|rows| rows[0].remote));
         server.is_suspect = false;
         let remotes = server.remotes.clone();
         let join = join::join(look, rows);
-        server.strange_looks = if join.is_translated() { server.strange_looks + 1 } else { 0 };
+        let strange: HashSet<u64> = join.without_session.iter().map(|(_, it)| it.cookie).collect();
+        // The two views are not of one moment: only a connection that matches nothing twice says something.
+        let is_strange_again = strange.intersection(&server.strange).next().is_some();
+        server.strange = strange;
         let unseen = match (&look.sessions, &look.hidden) {
             (Err(reason), _) => Some(reason.clone()),
             (Ok(_), Some(hidden)) if join.is_translated() && join.without_address > 0 => Some(hidden.clone()),
             (Ok(_), _) if !join.is_translated() => None,
-            // The two looks are not of one moment: once may be a coincidence.
-            (Ok(_), _) if server.strange_looks < 2 => Some(Reason::NotYet("a second look at the server")),
+            (Ok(_), _) if !is_strange_again => Some(Reason::NotYet("a second look at the server")),
             (Ok(_), _) => Some(Reason::Translated(look.target.as_str().trim_start_matches("server:").to_owned())),
         };
         if let Some(reason) = unseen {
@@ -123,11 +136,19 @@ impl Pools {
             }
             let of_this = |place: &Place| remotes.contains(&place.remote);
             let is_bare = |target: &TargetKey| !target.as_str().contains("?user=");
-            // The view is whole, so a pool of a running application that has no row in it has no session.
+            let hidden_from: Vec<Place> = scene.partly_hidden().map(place).collect();
             for check in SESSION_CHECKS {
-                self.nothing_there(check, now, tracks, |key, place| {
-                    of_this(place) && !is_bare(key) && !groups.contains_key(key)
-                });
+                let of_nobody = |it: &(TargetKey, Place)| {
+                    of_this(&it.1) && !is_bare(&it.0) && !groups.contains_key(&it.0) && self.is_there(&it.1.who)
+                };
+                let all: Vec<_> = known_places(check, tracks).filter(of_nobody).collect();
+                for (target, place) in all {
+                    match look.hidden.as_ref().filter(|_| hidden_from.contains(&place)) {
+                        Some(reason) => blind(check, &target, &place, reason.clone(), now, tracks),
+                        // The view of this pool is whole, so what has no row in it has no session.
+                        None => nothing(check, &target, &place, now, tracks),
+                    }
+                }
             }
             let hidden = scene.hidden_pools(&groups);
             for pool in &hidden {
@@ -219,10 +240,14 @@ impl Pools {
             .filter(|(target, place)| self.is_there(&place.who) && is_empty(target, place))
             .collect();
         for (target, place) in empty {
-            let subject = Subject { place: Some(&place), ..Subject::of(check, &target) };
-            tracks.observe(subject, Seen::known(0.0), now, Case::default);
+            nothing(check, &target, &place, now, tracks);
         }
     }
+}
+
+fn nothing(check: CheckId, target: &TargetKey, place: &Place, now: Moment, tracks: &mut Tracks) {
+    let subject = Subject { place: Some(place), ..Subject::of(check, target) };
+    tracks.observe(subject, Seen::known(0.0), now, Case::default);
 }
 
 /// Targets of a check and where they live. A target that is not the kernel's pool alone is known by database and user.

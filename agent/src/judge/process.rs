@@ -23,6 +23,8 @@ mod restart;
 const ZOMBIE_AGE: Duration = Duration::from_secs(60);
 /// Ended instances that are remembered, so that an event and a look do not tell the same end twice.
 const MAX_ENDED: usize = 1_024;
+/// Most targets that history is kept of: a host that starts others all the time runs none of them for long.
+const MAX_TARGETS: usize = 4_096;
 
 /// What is remembered of processes between looks.
 #[derive(Debug, Default)]
@@ -115,8 +117,12 @@ impl Processes {
             })
             .collect();
         for it in &self.running {
-            let times = self.targets.entry(it.target.clone()).or_insert((now.mono, now.mono));
-            times.1 = now.mono;
+            let has_room = self.targets.len() < MAX_TARGETS;
+            if let Some(times) = self.targets.get_mut(&it.target) {
+                times.1 = now.mono;
+            } else if has_room {
+                self.targets.insert(it.target.clone(), (now.mono, now.mono));
+            }
         }
         // As long as a process that comes back may be the successor of one that is gone.
         self.targets.retain(|_, (_, last)| now.mono.saturating_sub(*last) < super::GONE * 12);

@@ -90,14 +90,17 @@ impl Scene<'_> {
 
     /// Pools none of whose connections have a visible row, while rows are hidden from our role.
     pub(super) fn hidden_pools(&self, groups: &Groups<'_>) -> Vec<&PoolRow> {
-        if self.look.hidden.is_none() || self.join.without_address == 0 {
-            return Vec::new();
-        }
-        let mut pools: Vec<&PoolRow> = self.join.without_session.iter().map(|(pool, _)| *pool).collect();
+        let mut pools: Vec<&PoolRow> = self.partly_hidden().collect();
         pools.sort_by(|a, b| a.target.cmp(&b.target));
         pools.dedup_by(|a, b| a.target == b.target);
         pools.retain(|pool| !groups.values().any(|joined| joined[0].pool.target == pool.target));
         pools
+    }
+
+    /// Pools with a connection whose row may be one that is hidden from our role; some may come twice.
+    pub(super) fn partly_hidden(&self) -> impl Iterator<Item = &PoolRow> {
+        let hides = self.look.hidden.is_some() && self.join.without_address > 0;
+        self.join.without_session.iter().filter(move |_| hides).map(|(pool, _)| *pool)
     }
 
     fn case(&self, check: CheckId, joined: &[Joined<'_>], listed: &[Joined<'_>]) -> Case {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{greatest, share, whole_or_blind};
+use super::{MAX_TARGETS, greatest, share, whole_or_blind};
 use crate::discover::TargetKey;
 use crate::inspect::host::ProcessRow;
 use crate::inspect::{Reason, Unit, Value};
@@ -82,12 +82,15 @@ impl History {
 }
 
 impl Histories {
-    /// Forgets targets that have been gone for as long as a history lasts.
+    /// Forgets targets that have been gone for as long as their history lasts.
     pub(super) fn forget(&mut self, now: Duration) {
-        self.0.retain(|_, it| now.saturating_sub(it.seen_at) < STEP * MAX_STEPS as u32);
+        self.0.retain(|_, it| now.saturating_sub(it.seen_at) < STEP * (it.steps.len() as u32 + 1));
     }
 
     pub(super) fn judge(&mut self, target: &TargetKey, rows: &[&ProcessRow], now: Moment, tracks: &mut Tracks) {
+        if !self.0.contains_key(target) && self.0.len() >= MAX_TARGETS {
+            return;
+        }
         let history = self.0.entry(target.clone()).or_default();
         history.seen_at = now.mono;
         let is_hit = history.is_hit(rows, now.mono);

@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde_json::json;
 use tickbird_shared::Severity;
 
-use super::Group;
+use super::{Group, MAX_TARGETS};
 use crate::discover::{Instance, TargetKey};
 use crate::inspect::host::{Ended, ProcessRow};
 use crate::inspect::{Reason, Unit, Value};
@@ -78,6 +78,9 @@ impl Restarts {
     pub(super) fn appeared(&mut self, groups: &[Group<'_>], now: Duration) {
         for (target, rows) in groups {
             let is_known = self.targets.contains_key(*target);
+            if !is_known && self.targets.len() >= MAX_TARGETS {
+                continue;
+            }
             let life = self.targets.entry((*target).clone()).or_default();
             if !is_known {
                 // What the agent's first look finds began long ago.

@@ -323,6 +323,54 @@ fn what_is_hidden_from_our_role_is_blind_and_never_well() {
 }
 
 #[test]
+fn a_pool_of_one_user_that_became_hidden_is_lost_and_not_cleared() {
+    let mut night = Night::begin();
+    let scene = |hide: bool| {
+        move |seconds: f64| {
+            let (host, mut server) = leaking(2, seconds + 20.0);
+            for it in &mut server.sessions.as_mut().expect("sessions")[..10] {
+                it.user = "report".into();
+                if hide {
+                    (it.address, it.port, it.state) = (None, None, SessionState::Unknown);
+                }
+            }
+            server.hidden = hide.then(|| Reason::Denied("port and state of other roles' sessions".into()));
+            (host, server)
+        }
+    };
+    night.scenes(5, scene(false));
+    assert_eq!(night.told(), "20s pool.idle_in_transaction began warning");
+    night.scenes(6, scene(true));
+    let told = night.told();
+    assert!(told.starts_with("40s pool.idle_in_transaction evidence_lost warning"), "{told}");
+    assert_eq!((night.is(IDLE, "user=report"), night.is(IDLE, "user=web")), ("warning", "ok"));
+}
+
+#[test]
+fn connections_that_come_and_go_between_two_views_are_no_translation() {
+    let mut night = Night::begin();
+    for look in 0..10_u32 {
+        let (mut host, server) = leaking(0, 0.0);
+        host.pools[0].connections = vec![connection(&format!("10.0.0.9:{}", 50_000 + look), 10)];
+        night.scenes(1, |_| (host.clone(), server.clone()));
+    }
+    assert_eq!((night.told().as_str(), night.is(IDLE, "shop")), ("", "not yet"));
+}
+
+#[test]
+fn a_server_that_moved_is_not_seen_at_its_old_address() {
+    let mut night = Night::begin();
+    night.scenes(3, |_| leaking(0, 0.0));
+    let moved = server("10.0.0.6:5432", Vec::new());
+    night.scenes(8, |_| {
+        let (host, mut there) = (leaking(0, 0.0).0, moved.clone());
+        there.target = crate::discover::TargetKey::server("10.0.0.5:5432", "app");
+        (host, there)
+    });
+    assert_eq!(night.is(IDLE, "shop"), "blind");
+}
+
+#[test]
 fn an_application_that_was_restarted_clears_as_usual_and_one_that_is_gone_after_five_minutes() {
     let mut night = Night::begin();
     night.scenes(9, |seconds| leaking(2, seconds));

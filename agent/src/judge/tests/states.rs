@@ -158,6 +158,145 @@ fn a_thousand_and_more_faults_stay_within_what_the_collector_takes() {
     let mut night = Night::begin();
     night.hosts(&look, 5);
     assert_eq!(night.judge.open(night.moment()).firing.len(), tickbird_shared::protocol::MAX_FIRING);
-    night.hosts(&HostLook::default(), 301);
-    assert!(night.judge.firing().is_empty());
+    night.wait(300.0).host(&HostLook::default());
+    assert!(night.judge.firing().is_empty() && night.judge.states().is_empty());
+}
+
+#[test]
+fn short_lived_processes_leave_nothing_behind() {
+    let mut night = Night::begin();
+    for index in 0..500 {
+        let row = process(&format!("job-{index}"), 1000 + index, 0);
+        night.hosts(&HostLook { processes: vec![row], ..HostLook::default() }, 1);
+    }
+    let states = night.judge.states();
+    assert!(states.len() <= 60 * 6, "{} states of one process at a time", states.len());
+}
+
+/// A reason from outside, as long and as strange as it may come.
+#[test]
+fn keys_and_texts_stay_within_the_wire_whatever_they_are_made_of() {
+    let mut night = Night::begin();
+    let mut look = zombies(5);
+    look.processes[0].application.name = "\u{202e}ü".repeat(400).into();
+    look.processes[0].command = "\u{1b}".repeat(4000).into();
+    let reason = Reason::Denied("\u{1b}🦀".repeat(1000));
+    look.gaps.push(Gap { checks: &["fd.limit"], target: TargetKey::agent(), reason });
+    // `tell` refuses whatever the collector would.
+    night.hosts(&look, 5);
+    assert_eq!(night.told(), "3s proc.zombie began warning\n3s agent.blind began warning");
+}
+
+mod property {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use tickbird_shared::{Change, Status};
+
+    use super::super::rows::{connection, end_of, pool, session};
+    use super::*;
+    use crate::inspect::host::{Limit, TcpState};
+    use crate::inspect::postgres::SessionState;
+
+    /// One step of a night: what happens, to whom, and how much.
+    #[derive(Debug, Clone, Copy)]
+    struct Event {
+        kind: u8,
+        what: u8,
+        much: u16,
+    }
+
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        let event = (any::<u8>(), any::<u8>(), any::<u16>()).prop_map(|(kind, what, much)| Event { kind, what, much });
+        proptest::collection::vec(event, 1..150)
+    }
+
+    fn play(night: &mut Night, event: Event) {
+        let Event { kind, what, much } = event;
+        night.wait(f64::from(much % 40));
+        let age = Duration::from_secs(u64::from(much % 400));
+        let mut shop = process("shop", 77 + u32::from(what % 3), 8000);
+        shop.application.declared = what & 1 == 1;
+        shop.zombies = (0..u32::from(what % 5)).map(|it| (it, age)).collect();
+        if what & 2 == 2 {
+            shop.descriptors = Value::Unknown(Reason::Denied("x".into()));
+        }
+        let mut it = pool("shop", 77 + u32::from(what % 3), "10.0.0.5:5432");
+        it.births = u32::from(what % 20);
+        it.closes = vec![Some(age / 100); usize::from(what % 20)];
+        it.limit = Limit { value: Value::Known(f64::from(what % 8)), source: "configuration".into() };
+        let mut sessions = Vec::new();
+        for index in 0..u32::from(what % 8) {
+            let client = format!("10.0.0.9:{}", 40000 + index);
+            let mut one = connection(&client, 10 + index);
+            if what & 8 == 8 {
+                (one.state, one.state_age) = (TcpState::CloseWait, age);
+            }
+            it.connections.push(one);
+            let mut row = session(900 + index as i32, &client);
+            row.state =
+                [SessionState::Idle, SessionState::IdleInTransaction, SessionState::Unknown][usize::from(much % 3)];
+            row.state_age = (what & 16 == 0).then_some(age);
+            if what & 32 == 32 {
+                (row.address, row.port) = (None, None);
+            }
+            sessions.push(row);
+        }
+        let look = HostLook {
+            processes: vec![shop.clone()],
+            pools: vec![it],
+            closes_incomplete: what & 4 == 4,
+            ..HostLook::default()
+        };
+        match kind % 8 {
+            0 => night.host(&HostLook::default()),
+            1 => night.ended(&end_of(&shop, night.now())),
+            2 => night.tick(),
+            3 => {
+                let mut seen = server("10.0.0.5:5432", sessions);
+                if what & 64 == 64 {
+                    seen.sessions = Err(Reason::Unreachable("it".into()));
+                }
+                seen.hidden = (what & 32 == 32).then(|| Reason::Denied("y".into()));
+                seen.used = Value::Known(f64::from(what));
+                night.server(&seen);
+            }
+            4 => {
+                let now = night.moment();
+                let found = night.judge.late("host", u32::from(what % 5), now);
+                night.tell(found);
+            }
+            _ => night.host(&look),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        /// Every fault begins once and ends once, and what was told adds up to what fires.
+        #[test]
+        fn what_was_told_adds_up_to_what_fires(events in events()) {
+            let mut night = Night::begin();
+            let mut firing: BTreeMap<Fingerprint, tickbird_shared::Severity> = BTreeMap::new();
+            for event in events {
+                play(&mut night, event);
+                for it in night.found.drain(..) {
+                    let was = firing.get(&it.fingerprint).copied();
+                    match it.change {
+                        Change::Began => prop_assert_eq!(was, None),
+                        Change::Worsened => prop_assert!(was < Some(it.severity)),
+                        Change::Eased => prop_assert!(was > Some(it.severity)),
+                        _ => prop_assert!(was.is_some(), "{:?} of what does not fire", it.change),
+                    }
+                    prop_assert!(it.since <= it.observed_at);
+                    match it.status {
+                        Status::Firing => firing.insert(it.fingerprint, it.severity),
+                        Status::Resolved => firing.remove(&it.fingerprint),
+                    };
+                }
+                let now: BTreeMap<_, _> = night.judge.firing().into_iter().map(|it| (it.fingerprint, it.severity)).collect();
+                prop_assert_eq!(&now, &firing);
+            }
+        }
+    }
 }

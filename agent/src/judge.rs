@@ -15,8 +15,8 @@ use tickbird_shared::batch::Open;
 use tickbird_shared::{Finding, Severity};
 
 use crate::discover::TargetKey;
-use crate::inspect::host::Ended;
-use crate::inspect::{Reading, Rows, Value};
+use crate::inspect::host::{Ended, Gap};
+use crate::inspect::{HostLook, Reading, Reason, Rows, Value};
 
 mod defaults;
 mod endpoint;
@@ -194,8 +194,18 @@ impl Judge {
         match &reading.rows {
             Rows::Host(look) => {
                 self.host_seen = true;
-                self.processes.look(look, now, &mut self.tracks);
-                self.pools.host(look, now, &mut self.tracks);
+                match lost_sight(look, CheckId::Zombie, look.processes.is_empty()) {
+                    None => self.processes.look(look, now, &mut self.tracks),
+                    Some(reason) => {
+                        self.tracks.lose(reason, now, |key, _| key.target.as_str().starts_with("process:"));
+                    }
+                }
+                self.pools.host(
+                    look,
+                    lost_sight(look, CheckId::CloseWait, look.pools.is_empty()),
+                    now,
+                    &mut self.tracks,
+                );
                 self.own.gaps(&look.gaps, now, &mut self.tracks);
                 self.end_what_is_gone(now);
             }
@@ -303,6 +313,14 @@ impl Judge {
             }
         });
     }
+}
+
+/// Why a look shows nothing of what `check` looks at, when that is because it could not be read. A host where nothing
+/// runs has no such gap; one where only some users are hidden shows the others.
+fn lost_sight(look: &HostLook, check: CheckId, shows_nothing: bool) -> Option<&Reason> {
+    let id = check.check().id;
+    let covers = |gap: &&Gap| gap.target == TargetKey::agent() && gap.checks.contains(&id);
+    look.gaps.iter().filter(|_| shows_nothing).find(covers).map(|gap| &gap.reason)
 }
 
 #[cfg(test)]

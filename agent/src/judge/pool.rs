@@ -32,6 +32,8 @@ pub(super) struct Pools {
     commands: HashMap<Instance, Arc<str>>,
     /// `<application>/<role>` of everything that runs or holds connections.
     there: HashSet<String>,
+    /// Why no socket could be read at the last look at the host.
+    lost: Option<Reason>,
     servers: BTreeMap<TargetKey, Server>,
     births: BTreeMap<TargetKey, churn::Births>,
     dead: BTreeMap<TargetKey, close_wait::Dead>,
@@ -42,7 +44,9 @@ pub(super) struct Pools {
 /// A server that has been asked.
 #[derive(Debug, Default)]
 struct Server {
-    /// Remote ends here that are this server.
+    /// Addresses of its name.
+    addresses: BTreeSet<SocketAddr>,
+    /// Remote ends here that are this server: those, and others of this host that were seen to be.
     remotes: BTreeSet<SocketAddr>,
     /// Connections without a session at the last look.
     strange: HashSet<u64>,
@@ -53,8 +57,15 @@ struct Server {
 type Instances<'a> = BTreeMap<&'a TargetKey, Vec<&'a PoolRow>>;
 
 impl Pools {
-    /// Takes a look at the host in.
-    pub(super) fn host(&mut self, look: &HostLook, now: Moment, tracks: &mut Tracks) {
+    /// Takes a look at the host in. `lost` says why no socket could be read, when that is so.
+    pub(super) fn host(&mut self, look: &HostLook, lost: Option<&Reason>, now: Moment, tracks: &mut Tracks) {
+        self.lost = lost.cloned();
+        if let Some(reason) = lost {
+            self.rows.clear();
+            let by_sockets = [CheckId::Churn, CheckId::CloseWait, CheckId::Utilization];
+            tracks.lose(reason, now, |key, _| by_sockets.contains(&key.check));
+            return;
+        }
         self.remember(look);
         let mut pools = Instances::new();
         for row in &look.pools {
@@ -105,9 +116,10 @@ impl Pools {
             bases.entry(&row.target).or_default().push(row);
         }
         let server = self.servers.entry(look.target.clone()).or_default();
-        if !look.addresses.is_empty() {
+        let addresses: BTreeSet<SocketAddr> = look.addresses.iter().copied().collect();
+        if !addresses.is_empty() && addresses != server.addresses {
             // A server that moved is no longer seen at the address it had.
-            server.remotes = look.addresses.iter().copied().collect();
+            (server.remotes, server.addresses) = (addresses.clone(), addresses);
         }
         server.remotes.extend(bases.values().map(|rows| rows[0].remote));
         server.is_suspect = false;
@@ -118,6 +130,8 @@ impl Pools {
         let is_strange_again = strange.intersection(&server.strange).next().is_some();
         server.strange = strange;
         let unseen = match (&look.sessions, &look.hidden) {
+            // Without our own sockets nobody's sessions can be told from ours.
+            (Ok(_), _) if self.lost.is_some() => self.lost.clone(),
             (Err(reason), _) => Some(reason.clone()),
             (Ok(_), Some(hidden)) if join.is_translated() && join.without_address > 0 => Some(hidden.clone()),
             (Ok(_), _) if !join.is_translated() => None,

@@ -223,6 +223,16 @@ impl Tracks {
         });
     }
 
+    /// A source is not readable any more: what was judged by it is not seen, which is not the same as gone.
+    pub(super) fn lose(&mut self, reason: &Reason, now: Moment, is_lost: impl Fn(&Key, &Track) -> bool) {
+        let lost = self.all.iter().filter(|(key, track)| key.sub_key.is_none() && is_lost(key, track));
+        let lost: Vec<_> = lost.map(|(key, track)| (key.check, key.target.clone(), track.place.clone())).collect();
+        for (check, target, place) in lost {
+            let subject = Subject { place: place.as_ref(), ..Subject::of(check, &target) };
+            self.observe(subject, Seen::value(Value::Unknown(reason.clone())), now, Case::default);
+        }
+    }
+
     /// The target is there, though this check had nothing to look at.
     pub(super) fn keep(&mut self, now: Moment, is_there: impl Fn(&Key, &Track) -> bool) {
         for (key, track) in &mut self.all {

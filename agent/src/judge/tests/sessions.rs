@@ -2,7 +2,7 @@
 
 use super::rows::{connection, pool, server, session};
 use super::*;
-use crate::inspect::host::{Owner, PoolRow};
+use crate::inspect::host::{Gap, Owner, PoolRow};
 use crate::inspect::postgres::{Session, SessionState};
 use crate::inspect::{Reason, Value};
 
@@ -256,6 +256,28 @@ fn a_view_that_is_lost_clears_nothing() {
 }
 
 #[test]
+fn sockets_that_cannot_be_read_any_more_clear_nothing_and_are_not_gone() {
+    let mut night = Night::begin();
+    night.scenes(9, |seconds| leaking(2, seconds));
+    night.told();
+    let denied = Gap {
+        checks: &["pool.utilization", "pool.close_wait", "pool.churn"],
+        target: crate::discover::TargetKey::agent(),
+        reason: Reason::Denied("sockets over NETLINK_SOCK_DIAG".into()),
+    };
+    night.scenes(100, |_| {
+        let (mut host, server) = leaking(0, 0.0);
+        host.pools.clear();
+        host.gaps.push(denied.clone());
+        (host, server)
+    });
+    let told = night.told();
+    assert!(told.starts_with("60s agent.blind began warning"), "{told}");
+    assert!(told.contains("pool.idle_in_transaction evidence_lost warning") && !told.contains("gone"), "{told}");
+    assert_eq!((night.is(IDLE, "shop"), night.is("pool.churn", "pool:shop")), ("warning", "blind"));
+}
+
+#[test]
 fn without_a_credential_the_pool_is_blind_after_a_while_and_says_what_to_add() {
     let mut night = Night::begin();
     let (host, _) = leaking(2, 60.0);
@@ -368,6 +390,28 @@ fn a_server_that_moved_is_not_seen_at_its_old_address() {
         (host, there)
     });
     assert_eq!(night.is(IDLE, "shop"), "blind");
+}
+
+#[test]
+fn a_pool_to_another_address_of_the_same_server_clears_when_it_is_empty() {
+    let near = |leaked, seconds| {
+        let (mut host, mut server) = leaking(leaked, seconds);
+        server.addresses = vec![rows::address("127.0.0.1:5432")];
+        let remote = rows::address("10.0.0.9:5432");
+        host.pools[0].remote = remote;
+        host.pools[0].target = crate::discover::TargetKey::pool("shop", "main", remote);
+        (host, server)
+    };
+    let mut night = Night::begin();
+    night.scenes(9, |seconds| near(2, seconds));
+    assert_eq!(night.told(), "40s pool.idle_in_transaction began warning");
+    night.scenes(3, |_| {
+        let (mut host, mut server) = near(0, 0.0);
+        host.pools.clear();
+        server.sessions = Ok(Vec::new());
+        (host, server)
+    });
+    assert_eq!(night.told(), "60s pool.idle_in_transaction cleared warning");
 }
 
 #[test]

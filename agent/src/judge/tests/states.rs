@@ -122,6 +122,25 @@ fn a_process_that_is_gone_resolves_what_fired_of_it_after_five_minutes() {
 }
 
 #[test]
+fn processes_that_cannot_be_read_any_more_are_lost_and_not_gone() {
+    let mut night = Night::begin();
+    night.hosts(&zombies(5), 3);
+    night.told();
+    let absent = Gap {
+        checks: &["proc.zombie", "fd.limit"],
+        target: TargetKey::agent(),
+        reason: Reason::Absent("/proc".into()),
+    };
+    let nothing = HostLook { gaps: vec![absent], ..HostLook::default() };
+    night.hosts(&nothing, 400);
+    let told = night.told();
+    assert!(told.contains("proc.zombie evidence_lost warning") && !told.contains("gone"), "{told}");
+    assert_eq!((night.is("proc.zombie", "shop"), night.is("fd.limit", "shop")), ("warning", "blind"));
+    night.hosts(&zombies(0), 5);
+    assert!(night.told().contains("proc.zombie cleared warning"));
+}
+
+#[test]
 fn an_inspector_that_is_late_is_told_and_one_hiccup_is_not() {
     let mut night = Night::begin();
     for missed in [0, 0, 1, 0, 2, 0, 4, 0, 0, 0] {

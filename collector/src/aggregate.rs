@@ -1,7 +1,7 @@
 //! Findings of many agents in, incident changes out. Pure: what is heard and when is all it knows.
 //!
-//! One incident per fingerprint ([`incident`]); presence of agents ([`presence`]); and the incidents that the collector
-//! raises itself, about agents and about its own deliveries ([`own`]). An agent's list of what fires resolves what is
+//! One incident per fingerprint (`incident`); presence of agents (`presence`); and the incidents that the collector
+//! raises itself, about agents and about its own deliveries (`own`). An agent's list of what fires resolves what is
 //! missing from it, so that no lost message leaves an incident open for ever.
 
 mod incident;

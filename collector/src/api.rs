@@ -1,6 +1,6 @@
 //! The routes for people, and how an error is answered.
 //!
-//! A route exists only as a line of [`ROUTES`] with the [`Permission`] it asks for; there is no other way to add one.
+//! A route exists only as a line of `ROUTES` with the `Permission` it asks for; there is no other way to add one.
 //! Every answer carries `X-Request-Id`, every error is a problem document, every list is cut into pages.
 
 mod access;
@@ -28,6 +28,7 @@ use crate::notify;
 use crate::problem::Problem;
 use crate::store::{Readers, StoreError};
 
+pub use crate::status::Expiry;
 pub use access::Role;
 
 use access::Permission;
@@ -51,15 +52,6 @@ pub struct Context {
     pub version: &'static str,
     /// When it started.
     pub started_at: Timestamp,
-}
-
-/// The end of one certificate's life.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Expiry {
-    /// Which: `server`, `authority`.
-    pub name: &'static str,
-    /// When it ends.
-    pub at: Timestamp,
 }
 
 /// Context and counters, shared by all requests.

@@ -8,13 +8,21 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tickbird_shared::Timestamp;
 
-use crate::api::Expiry;
 use crate::ledger::Health;
 use crate::notify::{BreakerState, ReceiverStatus};
 use crate::store::StoreError;
 
 /// A certificate that ends within this time is worth a look.
 const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// The end of one certificate's life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expiry {
+    /// Which: `server`, `authority`.
+    pub name: &'static str,
+    /// When it ends.
+    pub at: Timestamp,
+}
 
 /// How a part is. The order is that of badness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

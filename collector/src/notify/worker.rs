@@ -92,7 +92,10 @@ impl Worker {
         }
         let (name, wall, limit) = (self.name.clone(), (self.clock)(), (room + self.busy.len()) as u32);
         let look = move |rows: crate::store::Rows<'_>| {
-            Ok((rows.outbox_due(&name, wall, limit)?, rows.outbox_next_at(&name, wall)?))
+            let due = rows.outbox_due(&name, wall, limit)?;
+            // With all hands full the end of an attempt comes first, and a long backlog need not be searched.
+            let next_at = if due.len() < limit as usize { rows.outbox_next_at(&name, wall)? } else { None };
+            Ok((due, next_at))
         };
         let (due, next_at) = match self.readers.read(look).await {
             Ok(found) => found,

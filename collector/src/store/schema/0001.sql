@@ -117,7 +117,7 @@ CREATE TABLE outbox (
     PRIMARY KEY (tenant, id)
 ) STRICT;
 CREATE INDEX outbox_waiting ON outbox (tenant, incident, receiver, id) WHERE state = 'waiting';
-CREATE INDEX outbox_due ON outbox (receiver, next_attempt_at) WHERE state = 'waiting';
+CREATE INDEX outbox_due ON outbox (receiver, id, next_attempt_at) WHERE state = 'waiting';
 CREATE INDEX outbox_settled ON outbox (settled_at) WHERE settled_at IS NOT NULL;
 
 CREATE TABLE bodies (

@@ -359,8 +359,10 @@ async fn a_message_that_is_refused_for_what_it_is_does_not_stop_the_others() {
     for number in 0..6 {
         bed.begins(&format!("pool:{number}")).await;
     }
-    for _ in 0..6 {
-        server.hears().await;
+    // Some may be repeated before the last one is tried the first time.
+    let mut tried = std::collections::BTreeSet::new();
+    while tried.len() < 6 {
+        tried.insert(server.hears().await.header("webhook-id").to_owned());
     }
     assert_eq!(notify.status().receivers()[0].breaker, BreakerState::Closed);
     notify.stop().await;

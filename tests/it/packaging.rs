@@ -41,7 +41,7 @@ fn the_example_configurations_have_no_mistakes() {
 fn the_tables_of_checks_and_sources_are_printed_for_people_and_programs() {
     alone(|stage| {
         let agent = Agent::prepare(stage, "", User::Same)?;
-        for (command, word) in [("defaults", "pool.idle_in_transaction"), ("inspectors", "sock_diag")] {
+        for (command, word) in [("defaults", "pool.idle_in_transaction"), ("inspectors", "SOCK_DIAG")] {
             for arguments in [&[][..], &["--json"]] {
                 let output = agent.ask(command, arguments)?;
                 let text = String::from_utf8_lossy(&output.stdout).into_owned();

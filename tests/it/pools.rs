@@ -78,17 +78,29 @@ fn connections_that_the_server_closed_are_found_in_a_pool_at_work() {
     });
 }
 
+/// Most of these connections live and die between two looks: only the kernel's destroy events tell of them, and those
+/// name no process. So each application has a server of its own here.
 #[test]
 fn connections_opened_for_each_request_are_churn() {
     alone(|stage| {
         const CHECK: &str = "pool.churn";
-        let mut it = Pools::begin(stage, &check(CHECK, "hold = \"5s\""))?;
-        it.watch.sees(CHECK, "twin-api", "ok", 30.s())?;
-        it.faulty.does("churn 10")?;
-        it.watch.fires(CHECK, "faulty-api", 30.s())?;
-        it.faulty.does("churn 0")?;
-        it.watch.resolves(CHECK, "faulty-api", 90.s())?;
-        it.twin_is_silent(CHECK)
+        let (one, other) = (Postgres::start(stage, 50)?, Postgres::start(stage, 50)?);
+        let mut faulty = Application::pooled(stage, "faulty-api", &one)?;
+        let mut twin = Application::pooled(stage, "twin-api", &other)?;
+        let mut configuration = check(CHECK, "hold = \"5s\"");
+        for (application, server) in [(&mut faulty, &one), (&mut twin, &other)] {
+            application.does("traffic 20")?;
+            configuration += &postgres(&server.dsn_file("tickbird")?);
+            configuration += &app(application.name(), &application.command());
+        }
+        let watch = Watch::begin(stage, &configuration)?;
+        watch.sees(CHECK, "faulty-api", "ok", 30.s())?;
+        faulty.does("churn 10")?;
+        watch.fires(CHECK, "faulty-api", 30.s())?;
+        faulty.does("churn 0")?;
+        watch.resolves(CHECK, "faulty-api", 90.s())?;
+        watch.sees(CHECK, "twin-api", "ok", 5.s())?;
+        watch.silent_about("twin-api")
     });
 }
 

@@ -41,9 +41,15 @@ impl Watch {
     }
 
     fn has(&self, check: &str, part: &str, status: &str, within: Duration) -> Result<Value, StageError> {
-        self.collector.has_incident(&format!("{check} {status} for {part}"), within, |it| {
+        let found = self.collector.has_incident(&format!("{check} {status} for {part}"), within, |it| {
             let word = |key: &str| it[key].as_str().unwrap_or_default();
             word("check") == check && word("status") == status && word("target").contains(part)
+        });
+        found.map_err(|error| {
+            // What the agent makes of it says on which side the fact got lost.
+            let status = self.agent.status().unwrap_or_default();
+            let said = format!("{error}; the agent says: {:?}", rows_of(&status, check, part));
+            StageError::Failed { what: "the watch".into(), said }
         })
     }
 

@@ -149,7 +149,9 @@ pub struct CheckPart {
 impl Report {
     /// Exit code by the convention of monitoring plugins: 0 ok, 1 warning, 2 critical, 3 blind only.
     pub fn exit_code(&self) -> u8 {
-        let worst = self.findings.iter().map(|it| it.severity.as_str()).filter(|it| *it != "info");
+        // Blindness has a code of its own, so the findings that tell of it do not count as warnings.
+        let worst = self.findings.iter().filter(|it| it.check != "agent.blind");
+        let worst = worst.map(|it| it.severity.as_str()).filter(|it| *it != "info");
         match worst.fold(0, |worst, it| worst.max(if it == "critical" { 2 } else { 1 })) {
             0 if !self.blind.is_empty() => 3,
             code => code,

@@ -195,20 +195,25 @@ impl Proc {
     /// takes milliseconds.
     ///
     /// # Errors
-    /// As [`Proc::file`].
+    /// As [`Proc::file`]. With `CAP_DAC_READ_SEARCH` alone the directory of another user's process may be listed and no
+    /// link in it read: that is `Denied` too, not a process without sockets.
     pub fn sockets(&mut self, pid: u32, found: &mut Vec<Descriptor>) -> Result<(), KernelError> {
         let directory = self.open_directory(pid, "fd")?;
         let mut target = [0; 64];
+        let mut denied = false;
         numbered_entries(&directory, |fd| {
             self.path.clear();
             let _ = write!(self.path, "{fd}");
-            // A descriptor may be closed while the directory is read.
-            if let Ok(length) = rustix::fs::readlinkat_raw(&directory, &self.path, &mut target[..])
-                && let Some(inode) = descriptors::parse_socket(&target[..length])
-            {
-                found.push(Descriptor { fd, inode });
+            match rustix::fs::readlinkat_raw(&directory, &self.path, &mut target[..]) {
+                Ok(length) => {
+                    found.extend(descriptors::parse_socket(&target[..length]).map(|inode| Descriptor { fd, inode }));
+                }
+                Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => denied = true,
+                // A descriptor may be closed while the directory is read.
+                Err(_) => (),
             }
-        })
+        })?;
+        if denied { Err(KernelError::Denied) } else { Ok(()) }
     }
 
     fn open_directory(&mut self, pid: u32, name: &str) -> Result<OwnedFd, KernelError> {

@@ -28,6 +28,8 @@ use crate::judge::{Moment, words};
 
 /// A listener that lived shorter was a test's or a mistake.
 const LISTENED: Duration = Duration::from_secs(2);
+/// A listener that lived shorter and ended well had finished its work: a test suite, a one-off preview.
+const SERVED: Duration = Duration::from_secs(60);
 /// A process without a port that lived shorter was a job.
 const HELD_A_POOL: Duration = Duration::from_secs(3600);
 /// A child that lived shorter did one piece of work.
@@ -236,9 +238,10 @@ fn is_service(ended: &Ended) -> bool {
     if OF_PEOPLE.contains(&program) || OF_PEOPLE.contains(&&*ended.application.name) {
         return false;
     }
+    let has_finished = ended.how.as_deref() == Some("exit status 0");
     match port_of(&ended.target) {
-        Some(_) => ended.age >= LISTENED,
-        None => ended.age >= HELD_A_POOL && ended.how.as_deref() != Some("exit status 0"),
+        Some(_) => ended.age >= LISTENED && (ended.age >= SERVED || !has_finished),
+        None => ended.age >= HELD_A_POOL && !has_finished,
     }
 }
 

@@ -148,6 +148,15 @@ fn nobody_declared_it_but_it_served() {
     psql.age = Duration::from_secs(7200);
     let mut worker = process("shop", 77, 8000);
     (worker.application.role, worker.age) = ("worker", Duration::from_secs(90));
+    let well = |row: ProcessRow| {
+        let mut night = Night::begin();
+        run(&mut night, std::slice::from_ref(&row), 3);
+        night.ended(&Ended { how: Some("exit status 0".into()), ..end_of(&row, night.now()) });
+        tick_for(&mut night, 10.0);
+        night.told()
+    };
+    assert_eq!(well(aged(process("preview", 77, 8000), 8)), "", "its work was done");
+    assert_eq!(well(aged(process("shop", 77, 8000), 3600)), "8s proc.gone began warning");
     for (row, wanted) in [
         (process("shop", 77, 8000), "8s proc.gone began warning"),
         (aged(process("shop", 77, 8000), 1), ""),

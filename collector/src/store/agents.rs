@@ -51,13 +51,22 @@ impl Rows<'_> {
 
 impl Transaction<'_> {
     /// Writes the whole row of an agent, new or known.
+    ///
+    /// What an operator's command wrote in the meantime stays: a ledger that has not read it yet must not undo it.
     pub fn put_agent(&self, agent: &AgentRow) -> Result<(), StoreError> {
         self.connection()
             .prepare_cached(
-                "INSERT OR REPLACE INTO agents (tenant, id, host, version, system, token_labels, own_labels, targets, \
+                "INSERT INTO agents (tenant, id, host, version, system, token_labels, own_labels, targets, \
                  ephemeral, enrolled_at, certificate_expires_at, denied_at, forget_at, last_seen_at, stopped_at) \
                  VALUES (:tenant, :id, :host, :version, :system, :token_labels, :own_labels, :targets, \
-                 :ephemeral, :enrolled_at, :certificate_expires_at, :denied_at, :forget_at, :last_seen_at, :stopped_at)",
+                 :ephemeral, :enrolled_at, :certificate_expires_at, :denied_at, :forget_at, :last_seen_at, :stopped_at) \
+                 ON CONFLICT (tenant, id) DO UPDATE SET host = excluded.host, version = excluded.version, \
+                 system = excluded.system, token_labels = excluded.token_labels, own_labels = excluded.own_labels, \
+                 targets = excluded.targets, ephemeral = excluded.ephemeral, enrolled_at = excluded.enrolled_at, \
+                 certificate_expires_at = excluded.certificate_expires_at, \
+                 denied_at = coalesce(denied_at, excluded.denied_at), \
+                 forget_at = coalesce(forget_at, excluded.forget_at), \
+                 last_seen_at = excluded.last_seen_at, stopped_at = excluded.stopped_at",
             )?
             .execute(named_params! {
                 ":tenant": agent.tenant,

@@ -289,3 +289,31 @@ async fn readers_see_what_is_committed_newest_first() {
     assert_eq!(list(Some(Status::Resolved)).await, ["01B"]);
     readers.ping().await.expect("answers");
 }
+
+#[test]
+fn a_command_is_not_undone_by_a_ledger_that_has_not_read_it_yet() {
+    let mut scene = Scene::new();
+    let as_the_ledger_knows_it = AgentRow {
+        tenant: "default".into(),
+        id: "a-1".into(),
+        host: "web-1".into(),
+        version: None,
+        system: None,
+        token_labels: tickbird_shared::Labels::default(),
+        own_labels: tickbird_shared::Labels::default(),
+        targets: Vec::new(),
+        ephemeral: false,
+        enrolled_at: day(0),
+        certificate_expires_at: day(30),
+        denied_at: None,
+        forget_at: None,
+        last_seen_at: None,
+        stopped_at: None,
+    };
+    scene.write(|it| it.put_agent(&as_the_ledger_knows_it));
+    scene.write(|it| it.deny_agent("default", "a-1", day(1)));
+    let inventory = AgentRow { host: "web-2".into(), last_seen_at: Some(day(2)), ..as_the_ledger_knows_it };
+    scene.write(|it| it.put_agent(&inventory));
+    let stored = scene.writer.rows().agent("default", "a-1").expect("reads").expect("it is there");
+    assert_eq!((stored.host.as_str(), stored.denied_at), ("web-2", Some(day(1))));
+}

@@ -1,6 +1,6 @@
 """A small web server and its worst habits, on command. Same conversation as pooled.py: a line in, a line of JSON out.
 
-    web.py [--port P] [--tls CERTIFICATE KEY] [--name NAME]
+    web.py [--port P] [--tls CERTIFICATE KEY] [--imports SECONDS] [--name NAME]
 
     status S      answers with status S from now on
     delay S       waits S seconds before each answer
@@ -25,6 +25,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 arguments = argparse.ArgumentParser()
 arguments.add_argument("--port", type=int, default=0)
 arguments.add_argument("--tls", nargs=2)
+arguments.add_argument("--imports", type=float, default=0, help="seconds before it listens, as real applications take")
 arguments.add_argument("--name", help="only there to be seen in the command line")
 arguments = arguments.parse_args()
 
@@ -118,6 +119,7 @@ commands = {
     "reap": reap,
 }
 
+pause.wait(arguments.imports)
 server = SharedPort(("127.0.0.1", arguments.port), Page)
 if arguments.tls:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

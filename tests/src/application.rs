@@ -68,6 +68,14 @@ impl Application {
         Self::start(name, kind)
     }
 
+    /// The same, that takes so many seconds from its start to the moment when it listens.
+    pub fn slow_web(stage: &Stage, name: &str, seconds: u64) -> Result<Self, StageError> {
+        let mut arguments: Vec<String> = ["--name", name, "--port", "0", "--imports"].map(str::to_owned).into();
+        arguments.push(seconds.to_string());
+        let kind = Kind { script: "web.py", arguments, environment: Vec::new(), log: stage.room(name)?.join("log") };
+        Self::start(name, kind)
+    }
+
     /// The same over TLS.
     pub fn web_tls(
         stage: &Stage,

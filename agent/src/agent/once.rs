@@ -42,14 +42,20 @@ impl Once {
         Self { inspectors, endpoints, judge, world: World::default(), clock: Clock::start(), started_at: wall() }
     }
 
-    /// One look of every inspector, one after the other.
+    /// One look of every inspector, one after the other. The host is looked at last, when the servers' addresses are
+    /// known, and judged first, so that the sessions of this look find the sockets of this look.
     pub async fn look(&mut self) {
+        let mut readings = Vec::with_capacity(self.inspectors.len());
         for inspector in &mut self.inspectors {
             let now = Moment { mono: self.clock.now(), wall: wall() };
             let reading = inspector.inspect(now.mono).await;
             if let Rows::Server(look) = &reading.rows {
                 self.endpoints.set(&inspector.name(), "postgresql", &look.addresses);
             }
+            readings.push(reading);
+        }
+        for reading in readings.into_iter().rev() {
+            let now = Moment { mono: self.clock.now(), wall: wall() };
             // What fires is in the judge's state; a report shows the level, not the edges.
             let _edges = self.judge.look(&reading, now);
             self.world.saw(reading.rows);

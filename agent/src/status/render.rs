@@ -208,10 +208,12 @@ fn cell(fact: &str, value: Option<&Json>) -> String {
 
 fn findings(out: &mut String, findings: &[FindingPart], style: &Style) {
     let _ = writeln!(out, "\n{}", style.heading("FINDINGS"));
-    if findings.is_empty() {
+    // What cannot be seen has a section of its own, one entry for each cause.
+    let seen: Vec<_> = findings.iter().filter(|it| it.check != "agent.blind").collect();
+    if seen.is_empty() {
         out.push_str("  none\n");
     }
-    for it in findings {
+    for it in seen {
         let _ = writeln!(out, "  {}  {}  {}", style.state(&it.severity, 8), it.check, visible(&it.target));
         let _ = writeln!(out, "            {}", visible(&it.summary));
         let _ = writeln!(out, "            why:   {} (since {})", visible(&it.reason), style.time(it.since));

@@ -42,6 +42,7 @@ mod error;
 mod eviction;
 pub mod examine;
 mod frame;
+mod generations;
 mod keeper;
 mod lane;
 mod losses;

@@ -17,7 +17,8 @@ use ulid::Ulid;
 
 use super::cursor::{self, Cursor};
 use super::frame::Codec;
-use super::lane::{generation_name, wire_loss};
+use super::generations;
+use super::lane::wire_loss;
 use super::losses::Losses;
 use super::manifest::{LaneManifest, Life};
 use super::sled_queue::SledQueue;
@@ -223,7 +224,7 @@ impl LaneFiles {
     fn stat(&self, directory: &Path) -> LaneStat {
         let path = directory.join(self.lane.as_str());
         let generations =
-            self.manifest.generations.iter().map(|mark| on_disk(&path.join(generation_name(mark.number))));
+            self.manifest.generations.iter().map(|mark| on_disk(&path.join(generations::name(mark.number))));
         let appended = self.cursor.next.saturating_sub(1);
         LaneStat {
             lane: self.lane,
@@ -255,7 +256,7 @@ fn walk(directory: &Path, lane: Lane, visit: &mut dyn FnMut(Found) -> io::Result
                 continue;
             }
             sequence = tell_losses(&files, sequence, mark.first.max(sequence), visit)?;
-            let source = directory.join(lane.as_str()).join(generation_name(mark.number));
+            let source = directory.join(lane.as_str()).join(generations::name(mark.number));
             let copy = Copy::of(&source).map_err(Stopped::Copy)?;
             let queue = SledQueue::open(&copy.0);
             while sequence < end {

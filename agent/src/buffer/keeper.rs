@@ -84,11 +84,7 @@ impl Keeper {
                 (life, true)
             }
         };
-        let place = Place {
-            buffer: &directory,
-            generation_bytes: config.generation_bytes,
-            min_free_bytes: config.min_free_bytes,
-        };
+        let place = Place { buffer: &directory, generation_bytes: config.generation_bytes, space: &space };
         let urgent = LaneQueue::open(Lane::Urgent, &place)?;
         let bulk = LaneQueue::open(Lane::Bulk, &place)?;
         if urgent.needs_new_epoch || bulk.needs_new_epoch {

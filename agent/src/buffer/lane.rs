@@ -18,13 +18,14 @@ use tickbird_shared::batch::{Loss, LossOutcome};
 
 use super::cursor::{Cursor, CursorFile};
 use super::frame::{self, Codec, FrameError};
+use super::generations::{Generations, QueueFailure};
 use super::losses::Losses;
-use super::manifest::{Cause, GenerationMark, LaneManifest};
-use super::sled_queue::{QueueError, SledQueue, StoredFrame};
-use super::space::{Space, on_disk};
+use super::manifest::{Cause, LaneManifest, LossMark};
+use super::sled_queue::{QueueError, StoredFrame};
+use super::space::Space;
 use super::stat::LaneStat;
 use super::{BufferError, Item, quarantine};
-use crate::durable_file::{create_private_directory, sync_directory};
+use crate::durable_file::create_private_directory;
 
 /// An open lane.
 pub(super) struct LaneQueue {
@@ -33,31 +34,24 @@ pub(super) struct LaneQueue {
     quarantine: PathBuf,
     space: Space,
     generation_bytes: u64,
-    generations: Vec<Generation>,
+    generations: Generations,
     losses: Losses,
     cursor: Cursor,
     cursor_file: CursorFile,
     evicted: u64,
     quarantined: u64,
     set_aside: u64,
-    writer: Option<SledQueue>,
-    reader: Option<(u64, SledQueue)>,
     /// Bytes of frames in the newest generation; after a restart a guess from its size on disk.
     written: u64,
     /// The newest generation failed while it was written: what it holds after `next` is unknown.
     must_roll: bool,
 }
 
-struct Generation {
-    mark: GenerationMark,
-    on_disk: u64,
-}
-
 /// Where a buffer's lane lives, and how large its parts become.
 pub(super) struct Place<'a> {
     pub(super) buffer: &'a Path,
     pub(super) generation_bytes: u64,
-    pub(super) min_free_bytes: u64,
+    pub(super) space: &'a Space,
 }
 
 /// A lane just opened.
@@ -66,11 +60,6 @@ pub(super) struct OpenedLane {
     /// Accepted records were lost at the end that is written to, so sequences may be given out a second time. Only
     /// a new epoch keeps them apart.
     pub(super) needs_new_epoch: bool,
-}
-
-/// Name of a generation's directory.
-pub(super) fn generation_name(number: u64) -> String {
-    format!("q-{number:06}")
 }
 
 impl LaneQueue {
@@ -97,36 +86,23 @@ impl LaneQueue {
                 rebuilt(cursor.unwrap_or_default())
             }
         };
-        let newest = *manifest.generations.last().expect("a manifest read or begun has a generation");
-        let cursor = cursor.unwrap_or_else(|| {
-            // Both slots are gone: everything that is there is sent again, which the collector takes as repeats.
-            let through = manifest.generations[0].first - 1;
-            let gone = manifest.evicted + manifest.quarantined + manifest.set_aside;
-            Cursor { through, next: newest.first, acknowledged: through.saturating_sub(gone), refused: 0 }
-        });
+        let cursor = cursor.unwrap_or_else(|| unknown_cursor(&manifest));
         let mut queue = Self {
             lane,
+            generations: Generations::new(lane, &directory, &quarantine, place.space.clone(), &manifest.generations),
             quarantine,
-            space: Space::new(place.buffer, place.min_free_bytes),
+            space: place.space.clone(),
             generation_bytes: place.generation_bytes,
-            generations: Vec::new(),
             losses: Losses::restore(&manifest.losses, cursor.through),
             cursor,
             cursor_file,
             evicted: manifest.evicted,
             quarantined: manifest.quarantined,
             set_aside: manifest.set_aside,
-            writer: None,
-            reader: None,
             written: 0,
             must_roll: false,
             directory,
         };
-        for mark in manifest.generations {
-            let on_disk = on_disk(&queue.path(mark.number));
-            queue.generations.push(Generation { mark, on_disk });
-        }
-        queue.remove_orphans();
         needs_new_epoch |= queue.find_end()?;
         queue.save()?;
         queue.cursor_file.write(queue.cursor).map_err(BufferError::io("write", &queue.directory))?;
@@ -136,14 +112,14 @@ impl LaneQueue {
 
     /// Learns from the newest generation where the lane ends. Says whether accepted records are missing there.
     fn find_end(&mut self) -> Result<bool, BufferError> {
-        let newest = self.newest();
+        let newest = self.generations.newest();
         let accepted = self.cursor.next.max(newest.first);
         self.cursor.next = accepted;
-        if !self.path(newest.number).exists() {
+        if !self.generations.has_newest_on_disk() {
             return Ok(self.give_up_tail(newest.first, accepted));
         }
-        self.written = self.generations.last().map_or(0, |newest| newest.on_disk / 2);
-        let found = self.queue_of(newest.number).and_then(|queue| queue.last());
+        self.written = self.generations.newest_on_disk() / 2;
+        let found = self.generations.queue(newest.number).and_then(|queue| queue.last());
         let mut is_sure = true;
         let end = match found {
             Ok(None) => newest.first,
@@ -171,9 +147,7 @@ impl LaneQueue {
             return false;
         }
         self.must_roll = true;
-        if let Some(newest) = self.generations.last_mut() {
-            newest.mark.is_damaged = true;
-        }
+        self.generations.mark_damaged(self.generations.newest().number);
         self.give_up(end.max(self.cursor.through + 1), accepted - 1, Cause::Quarantined);
         true
     }
@@ -198,10 +172,10 @@ impl LaneQueue {
             sequence += run.len() as u64;
         }
         let bytes: usize = frames.iter().map(|frame| frame.bytes.len()).sum();
-        let number = self.newest().number;
-        if let Err(error) = self.queue_of(number).and_then(|queue| queue.append(frames)) {
+        let number = self.generations.newest().number;
+        if let Err(error) = self.generations.queue(number).and_then(|queue| queue.append(frames)) {
             // sled refuses a handle that failed once. What it kept of these frames is beyond `next`: never read.
-            self.writer = None;
+            self.generations.close_writer();
             self.must_roll = true;
             return Err(self.failed(number, error));
         }
@@ -255,15 +229,12 @@ impl LaneQueue {
 
     /// The records of a frame from `sequence` on, up to the next loss. Nothing when they had to be given up.
     fn records_at(&mut self, codec: &mut Codec, sequence: u64) -> Result<Vec<Vec<u8>>, BufferError> {
-        let at = self.generations.iter().rposition(|it| it.mark.first <= sequence);
-        let Some(at) = at else {
-            let known = self.generations.first().map_or(self.cursor.next, |it| it.mark.first);
-            self.give_up_and_save(sequence, known - 1)?;
+        let Some((mark, next)) = self.generations.holding(sequence) else {
+            self.give_up_and_save(sequence, self.generations.oldest().first - 1)?;
             return Ok(Vec::new());
         };
-        let number = self.generations[at].mark.number;
-        let end = self.generations.get(at + 1).map_or(self.cursor.next, |it| it.mark.first);
-        let found = self.queue_of(number).and_then(|queue| {
+        let (number, end) = (mark.number, next.unwrap_or(self.cursor.next));
+        let found = self.generations.queue(number).and_then(|queue| {
             let frame = queue.at_or_before(sequence)?;
             // Only what cannot be read needs to know where the next readable frame begins.
             match frame {
@@ -282,7 +253,7 @@ impl LaneQueue {
             }
             Ok(Found::Bad(frame, error, next)) => {
                 if error == FrameError::Misplaced {
-                    self.generations[at].mark.is_damaged = true;
+                    self.generations.mark_damaged(number);
                 } else {
                     tracing::error!(lane = %self.lane, first = frame.first, %error, "a frame cannot be read and is moved aside");
                     quarantine::keep(&frame.bytes, &self.quarantine, &format!("{}-{}.frame", self.lane, frame.first))
@@ -292,7 +263,7 @@ impl LaneQueue {
                 Ok(Vec::new())
             }
             Ok(Found::Nothing(next)) => {
-                self.generations[at].mark.is_damaged = true;
+                self.generations.mark_damaged(number);
                 self.give_up_and_save(sequence, next.map_or(end, |next| next.min(end)) - 1)?;
                 Ok(Vec::new())
             }
@@ -356,37 +327,22 @@ impl LaneQueue {
         if self.generations.len() == 1 {
             self.roll()?;
         }
-        let (from, to) = (self.generations[0].mark.first, self.generations[1].mark.first - 1);
-        let count = self.losses.add(from.max(self.cursor.through + 1), to, Cause::Evicted);
+        let gone = self.generations.take_oldest();
+        let (from, to) = (gone.first.max(self.cursor.through + 1), self.generations.oldest().first - 1);
+        let count = self.losses.add(from, to, Cause::Evicted);
         self.evicted += count;
-        let gone = self.generations.remove(0);
         self.save()?;
-        self.delete(gone.mark)?;
+        self.generations.dispose(gone).map_err(BufferError::io("remove a generation of", &self.directory))?;
         Ok(count)
     }
 
     /// Begins a new generation.
     fn roll(&mut self) -> Result<(), BufferError> {
-        let newest = self.newest();
-        let mark = GenerationMark::new(newest.number + 1, self.cursor.next);
-        let path = self.path(mark.number);
-        if path.exists() {
-            // An earlier attempt that did not get as far as the manifest: nothing in it was accepted.
-            std::fs::remove_dir_all(&path).map_err(BufferError::io("remove", &path))?;
-        }
-        let queue = self.open_queue(mark.number).map_err(|error| self.failed(mark.number, error))?;
-        self.measure();
-        let on_disk = on_disk(&path);
-        self.generations.push(Generation { mark, on_disk });
-        if let Err(error) = self.save() {
-            self.generations.pop();
-            return Err(error);
-        }
-        // The generation just closed is the one to read next, unless an older one is.
-        let closed = self.writer.replace(queue);
-        if self.generations.len() == 2 && self.reader.is_none() {
-            self.reader = closed.map(|queue| (newest.number, queue));
-        }
+        let (cursor, counts) = (&self.cursor_file, self.counts());
+        let (directory, space, losses) = (&self.directory, &self.space, &self.losses);
+        self.generations.begin(self.cursor.next, |generations| {
+            save(directory, space, cursor, counts.manifest(generations, losses))
+        })?;
         self.written = 0;
         self.must_roll = false;
         Ok(())
@@ -395,53 +351,29 @@ impl LaneQueue {
     /// Deletes the generations that the cursor has left.
     fn drop_drained(&mut self) -> Result<(), BufferError> {
         let mut has_changed = false;
-        while self.generations.get(1).is_some_and(|second| second.mark.first <= self.cursor.through + 1) {
+        while self.generations.second().is_some_and(|second| second.first <= self.cursor.through + 1) {
             if !has_changed {
-                self.cursor_file.sync().map_err(BufferError::io("sync", &self.directory))?;
+                self.sync()?;
             }
             has_changed = true;
-            let gone = self.generations.remove(0);
-            self.delete(gone.mark)?;
+            let gone = self.generations.take_oldest();
+            self.generations.dispose(gone).map_err(BufferError::io("remove a generation of", &self.directory))?;
         }
         if has_changed { self.save() } else { Ok(()) }
-    }
-
-    fn delete(&mut self, mark: GenerationMark) -> Result<(), BufferError> {
-        if self.reader.as_ref().is_some_and(|(open, _)| *open == mark.number) {
-            self.reader = None;
-        }
-        let path = self.path(mark.number);
-        if mark.is_damaged {
-            let name = format!("{}-{}", self.lane, generation_name(mark.number));
-            return quarantine::take(&path, &self.quarantine, &name).map_err(BufferError::io("move aside", &path));
-        }
-        match std::fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(BufferError::io("remove", &path)(error)),
-            _ => Ok(()),
-        }
     }
 
     /// Moves a generation that cannot be read out of the way; what waited in it is lost.
     fn quarantine_generation(&mut self, number: u64, why: &QueueError) -> Result<(), BufferError> {
         tracing::error!(lane = %self.lane, generation = number, error = %why, "a generation cannot be read and is moved aside");
-        let at = self.generations.iter().position(|it| it.mark.number == number).expect("only listed ones are opened");
-        let path = self.path(number);
-        let name = format!("{}-{}", self.lane, generation_name(number));
-        if number == self.newest().number {
-            self.writer = None;
-            let mark = GenerationMark::new(number + 1, self.cursor.next);
-            self.generations.push(Generation { mark, on_disk: 0 });
+        if number == self.generations.newest().number {
             self.written = 0;
             self.must_roll = false;
-        } else {
-            self.reader = None;
         }
-        quarantine::take(&path, &self.quarantine, &name).map_err(BufferError::io("move aside", &path))?;
-        let (from, to) = (self.generations[at].mark.first, self.generations[at + 1].mark.first);
-        self.generations.remove(at);
+        let moved = self.generations.quarantine(number, self.cursor.next);
+        let (from, end) = moved.map_err(BufferError::io("move aside a generation of", &self.directory))?;
         let from = from.max(self.cursor.through + 1);
-        if from < to {
-            self.give_up(from, to - 1, Cause::Quarantined);
+        if from < end {
+            self.give_up(from, end - 1, Cause::Quarantined);
         }
         self.save()
     }
@@ -457,67 +389,13 @@ impl LaneQueue {
         tracing::error!(lane = %self.lane, from, to, count, "records could not be read back and are lost");
     }
 
-    /// The open queue of a generation; of one that is neither written nor read, it takes the reader's place.
-    fn queue_of(&mut self, number: u64) -> Result<&mut SledQueue, QueueError> {
-        if number == self.newest().number {
-            if self.writer.is_none() {
-                self.writer = Some(self.open_queue(number)?);
-            }
-            return Ok(self.writer.as_mut().expect("set above"));
-        }
-        if self.reader.as_ref().is_none_or(|(open, _)| *open != number) {
-            self.reader = None;
-            self.reader = Some((number, self.open_queue(number)?));
-        }
-        Ok(&mut self.reader.as_mut().expect("set above").1)
-    }
-
-    fn open_queue(&self, number: u64) -> Result<SledQueue, QueueError> {
-        let path = self.path(number);
-        let is_new = !path.exists();
-        let queue = match SledQueue::open(&path) {
-            Err(QueueError::Full(_)) => {
-                // sled writes even to open. This is what the ballast is for.
-                self.space.drop_ballast();
-                SledQueue::open(&path)?
-            }
-            opened => opened?,
-        };
-        if is_new {
-            sync_directory(&self.directory).map_err(QueueError::Io)?;
-        }
-        Ok(queue)
-    }
-
-    /// Directories that the manifest does not know: drained, evicted, or never accepted. The crash came between.
-    fn remove_orphans(&self) {
-        let Ok(entries) = std::fs::read_dir(&self.directory) else { return };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let number = name.to_str().and_then(|name| name.strip_prefix("q-")).and_then(|number| number.parse().ok());
-            let is_known = |number: u64| self.generations.iter().any(|it| it.mark.number == number);
-            if number.is_some_and(|number| !is_known(number))
-                && let Err(error) = std::fs::remove_dir_all(entry.path())
-            {
-                tracing::warn!(path = %entry.path().display(), %error, "cannot remove an abandoned generation");
-            }
-        }
-    }
-
     fn save(&self) -> Result<(), BufferError> {
-        self.cursor_file.sync().map_err(BufferError::io("sync", &self.directory))?;
-        let mut manifest = LaneManifest::begin(1);
-        manifest.generations = self.generations.iter().map(|it| it.mark).collect();
-        manifest.losses = self.losses.marks();
-        manifest.evicted = self.evicted;
-        manifest.quarantined = self.quarantined;
-        manifest.set_aside = self.set_aside;
-        let path = self.directory.join("lane.json");
-        let written = manifest.write(&path).or_else(|_| {
-            self.space.drop_ballast();
-            manifest.write(&path)
-        });
-        written.map_err(BufferError::io("write", &path))
+        let manifest = self.counts().manifest(&self.generations, &self.losses);
+        save(&self.directory, &self.space, &self.cursor_file, manifest)
+    }
+
+    const fn counts(&self) -> Counts {
+        Counts { evicted: self.evicted, quarantined: self.quarantined, set_aside: self.set_aside }
     }
 
     /// A cursor that cannot be written costs repeats after a restart, and nothing now.
@@ -537,15 +415,12 @@ impl LaneQueue {
 
     /// Measures the newest generation again.
     pub(super) fn measure(&mut self) {
-        let path = self.path(self.newest().number);
-        if let Some(newest) = self.generations.last_mut() {
-            newest.on_disk = on_disk(&path);
-        }
+        self.generations.measure();
     }
 
     /// Bytes of all generations on disk, as last measured.
     pub(super) fn on_disk(&self) -> u64 {
-        self.generations.iter().map(|generation| generation.on_disk).sum()
+        self.generations.on_disk()
     }
 
     pub(super) const fn lane(&self) -> Lane {
@@ -581,17 +456,44 @@ impl LaneQueue {
         }
     }
 
-    fn newest(&self) -> GenerationMark {
-        self.generations.last().expect("a lane has a generation at all times").mark
-    }
-
-    fn path(&self, number: u64) -> PathBuf {
-        self.directory.join(generation_name(number))
-    }
-
     fn failed(&self, number: u64, source: QueueError) -> BufferError {
-        BufferError::Queue { generation: self.path(number), source }
+        BufferError::Queue { generation: self.generations.path(number), source }
     }
+}
+
+impl From<QueueFailure> for BufferError {
+    fn from(QueueFailure { generation, source }: QueueFailure) -> Self {
+        Self::Queue { generation, source }
+    }
+}
+
+/// Records that had an outcome of their own, ever.
+#[derive(Clone, Copy)]
+struct Counts {
+    evicted: u64,
+    quarantined: u64,
+    set_aside: u64,
+}
+
+impl Counts {
+    fn manifest(self, generations: &Generations, losses: &Losses) -> LaneManifest {
+        let mut manifest = LaneManifest::begin(1);
+        manifest.generations = generations.marks();
+        manifest.losses = losses.marks();
+        (manifest.evicted, manifest.quarantined, manifest.set_aside) = (self.evicted, self.quarantined, self.set_aside);
+        manifest
+    }
+}
+
+/// Writes a manifest, after the cursor that it relies on; on a full disk the ballast pays for it.
+fn save(directory: &Path, space: &Space, cursor: &CursorFile, manifest: LaneManifest) -> Result<(), BufferError> {
+    cursor.sync().map_err(BufferError::io("sync", directory))?;
+    let path = directory.join("lane.json");
+    let written = manifest.write(&path).or_else(|_| {
+        space.drop_ballast();
+        manifest.write(&path)
+    });
+    written.map_err(BufferError::io("write", &path))
 }
 
 /// What stands at a sequence.
@@ -644,8 +546,16 @@ fn rebuilt(cursor: Cursor) -> LaneManifest {
     // What the lost manifest counted as evicted is counted here: the sum stays whole.
     manifest.quarantined = (next - 1).saturating_sub(cursor.acknowledged + cursor.refused);
     if next > cursor.through + 1 {
-        let mark = super::manifest::LossMark { from: cursor.through + 1, to: next - 1, cause: Cause::Quarantined };
+        let mark = LossMark { from: cursor.through + 1, to: next - 1, cause: Cause::Quarantined };
         manifest.losses.push(mark);
     }
     manifest
+}
+
+/// Both slots of the cursor are gone: everything that is there is sent again, which the collector takes as repeats.
+fn unknown_cursor(manifest: &LaneManifest) -> Cursor {
+    let (oldest, newest) = (manifest.generations[0], manifest.generations[manifest.generations.len() - 1]);
+    let through = oldest.first - 1;
+    let gone = manifest.evicted + manifest.quarantined + manifest.set_aside;
+    Cursor { through, next: newest.first, acknowledged: through.saturating_sub(gone), refused: 0 }
 }

@@ -14,6 +14,7 @@ use rustix::fs::{FallocateFlags, fallocate, statvfs};
 const BALLAST_BYTES: u64 = 4 << 20;
 
 /// The guard of one buffer's file system.
+#[derive(Debug, Clone)]
 pub(super) struct Space {
     directory: PathBuf,
     min_free_bytes: u64,

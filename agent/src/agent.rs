@@ -1,6 +1,6 @@
 //! Wires the stages, starts them left to right and drains them in the same order.
 //!
-//! One task, [`Watcher`], owns what is known: it takes the readings of all inspectors, lets the judge decide, appends
+//! One task, `Watcher`, owns what is known: it takes the readings of all inspectors, lets the judge decide, appends
 //! what was decided to the buffer, and answers the local socket. The wall clock is read here and nowhere else.
 
 use std::collections::BTreeMap;

@@ -26,7 +26,7 @@ mod run;
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
-    /// Configuration file. Fragments beside it in <name>.d/*.toml are read too.
+    /// Configuration file. Fragments beside it are read too: of agent.toml those in agent.d/*.toml.
     ///
     /// Without it /etc/tickbird/agent.toml is read if it is there; else the agent runs with defaults.
     #[arg(long, global = true, value_name = "FILE")]

@@ -1,7 +1,7 @@
 //! The stage set: real servers, applications, receivers and the shipped binaries, started by a scenario.
 //!
 //! It shares nothing with the agent's and the collector's code, so that what it says of a process, a session or a
-//! signature is a second opinion. A scenario is a function that runs [`alone`]: in network and process namespaces of
+//! signature is a second opinion. A scenario is a function that runs [`alone()`]: in network and process namespaces of
 //! its own, where the agent sees the scenario and nothing else of this machine.
 //!
 //! Everything that is started here ends when it is dropped, by its own process id, and keeps its log in the

@@ -1,7 +1,7 @@
 //! Sockets and processes of this host, once a second.
 //!
-//! The rows stand here; [`inspector`] takes a look, [`pools`] makes pools of sockets, [`watched`] reads the processes
-//! that matter, [`measures`] turns rows into numbers for the summaries.
+//! The rows stand here; `inspector` takes a look, `pools` makes pools of sockets, `watched` reads the processes
+//! that matter, `measures` turns rows into numbers for the summaries.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

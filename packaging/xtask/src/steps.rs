@@ -59,6 +59,14 @@ impl Steps {
 pub(crate) fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> Result<(), TaskError> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).envs(environment.iter().copied()).current_dir(workspace());
+    // `cargo run` tells a program of which package it is. Build scripts that watch these names would run again, and
+    // everything that stands on ring be built anew, each time this is called another way.
+    let ours = std::env::vars_os().map(|(name, _)| name);
+    for name in ours
+        .filter(|it| it.to_str().is_some_and(|it| it.starts_with("CARGO_PKG_") || it.starts_with("CARGO_MANIFEST_")))
+    {
+        command.env_remove(name);
+    }
     let status = command.status().map_err(StageError::system("run cargo"))?;
     if status.success() { Ok(()) } else { Err(TaskError::Steps(vec![format!("cargo {}", arguments.join(" "))])) }
 }

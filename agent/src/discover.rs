@@ -29,12 +29,12 @@ impl TargetKey {
     }
 
     /// The connections of an application's role to one remote endpoint, as the kernel shows them.
-    pub fn pool(application: &str, role: &str, remote: SocketAddr) -> Self {
+    pub fn pool(application: &str, role: &str, remote: &End) -> Self {
         Self(format!("pool:{application}/{role}>{remote}").into())
     }
 
     /// The same, told apart by what the server knows: database and user.
-    pub fn pool_of(application: &str, role: &str, remote: SocketAddr, database: &str, user: &str) -> Self {
+    pub fn pool_of(application: &str, role: &str, remote: &End, database: &str, user: &str) -> Self {
         Self(format!("pool:{application}/{role}>{remote}/{database}?user={user}").into())
     }
 
@@ -62,6 +62,41 @@ impl TargetKey {
 impl fmt::Display for TargetKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
+    }
+}
+
+/// One end of a connection.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum End {
+    /// An address and port; v4-mapped addresses are v4.
+    Tcp(SocketAddr),
+    /// A unix socket by the path that its listener is bound to; empty for an end without a name.
+    Unix(Arc<str>),
+}
+
+impl End {
+    /// The address, for TCP.
+    pub const fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl From<SocketAddr> for End {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) if path.is_empty() => f.write_str("unix"),
+            Self::Unix(path) => write!(f, "unix:{path}"),
+        }
     }
 }
 

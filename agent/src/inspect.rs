@@ -15,12 +15,13 @@ pub mod http_endpoint;
 mod network;
 pub mod postgres;
 pub mod schedule;
+pub mod server;
 pub mod summary;
 pub mod tls_certificate;
 
 pub use host::HostLook;
 pub use http_endpoint::Probe;
-pub use postgres::ServerLook;
+pub use server::ServerLook;
 
 /// Reads one source of facts. Measures; never judges, stores or sends.
 pub trait Inspector: Send {

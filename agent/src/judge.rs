@@ -34,6 +34,7 @@ mod words;
 pub use defaults::{CHECKS, Check, FalseAlarm};
 pub use hold::{Hold, Holds};
 pub use pool::join::{Join, Joined, join};
+pub use pool::view::{ConnectionView, PoolView, Verdict};
 pub use settings::{Effective, Mistake, Override, Thresholds};
 pub use threshold::{Bounds, CLEARING_RATIO, Direction};
 

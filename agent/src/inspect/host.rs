@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::discover::{Application, Instance, TargetKey};
+use crate::discover::{Application, End, Instance, TargetKey};
 use crate::inspect::{Reason, Value};
 
 mod endpoints;
@@ -35,6 +35,8 @@ pub struct HostLook {
     pub absent: Vec<TargetKey>,
     /// What could not be read, one entry for each cause, with the checks that it blinds.
     pub gaps: Vec<Gap>,
+    /// Requests that are being served now, one row for each (instance, listening end).
+    pub services: Vec<ServiceRow>,
     /// The destroy events of this look are only a lower bound (`ENOBUFS`, or none are offered here).
     pub closes_incomplete: bool,
     /// Connections that lived and died between two looks and cannot be told to belong to one pool.
@@ -50,6 +52,35 @@ pub struct Unattributed {
     pub service: Option<&'static str>,
     /// How many, since the last look. Each was born and ended in that time.
     pub births: u32,
+}
+
+/// What one process serves on one listening port.
+#[derive(Debug, Clone)]
+pub struct ServiceRow {
+    /// `process:…` of the process that accepted the connections.
+    pub target: TargetKey,
+    /// Who it is.
+    pub owner: Owner,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Accepted connections that are open.
+    pub accepted: u32,
+    /// Of those, the ones with a request that is not answered: data received later than sent, or received and never
+    /// answered. Oldest first; at most 1,000.
+    pub in_flight: Vec<InFlight>,
+    /// Connections that wait to be accepted (`idiag_rqueue` of the listening socket).
+    pub accept_queue: u32,
+    /// How many may wait (`idiag_wqueue` of the listening socket).
+    pub backlog: u32,
+}
+
+/// A request without its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InFlight {
+    /// Identity of the connection.
+    pub cookie: u64,
+    /// Since its last byte was received.
+    pub age: Duration,
 }
 
 /// Something that could not be read.
@@ -133,7 +164,7 @@ pub struct PoolRow {
     /// Who holds it.
     pub owner: Owner,
     /// The remote end.
-    pub remote: SocketAddr,
+    pub remote: End,
     /// What the port speaks, by number: `postgresql`, `redis`, …; `None` when it is not a known one.
     pub service: Option<&'static str>,
     /// The connections now, TIME_WAIT not among them.
@@ -175,14 +206,26 @@ pub struct Connection {
     pub cookie: u64,
     /// Descriptor in the owner; several after a fork or when it was passed on. Empty when not visible.
     pub fds: Vec<u32>,
-    /// Our end; v4-mapped addresses are given as v4.
-    pub local: SocketAddr,
-    /// TCP state.
+    /// Our end.
+    pub local: End,
+    /// Who holds the other end, when that is on this host and may be seen.
+    pub peer: Option<Peer>,
+    /// TCP state; a connected unix socket is `Established`.
     pub state: TcpState,
     /// Since data was last sent. Grain: one kernel tick.
     pub sent_age: Option<Duration>,
     /// Since data was last received.
     pub received_age: Option<Duration>,
+    /// Since the peer last acknowledged anything.
+    pub acknowledged_age: Option<Duration>,
+    /// Segments sent and not acknowledged yet.
+    pub unacknowledged: Option<u32>,
+    /// Bytes that are written and not sent or not acknowledged yet.
+    pub unsent: u32,
+    /// Segments sent since the connection began.
+    pub segments_out: Option<u32>,
+    /// Whether it sent anything between this look and a second dump 30 ms later; `None` when no second dump was made.
+    pub picked: Option<bool>,
     /// How long it has been in `state` at least: since this agent first saw it so.
     pub state_age: Duration,
     /// Since this agent first saw it.
@@ -195,6 +238,15 @@ pub struct Connection {
     pub retransmits: u8,
     /// Unanswered keepalive or zero-window probes.
     pub probes: u8,
+}
+
+/// Who holds the other end of a connection, on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// Process of the server: the backend itself where the server has one process for each session.
+    pub pid: u32,
+    /// Its descriptor.
+    pub fd: u32,
 }
 
 /// Most connections of one instance's pool, and who said so.

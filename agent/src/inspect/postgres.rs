@@ -3,8 +3,7 @@
 //! The connection is opened when there is none, with growing waits after failures, so that a dead server costs nothing
 //! and a full one is not asked for one more slot at each look. That the server is full is itself evidence.
 
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tickbird_shared::backoff::Backoff;
@@ -13,7 +12,8 @@ use tokio_postgres::Statement;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::discover::TargetKey;
-use crate::inspect::{About, Inspector, Look, Measure, Observation, Reading, Reason, Rows, Unit, Value};
+use crate::inspect::server::{Engine, SessionState};
+use crate::inspect::{About, Inspector, Look, Measure, Observation, Reading, Reason, Rows, ServerLook, Unit, Value};
 
 mod activity;
 mod check;
@@ -49,75 +49,6 @@ pub struct Config {
     pub dsn: Dsn,
     /// Whether statements are shown; always without their literals.
     pub statements: bool,
-}
-
-/// One look at one server.
-#[derive(Debug, Clone)]
-pub struct ServerLook {
-    /// `server:<host>:<port>/<database>`.
-    pub target: TargetKey,
-    /// Addresses of the server as the kernel shows them in sockets; empty for a unix socket.
-    pub addresses: Vec<SocketAddr>,
-    /// Seconds from the first SYN to a ready session, of the connection in use or the last attempt.
-    pub connect: Value,
-    /// When there is no session: what the server or the kernel said, scrubbed. Not for a refusal that is the agent's
-    /// own fault (password, `pg_hba.conf`, trust, settings): then `connect` and `sessions` say what may not be seen.
-    pub refused: Option<Arc<str>>,
-    /// Client backends, our own left out. `Err` when the view could not be read.
-    pub sessions: Result<Vec<Session>, Reason>,
-    /// `max_connections - superuser_reserved_connections - reserved_connections`.
-    pub slots: Value,
-    /// Client backends in use, ours included: what stands against `slots`. A range when sessions are hidden, and
-    /// when the server refuses us because it is full.
-    pub used: Value,
-    /// Whether the port and state of other roles' sessions are hidden from our role.
-    pub hidden: Option<Reason>,
-}
-
-/// One client backend of `pg_stat_activity`.
-#[derive(Debug, Clone)]
-pub struct Session {
-    /// Backend's process id at the server.
-    pub backend: i32,
-    /// `client_addr`; `None` over a unix socket or when hidden.
-    pub address: Option<IpAddr>,
-    /// `client_port`; `None` over a unix socket or when hidden.
-    pub port: Option<u16>,
-    /// `datname`.
-    pub database: Arc<str>,
-    /// `usename`.
-    pub user: Arc<str>,
-    /// `application_name`, scrubbed.
-    pub application_name: Arc<str>,
-    /// `state`.
-    pub state: SessionState,
-    /// Since `state_change`.
-    pub state_age: Option<Duration>,
-    /// Since `xact_start`.
-    pub transaction_age: Option<Duration>,
-    /// Since `backend_start`.
-    pub session_age: Option<Duration>,
-    /// `wait_event_type: wait_event`.
-    pub waits_for: Option<Arc<str>>,
-    /// Last statement without its literals; `None` when switched off, hidden, or when the lexer failed.
-    pub statement: Option<Arc<str>>,
-}
-
-/// `pg_stat_activity.state`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum SessionState {
-    /// Runs a statement.
-    Active,
-    /// Waits for the client, outside a transaction.
-    Idle,
-    /// Waits for the client, inside a transaction.
-    IdleInTransaction,
-    /// The same after an error: every statement fails until it rolls back.
-    IdleInTransactionAborted,
-    /// Runs a fast-path function.
-    FastPath,
-    /// Our role may not see it, or `track_activities` is off.
-    Unknown,
 }
 
 static SESSIONS: Measure = Measure {
@@ -304,6 +235,8 @@ impl PostgresInspector {
         let hides = matches!(&activity, Ok(activity) if activity.hidden > 0);
         let look = ServerLook {
             target: self.target.clone(),
+            engine: Engine::PostgreSql,
+            socket_path: None,
             addresses: self.seen_addresses(),
             connect,
             refused: failed.filter(|error| !error.is_our_fault()).map(|error| error.to_string().into()),
@@ -419,6 +352,7 @@ fn observations(look: &ServerLook) -> Vec<Observation> {
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

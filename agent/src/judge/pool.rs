@@ -9,7 +9,7 @@ use super::defaults::CheckId;
 use super::threshold::Seen;
 use super::tracks::{Place, Subject, Track, Tracks};
 use super::{Moment, evidence::Case};
-use crate::discover::{Instance, TargetKey};
+use crate::discover::{End, Instance, TargetKey};
 use crate::inspect::host::{Owner, PoolRow};
 use crate::inspect::{HostLook, Reason, ServerLook, Value};
 
@@ -18,6 +18,7 @@ mod close_wait;
 pub(super) mod join;
 mod sessions;
 mod utilization;
+pub(super) mod view;
 
 /// The checks that judge a server's sessions.
 const SESSION_CHECKS: [CheckId; 2] = [CheckId::IdleInTransaction, CheckId::AbortedTransaction];
@@ -47,7 +48,7 @@ struct Server {
     /// Addresses of its name.
     addresses: BTreeSet<SocketAddr>,
     /// Remote ends here that are this server: those, and others of this host that were seen to be.
-    remotes: BTreeSet<SocketAddr>,
+    remotes: BTreeSet<End>,
     /// Connections without a session at the last look.
     strange: HashSet<u64>,
     is_suspect: bool,
@@ -76,7 +77,7 @@ impl Pools {
             let place = place(rows[0]);
             churn::judge(&mut self.births, target, &place, rows, look.closes_incomplete, now, tracks);
             close_wait::judge(&mut self.dead, target, &place, rows, now, tracks);
-            if !self.is_viewed(place.remote) {
+            if !self.is_viewed(&place.remote) {
                 let reason = self.why_not_viewed(target, rows[0], now, tracks);
                 utilization::without_view(target, &place, rows, reason.as_ref(), now, tracks);
                 unviewed.extend(reason.map(|reason| (*target, place, reason)));
@@ -112,16 +113,16 @@ impl Pools {
     fn join(&mut self, look: &ServerLook, rows: &[PoolRow], now: Moment, tracks: &mut Tracks) {
         let of_server = join::is_of_server(look, rows);
         let mut bases = Instances::new();
-        for row in rows.iter().filter(|it| of_server(it.remote)) {
+        for row in rows.iter().filter(|it| of_server(&it.remote)) {
             bases.entry(&row.target).or_default().push(row);
         }
         let server = self.servers.entry(look.target.clone()).or_default();
         let addresses: BTreeSet<SocketAddr> = look.addresses.iter().copied().collect();
         if !addresses.is_empty() && addresses != server.addresses {
             // A server that moved is no longer seen at the address it had.
-            (server.remotes, server.addresses) = (addresses.clone(), addresses);
+            (server.remotes, server.addresses) = (addresses.iter().copied().map(End::Tcp).collect(), addresses);
         }
-        server.remotes.extend(bases.values().map(|rows| rows[0].remote));
+        server.remotes.extend(bases.values().map(|rows| rows[0].remote.clone()));
         server.is_suspect = false;
         let remotes = server.remotes.clone();
         let join = join::join(look, rows);
@@ -193,15 +194,15 @@ impl Pools {
     }
 
     fn remember(&mut self, look: &HostLook) {
-        let is_wanted = |row: &&PoolRow| row.service == Some("postgresql") || self.is_viewed(row.remote);
+        let is_wanted = |row: &&PoolRow| row.service == Some("postgresql") || self.is_viewed(&row.remote);
         self.rows = look.pools.iter().filter(is_wanted).cloned().collect();
         self.commands = look.processes.iter().map(|it| (it.instance, it.command.clone())).collect();
         self.there = look.pools.iter().map(|it| who(it).to_owned()).collect();
         self.there.extend(look.processes.iter().map(|it| format!("{}/{}", it.application.name, it.application.role)));
     }
 
-    fn is_viewed(&self, remote: SocketAddr) -> bool {
-        self.servers.values().any(|it| it.remotes.contains(&remote))
+    fn is_viewed(&self, remote: &End) -> bool {
+        self.servers.values().any(|it| it.remotes.contains(remote))
     }
 
     /// Why the server behind a pool has not been asked: `None` when nobody could ask it.
@@ -221,7 +222,7 @@ impl Pools {
     fn unseen(
         &self,
         bases: &Instances<'_>,
-        remotes: &BTreeSet<SocketAddr>,
+        remotes: &BTreeSet<End>,
         reason: &Reason,
         now: Moment,
         tracks: &mut Tracks,
@@ -277,7 +278,7 @@ fn blind(check: CheckId, target: &TargetKey, place: &Place, reason: Reason, now:
 }
 
 fn place(row: &PoolRow) -> Place {
-    Place { who: who(row).into(), remote: row.remote }
+    Place { who: who(row).into(), remote: row.remote.clone() }
 }
 
 /// `<application>/<role>` as it stands in the target's key.

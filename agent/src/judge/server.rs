@@ -11,7 +11,7 @@ use super::threshold::Seen;
 use super::tracks::{Subject, Tracks};
 use super::{Moment, words};
 use crate::discover::TargetKey;
-use crate::inspect::postgres::Session;
+use crate::inspect::server::Session;
 use crate::inspect::{ServerLook, Unit, Value};
 
 /// Most names in a tally.

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ use super::hold::{Holds, Level, Step};
 use super::settings::Thresholds;
 use super::threshold::{Bounds, Direction, Seen, Sight};
 use super::{CheckState, Moment, State, Who, words};
-use crate::discover::TargetKey;
+use crate::discover::{End, TargetKey};
 use crate::inspect::{Reason, Unit, Value};
 
 /// Most checks on targets that are kept; a host with more is told by `tickbird-agent doctor`.
@@ -41,7 +40,7 @@ pub(super) struct Place {
     /// `<application>/<role>`.
     pub(super) who: Arc<str>,
     /// The pool's remote end.
-    pub(super) remote: SocketAddr,
+    pub(super) remote: End,
 }
 
 /// By what a value is judged.

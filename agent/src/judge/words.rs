@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use crate::discover::End;
 use crate::inspect::{Unit, Value};
 
 /// A number with its unit: `31.2 s`, `85 %`, `3`, `1.4/s`, `210 MiB`.
@@ -88,6 +89,11 @@ pub(super) fn cut(mut text: String, most: usize) -> String {
 /// `1 look`, `3 looks`.
 pub(super) fn counted(count: usize, one: &str) -> String {
     if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") }
+}
+
+/// Our end of a connection whose descriptor is not visible: `port 40000`, `unix`.
+pub(super) fn local_end(local: &End) -> String {
+    local.address().map_or_else(|| local.to_string(), |address| format!("port {}", address.port()))
 }
 
 #[cfg(test)]

@@ -59,6 +59,11 @@ pub fn parse_row(row: &str) -> Option<Socket> {
     let probes: u64 = columns.next()?.parse().ok()?;
     let inode = columns.next()?.parse().ok()?;
     Some(Socket {
+        acknowledged_age: None,
+        unacknowledged: None,
+        send_queue: 0,
+        receive_queue: 0,
+        segments_out: None,
         cookie: inode,
         local,
         remote,

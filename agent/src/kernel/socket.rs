@@ -32,6 +32,16 @@ pub struct Socket {
     pub sent_age: Option<Duration>,
     /// Since data was last received, likewise.
     pub received_age: Option<Duration>,
+    /// Since the peer last acknowledged anything, likewise.
+    pub acknowledged_age: Option<Duration>,
+    /// Segments sent and not acknowledged.
+    pub unacknowledged: Option<u32>,
+    /// Bytes in the send queue; on a listening socket the most that may wait to be accepted.
+    pub send_queue: u32,
+    /// Bytes in the receive queue; on a listening socket those that wait to be accepted.
+    pub receive_queue: u32,
+    /// Segments sent since the connection began.
+    pub segments_out: Option<u32>,
 }
 
 /// TCP states of `include/net/tcp_states.h`.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json, json};
 use crate::discover::TargetKey;
 use crate::inspect::host::{Owner, PoolRow, ProcessRow, TcpState};
 use crate::inspect::http_endpoint::Phase;
-use crate::inspect::postgres::SessionState;
+use crate::inspect::server::SessionState;
 use crate::inspect::{HostLook, Probe, Rows, ServerLook, Value};
 
 /// The last look of every source.

@@ -15,7 +15,7 @@ use super::watched::{self, MAX_WATCHED, Watched};
 use super::{Ended, Gap, HostLook, Limit, Owner, PoolRow, Unattributed, measures};
 use crate::discover::application::Declared;
 use crate::discover::processes::Processes;
-use crate::discover::{Instance, TargetKey};
+use crate::discover::{End, Instance, TargetKey};
 use crate::inspect::{About, Inspector, Look, Reading, Reason, Rows, Value};
 use crate::kernel::owners::{Candidate, Held, Owners, Wanted};
 use crate::kernel::proc::Proc;
@@ -409,21 +409,22 @@ fn row_of(
     proc: &mut Proc,
     watched: &mut Watched,
 ) -> Option<PoolRow> {
-    let remote = pool.key.remote;
+    let port = pool.key.remote.port();
+    let remote = End::Tcp(pool.key.remote);
     let (owner, target, limit, process_age) = match pool.key.party {
         Party::Process(instance) => {
             let process = processes.get(instance.pid).filter(|process| process.instance == instance)?;
             let application = process.application.clone();
-            let target = TargetKey::pool(&application.name, application.role, remote);
+            let target = TargetKey::pool(&application.name, application.role, &remote);
             let declared = config.apps.iter().find(|app| application.declared && app.name == application.name);
             let limit = match declared.and_then(|app| app.pool_limit) {
                 Some(limit) => Limit { value: Value::Known(limit.into()), source: "configuration".into() },
-                None => limit_of(proc, watched, instance, process.uid, service, remote.port()),
+                None => limit_of(proc, watched, instance, process.uid, service, port),
             };
             (Owner::Seen { application, instance }, target, limit, ages.get(&instance).copied())
         }
         Party::Hidden(uid, cgroup) => {
-            let target = TargetKey::pool(&format!("uid {uid}"), "unseen", remote);
+            let target = TargetKey::pool(&format!("uid {uid}"), "unseen", &remote);
             let reason = Reason::Denied(format!("the environment of processes of uid {uid}"));
             (
                 Owner::NotVisible { uid, cgroup },

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Connection, TcpState};
-use crate::discover::Instance;
+use crate::discover::{End, Instance};
 use crate::kernel::owners::{Held, Holder};
 use crate::kernel::sock_diag::Destroyed;
 use crate::kernel::socket::{ByNumber, Socket};
@@ -201,10 +201,16 @@ impl Pools {
         pool.connections.push(Connection {
             cookie: socket.cookie,
             fds,
-            local: socket.local,
+            local: End::Tcp(socket.local),
+            peer: None,
             state: socket.state,
             sent_age: socket.sent_age,
             received_age: socket.received_age,
+            acknowledged_age: socket.acknowledged_age,
+            unacknowledged: socket.unacknowledged,
+            unsent: socket.send_queue,
+            segments_out: socket.segments_out,
+            picked: None,
             state_age: now.saturating_sub(tracked.state_since),
             seen_for: now.saturating_sub(tracked.first_seen),
             born: tracked.born,

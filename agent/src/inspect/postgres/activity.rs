@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 
-use super::{Session, SessionState};
+use crate::inspect::server::{Session, SessionState};
 use crate::scrub;
 
 /// Most sessions that are read in one look.
@@ -114,7 +114,8 @@ fn session(row: &Row, is_hidden: bool, with_statement: bool) -> Option<Session> 
         .and_then(scrub::sql)
         .filter(|text| !text.is_empty());
     Some(Session {
-        backend: field(row, 0)?,
+        socket_fd: None,
+        backend: u64::from(field::<i32>(row, 0)?.unsigned_abs()),
         address: field::<&str>(row, 1).and_then(|text| text.parse::<IpAddr>().ok()).map(|it| it.to_canonical()),
         // -1 over a unix socket.
         port: field::<i32>(row, 2).and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0),

@@ -7,9 +7,10 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
+use crate::discover::End;
 use crate::inspect::ServerLook;
 use crate::inspect::host::{Connection, PoolRow, TcpState};
-use crate::inspect::postgres::Session;
+use crate::inspect::server::Session;
 
 /// A session and the socket behind it.
 #[derive(Debug, Clone, Copy)]
@@ -54,11 +55,12 @@ pub fn join<'a>(look: &'a ServerLook, pools: &'a [PoolRow]) -> Join<'a> {
     let mut sockets: HashMap<SocketAddr, (&PoolRow, &Connection)> = HashMap::new();
     let mut ours: HashSet<IpAddr> = HashSet::new();
     let of_server = is_of_server(look, pools);
-    for pool in pools.iter().filter(|it| of_server(it.remote)) {
+    for pool in pools.iter().filter(|it| of_server(&it.remote)) {
         for connection in &pool.connections {
-            let local = canonical(connection.local);
+            let Some(local) = connection.local.address() else { continue };
             ours.insert(local.ip());
-            let is_named = look.addresses.iter().any(|it| canonical(*it) == canonical(pool.remote));
+            let is_named =
+                pool.remote.address().is_some_and(|remote| look.addresses.iter().any(|it| canonical(*it) == remote));
             // One local port may lead to two remotes: the one that the DSN names is this server's.
             if is_named || !sockets.contains_key(&local) {
                 sockets.insert(local, (pool, connection));
@@ -84,13 +86,13 @@ pub fn join<'a>(look: &'a ServerLook, pools: &'a [PoolRow]) -> Join<'a> {
 }
 
 /// Whether a remote end is this server: an address of its DSN, or the same port of this host when the server is here.
-pub(super) fn is_of_server<'a>(look: &'a ServerLook, pools: &'a [PoolRow]) -> impl Fn(SocketAddr) -> bool + 'a {
+pub(super) fn is_of_server<'a>(look: &'a ServerLook, pools: &'a [PoolRow]) -> impl Fn(&End) -> bool + 'a {
     let here: HashSet<IpAddr> =
-        pools.iter().flat_map(|it| &it.connections).map(|it| canonical(it.local).ip()).collect();
+        pools.iter().flat_map(|it| &it.connections).filter_map(|it| Some(it.local.address()?.ip())).collect();
     let is_here = move |address: IpAddr| address.is_loopback() || here.contains(&address);
     let server_is_here = look.addresses.iter().any(|it| is_here(canonical(*it).ip()));
     move |remote| {
-        let remote = canonical(remote);
+        let Some(remote) = remote.address() else { return false };
         let is_named = look.addresses.iter().any(|it| canonical(*it) == remote);
         let is_same_port = look.addresses.iter().any(|it| it.port() == remote.port());
         is_named || (server_is_here && is_same_port && is_here(remote.ip()))

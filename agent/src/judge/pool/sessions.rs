@@ -11,7 +11,7 @@ use super::join::{Join, Joined};
 use super::{owner_name, pid, pids, pids_in_words, place, who};
 use crate::discover::{Instance, TargetKey};
 use crate::inspect::host::{Owner, PoolRow};
-use crate::inspect::postgres::{Session, SessionState};
+use crate::inspect::server::{Session, SessionState};
 use crate::inspect::{Reason, ServerLook, Unit, Value};
 use crate::judge::defaults::CheckId;
 use crate::judge::evidence::{Case, number, object};
@@ -33,7 +33,7 @@ pub(super) fn grouped<'a>(join: &Join<'a>) -> Groups<'a> {
     for it in &join.joined {
         let (application, role) = who(it.pool).rsplit_once('/').unwrap_or((who(it.pool), "main"));
         let [database, user] = [&it.session.database, &it.session.user].map(|name| words::foreign(name, 63));
-        let target = TargetKey::pool_of(application, role, it.pool.remote, &database, &user);
+        let target = TargetKey::pool_of(application, role, &it.pool.remote, &database, &user);
         groups.entry(target).or_default().push(*it);
     }
     groups
@@ -104,7 +104,7 @@ impl Scene<'_> {
     }
 
     fn case(&self, check: CheckId, joined: &[Joined<'_>], listed: &[Joined<'_>]) -> Case {
-        let mut members: Vec<u64> = listed.iter().map(|it| u64::from(it.session.backend.unsigned_abs())).collect();
+        let mut members: Vec<u64> = listed.iter().map(|it| it.session.backend).collect();
         members.sort_unstable();
         Case {
             summary: summary(check, joined, listed),
@@ -231,7 +231,7 @@ fn summary(check: CheckId, joined: &[Joined<'_>], listed: &[Joined<'_>]) -> Stri
         .connection
         .fds
         .first()
-        .map_or_else(|| format!("port {}", oldest.connection.local.port()), |fd| format!("fd {fd}"));
+        .map_or_else(|| words::local_end(&oldest.connection.local), |fd| format!("fd {fd}"));
     let statement = session.statement.as_deref().map(|it| format!(", last statement `{}`", words::foreign(it, 200)));
     format!(
         "{}, {who}, {holds} {} of {its} {open} connections to {}/{} {what}, the oldest for {} on {of_pid}{fd} = backend {}{}",

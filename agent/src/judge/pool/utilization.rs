@@ -10,7 +10,7 @@ use super::join::Join;
 use super::{Instances, Subject, Tracks, owner_name, pid, place};
 use crate::discover::TargetKey;
 use crate::inspect::host::{Connection, PoolRow, TcpState};
-use crate::inspect::postgres::SessionState;
+use crate::inspect::server::SessionState;
 use crate::inspect::{Reason, Unit, Value};
 use crate::judge::defaults::CheckId;
 use crate::judge::evidence::{Case, number, object};

@@ -3,7 +3,7 @@
 use super::rows::{connection, pool, server, session};
 use super::*;
 use crate::inspect::host::{Limit, PoolRow, TcpState};
-use crate::inspect::postgres::SessionState;
+use crate::inspect::server::SessionState;
 use crate::inspect::{Reason, Value};
 
 /// A pool of `open` connections of which the first `dead` are in CLOSE_WAIT for so many seconds.
@@ -123,7 +123,7 @@ fn used(limit: u32, open: u32, used: u32) -> (HostLook, ServerLook) {
         for index in 0..open {
             let client = format!("10.0.0.9:{}", 40000 + instance * 1000 + index);
             it.connections.push(connection(&client, 10 + index));
-            let mut row = session((instance * 1000 + index) as i32, &client);
+            let mut row = session(u64::from(instance * 1000 + index), &client);
             if index < busy {
                 row.state = SessionState::Active;
             }

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::discover::{Application, Instance, TargetKey};
+use crate::discover::{Application, End, Instance, TargetKey};
 use crate::inspect::host::{Connection, Ended, Limit, Owner, PoolRow, ProcessRow, TcpState};
-use crate::inspect::postgres::{Session, SessionState};
+use crate::inspect::server::{Engine, Session, SessionState};
 use crate::inspect::{Reason, ServerLook, Value};
 
 pub(crate) fn address(text: &str) -> SocketAddr {
@@ -61,9 +61,9 @@ pub(crate) fn pool(name: &str, pid: u32, remote: &str) -> PoolRow {
     let remote = address(remote);
     let application = application(name);
     PoolRow {
-        target: TargetKey::pool(name, "main", remote),
+        target: TargetKey::pool(name, "main", &End::Tcp(remote)),
         owner: Owner::Seen { application, instance: Instance { pid, start: u64::from(pid) * 100 } },
-        remote,
+        remote: End::Tcp(remote),
         service: (remote.port() == 5432).then_some("postgresql"),
         connections: Vec::new(),
         births: 0,
@@ -79,10 +79,16 @@ pub(crate) fn connection(local: &str, fd: u32) -> Connection {
     Connection {
         cookie: u64::from(local.port()),
         fds: vec![fd],
-        local,
+        local: End::Tcp(local),
+        peer: None,
         state: TcpState::Established,
         sent_age: Some(Duration::from_secs(1)),
         received_age: Some(Duration::from_secs(1)),
+        acknowledged_age: Some(Duration::from_secs(1)),
+        unacknowledged: Some(0),
+        unsent: 0,
+        segments_out: Some(10),
+        picked: None,
         state_age: Duration::from_secs(60),
         seen_for: Duration::from_secs(60),
         born: false,
@@ -96,7 +102,9 @@ pub(crate) fn connection(local: &str, fd: u32) -> Connection {
 pub(crate) fn server(at: &str, sessions: Vec<Session>) -> ServerLook {
     ServerLook {
         target: TargetKey::server(at, "app"),
+        engine: Engine::PostgreSql,
         addresses: vec![address(at)],
+        socket_path: None,
         connect: Value::Known(0.004),
         refused: None,
         used: Value::Known(sessions.len() as f64 + 1.0),
@@ -107,12 +115,13 @@ pub(crate) fn server(at: &str, sessions: Vec<Session>) -> ServerLook {
 }
 
 /// An idle session of database `app`, user `web`, from the given client.
-pub(crate) fn session(backend: i32, client: &str) -> Session {
+pub(crate) fn session(backend: u64, client: &str) -> Session {
     let client = address(client);
     Session {
         backend,
         address: Some(client.ip()),
         port: Some(client.port()),
+        socket_fd: None,
         database: "app".into(),
         user: "web".into(),
         application_name: "shop".into(),

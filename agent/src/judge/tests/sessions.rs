@@ -3,7 +3,7 @@
 use super::rows::{connection, pool, server, session};
 use super::*;
 use crate::inspect::host::{Gap, Owner, PoolRow};
-use crate::inspect::postgres::{Session, SessionState};
+use crate::inspect::server::{Session, SessionState};
 use crate::inspect::{Reason, Value};
 
 const IDLE: &str = "pool.idle_in_transaction";
@@ -20,7 +20,7 @@ fn leaking_in(state: SessionState, leaked: usize, seconds: f64) -> (HostLook, Se
     for index in 0..20 {
         let client = format!("10.0.0.9:{}", 40000 + index);
         it.connections.push(connection(&client, 10 + index));
-        let mut row = session(900 + index as i32, &client);
+        let mut row = session(900 + index as u64, &client);
         let age = seconds - f64::from(index);
         if (index as usize) < leaked && age >= 0.0 {
             row.state = state;
@@ -132,7 +132,7 @@ fn several_processes_are_one_finding_and_innocent_ones_are_not_named() {
             let mut it = pool(name, pid, "10.0.0.5:5432");
             it.connections.push(connection(&client, 17));
             pools.push(it);
-            let mut row = session(900 + index as i32, &client);
+            let mut row = session(900 + index as u64, &client);
             if name == "shop" {
                 row.state = SessionState::IdleInTransaction;
                 row.state_age = Some(Duration::from_secs_f64(seconds + index as f64));
@@ -170,7 +170,7 @@ fn an_owner_that_is_not_visible_is_said() {
         let (mut host, server) = leaking(2, seconds);
         host.processes.clear();
         host.pools[0].owner = Owner::NotVisible { uid: 1000, cgroup: None };
-        host.pools[0].target = crate::discover::TargetKey::pool("uid-1000", "main", host.pools[0].remote);
+        host.pools[0].target = crate::discover::TargetKey::pool("uid-1000", "main", &host.pools[0].remote);
         host.pools[0].connections.iter_mut().for_each(|it| it.fds.clear());
         (host, server)
     });
@@ -192,7 +192,7 @@ fn fifty_long_rows_still_fit_and_stay_counted() {
         for index in 0..200 {
             let client = format!("10.0.0.9:{}", 40000 + index);
             it.connections.push(connection(&client, 10 + index));
-            let mut row = session(900 + index as i32, &client);
+            let mut row = session(900 + index as u64, &client);
             row.state = SessionState::IdleInTransaction;
             row.state_age = Some(Duration::from_secs_f64(seconds + f64::from(index)));
             row.statement = Some("SELECT \u{1b}".repeat(100).into());
@@ -398,8 +398,8 @@ fn a_pool_to_another_address_of_the_same_server_clears_when_it_is_empty() {
         let (mut host, mut server) = leaking(leaked, seconds);
         server.addresses = vec![rows::address("127.0.0.1:5432")];
         let remote = rows::address("10.0.0.9:5432");
-        host.pools[0].remote = remote;
-        host.pools[0].target = crate::discover::TargetKey::pool("shop", "main", remote);
+        host.pools[0].remote = remote.into();
+        host.pools[0].target = crate::discover::TargetKey::pool("shop", "main", &remote.into());
         (host, server)
     };
     let mut night = Night::begin();

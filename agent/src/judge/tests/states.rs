@@ -215,7 +215,7 @@ mod property {
     use super::super::rows::{connection, end_of, pool, session};
     use super::*;
     use crate::inspect::host::{Limit, TcpState};
-    use crate::inspect::postgres::SessionState;
+    use crate::inspect::server::SessionState;
 
     /// One step of a night: what happens, to whom, and how much.
     #[derive(Debug, Clone, Copy)]
@@ -252,7 +252,7 @@ mod property {
                 (one.state, one.state_age) = (TcpState::CloseWait, age);
             }
             it.connections.push(one);
-            let mut row = session(900 + index as i32, &client);
+            let mut row = session(900 + index as u64, &client);
             row.state =
                 [SessionState::Idle, SessionState::IdleInTransaction, SessionState::Unknown][usize::from(much % 3)];
             row.state_age = (what & 16 == 0).then_some(age);

@@ -164,6 +164,11 @@ impl<'a> Row<'a> {
             probes: if timer == 2 || timer == 4 { expired } else { 0 },
             sent_age: None,
             received_age: None,
+            acknowledged_age: None,
+            unacknowledged: None,
+            send_queue: u32_at(self.bytes, 60).unwrap_or(0),
+            receive_queue: u32_at(self.bytes, 56).unwrap_or(0),
+            segments_out: None,
         };
         let mut rest = self.attributes;
         while let Some(length) = u16_at(rest, 0).map(usize::from) {
@@ -192,6 +197,9 @@ fn read_tcp_info(info: &[u8], socket: &mut Socket) {
         let age = |at| u32_at(info, at).map(|milliseconds| Duration::from_millis(milliseconds.into()));
         socket.sent_age = age(44);
         socket.received_age = age(52);
+        socket.acknowledged_age = age(56);
+        socket.unacknowledged = u32_at(info, 24);
+        socket.segments_out = u32_at(info, 156);
     }
 }
 

@@ -66,7 +66,7 @@ impl Stage {
     async fn pool(&mut self) -> PoolRow {
         let remote = self.remote();
         let look = self.look().await;
-        let of_remote: Vec<_> = look.pools.into_iter().filter(|pool| pool.remote == remote).collect();
+        let of_remote: Vec<_> = look.pools.into_iter().filter(|pool| pool.remote == remote.into()).collect();
         assert_eq!(of_remote.len(), 1, "{of_remote:?}");
         of_remote.into_iter().next().unwrap()
     }
@@ -85,13 +85,13 @@ async fn a_pool_is_seen_as_it_changes(address: &str) {
     let pool = stage.pool().await;
     let Owner::Seen { instance, application } = &pool.owner else { panic!("{pool:?}") };
     assert_eq!(instance.pid, std::process::id());
-    assert_eq!(pool.target, TargetKey::pool(&application.name, application.role, stage.remote()));
+    assert_eq!(pool.target, TargetKey::pool(&application.name, application.role, &stage.remote().into()));
     assert_eq!((pool.connections.len(), pool.births, pool.closes.len()), (3, 0, 0));
     assert!(pool.process_age.unwrap() < Duration::from_secs(3600));
     assert_eq!(pool.service, Some("postgresql"), "as it is configured");
     for (client, _) in &held {
         let seen = connection(&pool, client);
-        assert_eq!(seen.local, client.local_addr().unwrap());
+        assert_eq!(seen.local, client.local_addr().unwrap().into());
         assert_eq!((seen.state, seen.born), (TcpState::Established, false));
     }
     let mut fds = connection(&pool, &held[0].0).fds.clone();
@@ -128,7 +128,7 @@ async fn a_pool_is_seen_as_it_changes(address: &str) {
     let remote = stage.remote();
     let waits = stage
         .until("CLOSE_WAIT", |look| {
-            let pool = look.pools.iter().find(|pool| pool.remote == remote)?;
+            let pool = look.pools.iter().find(|pool| pool.remote == remote.into())?;
             pool.connections.iter().find(|one| one.cookie == cookie && one.state == TcpState::CloseWait).cloned()
         })
         .await;
@@ -152,7 +152,7 @@ async fn the_agents_own_connections_and_process_are_left_out() {
     let remote = stage.remote();
     for _ in 0..3 {
         let look = stage.look().await;
-        assert!(!look.pools.iter().any(|pool| pool.remote == remote), "{look:?}");
+        assert!(!look.pools.iter().any(|pool| pool.remote == remote.into()), "{look:?}");
         assert!(!look.processes.iter().any(|row| row.instance.pid == std::process::id()));
     }
 }
@@ -172,7 +172,7 @@ async fn where_sock_diag_is_refused_the_table_still_shows_pools() {
         (gap.checks, gap.reason.to_string().as_str()),
         (&["pool.churn"][..], "may not read sockets over NETLINK_SOCK_DIAG")
     );
-    let pool = look.pools.iter().find(|pool| pool.remote == stage.remote()).unwrap();
+    let pool = look.pools.iter().find(|pool| pool.remote == stage.remote().into()).unwrap();
     assert_eq!(pool.connections.len(), 3);
     assert!(pool.connections.iter().all(|one| one.state == TcpState::Established && one.sent_age.is_none()));
     let fds: Vec<_> = pool.connections.iter().flat_map(|one| one.fds.clone()).collect();
@@ -202,7 +202,7 @@ async fn a_childs_pool_has_its_own_limit_and_tells_no_secret() {
     let of_child = |owner: &Owner| matches!(owner, Owner::Seen { instance, .. } if instance.pid == pid);
     let (pool, process) = stage
         .until("the child's pool with its process", |look| {
-            let pool = look.pools.iter().find(|pool| pool.remote == remote && of_child(&pool.owner))?;
+            let pool = look.pools.iter().find(|pool| pool.remote == remote.into() && of_child(&pool.owner))?;
             let process = look.processes.iter().find(|row| row.instance.pid == pid && row.cpu.known().is_some())?;
             assert!(!format!("{look:?}").contains("canary"), "{look:?}");
             Some((pool.clone(), process.clone()))

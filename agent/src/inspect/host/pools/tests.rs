@@ -46,6 +46,11 @@ impl World for Owned<'_> {
 
 fn socket(cookie: u64, remote: &str, state: TcpState) -> Socket {
     Socket {
+        acknowledged_age: None,
+        unacknowledged: None,
+        send_queue: 0,
+        receive_queue: 0,
+        segments_out: None,
         cookie,
         local: format!("10.0.0.1:{}", 40_000 + cookie).parse().unwrap(),
         remote: remote.parse().unwrap(),

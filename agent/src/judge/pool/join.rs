@@ -57,10 +57,12 @@ pub fn join<'a>(look: &'a ServerLook, pools: &'a [PoolRow]) -> Join<'a> {
     let of_server = is_of_server(look, pools);
     for pool in pools.iter().filter(|it| of_server(&it.remote)) {
         for connection in &pool.connections {
-            let Some(local) = connection.local.address() else { continue };
+            let Some(local) = connection.local.address().map(canonical) else { continue };
             ours.insert(local.ip());
-            let is_named =
-                pool.remote.address().is_some_and(|remote| look.addresses.iter().any(|it| canonical(*it) == remote));
+            let is_named = pool
+                .remote
+                .address()
+                .is_some_and(|remote| look.addresses.iter().any(|it| canonical(*it) == canonical(remote)));
             // One local port may lead to two remotes: the one that the DSN names is this server's.
             if is_named || !sockets.contains_key(&local) {
                 sockets.insert(local, (pool, connection));
@@ -87,12 +89,15 @@ pub fn join<'a>(look: &'a ServerLook, pools: &'a [PoolRow]) -> Join<'a> {
 
 /// Whether a remote end is this server: an address of its DSN, or the same port of this host when the server is here.
 pub(super) fn is_of_server<'a>(look: &'a ServerLook, pools: &'a [PoolRow]) -> impl Fn(&End) -> bool + 'a {
-    let here: HashSet<IpAddr> =
-        pools.iter().flat_map(|it| &it.connections).filter_map(|it| Some(it.local.address()?.ip())).collect();
+    let here: HashSet<IpAddr> = pools
+        .iter()
+        .flat_map(|it| &it.connections)
+        .filter_map(|it| Some(canonical(it.local.address()?).ip()))
+        .collect();
     let is_here = move |address: IpAddr| address.is_loopback() || here.contains(&address);
     let server_is_here = look.addresses.iter().any(|it| is_here(canonical(*it).ip()));
     move |remote| {
-        let Some(remote) = remote.address() else { return false };
+        let Some(remote) = remote.address().map(canonical) else { return false };
         let is_named = look.addresses.iter().any(|it| canonical(*it) == remote);
         let is_same_port = look.addresses.iter().any(|it| it.port() == remote.port());
         is_named || (server_is_here && is_same_port && is_here(remote.ip()))

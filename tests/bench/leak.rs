@@ -28,19 +28,20 @@ pub(crate) fn leak(stage: &Stage) -> Result<Vec<Figure>, StageError> {
 }
 
 fn shipped(stage: &Stage) -> Result<Figure, StageError> {
-    let took = leaked(stage, "", 60)?;
+    let took = leaked(stage, "", "", 60)?;
     Ok(Figure::of("a leaked session, shipped thresholds (30 s idle in transaction)", took, "s"))
 }
 
 fn session(stage: &Stage) -> Result<f64, StageError> {
-    leaked(stage, &check("pool.idle_in_transaction", "warning = \"1s\"\nhold = 1\ninterval = \"1s\""), 30)
+    leaked(stage, "interval = \"1s\"\n", &check("pool.idle_in_transaction", "warning = \"1s\"\nhold = 1"), 30)
 }
 
-fn leaked(stage: &Stage, settings: &str, within: u64) -> Result<f64, StageError> {
+/// With `pace` in the server's section and `settings` behind all sections.
+fn leaked(stage: &Stage, pace: &str, settings: &str, within: u64) -> Result<f64, StageError> {
     let server = Postgres::start(stage, 50)?;
     let mut pooled = Application::pooled(stage, "leaky", &server)?;
-    let configuration =
-        [postgres(&server.dsn_file("tickbird")?), app("leaky", &pooled.command()), settings.to_owned()].concat();
+    let section = postgres(&server.dsn_file("tickbird")?);
+    let configuration = [&section, pace, &app("leaky", &pooled.command()), settings].concat();
     let watch = Watch::begin(stage, &configuration)?;
     watch.sees("pool.idle_in_transaction", "leaky", "ok", 30.s())?;
     let began = Instant::now();

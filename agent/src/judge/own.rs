@@ -26,11 +26,11 @@ pub(super) struct Own {
     blind: BTreeSet<String>,
 }
 
-/// One cause that blinds one check.
-#[derive(Default)]
+/// What one cause keeps from being seen.
 struct Cause {
-    targets: Vec<TargetKey>,
-    reason: Option<Reason>,
+    reason: Reason,
+    checks: BTreeSet<&'static str>,
+    targets: BTreeSet<TargetKey>,
 }
 
 impl Own {
@@ -45,7 +45,7 @@ impl Own {
         tracks.end("it can be read now", now, |key, track| is_gap(key) && track.seen_at < now.mono);
     }
 
-    /// One `agent.blind` for each check and cause.
+    /// One `agent.blind` for each cause, whatever the checks that it blinds: who mends it mends all of them.
     pub(super) fn tell_blind(&mut self, now: Moment, tracks: &mut Tracks) {
         let mut causes: BTreeMap<String, Cause> = BTreeMap::new();
         for (key, track) in tracks.iter() {
@@ -53,18 +53,19 @@ impl Own {
             if !track.level.is_blind() || !reason.is_blind() {
                 continue;
             }
-            let id = key.check.check().id;
-            let sub_key = format!("{id}: {}", words::foreign(&reason.to_string(), CAUSE));
-            let cause = causes.entry(words::cut(sub_key, MAX_KEY_BYTES)).or_default();
-            if !cause.targets.contains(&key.target) {
-                cause.targets.push(key.target.clone());
-            }
-            cause.reason.get_or_insert_with(|| reason.clone());
+            let sub_key = words::cut(words::foreign(&reason.to_string(), CAUSE), MAX_KEY_BYTES);
+            let cause = causes.entry(sub_key).or_insert_with(|| Cause {
+                reason: reason.clone(),
+                checks: BTreeSet::new(),
+                targets: BTreeSet::new(),
+            });
+            cause.checks.insert(key.check.check().id);
+            cause.targets.insert(key.target.clone());
         }
         let agent = TargetKey::agent();
         for (sub_key, cause) in &causes {
             let subject = Subject { sub_key: Some(sub_key), ..Subject::of(CheckId::Blind, &agent) };
-            tracks.observe(subject, Seen::known(1.0), now, || blind_case(sub_key, cause));
+            tracks.observe(subject, Seen::known(1.0), now, || blind_case(cause));
         }
         // What was blind and no longer is clears like any other fault; then its state is forgotten.
         let firing: BTreeSet<String> = tracks
@@ -106,26 +107,36 @@ fn is_gap(key: &Key) -> bool {
     key.sub_key.as_deref() == Some(GAP)
 }
 
-fn blind_case(sub_key: &str, cause: &Cause) -> Case {
-    let reason = cause.reason.as_ref();
+fn blind_case(cause: &Cause) -> Case {
     let targets: Vec<_> = cause.targets.iter().take(MAX_TARGETS).map(TargetKey::as_str).collect();
-    let what = match cause.targets.as_slice() {
-        [one] => one.to_string(),
-        many => words::counted(many.len(), "target"),
+    let what = match targets.as_slice() {
+        [one] if cause.targets.len() == 1 => (*one).to_owned(),
+        _ => words::counted(cause.targets.len(), "target"),
     };
-    let check = sub_key.split(": ").next().unwrap_or_default();
-    let because = reason.map(ToString::to_string).unwrap_or_default();
+    let because = words::foreign(&cause.reason.to_string(), 500);
+    let checks: Vec<_> = cause.checks.iter().copied().collect();
     Case {
-        summary: format!("{check} cannot see {}: {}", words::foreign(&what, 300), words::foreign(&because, 500)),
+        summary: format!("{} cannot see {}: {because}", listed(&checks), words::foreign(&what, 300)),
         evidence: object(json!({
-            "check": check,
+            "checks": checks,
             "targets": targets,
             "targets_total": cause.targets.len(),
-            "reason": words::foreign(&because, 500),
+            "reason": because,
             "rule": "three looks without sight",
             "not_visible": [because],
         })),
-        advice: reason.and_then(Reason::advice).map(str::to_owned),
+        advice: cause.reason.advice().map(str::to_owned),
         ..Case::default()
+    }
+}
+
+/// `fd.limit`, `fd.limit and proc.gone` or `fd.limit, proc.gone and 3 other checks`.
+fn listed(checks: &[&str]) -> String {
+    match checks {
+        [] => "no check".to_owned(),
+        [one] => (*one).to_owned(),
+        [one, two] => format!("{one} and {two}"),
+        [one, two, three] => format!("{one}, {two} and {three}"),
+        [one, two, more @ ..] => format!("{one}, {two} and {} other checks", more.len()),
     }
 }

@@ -62,7 +62,7 @@ impl Fault {
         let Some(message) = self.hears("the leak", PROMISED, collector, news, ended, firing(CHECK))? else {
             return Ok(());
         };
-        news.show(collector)?;
+        news.catch_up(collector)?;
         println!("\nThe webhook heard of it {:.1} s after the first leak:\n", (message.at - began).as_secs_f64());
         println!("{}", serde_json::to_string_pretty(&message.json).unwrap_or(message.body));
         self.compare(&message.json["incident"]["evidence"], &leaked)?;
@@ -73,7 +73,7 @@ impl Fault {
         let Some(message) = self.hears("the repair", 60.s(), collector, news, ended, resolved(CHECK))? else {
             return Ok(());
         };
-        news.show(collector)?;
+        news.catch_up(collector)?;
         let took = (message.at - repaired).as_secs_f64();
         println!("\nThe webhook heard \"resolved\" {took:.1} s after the repair.");
         Ok(())

@@ -23,6 +23,11 @@ impl News {
         if self.asked.is_some_and(|it| it.elapsed() < PACE) {
             return Ok(());
         }
+        self.catch_up(collector)
+    }
+
+    /// Asks the collector now, and prints what is new.
+    pub(crate) fn catch_up(&mut self, collector: &Collector) -> Result<(), StageError> {
         self.asked = Some(Instant::now());
         for finding in collector.items("findings", "")? {
             let key = ["fingerprint", "observed_at", "change"].map(|it| text(&finding, it)).join(" ");

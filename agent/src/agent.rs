@@ -21,6 +21,7 @@ use crate::identity::{Identity, IdentityError};
 use crate::inspect::host::{Ended, Endpoints, HostInspector};
 use crate::inspect::http_endpoint::HttpInspector;
 use crate::inspect::postgres::PostgresInspector;
+use crate::inspect::recording::Recorder;
 use crate::inspect::schedule::{self, Clock, Looked};
 use crate::inspect::summary::Minutes;
 use crate::inspect::{Inspector, Reading, Rows};
@@ -206,6 +207,7 @@ struct Watcher {
     judge: Judge,
     world: World,
     minutes: Minutes,
+    recorder: Recorder,
     clock: Clock,
     started_at: Timestamp,
     targets_told: Option<Vec<String>>,
@@ -230,6 +232,7 @@ impl Watcher {
             judge,
             world: World::default(),
             minutes: Minutes::default(),
+            recorder: Recorder::default(),
             clock,
             started_at: wall(),
             targets_told: None,
@@ -254,6 +257,7 @@ impl Watcher {
         match looked.reading {
             Some(reading) => {
                 findings.extend(self.judge.look(&reading, now));
+                self.recorder.add(&reading.observations, now.mono);
                 let summaries = self.minutes.add(&reading.observations, now.wall);
                 self.append(Lane::Bulk, summaries.into_iter().map(Record::Summary)).await;
                 let is_host = matches!(reading.rows, Rows::Host(_));
@@ -271,7 +275,7 @@ impl Watcher {
         self.tell(findings).await;
     }
 
-    /// Logs findings and puts them where they survive.
+    /// Logs findings and puts them where they survive, with the recording of each that turned critical.
     async fn tell(&mut self, findings: Vec<Finding<'static>>) {
         for it in &findings {
             let (check, target, change) = (&*it.check, &*it.target, it.change);
@@ -282,7 +286,10 @@ impl Watcher {
                 tracing::warn!(check, target, status, severity, ?change, summary, "finding");
             }
         }
+        let now = self.moment();
+        let recordings: Vec<_> = findings.iter().filter_map(|it| self.recorder.of(it, now.mono, now.wall)).collect();
         self.append(Lane::Urgent, findings.into_iter().map(Record::Finding)).await;
+        self.append(Lane::Bulk, recordings.into_iter().map(Record::Recording)).await;
     }
 
     /// The level behind the edges: after start, and every ten minutes.

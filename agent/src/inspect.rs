@@ -14,6 +14,7 @@ pub mod host;
 pub mod http_endpoint;
 mod network;
 pub mod postgres;
+pub mod recording;
 pub mod schedule;
 pub mod server;
 pub mod summary;

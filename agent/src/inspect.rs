@@ -172,9 +172,10 @@ impl Reason {
             Self::Denied(_) => Some(
                 "run the agent as the application's user, or grant it CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH together",
             ),
-            Self::NoCredential(_) => {
-                Some("add a [[postgres]] section whose dsn_file holds a role of the application or of pg_monitor")
-            }
+            Self::NoCredential(_) => Some(
+                "add its section ([[postgres]], [[pgbouncer]], [[mysql]]) with a dsn_file: a role of the application, or \
+                 one that may see all sessions",
+            ),
             Self::Unreachable(_) => Some("check that the server runs and that this host may reach it"),
             Self::Malformed(_) => Some("report it with the output of `tickbird-agent doctor --json`"),
             Self::Absent(_) => Some("a newer kernel or server offers it; the check stays blind here"),

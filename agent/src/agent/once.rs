@@ -50,7 +50,7 @@ impl Once {
             let now = Moment { mono: self.clock.now(), wall: wall() };
             let reading = inspector.inspect(now.mono).await;
             if let Rows::Server(look) = &reading.rows {
-                self.endpoints.set(&inspector.name(), "postgresql", &look.addresses);
+                self.endpoints.set(&inspector.name(), look.engine.service(), &look.addresses);
             }
             readings.push(reading);
         }

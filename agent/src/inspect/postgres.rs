@@ -247,6 +247,9 @@ impl PostgresInspector {
             },
             used: self.used(&activity),
             hidden: self.server.as_ref().filter(|_| hides).map(unseen),
+            unseen: 0,
+            waiters: Vec::new(),
+            pool_mode: None,
             sessions: activity.map(|activity| activity.sessions),
         };
         let observations = observations(&look);

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::discover::TargetKey;
+use crate::discover::{End, TargetKey};
 use crate::inspect::{Reason, Value};
 
 /// Kinds of servers that can be asked.
@@ -12,6 +12,10 @@ use crate::inspect::{Reason, Value};
 pub enum Engine {
     /// PostgreSQL, through `pg_stat_activity`.
     PostgreSql,
+    /// PgBouncer, through its admin console.
+    PgBouncer,
+    /// MySQL, MariaDB and their kin, through `performance_schema` or the process list.
+    MySql,
 }
 
 impl Engine {
@@ -19,6 +23,8 @@ impl Engine {
     pub const fn name(self) -> &'static str {
         match self {
             Self::PostgreSql => "PostgreSQL",
+            Self::PgBouncer => "PgBouncer",
+            Self::MySql => "MySQL",
         }
     }
 
@@ -26,6 +32,40 @@ impl Engine {
     pub const fn service(self) -> &'static str {
         match self {
             Self::PostgreSql => "postgresql",
+            Self::PgBouncer => "pgbouncer",
+            Self::MySql => "mysql",
+        }
+    }
+
+    /// The server that can be asked about a port that speaks this.
+    pub fn of_service(service: &str) -> Option<Self> {
+        [Self::PostgreSql, Self::PgBouncer, Self::MySql].into_iter().find(|it| it.service() == service)
+    }
+
+    /// What one session is called there: `backend 4711`.
+    pub const fn session_word(self) -> &'static str {
+        match self {
+            Self::PostgreSql => "backend",
+            Self::PgBouncer => "client",
+            Self::MySql => "connection",
+        }
+    }
+
+    /// Where the state of a session stands, as rules name it.
+    pub const fn state_rule(self) -> &'static str {
+        match self {
+            Self::PostgreSql => "pg_stat_activity.state",
+            Self::PgBouncer => "SHOW CLIENTS link and wait, pg_stat_activity.state of the linked backend",
+            Self::MySql => "processlist command and innodb_trx",
+        }
+    }
+
+    /// How room for connections is counted.
+    pub const fn slots_rule(self) -> &'static str {
+        match self {
+            Self::PostgreSql => "sessions / (max_connections - superuser_reserved_connections - reserved_connections)",
+            Self::PgBouncer => "clients / max_client_conn",
+            Self::MySql => "Threads_connected / max_connections",
         }
     }
 }
@@ -55,6 +95,62 @@ pub struct ServerLook {
     pub used: Value,
     /// Whether the port and state of other roles' sessions are hidden from our role.
     pub hidden: Option<Reason>,
+    /// Sessions that are known to be there and have no row at all in `sessions`, because our role may not see them.
+    pub unseen: usize,
+    /// Callers that have a connection to this server and wait for a server behind it: those of a pooler, exactly.
+    pub waiters: Vec<Waiter>,
+    /// How a pooler hands out its server connections; `None` when this is no pooler.
+    pub pool_mode: Option<PoolMode>,
+}
+
+/// A client of a pooler that waits for a server connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiter {
+    /// The client's address; `None` over a unix socket.
+    pub address: Option<IpAddr>,
+    /// The client's port; `None` over a unix socket.
+    pub port: Option<u16>,
+    /// The pool that it waits for.
+    pub database: Arc<str>,
+    /// The pool that it waits for.
+    pub user: Arc<str>,
+    /// For how long.
+    pub waited: Duration,
+}
+
+/// For how long a pooler binds a client to a server connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PoolMode {
+    /// From its first statement until it disconnects.
+    Session,
+    /// For a transaction: settings and prepared statements of the session do not stay with the client.
+    Transaction,
+    /// For a statement.
+    Statement,
+}
+
+impl PoolMode {
+    /// `session`, `transaction` or `statement`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Transaction => "transaction",
+            Self::Statement => "statement",
+        }
+    }
+}
+
+/// The server connection on which a pooler's client stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// The server's end.
+    pub remote: End,
+    /// The pooler's end, as the server sees its client; `None` over a unix socket.
+    pub local: Option<SocketAddr>,
+    /// The server's number of the session (PostgreSQL's backend pid); `None` when the server did not tell it.
+    pub backend: Option<u64>,
+    /// The server that was asked for the session's own state; filled once both looks are there.
+    pub server: Option<TargetKey>,
 }
 
 /// One session: a client backend of `pg_stat_activity`, a client of PgBouncer, a thread of MySQL, a client of Redis.
@@ -68,6 +164,10 @@ pub struct Session {
     pub port: Option<u16>,
     /// The server's own descriptor of it, where the server tells (MySQL's `socket_id`, Redis' `fd`).
     pub socket_fd: Option<u32>,
+    /// Process of the client, where the server tells (PgBouncer over a unix socket).
+    pub client_pid: Option<u32>,
+    /// The server connection that a pooler's client holds.
+    pub link: Option<Link>,
     /// `datname`.
     pub database: Arc<str>,
     /// `usename`.
@@ -101,6 +201,28 @@ pub enum SessionState {
     IdleInTransactionAborted,
     /// Runs a fast-path function.
     FastPath,
+    /// Holds a server connection of a pooler for its transaction: runs a statement or waits inside the transaction.
+    InTransaction,
     /// Our role may not see it, or `track_activities` is off.
     Unknown,
+}
+
+impl SessionState {
+    /// Whether the session is certainly handed out to somebody: it runs a statement or stands in a transaction.
+    pub const fn is_leased(self) -> bool {
+        !matches!(self, Self::Idle | Self::Unknown)
+    }
+
+    /// The state as PostgreSQL writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Idle => "idle",
+            Self::IdleInTransaction => "idle in transaction",
+            Self::IdleInTransactionAborted => "idle in transaction (aborted)",
+            Self::FastPath => "fastpath function call",
+            Self::InTransaction => "in transaction",
+            Self::Unknown => "not visible",
+        }
+    }
 }

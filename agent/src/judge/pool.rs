@@ -11,6 +11,7 @@ use super::tracks::{Place, Subject, Track, Tracks};
 use super::{Moment, evidence::Case};
 use crate::discover::{End, Instance, TargetKey};
 use crate::inspect::host::{Owner, PoolRow};
+use crate::inspect::server::Engine;
 use crate::inspect::{HostLook, Reason, ServerLook, Value};
 
 mod churn;
@@ -28,7 +29,7 @@ const FIRST_VIEW: Duration = Duration::from_secs(15);
 /// What is remembered of pools between looks.
 #[derive(Debug, Default)]
 pub(super) struct Pools {
-    /// PostgreSQL pools at the last look at the host: what a server's rows are joined with.
+    /// Pools of servers that can be asked, at the last look at the host: what a server's rows are joined with.
     rows: Vec<PoolRow>,
     commands: HashMap<Instance, Arc<str>>,
     /// `<application>/<role>` of everything that runs or holds connections.
@@ -144,7 +145,7 @@ impl Pools {
             self.unseen(&bases, &remotes, &reason, now, tracks);
         } else {
             let groups = sessions::grouped(&join);
-            let mut suspect = utilization::judge(&bases, &join, now, tracks);
+            let mut suspect = utilization::judge(&bases, &join, look.engine, now, tracks);
             let scene = sessions::Scene { look, join: &join, commands: &self.commands };
             for check in SESSION_CHECKS {
                 suspect |= scene.judge(check, &groups, now, tracks);
@@ -188,13 +189,15 @@ impl Pools {
     }
 
     pub(super) fn is_suspect(&self, server: &str) -> bool {
-        let bare = |name: &str| name.trim_start_matches("server:").trim_start_matches("postgres ").to_owned();
-        let wanted = bare(server);
-        self.servers.iter().any(|(key, it)| it.is_suspect && bare(key.as_str()) == wanted)
+        // `postgres 10.0.0.5:5432/app` is the inspector of `server:10.0.0.5:5432/app`.
+        let wanted = server.split_once(' ').map_or(server, |(_, rest)| rest).trim_start_matches("server:");
+        let bare = |key: &TargetKey| key.as_str().trim_start_matches("server:").to_owned();
+        self.servers.iter().any(|(key, it)| it.is_suspect && bare(key) == wanted)
     }
 
     fn remember(&mut self, look: &HostLook) {
-        let is_wanted = |row: &&PoolRow| row.service == Some("postgresql") || self.is_viewed(&row.remote);
+        let is_wanted =
+            |row: &&PoolRow| row.service.and_then(Engine::of_service).is_some() || self.is_viewed(&row.remote);
         self.rows = look.pools.iter().filter(is_wanted).cloned().collect();
         self.commands = look.processes.iter().map(|it| (it.instance, it.command.clone())).collect();
         self.there = look.pools.iter().map(|it| who(it).to_owned()).collect();
@@ -207,14 +210,12 @@ impl Pools {
 
     /// Why the server behind a pool has not been asked: `None` when nobody could ask it.
     fn why_not_viewed(&mut self, target: &TargetKey, row: &PoolRow, now: Moment, tracks: &Tracks) -> Option<Reason> {
-        if row.service != Some("postgresql") {
-            return None;
-        }
+        let engine = row.service.and_then(Engine::of_service)?;
         let since = *self.waiting.entry(target.clone()).or_insert(now.mono);
         let is_early = now.mono.saturating_sub(since) < FIRST_VIEW && !tracks.ignores_holds();
         Some(match is_early {
             true => Reason::NotYet("the server has not been asked yet"),
-            false => Reason::NoCredential(format!("PostgreSQL at {}", row.remote)),
+            false => Reason::NoCredential(format!("{} at {}", engine.name(), row.remote)),
         })
     }
 

@@ -102,7 +102,7 @@ fn headroom(look: &ServerLook, now: Moment, tracks: &mut Tracks) {
                 "by_client": json_tally(tally(sessions, |it| {
                     it.address.map_or_else(|| "unix socket or hidden".to_owned(), |it| it.to_canonical().to_string())
                 })),
-                "rule": "sessions / (max_connections - superuser_reserved_connections - reserved_connections)",
+                "rule": look.engine.slots_rule(),
                 "not_visible": look.hidden.iter().map(ToString::to_string).collect::<Vec<_>>(),
             })),
             ..Case::default()

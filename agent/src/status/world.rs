@@ -8,7 +8,6 @@ use serde_json::{Map, Value as Json, json};
 use crate::discover::TargetKey;
 use crate::inspect::host::{Owner, PoolRow, ProcessRow, TcpState};
 use crate::inspect::http_endpoint::Phase;
-use crate::inspect::server::SessionState;
 use crate::inspect::{HostLook, Probe, Rows, ServerLook, Value};
 
 /// The last look of every source.
@@ -160,7 +159,7 @@ fn server_facts(look: &ServerLook) -> BTreeMap<String, Json> {
     match &look.sessions {
         Ok(sessions) => {
             set("sessions", json!(sessions.len()));
-            set("by_state", count(sessions.iter().map(|it| session_state_name(it.state))));
+            set("by_state", count(sessions.iter().map(|it| it.state.as_str())));
         }
         Err(reason) => {
             set("sessions", json!(reason.to_string()));
@@ -170,18 +169,6 @@ fn server_facts(look: &ServerLook) -> BTreeMap<String, Json> {
     set("slots", value_json(&look.slots));
     set("connect_seconds", value_json(&look.connect));
     facts
-}
-
-/// The state as PostgreSQL writes it.
-const fn session_state_name(state: SessionState) -> &'static str {
-    match state {
-        SessionState::Active => "active",
-        SessionState::Idle => "idle",
-        SessionState::IdleInTransaction => "idle in transaction",
-        SessionState::IdleInTransactionAborted => "idle in transaction (aborted)",
-        SessionState::FastPath => "fastpath function call",
-        SessionState::Unknown => "not visible",
-    }
 }
 
 fn endpoint_facts(probe: &Probe) -> BTreeMap<String, Json> {

@@ -115,6 +115,8 @@ fn session(row: &Row, is_hidden: bool, with_statement: bool) -> Option<Session> 
         .filter(|text| !text.is_empty());
     Some(Session {
         socket_fd: None,
+        client_pid: None,
+        link: None,
         backend: u64::from(field::<i32>(row, 0)?.unsigned_abs()),
         address: field::<&str>(row, 1).and_then(|text| text.parse::<IpAddr>().ok()).map(|it| it.to_canonical()),
         // -1 over a unix socket.

@@ -34,7 +34,7 @@ pub struct Join<'a> {
     pub without_socket: usize,
     /// Rows of clients on other hosts.
     pub elsewhere: usize,
-    /// Rows without address: hidden from our role, or over a unix socket.
+    /// Rows without address: hidden from our role, or over a unix socket. Sessions that have no row count too.
     pub without_address: usize,
 }
 
@@ -69,7 +69,7 @@ pub fn join<'a>(look: &'a ServerLook, pools: &'a [PoolRow]) -> Join<'a> {
             }
         }
     }
-    let mut join = Join::default();
+    let mut join = Join { without_address: look.unseen, ..Join::default() };
     for session in look.sessions.as_deref().unwrap_or_default() {
         let (Some(address), Some(port)) = (session.address, session.port) else {
             join.without_address += 1;

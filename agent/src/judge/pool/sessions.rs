@@ -11,7 +11,7 @@ use super::join::{Join, Joined};
 use super::{owner_name, pid, pids, pids_in_words, place, who};
 use crate::discover::{Instance, TargetKey};
 use crate::inspect::host::{Owner, PoolRow};
-use crate::inspect::server::{Session, SessionState};
+use crate::inspect::server::{Engine, Session, SessionState};
 use crate::inspect::{Reason, ServerLook, Unit, Value};
 use crate::judge::defaults::CheckId;
 use crate::judge::evidence::{Case, number, object};
@@ -81,7 +81,7 @@ impl Scene<'_> {
         // A hidden row may be a connection of this pool only if one of its connections has no row.
         let has_gap = self.join.without_session.iter().any(|(pool, _)| pool.target == joined[0].pool.target);
         let is_whole = joined.iter().all(|it| !untold(it.session));
-        if is_whole && !(has_gap && sessions.iter().any(is_hidden)) {
+        if is_whole && !(has_gap && (self.look.unseen > 0 || sessions.iter().any(is_hidden))) {
             return None;
         }
         let absent = || Reason::Absent(format!("the state of sessions of {target} (is track_activities off?)"));
@@ -107,7 +107,7 @@ impl Scene<'_> {
         let mut members: Vec<u64> = listed.iter().map(|it| it.session.backend).collect();
         members.sort_unstable();
         Case {
-            summary: summary(check, joined, listed),
+            summary: summary(check, self.look.engine, joined, listed),
             evidence: self.evidence(joined, listed),
             members,
             age_seconds: listed.first().map(|it| age(it.session)),
@@ -118,7 +118,7 @@ impl Scene<'_> {
     fn evidence(&self, joined: &[Joined<'_>], listed: &[Joined<'_>]) -> Map<String, Json> {
         let mut by_state: BTreeMap<&str, usize> = BTreeMap::new();
         for it in joined {
-            *by_state.entry(state_name(it.session.state)).or_default() += 1;
+            *by_state.entry(it.session.state.as_str()).or_default() += 1;
         }
         let mut not_visible = Vec::new();
         if listed.iter().any(|it| pid(it.pool).is_none()) {
@@ -135,7 +135,7 @@ impl Scene<'_> {
             "open": joined.len(),
             "by_state": by_state,
             "pids": pids(listed.iter().map(|it| it.pool)),
-            "rule": "pg_stat_activity.state",
+            "rule": self.look.engine.state_rule(),
             "not_visible": not_visible,
             "join": {
                 "joined": self.join.joined.len(),
@@ -180,7 +180,7 @@ impl Scene<'_> {
             "transaction_age_seconds": seconds(session.transaction_age),
         });
         if in_full {
-            row["state"] = json!(state_name(session.state));
+            row["state"] = json!(session.state.as_str());
             row["remote"] = json!(pool.remote.to_string());
             row["command"] = json!(instance.and_then(|it| self.commands.get(it)).map(|it| words::foreign(it, text)));
             row["database"] = json!(session.database);
@@ -211,7 +211,7 @@ fn age(session: &Session) -> f64 {
 }
 
 /// The sentence that the person on call reads.
-fn summary(check: CheckId, joined: &[Joined<'_>], listed: &[Joined<'_>]) -> String {
+fn summary(check: CheckId, engine: Engine, joined: &[Joined<'_>], listed: &[Joined<'_>]) -> String {
     let Some(oldest) = listed.first().or(joined.first()) else { return String::new() };
     let pids = pids(listed.iter().map(|it| it.pool));
     let (who, holds, its) = match pids.len() {
@@ -234,25 +234,14 @@ fn summary(check: CheckId, joined: &[Joined<'_>], listed: &[Joined<'_>]) -> Stri
         .map_or_else(|| words::local_end(&oldest.connection.local), |fd| format!("fd {fd}"));
     let statement = session.statement.as_deref().map(|it| format!(", last statement `{}`", words::foreign(it, 200)));
     format!(
-        "{}, {who}, {holds} {} of {its} {open} connections to {}/{} {what}, the oldest for {} on {of_pid}{fd} = backend {}{}",
+        "{}, {who}, {holds} {} of {its} {open} connections to {}/{} {what}, the oldest for {} on {of_pid}{fd} = {} {}{}",
         owner_name(oldest.pool),
         listed.len(),
         oldest.pool.remote,
         words::foreign(&session.database, 63),
         words::seconds(age(session)),
+        engine.session_word(),
         session.backend,
         statement.unwrap_or_default(),
     )
-}
-
-/// The state as PostgreSQL writes it.
-const fn state_name(state: SessionState) -> &'static str {
-    match state {
-        SessionState::Active => "active",
-        SessionState::Idle => "idle",
-        SessionState::IdleInTransaction => "idle in transaction",
-        SessionState::IdleInTransactionAborted => "idle in transaction (aborted)",
-        SessionState::FastPath => "fastpath function call",
-        SessionState::Unknown => "not visible",
-    }
 }

@@ -10,7 +10,7 @@ use super::join::Join;
 use super::{Instances, Subject, Tracks, owner_name, pid, place};
 use crate::discover::TargetKey;
 use crate::inspect::host::{Connection, PoolRow, TcpState};
-use crate::inspect::server::SessionState;
+use crate::inspect::server::{Engine, SessionState};
 use crate::inspect::{Reason, Unit, Value};
 use crate::judge::defaults::CheckId;
 use crate::judge::evidence::{Case, number, object};
@@ -39,7 +39,7 @@ impl Use<'_> {
 }
 
 /// Judges the pools of one server by its joined sessions. True when one of them is over the warning's bound.
-pub(super) fn judge(bases: &Instances<'_>, join: &Join<'_>, now: Moment, tracks: &mut Tracks) -> bool {
+pub(super) fn judge(bases: &Instances<'_>, join: &Join<'_>, engine: Engine, now: Moment, tracks: &mut Tracks) -> bool {
     let mut suspect = false;
     for (target, rows) in bases {
         let place = place(rows[0]);
@@ -57,7 +57,7 @@ pub(super) fn judge(bases: &Instances<'_>, join: &Join<'_>, now: Moment, tracks:
         };
         let seen = Seen { corroborated: is_exact, ..Seen::value(value) };
         suspect |= tracks.rule(CheckId::Utilization).bounds.warning.is_some_and(|bound| certain >= bound);
-        observe(target, &place, seen, now, tracks, || case(fullest, &limited, rows, is_exact));
+        observe(target, &place, seen, now, tracks, || case(fullest, &limited, rows, is_exact, engine));
     }
     suspect
 }
@@ -131,18 +131,13 @@ fn most_share(rows: &[&PoolRow]) -> Option<f64> {
 
 fn use_of<'a>(row: &'a PoolRow, join: &Join<'_>) -> Option<Use<'a>> {
     let joined: Vec<_> = join.joined.iter().filter(|it| std::ptr::eq(it.pool, row)).collect();
-    let certain = joined.iter().filter(|it| is_leased(it.session.state)).count();
+    let certain = joined.iter().filter(|it| it.session.state.is_leased()).count();
     let is_told = joined.iter().all(|it| it.session.state != SessionState::Unknown);
     let has_gap = join.without_address > 0 && join.without_session.iter().any(|(pool, _)| std::ptr::eq(*pool, row));
     Some(Use { row, certain, open: open(row), limit: limit(row)?, is_whole: is_told && !has_gap })
 }
 
-const fn is_leased(state: SessionState) -> bool {
-    use SessionState::{Active, FastPath, IdleInTransaction, IdleInTransactionAborted};
-    matches!(state, Active | FastPath | IdleInTransaction | IdleInTransactionAborted)
-}
-
-fn case(fullest: &Use<'_>, limited: &[Use<'_>], rows: &[&PoolRow], is_exact: bool) -> Case {
+fn case(fullest: &Use<'_>, limited: &[Use<'_>], rows: &[&PoolRow], is_exact: bool, engine: Engine) -> Case {
     let row = fullest.row;
     let at_least = if is_exact { "" } else { "at least " };
     let pid_words = pid(row).map_or_else(|| "owner: not visible".to_owned(), |it| format!("pid {it}"));
@@ -175,7 +170,7 @@ fn case(fullest: &Use<'_>, limited: &[Use<'_>], rows: &[&PoolRow], is_exact: boo
             "decided_by": if is_exact { "exact" } else { "sessions that are active or in a transaction" },
             "instances": instances.collect::<Vec<_>>(),
             "instances_without_limit": rows.len() - limited.len(),
-            "rule": "pg_stat_activity.state against the limit",
+            "rule": format!("{} against the limit", engine.state_rule()),
             "not_visible": if is_exact { vec![] } else { vec!["whether idle connections are leased"] },
         })),
         ..Case::default()

@@ -111,6 +111,9 @@ pub(crate) fn server(at: &str, sessions: Vec<Session>) -> ServerLook {
         sessions: Ok(sessions),
         slots: Value::Known(97.0),
         hidden: None,
+        unseen: 0,
+        waiters: Vec::new(),
+        pool_mode: None,
     }
 }
 
@@ -122,6 +125,8 @@ pub(crate) fn session(backend: u64, client: &str) -> Session {
         address: Some(client.ip()),
         port: Some(client.port()),
         socket_fd: None,
+        client_pid: None,
+        link: None,
         database: "app".into(),
         user: "web".into(),
         application_name: "shop".into(),

@@ -1,7 +1,8 @@
 //! Sockets and processes of this host, once a second.
 //!
-//! The rows stand here; `inspector` takes a look, `pools` makes pools of sockets, `watched` reads the processes
-//! that matter, `measures` turns rows into numbers for the summaries.
+//! The rows stand here; `inspector` takes a look, `sockets` dumps and sorts, `pools` makes pools of connections, `peers`
+//! finds their other ends on this host, `watched` reads the processes that matter, `measures` turns rows into numbers for
+//! the summaries.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,8 +15,12 @@ mod endpoints;
 mod gaps;
 mod inspector;
 mod measures;
+mod peers;
 mod pools;
+mod rows;
+mod sockets;
 mod watched;
+mod world;
 
 pub use crate::kernel::socket::TcpState;
 pub use endpoints::{Endpoints, service_of};

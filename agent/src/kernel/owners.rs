@@ -1,8 +1,8 @@
 //! Which process holds which socket, on which descriptor.
 //!
 //! The kernel does not tell it in a dump: it has to be looked up in `/proc/<pid>/fd`, one `readlink` each. So answers
-//! are kept by cookie, and only new sockets are looked for: first among the processes that hold a socket to the same
-//! endpoint, then among those that are new, at last among all, and that no more often than one hundredth of a core pays.
+//! are kept by cookie, and only new sockets are looked for: first among the processes that hold a socket of the same kin
+//! and those that are new, at last among all, and that no more often than one hundredth of a core pays.
 //! Once a minute everything is read again: a fork, a descriptor passed on, a changed user.
 
 use std::collections::{HashMap, HashSet};
@@ -17,7 +17,7 @@ use super::socket::ByNumber;
 const REFRESH: Duration = Duration::from_secs(60);
 /// A socket that was not found twice is looked for again after this.
 const RETRY: Duration = Duration::from_secs(10);
-/// A search among all processes is followed by a pause of so many times its own length.
+/// A search among all processes, or among those that serve, is followed by a pause of so many times its own length.
 const PAUSE: u32 = 100;
 
 /// A descriptor of a process.
@@ -39,8 +39,19 @@ pub struct Wanted {
     pub cookie: u64,
     /// Inode; not 0.
     pub inode: u64,
-    /// Where it leads, by which its likely holders are guessed.
-    pub remote: SocketAddr,
+    /// By which its likely holders are guessed.
+    pub kin: Kin,
+    /// Whether it is worth a search among all processes when none of the likely ones holds it.
+    pub is_thorough: bool,
+}
+
+/// What sockets of one process have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kin {
+    /// They lead to one endpoint.
+    To(SocketAddr),
+    /// They belong to one that listens: itself, and what it accepted.
+    At(SocketAddr),
 }
 
 /// A process that may hold sockets.
@@ -72,13 +83,15 @@ pub struct Owners {
     look: u64,
     next_refresh: Option<Duration>,
     next_wide: Duration,
+    next_serving: Duration,
 }
 
 #[derive(Debug)]
 struct Entry {
     holders: Vec<Holder>,
     inode: u64,
-    remote: SocketAddr,
+    kin: Kin,
+    is_thorough: bool,
     look: u64,
     misses: u8,
     retry: Duration,
@@ -100,7 +113,8 @@ impl Owners {
             let entry = self.known.entry(one.cookie).or_insert_with(|| Entry {
                 holders: Vec::new(),
                 inode: one.inode,
-                remote: one.remote,
+                kin: one.kin,
+                is_thorough: one.is_thorough,
                 look: 0,
                 misses: 0,
                 retry: Duration::ZERO,
@@ -170,38 +184,57 @@ impl Owners {
     }
 
     fn find(&mut self, proc: &mut Proc, mut missing: ByNumber<u64>, candidates: &[Candidate], now: Duration) {
-        let endpoints: HashSet<SocketAddr> =
-            missing.values().filter_map(|cookie| self.known.get(cookie)).map(|entry| entry.remote).collect();
-        let likely: HashSet<u32> = self
-            .known
-            .values()
-            .filter(|entry| endpoints.contains(&entry.remote))
-            .flat_map(|entry| entry.holders.iter().map(|holder| holder.pid))
-            .collect();
-        let is_new = |this: &Self, candidate: &Candidate| {
-            this.visited.get(&candidate.pid).is_none_or(|visit| visit.start != candidate.start)
-        };
-        for candidate in candidates {
-            if likely.contains(&candidate.pid) || is_new(self, candidate) {
-                self.visit(proc, *candidate, &missing);
-            }
+        let kin: HashSet<Kin> =
+            missing.values().filter_map(|cookie| self.known.get(cookie)).map(|entry| entry.kin).collect();
+        let (mut clients, mut serving) = (HashSet::new(), HashSet::new());
+        for entry in self.known.values().filter(|entry| kin.contains(&entry.kin)) {
+            let likely = if matches!(entry.kin, Kin::To(_)) { &mut clients } else { &mut serving };
+            likely.extend(entry.holders.iter().map(|holder| holder.pid));
         }
         let mut searched: Vec<u64> = missing.values().copied().collect();
+        let mut visited = HashSet::new();
+        for candidate in candidates {
+            let is_new = self.visited.get(&candidate.pid).is_none_or(|visit| visit.start != candidate.start);
+            if is_new || clients.contains(&candidate.pid) {
+                self.visit(proc, *candidate, &missing);
+                visited.insert(candidate.pid);
+            }
+        }
         missing.retain(|_, cookie| self.is_without_holder(*cookie));
+        // A server that forks for each connection was found among the new ones; one that takes a hundred connections a
+        // second would have its whole table read at each look.
+        let is_served =
+            |this: &Self, cookie: u64| this.known.get(&cookie).is_some_and(|it| matches!(it.kin, Kin::At(_)));
+        if missing.values().any(|cookie| is_served(self, *cookie)) {
+            if now < self.next_serving {
+                let is_left = |cookie: &u64| is_served(self, *cookie) && self.is_without_holder(*cookie);
+                searched.retain(|cookie| !is_left(cookie));
+                missing.retain(|_, cookie| !is_left(cookie));
+            } else {
+                let began = Instant::now();
+                for candidate in candidates {
+                    if serving.contains(&candidate.pid) && visited.insert(candidate.pid) {
+                        self.visit(proc, *candidate, &missing);
+                    }
+                }
+                self.next_serving = now + began.elapsed() * PAUSE;
+            }
+        }
+        missing.retain(|_, cookie| self.known.get(cookie).is_some_and(|it| it.holders.is_empty() && it.is_thorough));
         if !missing.is_empty() {
             if now < self.next_wide {
                 // Those that are still missing have not been looked for everywhere: no miss.
-                searched.retain(|cookie| !self.is_without_holder(*cookie));
-                self.settle(searched.iter(), now);
-                return;
-            }
-            let began = Instant::now();
-            for candidate in candidates {
-                if !likely.contains(&candidate.pid) && !self.is_denied(candidate.pid, candidate.start) {
-                    self.visit(proc, *candidate, &missing);
+                let left: HashSet<u64> = missing.values().copied().collect();
+                searched.retain(|cookie| !left.contains(cookie));
+            } else {
+                let began = Instant::now();
+                for candidate in candidates {
+                    if !visited.contains(&candidate.pid) && !self.is_denied(candidate.pid, candidate.start) {
+                        self.visit(proc, *candidate, &missing);
+                    }
                 }
+                self.next_wide = now + began.elapsed() * PAUSE;
             }
-            self.next_wide = now + began.elapsed() * PAUSE;
         }
         self.settle(searched.iter(), now);
     }
@@ -265,7 +298,9 @@ mod tests {
 
     fn wanted(numbers: &[u64]) -> Vec<Wanted> {
         let remote = REMOTE.parse().unwrap();
-        numbers.iter().map(|number| Wanted { cookie: *number, inode: *number + 1000, remote }).collect()
+        let to =
+            |number: &u64| Wanted { cookie: *number, inode: *number + 1000, kin: Kin::To(remote), is_thorough: true };
+        numbers.iter().map(to).collect()
     }
 
     fn candidates(pids: &[u32]) -> Vec<Candidate> {
@@ -327,5 +362,32 @@ mod tests {
         assert!(matches!(owners.of(1), Held::By([Holder { pid: 9, .. }])));
         owners.forget(9);
         assert_eq!(owners.of(1), Held::NotYet);
+    }
+
+    #[test]
+    fn an_accepted_socket_is_sought_where_its_listener_is_held_and_nowhere_else() {
+        let root = tempfile::tempdir().unwrap();
+        let at_listener = |number: u64, is_thorough| Wanted {
+            cookie: number,
+            inode: number + 1000,
+            kin: Kin::At(REMOTE.parse().unwrap()),
+            is_thorough,
+        };
+        holds(root.path(), 7, &[(3, 1001)]);
+        holds(root.path(), 8, &[]);
+        let mut proc = Proc::open(root.path()).unwrap();
+        let mut owners = Owners::default();
+        let all = candidates(&[7, 8]);
+        owners.look(&mut proc, &[at_listener(1, true)], &all, at(0));
+        holds(root.path(), 7, &[(4, 1002)]);
+        holds(root.path(), 8, &[(9, 1003)]);
+        let wanted = [at_listener(1, true), at_listener(2, false), at_listener(3, false)];
+        owners.look(&mut proc, &wanted, &all, at(1));
+        assert_eq!(owners.of(2), Held::By(&[Holder { pid: 7, start: 70, fd: 4 }]));
+        assert_eq!(owners.of(3), Held::NotYet);
+        owners.look(&mut proc, &wanted, &all, at(10));
+        assert_eq!(owners.of(3), Held::ByNobodySeen, "the process that holds it is no likely one");
+        owners.look(&mut proc, &[at_listener(1, true), at_listener(3, true)], &all, at(60));
+        assert!(matches!(owners.of(3), Held::By(_)), "once a minute all are read");
     }
 }

@@ -52,7 +52,7 @@ pub fn parse_row(row: &str) -> Option<Socket> {
     let local = parse_end(columns.next()?)?;
     let remote = parse_end(columns.next()?)?;
     let state = TcpState::from_number(u8::from_str_radix(columns.next()?, 16).ok()?)?;
-    let _queues = columns.next()?;
+    let (send_queue, receive_queue) = columns.next()?.split_once(':')?;
     let timer = u8::from_str_radix(columns.next()?.split(':').next()?, 16).ok()?;
     let retransmits = u64::from_str_radix(columns.next()?, 16).ok()?;
     let uid = columns.next()?.parse().ok()?;
@@ -61,9 +61,10 @@ pub fn parse_row(row: &str) -> Option<Socket> {
     Some(Socket {
         acknowledged_age: None,
         unacknowledged: None,
-        send_queue: 0,
-        receive_queue: 0,
+        send_queue: u32::from_str_radix(send_queue, 16).ok()?,
+        receive_queue: u32::from_str_radix(receive_queue, 16).ok()?,
         segments_out: None,
+        segments_in: None,
         cookie: inode,
         local,
         remote,
@@ -111,6 +112,7 @@ mod tests {
         assert_eq!(socket.remote, "10.0.0.5:5432".parse().unwrap());
         assert_eq!((socket.state, socket.uid, socket.inode), (TcpState::CloseWait, 1000, 4711));
         assert_eq!((socket.keepalive, socket.retransmits, socket.probes), (true, 3, 2));
+        assert_eq!((socket.send_queue, socket.receive_queue), (0, 5));
         let v6 = " 0: 00000000000000000000000001000000:1538 0000000000000000FFFF00000500000A:0001 0A 0:0 00:0 0 0 0 9";
         let socket = parse_row(v6).unwrap();
         assert_eq!(socket.local, "[::1]:5432".parse().unwrap());

@@ -40,8 +40,10 @@ pub struct Socket {
     pub send_queue: u32,
     /// Bytes in the receive queue; on a listening socket those that wait to be accepted.
     pub receive_queue: u32,
-    /// Segments sent since the connection began.
+    /// Segments with data sent since the connection began.
     pub segments_out: Option<u32>,
+    /// Segments with data received since the connection began.
+    pub segments_in: Option<u32>,
 }
 
 /// TCP states of `include/net/tcp_states.h`.

@@ -90,7 +90,7 @@ impl Configured {
 }
 
 /// Ports as a set with one bit each, asked once for every socket of the host.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Ports {
     bits: Box<[u64; 1024]>,
 }
@@ -98,8 +98,13 @@ pub(super) struct Ports {
 impl Ports {
     /// The known services and `further`.
     pub(super) fn known_and(further: impl IntoIterator<Item = u16>) -> Self {
+        Self::of(SERVICES.iter().map(|(port, _)| *port).chain(further))
+    }
+
+    /// These alone.
+    pub(super) fn of(all: impl IntoIterator<Item = u16>) -> Self {
         let mut ports = Self { bits: Box::new([0; 1024]) };
-        for port in SERVICES.iter().map(|(port, _)| *port).chain(further) {
+        for port in all {
             ports.bits[usize::from(port >> 6)] |= 1 << (port & 63);
         }
         ports

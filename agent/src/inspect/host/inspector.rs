@@ -8,20 +8,22 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::endpoints::{Configured, Endpoints, Listeners, Ports};
-use super::gaps::{self, ALL_CHECKS, Hidden, POOL_CHECKS, PROCESS_CHECKS};
+use super::endpoints::{Endpoints, Ports};
+use super::gaps::{self, ALL_CHECKS, Hidden, PROCESS_CHECKS};
+use super::peers::Peers;
 use super::pools::{self, Party, Pools};
+use super::rows::{pid_of, row_of};
+use super::sockets::Sockets;
 use super::watched::{self, MAX_WATCHED, Watched};
-use super::{Ended, Gap, HostLook, Limit, Owner, PoolRow, Unattributed, measures};
+use super::world::World;
+use super::{Ended, Gap, HostLook, Unattributed, measures};
 use crate::discover::application::Declared;
 use crate::discover::processes::Processes;
-use crate::discover::{End, Instance, TargetKey};
-use crate::inspect::{About, Inspector, Look, Reading, Reason, Rows, Value};
-use crate::kernel::owners::{Candidate, Held, Owners, Wanted};
+use crate::discover::{Instance, TargetKey};
+use crate::inspect::{About, Inspector, Look, Reading, Reason, Rows};
+use crate::kernel::owners::{Candidate, Held, Kin, Owners, Wanted};
 use crate::kernel::proc::Proc;
-use crate::kernel::sock_diag::{DestroyEvents, Destroyed, SockDiag};
-use crate::kernel::socket::{Socket, TcpState};
-use crate::kernel::{KernelError, proc_net};
+use crate::kernel::socket::Socket;
 
 /// What the host inspector is told by configuration. The default watches what it finds.
 #[derive(Debug, Clone)]
@@ -128,55 +130,39 @@ impl Inspector for HostInspector {
     }
 }
 
-/// Where socket rows come from.
-#[derive(Debug)]
-enum Source {
-    Netlink(SockDiag),
-    /// Refused; why.
-    Table(Reason),
-}
-
 #[derive(Debug)]
 struct State {
     config: Config,
     ports: Ports,
     proc: Result<Proc, Reason>,
-    source: Source,
-    events: Option<DestroyEvents>,
+    sockets: Sockets,
     processes: Processes,
     owners: Owners,
     pools: Pools,
     watched: Option<Watched>,
     out: mpsc::Sender<Ended>,
-    // Buffers, kept from look to look.
-    sockets: Vec<Socket>,
-    destroyed: Vec<Destroyed>,
+    peers: Peers,
+    has_looked: bool,
+    // A buffer, kept from look to look.
     wanted: Vec<Wanted>,
-    listeners: Listeners,
 }
 
 impl State {
     fn new(config: Config, out: mpsc::Sender<Ended>) -> Self {
         let declared =
             config.apps.iter().map(|app| Declared { name: app.name.clone(), command: app.command.clone() }).collect();
-        let source = match SockDiag::open() {
-            Ok(diag) => Source::Netlink(diag),
-            Err(error) => Source::Table(gaps::refused(&error)),
-        };
         Self {
             ports: Ports::known_and(config.ports.iter().copied()),
             proc: Proc::open(&config.proc_root).map_err(|error| gaps::no_proc(&error)),
-            source,
-            events: DestroyEvents::open().ok(),
+            sockets: Sockets::open(),
             processes: Processes::new(declared),
             owners: Owners::default(),
             pools: Pools::default(),
             watched: None,
             out,
-            sockets: Vec::new(),
-            destroyed: Vec::new(),
+            peers: Peers::default(),
+            has_looked: false,
             wanted: Vec::new(),
-            listeners: Listeners::default(),
             config,
         }
     }
@@ -188,8 +174,12 @@ impl State {
         }
         let configured = self.config.endpoints.configured();
         self.ports = Ports::known_and(self.config.ports.iter().copied().chain(configured.ports()));
-        self.dump(&mut look);
-        self.drain_events(&mut look);
+        // At first every connection is new.
+        let first = self.ports.clone();
+        let near = if self.has_looked { Ports::of(self.peers.sought_ports(now)) } else { first };
+        self.has_looked = true;
+        self.sockets.look(&self.config.proc_root, &self.ports, &near, &mut look);
+        self.peers.look(&self.sockets.outbound, &self.sockets.accepted, |port| near.contains(port), now);
         let proc = match &mut self.proc {
             Ok(proc) => proc,
             Err(reason) => {
@@ -204,18 +194,17 @@ impl State {
             }
         }
         self.wanted.clear();
-        self.wanted.extend(self.sockets.iter().map(|socket| Wanted {
-            cookie: socket.cookie,
-            inode: socket.inode,
-            remote: socket.remote,
-        }));
+        let wanted =
+            |socket: &Socket, kin| Wanted { cookie: socket.cookie, inode: socket.inode, kin, is_thorough: true };
+        self.wanted.extend(self.sockets.listening.iter().map(|it| wanted(it, Kin::At(it.local))));
+        self.wanted.extend(self.sockets.outbound.iter().map(|it| wanted(it, Kin::To(it.remote))));
+        self.wanted.extend(self.peers.wanted());
         let candidates: Vec<Candidate> = self.processes.candidates().collect();
         self.owners.look(proc, &self.wanted, &candidates, now);
 
-        // Listening sockets have told where and by whom; from here on there are only outbound connections.
         let mut listens: HashMap<Instance, Vec<SocketAddr>> = HashMap::new();
         let mut hidden = Hidden::default();
-        for socket in self.sockets.iter().filter(|socket| socket.state == TcpState::Listen) {
+        for socket in &self.sockets.listening {
             match self.owners.of(socket.cookie) {
                 Held::By(holders) => {
                     for holder in holders {
@@ -229,17 +218,17 @@ impl State {
                 Held::NotYet => (),
             }
         }
-        self.sockets.retain(|socket| socket.state != TcpState::Listen);
 
         let world = World {
             owners: &self.owners,
             processes: &self.processes,
             ports: &self.ports,
-            listeners: &self.listeners,
+            peers: &self.peers,
+            listeners: &self.sockets.listeners,
             configured: &configured,
             own_pid: self.config.own_pid,
         };
-        let given = pools::Given { sockets: &self.sockets, destroyed: &self.destroyed, now };
+        let given = pools::Given { sockets: &self.sockets.outbound, destroyed: &self.sockets.destroyed, now };
         let seen = self.pools.look(given, &world);
         let of = |(remote, births): (SocketAddr, u32)| Unattributed {
             remote,
@@ -291,181 +280,6 @@ impl State {
         look.absent = absent(&self.config, &self.processes);
         hidden.tell(&self.owners, &self.processes, &mut look.gaps);
         look
-    }
-
-    /// Fills `sockets` with listening sockets and with outbound connections that may belong to a pool.
-    fn dump(&mut self, look: &mut HostLook) {
-        self.sockets.clear();
-        let ports = &self.ports;
-        let listen = TcpState::Listen.number();
-        if let Source::Netlink(diag) = &mut self.source {
-            match diag.dump(|row| row.state == listen || ports.contains(row.remote_port), &mut self.sockets) {
-                Ok(told) if told.cut > 0 => {
-                    let what = format!("more than 65536 connections to watched endpoints; {} are left out", told.cut);
-                    look.gaps.push(Gap {
-                        checks: POOL_CHECKS,
-                        target: TargetKey::agent(),
-                        reason: Reason::Absent(what),
-                    });
-                }
-                Ok(_) => (),
-                Err(error) => {
-                    self.sockets.clear();
-                    if matches!(error, KernelError::Denied | KernelError::Absent) {
-                        self.source = Source::Table(gaps::refused(&error));
-                    } else {
-                        look.gaps.push(Gap {
-                            checks: POOL_CHECKS,
-                            target: TargetKey::agent(),
-                            reason: gaps::refused(&error),
-                        });
-                    }
-                }
-            }
-        }
-        if let Source::Table(reason) = &self.source {
-            // States and queues, but no ages and no ends between two looks.
-            look.closes_incomplete = true;
-            look.gaps.push(Gap { checks: &["pool.churn"], target: TargetKey::agent(), reason: reason.clone() });
-            let wanted = |_, remote, state| state == TcpState::Listen || ports.contains(remote);
-            if let Err(error) = proc_net::read(&self.config.proc_root, wanted, &mut self.sockets) {
-                self.sockets.clear();
-                let reason = match error {
-                    KernelError::Denied => Reason::Denied("/proc/net/tcp".into()),
-                    KernelError::Malformed(what) => Reason::Malformed(what.to_owned()),
-                    _ => Reason::Absent("/proc/net/tcp".into()),
-                };
-                look.gaps.push(Gap { checks: POOL_CHECKS, target: TargetKey::agent(), reason });
-            }
-        }
-        self.listeners.clear();
-        for socket in self.sockets.iter().filter(|socket| socket.state == TcpState::Listen) {
-            self.listeners.add(socket.local);
-        }
-        let listeners = &self.listeners;
-        // Inode 0: the process has closed it, and the kernel says goodbye to the peer alone.
-        self.sockets.retain(|socket| {
-            socket.inode != 0 && (socket.state == TcpState::Listen || !listeners.accepted(socket.local))
-        });
-    }
-
-    fn drain_events(&mut self, look: &mut HostLook) {
-        self.destroyed.clear();
-        if self.events.is_none() {
-            self.events = DestroyEvents::open().ok();
-        }
-        match self.events.as_mut().map(|events| events.drain(&mut self.destroyed)) {
-            Some(Ok(lost)) => look.closes_incomplete |= lost,
-            Some(Err(_)) => {
-                self.events = None;
-                look.closes_incomplete = true;
-            }
-            None => look.closes_incomplete = true,
-        }
-    }
-}
-
-/// The eyes of [`Pools`].
-struct World<'a> {
-    owners: &'a Owners,
-    processes: &'a Processes,
-    ports: &'a Ports,
-    listeners: &'a Listeners,
-    configured: &'a Configured,
-    own_pid: Option<u32>,
-}
-
-impl pools::World for World<'_> {
-    fn held(&self, cookie: u64) -> Held<'_> {
-        self.owners.of(cookie)
-    }
-
-    fn is_ours(&self, pid: u32) -> bool {
-        self.own_pid == Some(pid)
-    }
-
-    fn runs(&self, instance: Instance) -> bool {
-        self.processes
-            .get(instance.pid)
-            .is_some_and(|process| process.instance == instance && process.zombie_since.is_none())
-    }
-
-    fn is_configured(&self, remote: SocketAddr) -> bool {
-        self.configured.contains(remote)
-    }
-
-    fn is_watched(&self, local: SocketAddr, remote: SocketAddr) -> bool {
-        self.ports.contains(remote.port()) && !self.listeners.accepted(local)
-    }
-}
-
-/// The row of a pool; `None` when its process ended meanwhile.
-fn row_of(
-    pool: pools::Seen,
-    service: Option<&'static str>,
-    processes: &Processes,
-    config: &Config,
-    ages: &HashMap<Instance, Duration>,
-    proc: &mut Proc,
-    watched: &mut Watched,
-) -> Option<PoolRow> {
-    let port = pool.key.remote.port();
-    let remote = End::Tcp(pool.key.remote);
-    let (owner, target, limit, process_age) = match pool.key.party {
-        Party::Process(instance) => {
-            let process = processes.get(instance.pid).filter(|process| process.instance == instance)?;
-            let application = process.application.clone();
-            let target = TargetKey::pool(&application.name, application.role, &remote);
-            let declared = config.apps.iter().find(|app| application.declared && app.name == application.name);
-            let limit = match declared.and_then(|app| app.pool_limit) {
-                Some(limit) => Limit { value: Value::Known(limit.into()), source: "configuration".into() },
-                None => limit_of(proc, watched, instance, process.uid, service, port),
-            };
-            (Owner::Seen { application, instance }, target, limit, ages.get(&instance).copied())
-        }
-        Party::Hidden(uid, cgroup) => {
-            let target = TargetKey::pool(&format!("uid {uid}"), "unseen", &remote);
-            let reason = Reason::Denied(format!("the environment of processes of uid {uid}"));
-            (
-                Owner::NotVisible { uid, cgroup },
-                target,
-                Limit { value: Value::Unknown(reason), source: "none".into() },
-                None,
-            )
-        }
-    };
-    let pools::Seen { connections, births, closes, .. } = pool;
-    Some(PoolRow { target, owner, remote, service, connections, births, closes, process_age, limit })
-}
-
-fn limit_of(
-    proc: &mut Proc,
-    watched: &mut Watched,
-    instance: Instance,
-    uid: u32,
-    service: Option<&str>,
-    port: u16,
-) -> Limit {
-    let unknown = |reason| Limit { value: Value::Unknown(reason), source: "none".into() };
-    match watched.settings(proc, instance) {
-        Some(Ok(settings)) => match settings.limit_for(service, port) {
-            Some(bound) if bound.low == bound.high => {
-                Limit { value: Value::Known(bound.low.into()), source: bound.source.into() }
-            }
-            Some(bound) => {
-                Limit { value: Value::Between(bound.low.into(), bound.high.into()), source: bound.source.into() }
-            }
-            None => unknown(Reason::NotYet("no pool limit is configured, nor set in the process's environment")),
-        },
-        Some(Err(KernelError::Denied)) => unknown(Reason::Denied(format!("the environment of processes of uid {uid}"))),
-        Some(Err(_)) | None => unknown(Reason::NotYet("the settings of the process")),
-    }
-}
-
-fn pid_of(owner: &Owner) -> u32 {
-    match owner {
-        Owner::Seen { instance, .. } => instance.pid,
-        Owner::NotVisible { .. } => 0,
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Connection, TcpState};
+use super::{Connection, Peer, TcpState};
 use crate::discover::{End, Instance};
 use crate::kernel::owners::{Held, Holder};
 use crate::kernel::sock_diag::Destroyed;
@@ -67,6 +67,8 @@ pub(super) struct Given<'a> {
 pub(super) trait World {
     /// Who holds a socket.
     fn held(&self, cookie: u64) -> Held<'_>;
+    /// Who holds the other end of a connection.
+    fn peer(&self, cookie: u64) -> Option<Peer>;
     /// Whether a process is this agent.
     fn is_ours(&self, pid: u32) -> bool;
     /// Whether a process of that life still runs.
@@ -202,7 +204,7 @@ impl Pools {
             cookie: socket.cookie,
             fds,
             local: End::Tcp(socket.local),
-            peer: None,
+            peer: world.peer(socket.cookie),
             state: socket.state,
             sent_age: socket.sent_age,
             received_age: socket.received_age,
@@ -331,4 +333,4 @@ impl Tracked {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

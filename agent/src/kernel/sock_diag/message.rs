@@ -169,6 +169,7 @@ impl<'a> Row<'a> {
             send_queue: u32_at(self.bytes, 60).unwrap_or(0),
             receive_queue: u32_at(self.bytes, 56).unwrap_or(0),
             segments_out: None,
+            segments_in: None,
         };
         let mut rest = self.attributes;
         while let Some(length) = u16_at(rest, 0).map(usize::from) {
@@ -199,6 +200,7 @@ fn read_tcp_info(info: &[u8], socket: &mut Socket) {
         socket.received_age = age(52);
         socket.acknowledged_age = age(56);
         socket.unacknowledged = u32_at(info, 24);
+        socket.segments_in = u32_at(info, 152);
         socket.segments_out = u32_at(info, 156);
     }
 }

@@ -9,7 +9,10 @@ use std::time::Instant;
 use rustix::net::sockopt::socket_cookie;
 
 use super::*;
-use crate::inspect::host::{Connection, ProcessRow};
+use crate::discover::TargetKey;
+use crate::inspect::Value;
+use crate::inspect::host::sockets::Source;
+use crate::inspect::host::{Connection, Limit, Owner, Peer, PoolRow, ProcessRow, TcpState};
 
 /// An inspector that takes the test for an application, and the listener that it takes for a server.
 struct Stage {
@@ -146,6 +149,33 @@ async fn a_pool_over_v6_is_seen_as_it_changes() {
 }
 
 #[tokio::test]
+async fn the_other_end_on_this_host_is_known_by_its_holder() {
+    let mut stage = Stage::new("127.0.0.1:0", &[], None);
+    let mut held: Vec<_> = (0..3).map(|_| stage.connect()).collect();
+    let peer = |server: &TcpStream| Some(Peer { pid: std::process::id(), fd: server.as_raw_fd() as u32 });
+    let remote = stage.remote();
+    stage
+        .until("the other ends", |look| {
+            let pool = look.pools.iter().find(|pool| pool.remote == remote.into())?;
+            held.iter().all(|(client, server)| connection(pool, client).peer == peer(server)).then_some(())
+        })
+        .await;
+
+    held.push(stage.connect());
+    let (client, server) = &held[3];
+    stage
+        .until("the new one's", |look| {
+            let pool = look.pools.iter().find(|pool| pool.remote == remote.into())?;
+            (connection(pool, client).peer == peer(server)).then_some(())
+        })
+        .await;
+    let now = Duration::from_secs(stage.second + 1);
+    let state = stage.inspector.state.lock().unwrap();
+    let sought: Vec<_> = state.peers.sought_ports(now).filter(|port| *port == remote.port()).collect();
+    assert!(sought.is_empty(), "nothing is sought in a steady look");
+}
+
+#[tokio::test]
 async fn the_agents_own_connections_and_process_are_left_out() {
     let mut stage = Stage::new("127.0.0.1:0", &[], Some(std::process::id()));
     let _held: Vec<_> = (0..3).map(|_| stage.connect()).collect();
@@ -163,7 +193,7 @@ async fn where_sock_diag_is_refused_the_table_still_shows_pools() {
     let held: Vec<_> = (0..3).map(|_| stage.connect()).collect();
     {
         let mut state = stage.inspector.state.lock().unwrap();
-        state.source = Source::Table(Reason::Denied("sockets over NETLINK_SOCK_DIAG".into()));
+        state.sockets.source = Source::Table(Reason::Denied("sockets over NETLINK_SOCK_DIAG".into()));
     }
     let look = stage.look().await;
     assert!(look.closes_incomplete);

@@ -27,6 +27,10 @@ impl World for Owned<'_> {
         }
     }
 
+    fn peer(&self, _cookie: u64) -> Option<Peer> {
+        None
+    }
+
     fn is_ours(&self, pid: u32) -> bool {
         pid == 1
     }
@@ -44,13 +48,14 @@ impl World for Owned<'_> {
     }
 }
 
-fn socket(cookie: u64, remote: &str, state: TcpState) -> Socket {
+pub(crate) fn socket(cookie: u64, remote: &str, state: TcpState) -> Socket {
     Socket {
         acknowledged_age: None,
         unacknowledged: None,
         send_queue: 0,
         receive_queue: 0,
         segments_out: None,
+        segments_in: None,
         cookie,
         local: format!("10.0.0.1:{}", 40_000 + cookie).parse().unwrap(),
         remote: remote.parse().unwrap(),

@@ -1,0 +1,53 @@
+//! What the pools ask of the world: who holds a socket, who runs, what is watched.
+
+use std::net::SocketAddr;
+
+use super::endpoints::{Configured, Listeners, Ports};
+use super::peers::Peers;
+use super::{Peer, pools};
+use crate::discover::Instance;
+use crate::discover::processes::Processes;
+use crate::kernel::owners::{Held, Owners};
+
+/// The eyes of [`Pools`].
+pub(super) struct World<'a> {
+    pub(super) owners: &'a Owners,
+    pub(super) processes: &'a Processes,
+    pub(super) peers: &'a Peers,
+    pub(super) ports: &'a Ports,
+    pub(super) listeners: &'a Listeners,
+    pub(super) configured: &'a Configured,
+    pub(super) own_pid: Option<u32>,
+}
+
+impl pools::World for World<'_> {
+    fn held(&self, cookie: u64) -> Held<'_> {
+        self.owners.of(cookie)
+    }
+
+    fn peer(&self, cookie: u64) -> Option<Peer> {
+        match self.owners.of(self.peers.of(cookie)?) {
+            // The newest: a server that forks for each session holds it for a moment, too.
+            Held::By(holders) => holders.last().map(|holder| Peer { pid: holder.pid, fd: holder.fd }),
+            Held::ByNobodySeen | Held::NotYet => None,
+        }
+    }
+
+    fn is_ours(&self, pid: u32) -> bool {
+        self.own_pid == Some(pid)
+    }
+
+    fn runs(&self, instance: Instance) -> bool {
+        self.processes
+            .get(instance.pid)
+            .is_some_and(|process| process.instance == instance && process.zombie_since.is_none())
+    }
+
+    fn is_configured(&self, remote: SocketAddr) -> bool {
+        self.configured.contains(remote)
+    }
+
+    fn is_watched(&self, local: SocketAddr, remote: SocketAddr) -> bool {
+        self.ports.contains(remote.port()) && !self.listeners.accepted(local)
+    }
+}

@@ -1,7 +1,8 @@
 //! Whose session is it: a server's rows matched with the sockets of this host.
 //!
 //! A row of the server names its client's address and port, which is the local end of exactly one socket. Rows of other
-//! hosts' clients are not ours and join nothing. A row or a socket that joins nothing once was opened or closed between
+//! hosts' clients are not ours and join nothing. A row without address (hidden from our role, or over a unix socket) is
+//! joined by the other end: on this host we see which backend, or which descriptor of the server, holds it. A row or a socket that joins nothing once was opened or closed between
 //! the two looks; only at the second look in a row does that say something.
 
 use std::collections::{HashMap, HashSet};
@@ -10,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::discover::End;
 use crate::inspect::ServerLook;
 use crate::inspect::host::{Connection, PoolRow, TcpState};
-use crate::inspect::server::Session;
+use crate::inspect::server::{Engine, Session};
 
 /// A session and the socket behind it.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +35,9 @@ pub struct Join<'a> {
     pub without_socket: usize,
     /// Rows of clients on other hosts.
     pub elsewhere: usize,
-    /// Rows without address: hidden from our role, or over a unix socket. Sessions that have no row count too.
+    /// Rows without address, hidden from our role or over a unix socket, whose other end was not seen either.
+    pub unnamed: Vec<&'a Session>,
+    /// How many those are, with the ones that the server did not list.
     pub without_address: usize,
 }
 
@@ -54,10 +57,14 @@ impl Join<'_> {
 pub fn join<'a>(look: &'a ServerLook, pools: &'a [PoolRow]) -> Join<'a> {
     let mut sockets: HashMap<SocketAddr, (&PoolRow, &Connection)> = HashMap::new();
     let mut ours: HashSet<IpAddr> = HashSet::new();
+    let mut unix = Vec::new();
     let of_server = is_of_server(look, pools);
     for pool in pools.iter().filter(|it| of_server(&it.remote)) {
         for connection in &pool.connections {
-            let Some(local) = connection.local.address().map(canonical) else { continue };
+            let Some(local) = connection.local.address().map(canonical) else {
+                unix.push((pool, connection));
+                continue;
+            };
             ours.insert(local.ip());
             let is_named = pool
                 .remote
@@ -69,25 +76,63 @@ pub fn join<'a>(look: &'a ServerLook, pools: &'a [PoolRow]) -> Join<'a> {
             }
         }
     }
-    let mut join = Join { without_address: look.unseen, ..Join::default() };
-    for session in look.sessions.as_deref().unwrap_or_default() {
-        let (Some(address), Some(port)) = (session.address, session.port) else {
-            join.without_address += 1;
-            continue;
-        };
-        let address = address.to_canonical();
-        match sockets.remove(&SocketAddr::new(address, port)) {
-            Some((pool, connection)) => join.joined.push(Joined { session, pool, connection }),
-            None if ours.contains(&address) => join.without_socket += 1,
-            None => join.elsewhere += 1,
+    let sessions = look.sessions.as_deref().unwrap_or_default();
+    let client = |session: &Session| Some(SocketAddr::new(session.address?.to_canonical(), session.port?));
+    let by_address: Vec<_> = sessions.iter().map(|it| sockets.remove(&client(it)?)).collect();
+    let mut rest: Vec<(&PoolRow, &Connection)> = sockets.into_values().chain(unix).collect();
+    rest.sort_by_key(|(_, connection)| connection.cookie);
+    let mut by_peer = ByPeer::of(&rest);
+    let mut join = Join::default();
+    for (session, found) in sessions.iter().zip(by_address) {
+        match (found, client(session)) {
+            (Some((pool, connection)), _) => join.joined.push(Joined { session, pool, connection }),
+            (None, None) => match by_peer.take(look.engine, session) {
+                Some((pool, connection)) => join.joined.push(Joined { session, pool, connection }),
+                None => join.unnamed.push(session),
+            },
+            (None, Some(client)) if ours.contains(&client.ip()) => join.without_socket += 1,
+            (None, Some(_)) => join.elsewhere += 1,
         }
     }
-    join.without_session = sockets.into_values().filter(|(_, it)| it.state == TcpState::Established).collect();
-    join.without_session.sort_by_key(|(_, connection)| connection.cookie);
+    join.without_address = look.unseen + join.unnamed.len();
+    let joined: HashSet<u64> = join.joined.iter().map(|it| it.connection.cookie).collect();
+    rest.retain(|(_, it)| it.state == TcpState::Established && !joined.contains(&it.cookie));
+    join.without_session = rest;
     join
 }
 
-/// Whether a remote end is this server: an address of its DSN, or the same port of this host when the server is here.
+/// Connections by who holds their other end.
+#[derive(Debug, Default)]
+struct ByPeer<'a> {
+    by_pid: HashMap<u64, (&'a PoolRow, &'a Connection)>,
+    by_fd: HashMap<u32, (&'a PoolRow, &'a Connection)>,
+}
+
+impl<'a> ByPeer<'a> {
+    fn of(connections: &[(&'a PoolRow, &'a Connection)]) -> Self {
+        let mut all = Self::default();
+        for (pool, connection) in connections {
+            if let Some(peer) = connection.peer {
+                all.by_pid.insert(peer.pid.into(), (*pool, *connection));
+                all.by_fd.insert(peer.fd, (*pool, *connection));
+            }
+        }
+        all
+    }
+
+    /// By the server's own descriptor where it tells one (it is one process), else by the pid of the backend, which is
+    /// PostgreSQL's number of a session and of no other.
+    fn take(&mut self, engine: Engine, session: &Session) -> Option<(&'a PoolRow, &'a Connection)> {
+        match session.socket_fd {
+            Some(fd) => self.by_fd.remove(&fd),
+            None if engine == Engine::PostgreSql => self.by_pid.remove(&session.backend),
+            None => None,
+        }
+    }
+}
+
+/// Whether a remote end is this server: an address or path of its DSN, or, when the server is here, the same port of this
+/// host, be it in the name of a unix socket of PostgreSQL (`.s.PGSQL.5432`).
 pub(super) fn is_of_server<'a>(look: &'a ServerLook, pools: &'a [PoolRow]) -> impl Fn(&End) -> bool + 'a {
     let here: HashSet<IpAddr> = pools
         .iter()
@@ -95,13 +140,29 @@ pub(super) fn is_of_server<'a>(look: &'a ServerLook, pools: &'a [PoolRow]) -> im
         .filter_map(|it| Some(canonical(it.local.address()?).ip()))
         .collect();
     let is_here = move |address: IpAddr| address.is_loopback() || here.contains(&address);
-    let server_is_here = look.addresses.iter().any(|it| is_here(canonical(*it).ip()));
-    move |remote| {
-        let Some(remote) = remote.address().map(canonical) else { return false };
-        let is_named = look.addresses.iter().any(|it| canonical(*it) == remote);
-        let is_same_port = look.addresses.iter().any(|it| it.port() == remote.port());
-        is_named || (server_is_here && is_same_port && is_here(remote.ip()))
+    let server_is_here = look.socket_path.is_some() || look.addresses.iter().any(|it| is_here(canonical(*it).ip()));
+    let named = look.socket_path.as_deref().and_then(postgres_port);
+    let ports: HashSet<u16> = look.addresses.iter().map(SocketAddr::port).chain(named).collect();
+    move |remote| match remote {
+        End::Tcp(remote) => {
+            let remote = canonical(*remote);
+            let is_named = look.addresses.iter().any(|it| canonical(*it) == remote);
+            is_named || (server_is_here && ports.contains(&remote.port()) && is_here(remote.ip()))
+        }
+        End::Unix(path) => match &look.socket_path {
+            Some(named) => named == path,
+            // Two servers with one port on one host listen in two directories, and both would have to be asked over TCP.
+            None => {
+                let port = postgres_port(path).filter(|_| look.engine == Engine::PostgreSql);
+                server_is_here && port.is_some_and(|port| ports.contains(&port))
+            }
+        },
     }
+}
+
+/// The port in the name of a unix socket of PostgreSQL.
+fn postgres_port(path: &str) -> Option<u16> {
+    path.rsplit('/').next()?.strip_prefix(".s.PGSQL.")?.parse().ok()
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {
@@ -111,6 +172,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inspect::host::Peer;
     use crate::judge::tests::rows::{connection, pool, server, session};
 
     /// `backend=pid/fd` of each joined row, then the four counts of the others.
@@ -193,5 +255,68 @@ mod tests {
         let whole = server("10.0.0.5:5432", vec![session(900, "10.0.0.9:40000")]);
         assert!(!join(&whole, &pools).is_translated());
         assert!(!join(&translated, &[]).is_translated(), "no connections, nothing to translate");
+    }
+
+    fn peer(connection: &mut Connection, pid: u32, fd: u32) {
+        connection.peer = Some(Peer { pid, fd });
+    }
+
+    #[test]
+    fn a_row_without_address_joins_by_the_backend_that_holds_the_other_end() {
+        let mut it = pool("shop", 77, "127.0.0.1:5432");
+        it.connections = [17, 18, 19].map(|fd| connection(&format!("127.0.0.1:400{fd}"), fd)).to_vec();
+        peer(&mut it.connections[0], 900, 9);
+        peer(&mut it.connections[1], 901, 9);
+        let mut hidden = [session(901, "127.0.0.1:1"), session(900, "127.0.0.1:1"), session(902, "127.0.0.1:1")];
+        hidden.iter_mut().for_each(|it| (it.address, it.port) = (None, None));
+        let look = server("127.0.0.1:5432", hidden.to_vec());
+        let pools = [it];
+        assert_eq!(shown(&look, &pools), "901=18 900=17 1 0 0 1");
+        let joined = join(&look, &pools);
+        assert_eq!(joined.unnamed.iter().map(|it| it.backend).collect::<Vec<_>>(), [902]);
+    }
+
+    #[test]
+    fn an_address_wins_over_the_other_end() {
+        let mut it = pool("shop", 77, "127.0.0.1:5432");
+        it.connections = vec![connection("127.0.0.1:40000", 17)];
+        peer(&mut it.connections[0], 901, 9);
+        let mut hidden = session(901, "127.0.0.1:1");
+        (hidden.address, hidden.port) = (None, None);
+        let look = server("127.0.0.1:5432", vec![hidden, session(900, "127.0.0.1:40000")]);
+        assert_eq!(shown(&look, &[it]), "900=17 0 0 0 1");
+    }
+
+    #[test]
+    fn a_server_that_tells_its_descriptor_is_joined_by_it_and_not_by_a_number_that_looks_like_a_pid() {
+        let mut it = pool("shop", 77, "127.0.0.1:5432");
+        it.connections = vec![connection("127.0.0.1:40000", 17), connection("127.0.0.1:40001", 18)];
+        peer(&mut it.connections[0], 4000, 31);
+        peer(&mut it.connections[1], 4000, 32);
+        let mut rows = vec![session(4000, "127.0.0.1:1"), session(8, "127.0.0.1:1")];
+        rows.iter_mut().zip([32, 33]).for_each(|(it, fd)| (it.port, it.socket_fd) = (None, Some(fd)));
+        assert_eq!(shown(&server("127.0.0.1:5432", rows), &[it]), "4000=18 1 0 0 1");
+    }
+
+    #[test]
+    fn a_pool_over_a_unix_socket_is_the_servers_by_its_path_or_its_port() {
+        let path = "/run/postgresql/.s.PGSQL.5432";
+        let mut it = pool("shop", 77, "127.0.0.1:5432");
+        it.remote = End::Unix(path.into());
+        it.connections = vec![connection("127.0.0.1:40000", 17), connection("127.0.0.1:40001", 18)];
+        it.connections.iter_mut().for_each(|it| it.local = End::Unix("".into()));
+        peer(&mut it.connections[0], 900, 9);
+        let mut row = session(900, "127.0.0.1:1");
+        (row.address, row.port) = (None, None);
+        let pools = [it];
+        let by_tcp = server("127.0.0.1:5432", vec![row.clone()]);
+        assert_eq!(shown(&by_tcp, &pools), "900=17 1 0 0 0");
+        let mut by_path = server("127.0.0.1:5432", vec![row.clone()]);
+        (by_path.addresses, by_path.socket_path) = (Vec::new(), Some(path.into()));
+        assert_eq!(shown(&by_path, &pools), "900=17 1 0 0 0");
+        by_path.socket_path = Some("/tmp/.s.PGSQL.5432".into());
+        assert_eq!(shown(&by_path, &pools), "0 0 0 1", "another server of the same port, in another directory");
+        let elsewhere = server("10.0.0.5:5432", vec![row]);
+        assert_eq!(shown(&elsewhere, &pools), "0 0 0 1", "a server of another host has no socket here");
     }
 }

@@ -76,12 +76,11 @@ impl Scene<'_> {
     fn not_seen(&self, target: &TargetKey, joined: &[Joined<'_>], state: SessionState) -> Option<Reason> {
         let untold = |it: &Session| it.state == SessionState::Unknown || it.state == state && it.state_age.is_none();
         let (database, user) = (&joined[0].session.database, &joined[0].session.user);
-        let is_hidden = |it: &Session| it.address.is_none() && it.database == *database && it.user == *user;
-        let sessions = self.look.sessions.as_deref().unwrap_or_default();
+        let is_hidden = |it: &&Session| it.database == *database && it.user == *user;
         // A hidden row may be a connection of this pool only if one of its connections has no row.
         let has_gap = self.join.without_session.iter().any(|(pool, _)| pool.target == joined[0].pool.target);
         let is_whole = joined.iter().all(|it| !untold(it.session));
-        if is_whole && !(has_gap && (self.look.unseen > 0 || sessions.iter().any(is_hidden))) {
+        if is_whole && !(has_gap && (self.look.unseen > 0 || self.join.unnamed.iter().any(is_hidden))) {
             return None;
         }
         let absent = || Reason::Absent(format!("the state of sessions of {target} (is track_activities off?)"));

@@ -45,6 +45,19 @@ pub(crate) fn cpu_seconds(pid: u32) -> Result<f64, StageError> {
     Ok(ticks / TICKS)
 }
 
+/// Seconds that the threads of a process have run so far, to the nanosecond: the first field of
+/// `/proc/<pid>/task/*/schedstat`. A thread that ended takes its part with it.
+pub(crate) fn run_seconds(pid: u32) -> Result<f64, StageError> {
+    let path = format!("/proc/{pid}/task");
+    let mut nanoseconds = 0.0;
+    for task in std::fs::read_dir(&path).map_err(StageError::system(format!("read {path}")))?.flatten() {
+        // One that ended since the directory was read has nothing to add.
+        let text = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        nanoseconds += text.split_ascii_whitespace().next().and_then(|it| it.parse::<f64>().ok()).unwrap_or_default();
+    }
+    Ok(nanoseconds / 1e9)
+}
+
 fn pss(pid: u32) -> Result<f64, StageError> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = std::fs::read_to_string(&path).map_err(StageError::system(format!("read {path}")))?;

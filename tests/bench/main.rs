@@ -32,6 +32,17 @@ impl Figure {
     fn of(what: impl Into<String>, value: f64, unit: &'static str) -> Self {
         Self { what: what.into(), value, unit }
     }
+
+    /// The median of some values, and their range.
+    fn spread(what: &str, mut values: Vec<f64>, unit: &'static str) -> [Self; 3] {
+        values.sort_by(f64::total_cmp);
+        let [least, most] = [values.first(), values.last()].map(|it| it.copied().unwrap_or(f64::NAN));
+        [
+            Self::of(format!("{what} (median of {})", values.len()), median(values), unit),
+            Self::of(format!("{what} (least)"), least, unit),
+            Self::of(format!("{what} (most)"), most, unit),
+        ]
+    }
 }
 
 fn main() -> ExitCode {

@@ -1,13 +1,16 @@
-//! A steady second of the agent beside a pool of many connections, against a bare dump of the same host's sockets.
+//! A steady second of the agent beside a pool of many connections, against a bare dump of the same host's sockets and
+//! `ss -tnp`, taken in the same seconds.
 
 use tickbird_tests::agent::User;
 use tickbird_tests::{Agent, Application, Seconds, Stage, StageError};
 
-use crate::cost::{over, warm_up};
+use crate::cost::{run_seconds, warm_up};
 use crate::{Figure, median};
 
 /// A port that is known to be a database's, so that the connections are a pool; and rarely in use on a developer's host.
 const PORT: u16 = 27017;
+/// Seconds of each size; each with one dump and one `ss` behind the agent's own second.
+const SECONDS: usize = 30;
 
 pub(crate) fn tick(stage: &Stage) -> Result<Vec<Figure>, StageError> {
     let mut figures = Vec::new();
@@ -16,15 +19,20 @@ pub(crate) fn tick(stage: &Stage) -> Result<Vec<Figure>, StageError> {
         let mut agent = Agent::prepare(stage, "", User::Same)?;
         agent.run()?;
         warm_up(15.s())?;
-        let cost = over(agent.pid().expect("it runs"), 30.s())?;
-        let mut dumps = Vec::new();
-        for _ in 0..30 {
+        let pid = agent.pid().expect("it runs");
+        let (mut ticks, mut dumps, mut listings) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..SECONDS {
+            let before = run_seconds(pid)?;
+            warm_up(1.s())?;
+            ticks.push(1000.0 * (run_seconds(pid)? - before));
             dumps.push(holder.does("dump")?.as_f64().unwrap_or(f64::NAN));
+            listings.push(holder.does("ss")?.as_f64().unwrap_or(f64::NAN));
         }
-        let (tick, dump) = (1000.0 * cost.cpu_ratio, median(dumps));
-        figures.push(Figure::of(format!("{connections} connections: a second of the agent"), tick, "ms of CPU"));
-        figures.push(Figure::of(format!("{connections} connections: a bare dump"), dump, "ms of CPU"));
-        figures.push(Figure::of(format!("{connections} connections: ratio"), tick / dump, ""));
+        let ratio = median(ticks.clone()) / median(dumps.clone());
+        for (what, values) in [("a second of the agent", ticks), ("a bare dump", dumps), ("ss -tnp", listings)] {
+            figures.extend(Figure::spread(&format!("{connections} connections: {what}"), values, "ms of CPU"));
+        }
+        figures.push(Figure::of(format!("{connections} connections: agent to bare dump"), ratio, ""));
         agent.stop()?;
     }
     Ok(figures)

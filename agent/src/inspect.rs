@@ -154,6 +154,8 @@ pub enum Reason {
     Malformed(String),
     /// The kernel or the server does not offer it; the text names what is absent.
     Absent(String),
+    /// It runs in another namespace than the agent; the text names what: `the processes that hold these sockets`.
+    Elsewhere(String),
     /// An address is translated on the way, so that two views of one connection do not match; the text names to where.
     Translated(String),
     /// It needs history or a second look that is not there yet.
@@ -179,6 +181,10 @@ impl Reason {
             Self::Unreachable(_) => Some("check that the server runs and that this host may reach it"),
             Self::Malformed(_) => Some("report it with the output of `tickbird-agent doctor --json`"),
             Self::Absent(_) => Some("a newer kernel or server offers it; the check stays blind here"),
+            Self::Elsewhere(_) => Some(
+                "share the application's PID namespace with the agent (shareProcessNamespace, or --pid of a container \
+                 engine), or run the agent on the host",
+            ),
             Self::Translated(_) => Some(
                 "a pooler, proxy or address translation stands between: point the DSN at it, or run an agent behind it",
             ),
@@ -195,6 +201,7 @@ impl fmt::Display for Reason {
             Self::Unreachable(what) => write!(f, "cannot reach {what}"),
             Self::Malformed(what) => write!(f, "cannot understand {what}"),
             Self::Absent(what) => write!(f, "not offered here: {what}"),
+            Self::Elsewhere(what) => write!(f, "cannot see {what}: they run in another PID namespace"),
             Self::Translated(to) => {
                 write!(f, "cannot match any connection from here with a session of {to}: address translated")
             }

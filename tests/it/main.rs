@@ -9,6 +9,7 @@ mod endpoints;
 mod healthy;
 mod leak;
 mod packaging;
+mod places;
 mod pools;
 mod processes;
 mod stage;

@@ -18,6 +18,8 @@ pub enum User {
     Same,
     /// User and group 65534 with these capabilities and no others: `["sys_ptrace"]`.
     Nobody(&'static [&'static str]),
+    /// Root in a PID namespace of its own, as in a sidecar container: it shares the network and sees no other process.
+    Sidecar,
 }
 
 const NOBODY: u32 = 65534;
@@ -140,6 +142,11 @@ impl Agent {
                 command.args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), "--clear-groups".into()]);
                 command.args([format!("--inh-caps=-all{set}"), format!("--ambient-caps=-all{set}")]);
                 command.arg(&self.binary);
+                command
+            }
+            User::Sidecar => {
+                let mut command = Command::new("/usr/bin/unshare");
+                command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]).arg(&self.binary);
                 command
             }
         };

@@ -46,6 +46,21 @@ pub(super) fn no_proc(error: &KernelError) -> Reason {
     }
 }
 
+/// Users of whom at least one process does not let us look into it.
+pub(super) fn denied_users(owners: &Owners, processes: &Processes) -> HashSet<u32> {
+    owners.denied().filter_map(|pid| Some(processes.get(pid)?.uid)).collect()
+}
+
+/// Why the holder of a socket of user `uid` is not visible: refused where processes of that user refuse us, else there
+/// is no such process here.
+pub(super) fn why_hidden(uid: u32, denied: &HashSet<u32>) -> Reason {
+    if denied.contains(&uid) {
+        Reason::Denied(format!("the descriptors of processes of uid {uid}"))
+    } else {
+        Reason::Elsewhere("the processes that hold these sockets".into())
+    }
+}
+
 /// Users with sockets whose owners we do not see.
 #[derive(Debug, Default)]
 pub(super) struct Hidden {
@@ -62,22 +77,21 @@ impl Hidden {
         self.by_uid.insert(uid, true);
     }
 
-    /// One gap for each user: refused where there are processes of that user which refuse us; else they are in another
-    /// PID namespace. A listening socket of uid 0 that no process holds is the kernel's own (NFS): no gap.
-    pub(super) fn tell(self, owners: &Owners, processes: &Processes, gaps: &mut Vec<Gap>) {
-        let denied: HashSet<u32> = owners.denied().filter_map(|pid| Some(processes.get(pid)?.uid)).collect();
+    /// One gap for each user that refuses us, and one for all those that are in another PID namespace. A listening
+    /// socket of uid 0 that no process holds is the kernel's own (NFS): no gap.
+    pub(super) fn tell(self, denied: &HashSet<u32>, gaps: &mut Vec<Gap>) {
         let all = self.by_uid.len();
         for (uid, has_pool) in self.by_uid.into_iter().take(MAX_GAPS) {
-            let reason = if denied.contains(&uid) {
-                Reason::Denied(format!("the descriptors of processes of uid {uid}"))
-            } else if has_pool || uid != 0 {
-                Reason::Absent(format!("the processes of uid {uid} in this PID namespace"))
-            } else {
+            if !has_pool && uid == 0 && !denied.contains(&uid) {
                 continue;
-            };
+            }
+            let reason = why_hidden(uid, denied);
             // What a pool's sockets tell is told of them all the same; its limit and its process are not known.
             let checks = if has_pool { OWNER_CHECKS } else { PROCESS_CHECKS };
-            gaps.push(Gap { checks, target: TargetKey::agent(), reason });
+            let gap = Gap { checks, target: TargetKey::agent(), reason };
+            if !gaps.contains(&gap) {
+                gaps.push(gap);
+            }
         }
         if all > MAX_GAPS {
             let reason = Reason::Denied(format!("the descriptors of processes of {} further users", all - MAX_GAPS));

@@ -11,16 +11,16 @@ use tokio::sync::mpsc;
 use super::endpoints::{Endpoints, Ports};
 use super::gaps::{self, ALL_CHECKS, Hidden, PROCESS_CHECKS};
 use super::peers::Peers;
-use super::pools::{self, Party, Pools};
+use super::pools::{self, Pools};
 use super::rows::{pid_of, row_of};
 use super::sockets::Sockets;
 use super::watched::{self, MAX_WATCHED, Watched};
 use super::world::World;
-use super::{Ended, Gap, HostLook, Unattributed, measures};
+use super::{Ended, Gap, HostLook, Owner, PoolRow, Unattributed, measures};
 use crate::discover::application::Declared;
 use crate::discover::processes::Processes;
 use crate::discover::{Instance, TargetKey};
-use crate::inspect::{About, Inspector, Look, Reading, Reason, Rows};
+use crate::inspect::{About, Inspector, Look, Reading, Reason, Rows, Value};
 use crate::kernel::owners::{Candidate, Held, Kin, Owners, Wanted};
 use crate::kernel::proc::Proc;
 use crate::kernel::socket::Socket;
@@ -269,16 +269,19 @@ impl State {
         look.ended = watched.unheard();
 
         let ages: HashMap<Instance, Duration> = look.processes.iter().map(|row| (row.instance, row.age)).collect();
+        let denied = gaps::denied_users(&self.owners, &self.processes);
         for pool in seen.pools {
-            if let Party::Hidden(uid, _) = pool.key.party {
-                hidden.connected(uid);
-            }
             let service = configured.service(pool.key.remote.port());
-            look.pools.extend(row_of(pool, service, &self.processes, &self.config, &ages, proc, watched));
+            let mut row = row_of(pool, service, &self.processes, &self.config, &ages, proc, watched);
+            if let Some(PoolRow { owner: Owner::NotVisible { uid, .. }, limit, .. }) = &mut row {
+                hidden.connected(*uid);
+                limit.value = Value::Unknown(gaps::why_hidden(*uid, &denied));
+            }
+            look.pools.extend(row);
         }
         look.pools.sort_by(|a, b| (&a.target, pid_of(&a.owner)).cmp(&(&b.target, pid_of(&b.owner))));
         look.absent = absent(&self.config, &self.processes);
-        hidden.tell(&self.owners, &self.processes, &mut look.gaps);
+        hidden.tell(&denied, &mut look.gaps);
         look
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn row_of(
         }
         Party::Hidden(uid, cgroup) => {
             let target = TargetKey::pool(&format!("uid {uid}"), "unseen", &remote);
-            let reason = Reason::Denied(format!("the environment of processes of uid {uid}"));
+            let reason = Reason::NotYet("the settings of the process");
             (
                 Owner::NotVisible { uid, cgroup },
                 target,

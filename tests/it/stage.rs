@@ -1,8 +1,9 @@
 //! The stage itself, without the binaries under test: what it calls the truth has to be true.
 
 use tickbird_tests::certificate::Certificate;
-use tickbird_tests::truth::{backends, socket};
-use tickbird_tests::{Application, Postgres, Seconds, Webhook, alone, until};
+use tickbird_tests::truth::{backends, descriptors, socket};
+use tickbird_tests::xray::Truth;
+use tickbird_tests::{Application, Library, Postgres, Seconds, Sizes, Stage, StageError, Webhook, alone, until};
 
 #[test]
 fn an_application_says_of_its_leaks_what_the_kernel_and_the_server_say() {
@@ -58,5 +59,58 @@ fn a_web_server_has_every_bad_habit_that_is_asked_of_it() {
         assert!(second.does("no such habit").is_err());
         Application::web_tls(stage, "safe", &Certificate::ending_in(stage, 5)?)?;
         Webhook::start(stage).map(drop)
+    });
+}
+
+/// The truth of one library against the kernel and the server.
+fn tells_the_truth(stage: &Stage, server: &Postgres, library: Library) -> Result<(), StageError> {
+    let mut application = Application::of_library(stage, library.name(), library, server, Sizes::full(6))?;
+    application.does("fill 6")?;
+    application.does("traffic 30")?;
+    application.does("leak 1")?;
+    application.does("keep 2")?;
+    for own in ["listen", "lock", "batch"] {
+        application.does(own)?;
+    }
+    let truth = until("the truth is written", 10.s(), || {
+        let truth = Truth::read(application.truth()).map_err(|error| error.to_string())?;
+        let last = truth.last().ok_or("nothing yet")?.clone();
+        let kept = last.connections.values().filter(|it| !it.kept.is_empty()).count();
+        if kept == 6 && last.connections.len() == 9 { Ok(last) } else { Err(format!("{last:?}")) }
+    })?;
+    let (sessions, sockets) = (backends(server)?, descriptors(application.pid())?);
+    for it in truth.connections.values() {
+        let session = &sessions[&it.port];
+        assert_eq!(session.pid, it.backend, "{it:?}");
+        let fd = sockets.get(&it.port).unwrap_or_else(|| panic!("no descriptor on that port: {it:?}"));
+        assert!(it.fd.is_none_or(|told| told == *fd), "descriptor {fd}: {it:?}");
+        let wanted = match it.kept.as_str() {
+            "leak" | "batch" => "idle in transaction",
+            "" => continue, // traffic uses it now and then
+            _ => "idle",
+        };
+        assert_eq!(session.state, wanted, "{it:?}");
+        let name = if it.kept == "batch" { "nightly-batch" } else { library.name() };
+        assert_eq!(session.application_name, name, "{it:?}");
+    }
+    assert_eq!(application.does("repair")?, 3);
+    application.does("burst 6 0.3")?;
+    until("nothing is kept and requests were served", 10.s(), || {
+        let truth = Truth::read(application.truth()).map_err(|error| error.to_string())?;
+        let last = truth.last().ok_or("nothing")?;
+        let kept = last.connections.values().filter(|it| it.pool == "main" && !it.kept.is_empty()).count();
+        let (served, failed) = application.served().map_err(|error| error.to_string())?;
+        if kept == 0 && served > 20 && failed == 0 { Ok(()) } else { Err(format!("{served} {failed} {last:?}")) }
+    })
+}
+
+#[test]
+fn every_library_tells_the_truth_about_its_pool() {
+    alone(|stage| {
+        let server = Postgres::start(stage, 100)?;
+        for library in Library::ALL {
+            tells_the_truth(stage, &server, library)?;
+        }
+        Ok(())
     });
 }

@@ -1,13 +1,14 @@
 //! Small real applications of `tests/applications`, told over their standard input what to do.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 
 use serde_json::Value;
 
+use crate::library::{Library, Sizes};
 use crate::postgres::Postgres;
 use crate::process::{Running, installed};
 use crate::stage::{Stage, StageError, workspace};
@@ -25,10 +26,18 @@ pub struct Application {
 
 #[derive(Debug, Clone)]
 struct Kind {
-    script: &'static str,
+    /// The interpreter and its own arguments, or the program itself.
+    program: Vec<PathBuf>,
     arguments: Vec<String>,
     environment: Vec<(&'static str, String)>,
     log: PathBuf,
+}
+
+impl Kind {
+    fn web(stage: &Stage, name: &str, arguments: Vec<String>) -> Result<Self, StageError> {
+        let log = stage.room(name)?.join("log");
+        Ok(Self { program: python("web.py")?, arguments, environment: Vec::new(), log })
+    }
 }
 
 /// A connection that an application keeps, as the application itself sees it: the truth of a finding's evidence.
@@ -53,7 +62,7 @@ impl Application {
         }
         let dsn = format!("{}?pool_size=20&max_overflow=10&application_name={name}", server.dsn("app"));
         let kind = Kind {
-            script: "pooled.py",
+            program: python("pooled.py")?,
             arguments: vec!["--name".into(), name.into()],
             environment: vec![("DATABASE_URL", dsn)],
             log: stage.room(name)?.join("log"),
@@ -61,19 +70,49 @@ impl Application {
         Self::start(name, kind)
     }
 
+    /// An application with this library's own pool on `server`, which writes the truth to [`Application::truth`].
+    pub fn of_library(
+        stage: &Stage,
+        name: &str,
+        library: Library,
+        server: &Postgres,
+        sizes: Sizes,
+    ) -> Result<Self, StageError> {
+        let room = stage.room(name)?;
+        let program = library.program(&room)?;
+        let truth = room.join("truth");
+        let mut arguments: Vec<String> = ["--name", name, "--truth"].map(str::to_owned).into();
+        arguments.push(truth.display().to_string());
+        for (key, value) in [("--size", sizes.most), ("--least", sizes.least)] {
+            arguments.extend([key.to_owned(), value.to_string()]);
+        }
+        arguments.extend(library.module().into_iter().flat_map(|it| ["--library".to_owned(), it.to_owned()]));
+        let mut environment = server.environment("app");
+        environment.push(("PGAPPNAME", name.to_owned()));
+        environment.extend(library.environment());
+        Self::start(name, Kind { program, arguments, environment, log: room.join("log") })
+    }
+
+    /// The file that it writes the truth to.
+    ///
+    /// # Panics
+    /// When it is none of [`Application::of_library`].
+    pub fn truth(&self) -> &Path {
+        let at = self.kind.arguments.iter().position(|it| it == "--truth").expect("only a pool tells the truth");
+        Path::new(&self.kind.arguments[at + 1])
+    }
+
     /// A web server on a free port of 127.0.0.1 (`port` 0) or on a port it shares with its predecessor.
     pub fn web(stage: &Stage, name: &str, port: u16) -> Result<Self, StageError> {
         let arguments = vec!["--name".into(), name.into(), "--port".into(), port.to_string()];
-        let kind = Kind { script: "web.py", arguments, environment: Vec::new(), log: stage.room(name)?.join("log") };
-        Self::start(name, kind)
+        Self::start(name, Kind::web(stage, name, arguments)?)
     }
 
     /// The same, that takes so many seconds from its start to the moment when it listens.
     pub fn slow_web(stage: &Stage, name: &str, seconds: u64) -> Result<Self, StageError> {
         let mut arguments: Vec<String> = ["--name", name, "--port", "0", "--imports"].map(str::to_owned).into();
         arguments.push(seconds.to_string());
-        let kind = Kind { script: "web.py", arguments, environment: Vec::new(), log: stage.room(name)?.join("log") };
-        Self::start(name, kind)
+        Self::start(name, Kind::web(stage, name, arguments)?)
     }
 
     /// The same over TLS.
@@ -84,15 +123,14 @@ impl Application {
     ) -> Result<Self, StageError> {
         let files = [&certificate.chain, &certificate.key].map(|it| it.display().to_string());
         let arguments = ["--name", name, "--tls"].map(str::to_owned).into_iter().chain(files).collect();
-        let kind = Kind { script: "web.py", arguments, environment: Vec::new(), log: stage.room(name)?.join("log") };
-        Self::start(name, kind)
+        Self::start(name, Kind::web(stage, name, arguments)?)
     }
 
     /// A process that holds `connections` connections to itself on `port`; it also prices a bare dump of sockets.
     pub fn sockets(stage: &Stage, port: u16, connections: u32) -> Result<Self, StageError> {
         let arguments = vec![port.to_string(), connections.to_string()];
         let log = stage.room("sockets")?.join("log");
-        Self::start("sockets", Kind { script: "sockets.py", arguments, environment: Vec::new(), log })
+        Self::start("sockets", Kind { program: python("sockets.py")?, arguments, environment: Vec::new(), log })
     }
 
     /// A second one like this, on the same port if it has one: the successor in a rolling restart.
@@ -105,8 +143,9 @@ impl Application {
     }
 
     fn start(name: &str, kind: Kind) -> Result<Self, StageError> {
-        let mut command = Command::new(installed("/usr/bin/python3", "python3")?);
-        command.arg(workspace().join("tests/applications").join(kind.script)).args(&kind.arguments);
+        let (program, leading) = kind.program.split_first().expect("every kind has a program");
+        let mut command = Command::new(program);
+        command.args(leading).args(&kind.arguments);
         command.envs(kind.environment.iter().map(|(key, value)| (key, value)));
         // Compiled scripts would be written beside the sources.
         command.env("PYTHONDONTWRITEBYTECODE", "1").stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -214,6 +253,11 @@ impl Application {
             None => Ok(answer),
         }
     }
+}
+
+/// The interpreter and one of its scripts.
+fn python(script: &str) -> Result<Vec<PathBuf>, StageError> {
+    Ok(vec![installed("/usr/bin/python3", "python3")?, workspace().join("tests/applications").join(script)])
 }
 
 /// Rows of an answer. Each number has its bound; a negative pid is as wrong as a missing one.

@@ -116,6 +116,23 @@ impl Postgres {
         format!("postgresql://{role}:{}@127.0.0.1:{}/{}", password(role), self.port, APPLICATION.1)
     }
 
+    /// The same as libpq's environment variables.
+    pub fn environment(&self, role: &str) -> Vec<(&'static str, String)> {
+        vec![
+            ("PGHOST", "127.0.0.1".to_owned()),
+            ("PGPORT", self.port.to_string()),
+            ("PGUSER", role.to_owned()),
+            ("PGPASSWORD", password(role)),
+            ("PGDATABASE", APPLICATION.1.to_owned()),
+            ("PGSSLMODE", "disable".to_owned()),
+        ]
+    }
+
+    /// The directory of its unix socket.
+    pub fn socket_directory(&self) -> &Path {
+        &self.room
+    }
+
     /// Writes the DSN of a role to a file that only its owner may read, for `dsn_file`.
     pub fn dsn_file(&self, role: &str) -> Result<PathBuf, StageError> {
         let path = self.room.join(format!("{role}.dsn"));

@@ -120,8 +120,12 @@ impl Stage {
 }
 
 fn release_directory() -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
-    target.join("release")
+    target_directory().join("release")
+}
+
+/// Where things are built.
+pub fn target_directory() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
 }
 
 /// The root of this workspace's sources, as it was when this was compiled.

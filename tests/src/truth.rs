@@ -36,6 +36,15 @@ pub fn socket(pid: u32, fd: u32) -> Result<Socket, StageError> {
     Err(wrong(format!("{target}, which no socket table lists")))
 }
 
+/// Descriptors of a process's TCP sockets, by local port.
+pub fn descriptors(pid: u32) -> Result<BTreeMap<u16, u32>, StageError> {
+    let folder = format!("/proc/{pid}/fd");
+    let entries = std::fs::read_dir(&folder).map_err(StageError::system(format!("read {folder}")))?;
+    let numbers = entries.flatten().filter_map(|it| it.file_name().to_str()?.parse::<u32>().ok());
+    // Files, pipes and what was closed meanwhile are no TCP sockets.
+    Ok(numbers.filter_map(|fd| socket(pid, fd).ok().map(|it| (it.port, fd))).collect())
+}
+
 /// Local address and state are the second and fourth column, in hexadecimal.
 fn parse(row: &str) -> Option<Socket> {
     let mut columns = row.split_ascii_whitespace();

@@ -57,3 +57,32 @@ pub fn throughout<T>(
         std::thread::sleep(PAUSE);
     }
 }
+
+/// What [`paced`] should do after a look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paced {
+    /// Look again.
+    More,
+    /// End early.
+    Enough,
+}
+
+/// Looks once in each `period` until `time` is over, or the look has seen enough. A late look delays the next ones.
+///
+/// # Errors
+/// The first of a look.
+pub fn paced(
+    period: Duration,
+    time: Duration,
+    mut look: impl FnMut() -> Result<Paced, StageError>,
+) -> Result<(), StageError> {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        let began = Instant::now();
+        if look()? == Paced::Enough {
+            break;
+        }
+        std::thread::sleep(period.saturating_sub(began.elapsed()));
+    }
+    Ok(())
+}

@@ -4,11 +4,16 @@ use std::path::Path;
 use std::process::Command;
 
 use tickbird_tests::StageError;
+use tickbird_tests::library::node_modules;
+use tickbird_tests::process::run;
+use tickbird_tests::stage::workspace;
 
 use crate::steps::TaskError;
 
 /// A file that is there when the package is, and the package.
-const NEEDED: [(&str, &str); 8] = [
+type Package = (&'static str, &'static str);
+
+const NEEDED: [Package; 8] = [
     ("/usr/lib/postgresql/15/bin/postgres", "postgresql-15"),
     ("/usr/bin/psql", "postgresql-client-15"),
     ("/usr/bin/python3", "python3"),
@@ -19,14 +24,58 @@ const NEEDED: [(&str, &str); 8] = [
     ("/sbin/ip", "iproute2"),
 ];
 
-/// Installs what is missing when we are root and apt is here.
+/// The libraries whose pools the tests look at. Java runs a file of source by itself.
+const LIBRARIES: [Package; 9] = [
+    ("/usr/lib/python3/dist-packages/psycopg_pool", "python3-psycopg-pool"),
+    ("/usr/lib/python3/dist-packages/psycopg", "python3-psycopg"),
+    ("/usr/lib/python3/dist-packages/asyncpg", "python3-asyncpg"),
+    ("/usr/bin/go", "golang-go"),
+    ("/usr/share/gocode/src/github.com/lib/pq", "golang-github-lib-pq-dev"),
+    ("/usr/bin/java", "openjdk-17-jre-headless"),
+    ("/usr/share/java/HikariCP.jar", "libhikaricp-java"),
+    ("/usr/share/java/postgresql.jar", "libpostgresql-jdbc-java"),
+    ("/usr/bin/node", "nodejs"),
+];
+const DEBIANS_NODE_POSTGRES: Package = ("/usr/share/nodejs/pg", "node-pg");
+
+/// Installs what `up --with-fault` and the figures need and is missing, when we are root and apt is here.
 ///
 /// # Errors
 /// With the exact packages when we may not, or when apt fails.
 pub(crate) fn install_missing() -> Result<(), TaskError> {
-    let missing = missing();
+    install(&NEEDED)
+}
+
+/// The same for everything that the tests need.
+pub(crate) fn install_all() -> Result<(), TaskError> {
+    install(&[&NEEDED[..], &LIBRARIES].concat())?;
+    node_postgres()
+}
+
+/// Debian's package where its own Node.js is installed; a Node.js from elsewhere brings npm and conflicts with it.
+fn node_postgres() -> Result<(), TaskError> {
+    if Path::new(DEBIANS_NODE_POSTGRES.0).exists() || node_modules().join("pg").exists() {
+        return Ok(());
+    }
+    let Some(npm) = ["/usr/bin/npm", "/usr/local/bin/npm"].into_iter().find(|it| Path::new(it).exists()) else {
+        return install(&[DEBIANS_NODE_POSTGRES]);
+    };
+    let modules = node_modules();
+    let folder = modules.parent().expect("the modules are in a folder");
+    let failed = || StageError::system(format!("prepare {}", folder.display()));
+    std::fs::create_dir_all(folder).map_err(failed())?;
+    for file in ["package.json", "package-lock.json"] {
+        std::fs::copy(workspace().join("tests/applications/node").join(file), folder.join(file)).map_err(failed())?;
+    }
+    println!("installing node-postgres as its lock file says");
+    run(Command::new(npm).args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]).current_dir(folder))?;
+    Ok(())
+}
+
+fn install(packages: &[Package]) -> Result<(), TaskError> {
+    let missing = missing(packages);
     if missing.is_empty() {
-        println!("all {} packages are installed", NEEDED.len());
+        println!("all {} packages are installed", packages.len());
         return Ok(());
     }
     let is_root = std::os::unix::fs::MetadataExt::uid(
@@ -39,11 +88,12 @@ pub(crate) fn install_missing() -> Result<(), TaskError> {
     // A fresh image has no lists; an old one has stale ones. Without a network the lists may still be good.
     let _ = apt_get(&["update", "--quiet=2"]);
     let arguments = [&["install", "--yes", "--quiet=2", "--no-install-recommends"][..], &missing].concat();
-    if apt_get(&arguments)? && self::missing().is_empty() { Ok(()) } else { Err(TaskError::Packages(self::missing())) }
+    let still = if apt_get(&arguments)? { self::missing(packages) } else { missing };
+    if still.is_empty() { Ok(()) } else { Err(TaskError::Packages(still)) }
 }
 
-fn missing() -> Vec<&'static str> {
-    NEEDED.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| *package).collect()
+fn missing(packages: &[Package]) -> Vec<&'static str> {
+    packages.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| *package).collect()
 }
 
 fn apt_get(arguments: &[&str]) -> Result<bool, TaskError> {

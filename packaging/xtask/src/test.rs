@@ -15,7 +15,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn test(arguments: &Arguments) -> Result<(), TaskError> {
     let mut steps = Steps::default();
-    steps.run("Debian packages", packages::install_missing);
+    steps.run("Debian packages", packages::install_all);
     if arguments.only.is_none() {
         lint::run(&mut steps);
         steps.run("unit tests", || cargo(&["test", "--workspace", "--locked", "--no-fail-fast"], &[]));

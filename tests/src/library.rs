@@ -1,0 +1,155 @@
+//! Connection pools of the libraries that our users have, each in a small program of `tests/applications`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::process::{installed, run};
+use crate::stage::{StageError, target_directory, workspace};
+
+/// A library and its manner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Library {
+    /// SQLAlchemy's QueuePool on psycopg2: it rotates.
+    QueuePool,
+    /// The same with `pool_use_lifo`: a stack.
+    QueuePoolLifo,
+    /// psycopg_pool on psycopg 3: it rotates.
+    PsycopgPool,
+    /// asyncpg: a stack, with reset statements at each return.
+    Asyncpg,
+    /// Go's database/sql on lib/pq: a stack.
+    GoSql,
+    /// HikariCP on JDBC: neither.
+    Hikari,
+    /// node-postgres: a stack.
+    NodePg,
+}
+
+/// How many connections a pool has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// At most.
+    pub most: u16,
+    /// From the start.
+    pub least: u16,
+}
+
+impl Sizes {
+    /// A pool that is as large at the start as it ever gets.
+    pub const fn full(size: u16) -> Self {
+        Self { most: size, least: size }
+    }
+
+    /// A pool that opens connections on demand.
+    pub const fn growing(size: u16) -> Self {
+        Self { most: size, least: 1 }
+    }
+}
+
+const PYTHON: &str = "/usr/lib/python3/dist-packages";
+const JARS: [(&str, &str); 4] = [
+    ("HikariCP", "libhikaricp-java"),
+    ("slf4j-api", "libslf4j-java"),
+    ("slf4j-nop", "libslf4j-java"),
+    ("postgresql", "libpostgresql-jdbc-java"),
+];
+/// Debian's own pg, and where [`node_modules`] has ours.
+const NODE: &str = "/usr/share/nodejs";
+
+impl Library {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::QueuePool,
+        Self::QueuePoolLifo,
+        Self::PsycopgPool,
+        Self::Asyncpg,
+        Self::GoSql,
+        Self::Hikari,
+        Self::NodePg,
+    ];
+
+    /// A short name without spaces.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::QueuePool => "queuepool",
+            Self::QueuePoolLifo => "queuepool-lifo",
+            Self::PsycopgPool => "psycopg-pool",
+            Self::Asyncpg => "asyncpg",
+            Self::GoSql => "go-sql",
+            Self::Hikari => "hikari",
+            Self::NodePg => "node-pg",
+        }
+    }
+
+    /// The module of `tests/applications/python` that speaks for it.
+    pub(crate) const fn module(self) -> Option<&'static str> {
+        match self {
+            Self::QueuePool => Some("queue_pool"),
+            Self::QueuePoolLifo => Some("queue_pool_lifo"),
+            Self::PsycopgPool => Some("rotating_pool"),
+            Self::Asyncpg => Some("asyncpg_pool"),
+            Self::GoSql | Self::Hikari | Self::NodePg => None,
+        }
+    }
+
+    /// The program and what comes before its own arguments; what has to be built is built in `room`.
+    pub(crate) fn program(self, room: &Path) -> Result<Vec<PathBuf>, StageError> {
+        let sources = workspace().join("tests/applications");
+        match self {
+            Self::QueuePool | Self::QueuePoolLifo | Self::PsycopgPool | Self::Asyncpg => {
+                let (directory, package) = match self {
+                    Self::PsycopgPool => ("psycopg_pool", "python3-psycopg-pool"),
+                    Self::Asyncpg => ("asyncpg", "python3-asyncpg"),
+                    _ => ("sqlalchemy", "python3-sqlalchemy"),
+                };
+                installed(&format!("{PYTHON}/{directory}"), package)?;
+                Ok(vec![installed("/usr/bin/python3", "python3")?, sources.join("python/application.py")])
+            }
+            Self::GoSql => Ok(vec![build_go(&sources.join("go"), room)?]),
+            Self::Hikari => {
+                let java = installed("/usr/bin/java", "openjdk-17-jre-headless")?;
+                let jars: Vec<String> = JARS
+                    .iter()
+                    .map(|(jar, package)| installed(&format!("/usr/share/java/{jar}.jar"), package))
+                    .map(|it| it.map(|path| path.display().to_string()))
+                    .collect::<Result<_, _>>()?;
+                // A single file of source is compiled when it is run. The heap is small: several run at once.
+                let options = ["-Xmx96m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"].map(PathBuf::from);
+                Ok([vec![java], options.into(), vec![jars.join(":").into(), sources.join("java/Pooled.java")]].concat())
+            }
+            Self::NodePg => {
+                let node = installed("/usr/bin/node", "nodejs")?;
+                if !node_modules().join("pg").exists() {
+                    installed(&format!("{NODE}/pg"), "node-pg")?;
+                }
+                Ok(vec![node, sources.join("node/pooled.js")])
+            }
+        }
+    }
+
+    pub(crate) fn environment(self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::NodePg => vec![("NODE_PATH", format!("{}:{NODE}", node_modules().display()))],
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Where `cargo xtask` puts node-postgres when Debian's package cannot be installed beside the Node.js that is here.
+pub fn node_modules() -> PathBuf {
+    target_directory().join("applications/node/node_modules")
+}
+
+/// With Debian's sources and nothing else: no network, no module proxy.
+fn build_go(sources: &Path, room: &Path) -> Result<PathBuf, StageError> {
+    let go = installed("/usr/bin/go", "golang-go")?;
+    installed("/usr/share/gocode/src/github.com/lib/pq", "golang-github-lib-pq-dev")?;
+    let program = room.join("pooled");
+    let mut command = Command::new(go);
+    command.args(["build", "-o"]).arg(&program).arg(".").current_dir(sources);
+    command.envs([("GO111MODULE", "off"), ("GOPATH", "/usr/share/gocode"), ("GOFLAGS", "")]);
+    // Go's cache is made for builds at the same time.
+    command.env("GOCACHE", target_directory().join("applications/go-cache"));
+    run(&mut command)?;
+    Ok(program)
+}

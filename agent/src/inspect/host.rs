@@ -1,8 +1,8 @@
 //! Sockets and processes of this host, once a second.
 //!
 //! The rows stand here; `inspector` takes a look, `sockets` dumps and sorts, `pools` makes pools of connections, `peers`
-//! finds their other ends on this host, `watched` reads the processes that matter, `measures` turns rows into numbers for
-//! the summaries.
+//! finds their other ends on this host, `services` the requests in flight, `watched` reads the processes that matter,
+//! `measures` turns rows into numbers for the summaries.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::discover::{Application, End, Instance, TargetKey};
 use crate::inspect::{Reason, Value};
 
+mod attention;
 mod endpoints;
 mod gaps;
 mod inspector;
@@ -18,11 +19,13 @@ mod measures;
 mod peers;
 mod pools;
 mod rows;
+mod services;
 mod sockets;
 mod watched;
 mod world;
 
 pub use crate::kernel::socket::TcpState;
+pub use attention::Attention;
 pub use endpoints::{Endpoints, service_of};
 pub use inspector::{ABOUT, Config, DeclaredApp, HostInspector};
 
@@ -73,7 +76,8 @@ pub struct ServiceRow {
     /// Of those, the ones with a request that is not answered: data received later than sent, or received and never
     /// answered. Oldest first; at most 1,000.
     pub in_flight: Vec<InFlight>,
-    /// Connections that wait to be accepted (`idiag_rqueue` of the listening socket).
+    /// Connections that wait to be accepted (`idiag_rqueue` of the listening socket). Workers that share the socket tell
+    /// the same number each: not to be added up.
     pub accept_queue: u32,
     /// How many may wait (`idiag_wqueue` of the listening socket).
     pub backlog: u32,

@@ -4,15 +4,17 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::attention::Attention;
 use super::endpoints::{Endpoints, Ports};
 use super::gaps::{self, ALL_CHECKS, Hidden, PROCESS_CHECKS};
 use super::peers::Peers;
 use super::pools::{self, Pools};
 use super::rows::{pid_of, row_of};
+use super::services::{self, Services};
 use super::sockets::Sockets;
 use super::watched::{self, MAX_WATCHED, Watched};
 use super::world::World;
@@ -36,6 +38,8 @@ pub struct Config {
     pub ports: Vec<u16>,
     /// Endpoints of configured servers, filled in as their addresses become known.
     pub endpoints: Endpoints,
+    /// What a look does only when asked.
+    pub attention: Attention,
     /// The agent itself, whose process and sockets are left out.
     pub own_pid: Option<u32>,
 }
@@ -47,6 +51,7 @@ impl Default for Config {
             apps: Vec::new(),
             ports: Vec::new(),
             endpoints: Endpoints::default(),
+            attention: Attention::default(),
             own_pid: Some(std::process::id()),
         }
     }
@@ -67,6 +72,9 @@ pub struct DeclaredApp {
 
 /// Ends that wait to be heard; beyond, the tasks that tell them wait.
 const ENDS: usize = 256;
+
+/// From the first dump to the second.
+const ORDER_TEST: Duration = Duration::from_millis(30);
 
 /// What this inspector reads.
 pub static ABOUT: About = About {
@@ -142,6 +150,7 @@ struct State {
     watched: Option<Watched>,
     out: mpsc::Sender<Ended>,
     peers: Peers,
+    services: Services,
     has_looked: bool,
     // A buffer, kept from look to look.
     wanted: Vec<Wanted>,
@@ -161,6 +170,7 @@ impl State {
             watched: None,
             out,
             peers: Peers::default(),
+            services: Services::default(),
             has_looked: false,
             wanted: Vec::new(),
             config,
@@ -174,10 +184,14 @@ impl State {
         }
         let configured = self.config.endpoints.configured();
         self.ports = Ports::known_and(self.config.ports.iter().copied().chain(configured.ports()));
-        // At first every connection is new.
-        let first = self.ports.clone();
-        let near = if self.has_looked { Ports::of(self.peers.sought_ports(now)) } else { first };
+        let near = if self.has_looked {
+            Ports::of(self.peers.sought_ports(now).chain(self.services.ports()))
+        } else {
+            // At first every connection is new.
+            self.ports.clone()
+        };
         self.has_looked = true;
+        let dumped = Instant::now();
         self.sockets.look(&self.config.proc_root, &self.ports, &near, &mut look);
         self.peers.look(&self.sockets.outbound, &self.sockets.accepted, |port| near.contains(port), now);
         let proc = match &mut self.proc {
@@ -199,6 +213,7 @@ impl State {
         self.wanted.extend(self.sockets.listening.iter().map(|it| wanted(it, Kin::At(it.local))));
         self.wanted.extend(self.sockets.outbound.iter().map(|it| wanted(it, Kin::To(it.remote))));
         self.wanted.extend(self.peers.wanted());
+        self.wanted.extend(self.services.wanted(&self.sockets.accepted));
         let candidates: Vec<Candidate> = self.processes.candidates().collect();
         self.owners.look(proc, &self.wanted, &candidates, now);
 
@@ -268,6 +283,19 @@ impl State {
         look.processes.sort_by(|a, b| (&a.target, a.instance).cmp(&(&b.target, b.instance)));
         look.ended = watched.unheard();
 
+        let given = services::Given {
+            listening: &self.sockets.listening,
+            accepted: &self.sockets.accepted,
+            owners: &self.owners,
+            processes: &self.processes,
+            rows: &look.processes,
+            holders: &self.pools.holders(&world).collect(),
+            hidden: &seen.pools.iter().filter_map(|pool| pool.key.party.hidden()).collect(),
+            servers: &self.ports,
+            own_pid,
+        };
+        look.services = self.services.look(&given);
+
         let ages: HashMap<Instance, Duration> = look.processes.iter().map(|row| (row.instance, row.age)).collect();
         let denied = gaps::denied_users(&self.owners, &self.processes);
         for pool in seen.pools {
@@ -280,9 +308,22 @@ impl State {
             look.pools.extend(row);
         }
         look.pools.sort_by(|a, b| (&a.target, pid_of(&a.owner)).cmp(&(&b.target, pid_of(&b.owner))));
+        if self.config.attention.wants_order_test() {
+            self.pick(&mut look.pools, dumped);
+        }
         look.absent = absent(&self.config, &self.processes);
         hidden.tell(&denied, &mut look.gaps);
         look
+    }
+
+    /// Dumps once more, and notes which connections have sent something since the first dump.
+    fn pick(&mut self, pools: &mut [PoolRow], dumped: Instant) {
+        std::thread::sleep(ORDER_TEST.saturating_sub(dumped.elapsed()));
+        let sent = self.sockets.sent_again(&self.ports);
+        for connection in pools.iter_mut().flat_map(|pool| &mut pool.connections) {
+            let (before, after) = (connection.segments_out, sent.get(&connection.cookie));
+            connection.picked = before.zip(after.copied()).map(|(before, after)| before != after);
+        }
     }
 }
 

@@ -29,6 +29,16 @@ pub(super) enum Party {
     Hidden(u32, Option<u64>),
 }
 
+impl Party {
+    /// User and cgroup of one that is not visible.
+    pub(super) const fn hidden(self) -> Option<(u32, Option<u64>)> {
+        match self {
+            Self::Hidden(uid, cgroup) => Some((uid, cgroup)),
+            Self::Process(_) => None,
+        }
+    }
+}
+
 /// One party's connections to one endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Key {

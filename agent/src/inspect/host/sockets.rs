@@ -8,7 +8,7 @@ use super::{Gap, HostLook};
 use crate::discover::TargetKey;
 use crate::inspect::Reason;
 use crate::kernel::sock_diag::{DestroyEvents, Destroyed, SockDiag};
-use crate::kernel::socket::{Socket, TcpState};
+use crate::kernel::socket::{ByNumber, Socket, TcpState};
 use crate::kernel::{KernelError, proc_net};
 
 /// Where socket rows come from.
@@ -29,6 +29,8 @@ pub(super) struct Sockets {
     pub(super) outbound: Vec<Socket>,
     /// On the local ports that were asked for.
     pub(super) accepted: Vec<Socket>,
+    /// Connections of the second dump.
+    again: Vec<Socket>,
     pub(super) destroyed: Vec<Destroyed>,
     pub(super) listeners: Listeners,
 }
@@ -45,6 +47,7 @@ impl Sockets {
             listening: Vec::new(),
             outbound: Vec::new(),
             accepted: Vec::new(),
+            again: Vec::new(),
             destroyed: Vec::new(),
             listeners: Listeners::default(),
         }
@@ -100,6 +103,18 @@ impl Sockets {
             };
             (POOL_CHECKS, reason)
         })
+    }
+
+    /// Segments sent by now, for each connection to the ports `remote`; empty where the kernel does not tell.
+    pub(super) fn sent_again(&mut self, remote: &Ports) -> ByNumber<u32> {
+        self.again.clear();
+        if let Source::Netlink(diag) = &mut self.source
+            && diag.dump(|row| remote.contains(row.remote_port), &mut self.again).is_err()
+        {
+            // Half a dump is no answer; the next look tells why.
+            self.again.clear();
+        }
+        self.again.iter().filter_map(|it| Some((it.cookie, it.segments_out?))).collect()
     }
 
     fn sort(&mut self, remote: &Ports, local: &Ports) {

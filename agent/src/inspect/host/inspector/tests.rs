@@ -1,8 +1,8 @@
 //! The whole inspector against the kernel that runs the tests: real sockets, real children, loopback only.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
@@ -173,6 +173,112 @@ async fn the_other_end_on_this_host_is_known_by_its_holder() {
     let state = stage.inspector.state.lock().unwrap();
     let sought: Vec<_> = state.peers.sought_ports(now).filter(|port| *port == remote.port()).collect();
     assert!(sought.is_empty(), "nothing is sought in a steady look");
+}
+
+/// Connections that wait for an answer on `listen`, by the process that is to give it.
+fn in_flight(look: &HostLook, listen: SocketAddr, pid: u32) -> Option<(u32, Vec<u64>)> {
+    let is_of = |owner: &Owner| matches!(owner, Owner::Seen { instance, .. } if instance.pid == pid);
+    let row = look.services.iter().find(|row| row.listen == listen && is_of(&row.owner))?;
+    Some((row.accepted, row.in_flight.iter().map(|one| one.cookie).collect()))
+}
+
+#[tokio::test]
+async fn a_request_is_in_flight_from_its_arrival_to_its_answer() {
+    let mut stage = Stage::new("127.0.0.1:0", &[], None);
+    let _pool = [stage.connect(), stage.connect()];
+    let web = TcpListener::bind("[::1]:0").unwrap();
+    let (address, ours) = (web.local_addr().unwrap(), std::process::id());
+    let mut visitors: Vec<_> = (0..3)
+        .map(|_| {
+            let visitor = TcpStream::connect(address).unwrap();
+            (visitor, web.accept().unwrap().0)
+        })
+        .collect();
+    stage.until("nothing in flight", |look| (in_flight(look, address, ours)? == (3, vec![])).then_some(())).await;
+
+    for (visitor, _) in &mut visitors[..2] {
+        visitor.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    }
+    let mut both: Vec<_> = visitors[..2].iter().map(|(_, served)| socket_cookie(served).unwrap()).collect();
+    both.sort_unstable();
+    stage
+        .until("two in flight", |look| {
+            let (_, mut cookies) = in_flight(look, address, ours)?;
+            cookies.sort_unstable();
+            (cookies == both).then_some(())
+        })
+        .await;
+    let mut request = [0; 100];
+    let (visitor, served) = &mut visitors[0];
+    assert!(served.read(&mut request).unwrap() > 0);
+    served.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+    assert!(visitor.read(&mut request).unwrap() > 0);
+    let left = vec![socket_cookie(&visitors[1].1).unwrap()];
+    stage.until("one answered", |look| (in_flight(look, address, ours)? == (3, left.clone())).then_some(())).await;
+
+    // One more waits to be accepted.
+    let _waits = TcpStream::connect(address).unwrap();
+    let queues = stage
+        .until("the accept queue", |look| {
+            let row = look.services.iter().find(|row| row.listen == address)?;
+            (row.accept_queue == 1).then_some((row.accepted, row.backlog))
+        })
+        .await;
+    assert_eq!(queues, (3, 128));
+}
+
+#[tokio::test]
+async fn workers_that_share_a_port_have_their_own_requests_each() {
+    let mut stage = Stage::new("127.0.0.1:0", &[], None);
+    let _pool = [stage.connect(), stage.connect()];
+    let web = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = web.local_addr().unwrap();
+    let ask = || {
+        let mut visitor = TcpStream::connect(address).unwrap();
+        visitor.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        (visitor, web.accept().unwrap().0)
+    };
+    let (ours, theirs) = (ask(), ask());
+    let cookies = [&ours.1, &theirs.1].map(|served| socket_cookie(served).unwrap());
+    // The worker holds the listener and one of the two requests.
+    let mut worker = Command::new("sleep")
+        .arg("86404")
+        .stdin(OwnedFd::from(web.try_clone().unwrap()))
+        .stdout(OwnedFd::from(theirs.1))
+        .spawn()
+        .unwrap();
+    stage
+        .until("a request of each", |look| {
+            let of_test = in_flight(look, address, std::process::id())?;
+            let of_worker = in_flight(look, address, worker.id())?;
+            ((of_test, of_worker) == ((1, vec![cookies[0]]), (1, vec![cookies[1]]))).then_some(())
+        })
+        .await;
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+}
+
+#[tokio::test]
+async fn what_was_sent_between_two_dumps_is_told_when_it_is_asked_for() {
+    let mut stage = Stage::new("127.0.0.1:0", &[], None);
+    let held: Vec<_> = (0..3).map(|_| stage.connect()).collect();
+    let pool = stage.pool().await;
+    assert!(pool.connections.iter().all(|one| one.picked.is_none()));
+
+    let (mut client, mut server) = (held[0].0.try_clone().unwrap(), held[0].1.try_clone().unwrap());
+    let talks = std::thread::spawn(move || {
+        let mut byte = [0; 1];
+        while client.write_all(b"?").is_ok() && server.read(&mut byte).is_ok_and(|length| length > 0) {}
+    });
+    let attention = stage.inspector.state.lock().unwrap().config.attention.clone();
+    attention.want_order_test(true);
+    let pool = stage.pool().await;
+    let picked = held.iter().map(|(client, _)| connection(&pool, client).picked);
+    assert_eq!(picked.collect::<Vec<_>>(), [Some(true), Some(false), Some(false)]);
+    attention.want_order_test(false);
+    assert!(stage.pool().await.connections.iter().all(|one| one.picked.is_none()));
+    held[0].0.shutdown(std::net::Shutdown::Both).unwrap();
+    talks.join().unwrap();
 }
 
 #[tokio::test]

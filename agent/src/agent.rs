@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use crate::buffer::{self, Buffer};
 use crate::config::Config;
 use crate::identity::{Identity, IdentityError};
-use crate::inspect::host::{Ended, Endpoints, HostInspector};
+use crate::inspect::host::{self, Attention, Ended, Endpoints, HostInspector};
 use crate::inspect::http_endpoint::HttpInspector;
 use crate::inspect::postgres::PostgresInspector;
 use crate::inspect::recording::Recorder;
@@ -117,7 +117,7 @@ pub async fn run(config: Config, mut orders: mpsc::Receiver<Order>) -> Result<()
             Some(looked) = eyes.looked.recv() => {
                 eyes.learn(&looked);
                 watcher.looked(looked).await;
-                eyes.set_paces(&watcher.judge);
+                eyes.heed(&watcher.judge);
             }
             Some(ended) = eyes.ended.recv() => {
                 let findings = watcher.judge.ended(&ended, watcher.moment());
@@ -367,6 +367,8 @@ struct Eyes {
     ended: mpsc::Receiver<Ended>,
     /// Where servers are, told to the host inspector as their addresses become known.
     endpoints: Endpoints,
+    /// What looks at the host do only when the judge asks for it.
+    attention: Attention,
     /// Per server (inspector's name): its pace and the two it may have.
     paces: BTreeMap<String, (watch::Sender<Duration>, Duration, Duration)>,
     /// Paces that never change; dropping one ends its inspector.
@@ -386,7 +388,9 @@ impl Eyes {
             pace
         };
         let endpoints = Endpoints::default();
-        let (host, ended) = HostInspector::new(config.host(endpoints.clone()));
+        let attention = Attention::default();
+        let host = host::Config { attention: attention.clone(), ..config.host(endpoints.clone()) };
+        let (host, ended) = HostInspector::new(host);
         steady.push(start(Box::new(host), config.host_interval, config.host_interval * 10));
         for server in &config.postgres {
             let inspector = PostgresInspector::new(server.inspector.clone());
@@ -402,7 +406,7 @@ impl Eyes {
                 endpoint.inspector.timeout + Duration::from_secs(1),
             ));
         }
-        Self { looked, ended, endpoints, paces, _steady: steady }
+        Self { looked, ended, endpoints, attention, paces, _steady: steady }
     }
 
     /// Connections to a configured server are a pool, whatever its port.
@@ -412,8 +416,9 @@ impl Eyes {
         }
     }
 
-    /// Servers with a suspect pool are asked more often.
-    fn set_paces(&self, judge: &Judge) {
+    /// Servers with a suspect pool are asked more often, and the host is looked at twice while an order is sought.
+    fn heed(&self, judge: &Judge) {
+        self.attention.want_order_test(judge.wants_order_test());
         for (name, (pace, calm, suspect)) in &self.paces {
             let wanted = if judge.is_suspect(name) { *suspect } else { *calm };
             pace.send_if_modified(|now| std::mem::replace(now, wanted) != wanted);

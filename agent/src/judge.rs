@@ -285,6 +285,12 @@ impl Judge {
         self.pools.is_suspect(server)
     }
 
+    /// Whether a rule waits for the order in which a pool hands out its connections: then looks at the host are worth a
+    /// second dump. None does so far.
+    pub const fn wants_order_test(&self) -> bool {
+        false
+    }
+
     fn is_settled(&self, check: CheckId, now: Moment) -> bool {
         if !self.tracks.thresholds().of(check).enabled {
             return false;

@@ -5,6 +5,7 @@
 mod cost;
 mod ingest;
 mod leak;
+mod look;
 mod tick;
 mod watch;
 
@@ -14,10 +15,11 @@ use tickbird_tests::{Stage, StageError};
 
 type Scenario = fn(&Stage) -> Result<Vec<Figure>, StageError>;
 
-const SCENARIOS: [(&str, &str, Scenario); 4] = [
+const SCENARIOS: [(&str, &str, Scenario); 5] = [
     ("watch", "the agent's CPU and memory while it watches this host", watch::watch),
     ("tick", "the agent's CPU per second with 100, 1,000 and 5,000 pool sockets, against a bare dump", tick::tick),
     ("ingest", "records a second that the collector commits", ingest::ingest),
+    ("look", "the watched PostgreSQL's CPU for one look of the agent", look::look),
     ("leak", "seconds from a fault to the webhook", leak::leak),
 ];
 

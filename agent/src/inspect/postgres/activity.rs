@@ -4,8 +4,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio_postgres::Row;
-use tokio_postgres::types::FromSql;
+use tokio_postgres::types::{FromSql, Type, accepts};
 
+use super::names::Names;
 use crate::inspect::server::{Session, SessionState};
 use crate::scrub;
 
@@ -13,20 +14,21 @@ use crate::scrub;
 const MAX_SESSIONS: i64 = 10_000;
 
 /// Most bytes of names, which the server itself bounds at 63, and of an application's name.
-const MAX_NAME: usize = 63;
+pub(super) const MAX_NAME: usize = 63;
 
 /// Client backends but our own. Of a session that our role may not see, the server hides `backend_type`, port and
 /// state; it is then known for a backend of a client, or a parallel worker of one, by its user and database.
+///
+/// The function itself is asked, not the view over it: names come from [`super::names`], and addresses, clocks and ages
+/// are taken as they are, because joining, formatting and subtracting them costs the server more than reading them.
 pub(super) const SESSIONS: &str = "/* tickbird */ \
-SELECT pid, host(client_addr), client_port, datname::text, usename::text, application_name, state, \
+SELECT pid, client_addr, client_port, datid, usesysid, application_name, state, \
        wait_event_type, wait_event, \
-       date_part('epoch', clock_timestamp() - state_change), \
-       date_part('epoch', clock_timestamp() - xact_start), \
-       date_part('epoch', clock_timestamp() - backend_start), \
-       left(query, 200), \
+       state_change, xact_start, backend_start, \
+       CASE WHEN octet_length(query) > 200 THEN left(query, 200) ELSE query END, \
        backend_type IS NULL, \
-       application_name = 'tickbird-agent' AND usename = current_user \
-  FROM pg_stat_activity \
+       statement_timestamp() \
+  FROM pg_stat_get_activity(NULL) \
  WHERE (backend_type = 'client backend' \
         OR backend_type IS NULL AND usesysid IS NOT NULL AND datid IS NOT NULL) \
    AND pid <> pg_backend_pid() \
@@ -40,7 +42,8 @@ SELECT current_setting('max_connections')::int4, \
        current_user::text, \
        pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'), \
        current_setting('server_version'), \
-       coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false)";
+       coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false), \
+       (SELECT oid FROM pg_roles WHERE rolname = current_user)";
 
 /// What a server is, as [`SERVER`] tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +52,8 @@ pub(super) struct Server {
     /// `max_connections` without what is kept for superusers and reserved roles.
     pub(super) slots: u32,
     pub(super) role: String,
+    /// Its oid, by which our other sessions are told.
+    pub(super) role_oid: u32,
     pub(super) sees_all: bool,
     pub(super) version: String,
     pub(super) is_encrypted: bool,
@@ -67,6 +72,7 @@ impl Server {
             sees_all: field(row, 4)?,
             version: scrub::text(field::<&str>(row, 5)?, MAX_NAME),
             is_encrypted: field(row, 6)?,
+            role_oid: field(row, 7)?,
         })
     }
 }
@@ -83,27 +89,32 @@ pub(super) struct Activity {
 }
 
 impl Activity {
-    /// From the rows of [`SESSIONS`]. An error says what cannot be understood.
-    pub(super) fn read(rows: &[Row], with_statements: bool) -> Result<Self, String> {
+    /// From the rows of [`SESSIONS`], `role` being the oid of our own. An error says what cannot be understood.
+    pub(super) fn read(rows: &[Row], names: &Names, role: u32, with_statements: bool) -> Result<Self, String> {
         if rows.len() > usize::try_from(MAX_SESSIONS).unwrap_or(usize::MAX) {
             return Err(format!("more than {MAX_SESSIONS} sessions"));
         }
         let mut activity = Self { own: 1, ..Self::default() };
         for row in rows {
             let is_hidden = field(row, 13).unwrap_or(true);
-            if field(row, 14).unwrap_or(false) {
+            if field(row, 5) == Some(super::APPLICATION_NAME) && field(row, 4) == Some(role) {
                 activity.own += 1;
                 continue;
             }
             activity.hidden += usize::from(is_hidden);
-            let session = session(row, is_hidden, with_statements).ok_or("a row of pg_stat_activity")?;
+            let session = session(row, names, is_hidden, with_statements).ok_or("a row of pg_stat_activity")?;
             activity.sessions.push(session);
         }
         Ok(activity)
     }
 }
 
-fn session(row: &Row, is_hidden: bool, with_statement: bool) -> Option<Session> {
+/// The oids of databases and roles in the rows of [`SESSIONS`].
+pub(super) fn oids(rows: &[Row]) -> impl Iterator<Item = (Option<u32>, Option<u32>)> {
+    rows.iter().map(|row| (field(row, 3), field(row, 4)))
+}
+
+fn session(row: &Row, names: &Names, is_hidden: bool, with_statement: bool) -> Option<Session> {
     let text = |index, max| field::<&str>(row, index).map(|text| scrub::text(text, max));
     let waits_for = match (text(7, MAX_NAME), text(8, MAX_NAME)) {
         (Some(kind), Some(event)) => Some(format!("{kind}: {event}").into()),
@@ -113,21 +124,23 @@ fn session(row: &Row, is_hidden: bool, with_statement: bool) -> Option<Session> 
         .filter(|text| with_statement && !is_hidden && !text.is_empty())
         .and_then(scrub::sql)
         .filter(|text| !text.is_empty());
+    let asked_at: Option<Micros> = field(row, 14);
+    let age = |index| Some(asked_at?.since(field::<Micros>(row, index)?));
     Some(Session {
         socket_fd: None,
         client_pid: None,
         link: None,
         backend: u64::from(field::<i32>(row, 0)?.unsigned_abs()),
-        address: field::<&str>(row, 1).and_then(|text| text.parse::<IpAddr>().ok()).map(|it| it.to_canonical()),
+        address: field::<IpAddr>(row, 1).map(|it| it.to_canonical()),
         // -1 over a unix socket.
         port: field::<i32>(row, 2).and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0),
-        database: text(3, MAX_NAME).unwrap_or_default().into(),
-        user: text(4, MAX_NAME).unwrap_or_default().into(),
+        database: field(row, 3).map(|oid| names.database(oid)).unwrap_or_default(),
+        user: field(row, 4).map(|oid| names.role(oid)).unwrap_or_default(),
         application_name: text(5, MAX_NAME).unwrap_or_default().into(),
         state: state(field(row, 6)),
-        state_age: age(field(row, 9)),
-        transaction_age: age(field(row, 10)),
-        session_age: age(field(row, 11)),
+        state_age: age(9),
+        transaction_age: age(10),
+        session_age: age(11),
         waits_for,
         statement: statement.map(Into::into),
     })
@@ -135,7 +148,7 @@ fn session(row: &Row, is_hidden: bool, with_statement: bool) -> Option<Session> 
 
 /// A column, when it is there, of this type and not null. A server in an encoding of no kind (`SQL_ASCII`) may send
 /// texts that are none.
-fn field<'a, T: FromSql<'a>>(row: &'a Row, index: usize) -> Option<T> {
+pub(super) fn field<'a, T: FromSql<'a>>(row: &'a Row, index: usize) -> Option<T> {
     row.try_get::<_, Option<T>>(index).ok().flatten()
 }
 
@@ -151,9 +164,24 @@ fn state(text: Option<&str>) -> SessionState {
     }
 }
 
-/// The clock of the server may have been set back: nothing is younger than now.
-fn age(seconds: Option<f64>) -> Option<Duration> {
-    Duration::try_from_secs_f64(seconds?.max(0.0)).ok()
+/// A `timestamptz` as the server keeps it: microseconds of its own clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Micros(i64);
+
+impl Micros {
+    /// The clock of the server may have been set back, and the question is older than what changed since: nothing is
+    /// younger than now.
+    pub(super) fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+}
+
+impl<'a> FromSql<'a> for Micros {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(i64::from_be_bytes(raw.try_into()?)))
+    }
+
+    accepts!(TIMESTAMPTZ);
 }
 
 #[cfg(test)]
@@ -178,20 +206,21 @@ mod tests {
 
     #[test]
     fn ages_are_never_negative_and_never_panic() {
-        assert_eq!(age(Some(1.5)), Some(Duration::from_millis(1500)));
-        assert_eq!(age(Some(-3.0)), Some(Duration::ZERO));
-        for odd in [f64::INFINITY, f64::MAX, f64::NEG_INFINITY, f64::NAN] {
-            assert!(age(Some(odd)).is_none_or(|age| age == Duration::ZERO), "{odd}");
+        let micros = |raw: i64| Micros::from_sql(&Type::TIMESTAMPTZ, &raw.to_be_bytes()).expect("eight bytes");
+        assert_eq!(micros(2_500_000).since(micros(1_000_000)), Duration::from_millis(1500));
+        assert_eq!(micros(0).since(micros(3)), Duration::ZERO);
+        for (now, then) in [(i64::MAX, i64::MIN), (i64::MIN, i64::MAX), (0, i64::MIN)] {
+            let age = micros(now).since(micros(then));
+            assert!(age == Duration::ZERO || age > Duration::from_secs(1 << 40), "{age:?}");
         }
-        assert_eq!(age(None), None);
+        assert!(Micros::from_sql(&Type::TIMESTAMPTZ, &[1, 2, 3]).is_err());
     }
 
     #[test]
     fn a_dba_finds_our_statements_in_the_log_by_their_beginning() {
-        for statement in [SESSIONS, SERVER] {
+        for statement in [SESSIONS, SERVER, crate::inspect::postgres::names::NAMES] {
             assert!(statement.starts_with("/* tickbird */ SELECT"));
         }
         assert!(SESSIONS.ends_with(&(MAX_SESSIONS + 1).to_string()));
-        assert!(SESSIONS.contains(&format!("'{}'", super::super::APPLICATION_NAME)));
     }
 }

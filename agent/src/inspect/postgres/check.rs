@@ -2,6 +2,7 @@
 
 use super::activity::{Activity, SERVER, SESSIONS, Server};
 use super::connection::{self, AskError, ConnectError};
+use super::names::Names;
 use super::{Config, pg_monitor};
 use crate::inspect::Reason;
 
@@ -68,7 +69,7 @@ pub async fn check(config: &Config) -> Result<Checked, CheckError> {
     let server = Server::read(&rows).ok_or_else(|| unclear("its settings".into()))?;
     let statement = connection.prepare(SESSIONS).await.map_err(failed)?;
     let rows = connection.ask(&statement).await.map_err(failed)?;
-    let activity = Activity::read(&rows, false).map_err(unclear)?;
+    let activity = Activity::read(&rows, &Names::default(), server.role_oid, false).map_err(unclear)?;
     let advice = (!server.sees_all).then(|| {
         let role = &server.role;
         format!("{}: run `GRANT pg_monitor TO {role}`, or use the application's own role", pg_monitor(role))

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{self, Instant};
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -49,7 +50,16 @@ impl Connection {
 
     /// Asks a prepared statement.
     pub(super) async fn ask(&self, statement: &Statement) -> Result<Vec<Row>, AskError> {
-        answer(self.client.query(statement, &[])).await
+        self.ask_of(statement, &[]).await
+    }
+
+    /// The same with parameters.
+    pub(super) async fn ask_of(
+        &self,
+        statement: &Statement,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, AskError> {
+        answer(self.client.query(statement, parameters)).await
     }
 }
 

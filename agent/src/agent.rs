@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::identity::{Identity, IdentityError};
 use crate::inspect::host::{self, Attention, Ended, Endpoints, HostInspector};
 use crate::inspect::http_endpoint::HttpInspector;
+use crate::inspect::pool_metrics::PoolInspector;
 use crate::inspect::postgres::PostgresInspector;
 use crate::inspect::recording::Recorder;
 use crate::inspect::schedule::{self, Clock, Looked};
@@ -397,6 +398,13 @@ impl Eyes {
             let name = inspector.name();
             let pace = start(Box::new(inspector), server.interval, Duration::from_secs(15));
             paces.insert(name, (pace, server.interval, server.interval.min(SUSPECT_PACE)));
+        }
+        for source in &config.pools {
+            let inspector = PoolInspector::new(source.inspector.clone());
+            let limit = source.inspector.timeout() + Duration::from_secs(1);
+            let name = inspector.name();
+            let pace = start(Box::new(inspector), source.interval, limit);
+            paces.insert(name, (pace, source.interval, source.interval.min(SUSPECT_PACE)));
         }
         for endpoint in &config.endpoints {
             let inspector = HttpInspector::new(endpoint.inspector.clone());

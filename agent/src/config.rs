@@ -10,11 +10,12 @@ use tickbird_shared::Labels;
 use toml::Value;
 
 use crate::buffer;
-use crate::inspect::{host, http_endpoint, postgres};
+use crate::inspect::{host, http_endpoint, pool_metrics, postgres};
 use crate::judge;
 use crate::ship;
 
 pub mod files;
+mod pool_source;
 pub mod reader;
 
 pub use files::Place;
@@ -34,6 +35,8 @@ pub struct Config {
     pub apps: Vec<host::DeclaredApp>,
     /// PostgreSQL servers whose own view is asked for.
     pub postgres: Vec<Server>,
+    /// What applications say of their own pools.
+    pub pools: Vec<PoolSource>,
     /// HTTP endpoints that are probed.
     pub endpoints: Vec<Endpoint>,
     /// The table of checks with the operator's changes.
@@ -61,6 +64,15 @@ pub struct Endpoint {
     /// What the inspector needs.
     pub inspector: http_endpoint::Config,
     /// Between two requests. Default 10 s.
+    pub interval: Duration,
+}
+
+/// A page on which an application tells of its pools, and how often it is asked.
+#[derive(Debug, Clone)]
+pub struct PoolSource {
+    /// What the inspector needs.
+    pub inspector: pool_metrics::Config,
+    /// Between two looks. Default 10 s; every second one while callers wait.
     pub interval: Duration,
 }
 
@@ -95,10 +107,11 @@ impl Config {
         let collector = self.collector.as_ref().map(ToString::to_string);
         let from = if files.is_empty() { "no file: defaults".to_owned() } else { files.join(", ") };
         format!(
-            "configuration is good ({from})\n  state directory  {}\n  collector        {}\n  applications     {}\n  postgres         {}\n  endpoints        {}",
+            "configuration is good ({from})\n  state directory  {}\n  collector        {}\n  applications     {}\n  pool sources     {}\n  postgres         {}\n  endpoints        {}",
             self.state_dir.display(),
             collector.as_deref().unwrap_or("from enrolment, if the agent is enrolled"),
             self.apps.len(),
+            self.pools.len(),
             self.postgres.len(),
             self.endpoints.len(),
         )
@@ -110,7 +123,8 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
     let state_dir = place.state_dir.clone().unwrap_or(said);
     let labels = labels(&mut root);
     let collector = root.section("collector").and_then(|mut it| origin(&mut it));
-    let apps = root.sections("app").into_iter().filter_map(app).collect();
+    let mut pools = Vec::new();
+    let apps = root.sections("app").into_iter().filter_map(|it| app(it, &mut pools)).collect();
     let postgres = root.sections("postgres").into_iter().filter_map(server).collect();
     let endpoints: Vec<Endpoint> = root.sections("endpoint").into_iter().filter_map(endpoint).collect();
     for (index, it) in endpoints.iter().enumerate() {
@@ -134,7 +148,7 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
         host_interval = section.duration("interval", SECOND / 10, HOUR).unwrap_or(SECOND);
     }
     let checks = checks(&mut root);
-    Config { state_dir, labels, collector, apps, postgres, endpoints, checks, buffer, host_interval, files }
+    Config { state_dir, labels, collector, apps, postgres, pools, endpoints, checks, buffer, host_interval, files }
 }
 
 fn labels(root: &mut Section) -> Labels {
@@ -157,11 +171,14 @@ fn origin(section: &mut Section) -> Option<ship::Origin> {
     parsed.map_err(|error| section.wrong("url", error, Some("write https://host:port".into()))).ok()
 }
 
-fn app(mut section: Section) -> Option<host::DeclaredApp> {
+fn app(mut section: Section, pools: &mut Vec<PoolSource>) -> Option<host::DeclaredApp> {
     let name = section.text("name");
     let command = section.text("command");
     let expected = section.flag("expected").unwrap_or(false);
-    let pool_limit = section.section("pool").and_then(|mut it| it.whole("limit", 1, 1_000_000));
+    let pool_limit = section.section("pool").and_then(|mut it| {
+        pool_source::read(&mut it, name.as_deref().unwrap_or_default(), pools);
+        it.whole("limit", 1, 1_000_000)
+    });
     for (key, value) in [("name", &name), ("command", &command)] {
         match value.as_deref() {
             None => section.wrong(key, "is missing or wrong", None),
@@ -331,6 +348,9 @@ mod tests {
             name = "grants-api"
             command = "uvicorn app.main:app"
             pool.limit = 30
+            pool.metrics = "http://127.0.0.1:8000/metrics"
+            pool.health = { url = "http://127.0.0.1:8000/health", limit = "/pool/size", in_use = "/pool/checked_out" }
+            pool.endpoint = "10.0.0.5:5432"
             expected = true
             [[postgres]]
             dsn_file = "$DIR/good.dsn"
@@ -351,6 +371,7 @@ mod tests {
         .expect("no mistake");
         assert_eq!(config.labels.get("service"), Some("grants-api"));
         assert_eq!(config.apps[0].pool_limit, Some(30));
+        assert_eq!(config.pools.iter().map(|it| it.interval.as_secs()).collect::<Vec<_>>(), [10, 10]);
         assert_eq!(config.postgres[0].interval, Duration::from_secs(7));
         assert!(!config.postgres[0].inspector.statements);
         assert_eq!(config.endpoints[0].interval, Duration::from_secs(4));
@@ -393,6 +414,36 @@ mod tests {
         assert!(told.contains("a DSN never stands in this file") && !told.contains("canary-secret"), "{told}");
         let told = check("[[postgres]]\ndsn_file = \"/does/not/exist\"").expect_err("mistakes");
         assert!(told.contains("there is no file `/does/not/exist`"), "{told}");
+    }
+
+    #[test]
+    fn a_pool_source_is_a_page_and_where_its_numbers_stand() {
+        let told = check(
+            r#"
+            [[app]]
+            name = "shop"
+            command = "shop.py"
+            pool.metrics = "http://user:canary-secret@h/metrics"
+            pool.health = { url = "http://h/health", limit = "pool/size", in_us = "/pool/in_use" }
+            pool.endpoint = "db.internal:5432"
+            [[app]]
+            name = "other"
+            command = "other.py"
+            pool.endpoint = "10.0.0.5:5432"
+            "#,
+        )
+        .expect_err("mistakes");
+        for part in [
+            "5 mistakes",
+            "app[0].pool.metrics: the URL holds credentials",
+            "app[0].pool.health.limit: `pool/size` is not a JSON pointer",
+            "did you mean `in_use`?",
+            "app[0].pool.endpoint: `db.internal:5432` is not an address with a port",
+            "app[1].pool.endpoint: is of use only with pool.metrics or pool.health",
+        ] {
+            assert!(told.contains(part), "{part} in {told}");
+        }
+        assert!(!told.contains("canary-secret"), "{told}");
     }
 
     #[test]

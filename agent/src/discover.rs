@@ -15,7 +15,7 @@ pub mod processes;
 ///
 /// Forms: `process:<application>/<role>`, `process:<application>/<role>:<port>` when it listens,
 /// `pool:<application>/<role>><address>:<port>`, the same with `/<database>?user=<user>` once the server's view is
-/// joined, `server:<address>:<port>/<database>`, `endpoint:<url without credentials and query>`, `agent:self`.
+/// joined, `pool:<application>#<name>` as the application itself calls it, `server:<address>:<port>/<database>`, `endpoint:<url without credentials and query>`, `agent:self`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TargetKey(Arc<str>);
 
@@ -36,6 +36,11 @@ impl TargetKey {
     /// The same, told apart by what the server knows: database and user.
     pub fn pool_of(application: &str, role: &str, remote: &End, database: &str, user: &str) -> Self {
         Self(format!("pool:{application}/{role}>{remote}/{database}?user={user}").into())
+    }
+
+    /// A pool as its application calls it, where no connections can be told to be its own.
+    pub fn named_pool(application: &str, name: &str) -> Self {
+        Self(format!("pool:{application}#{name}").into())
     }
 
     /// A database server, by the address that its DSN names (`host:port`) and the database.

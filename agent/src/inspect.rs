@@ -13,6 +13,7 @@ use crate::discover::TargetKey;
 pub mod host;
 pub mod http_endpoint;
 mod network;
+pub mod pool_metrics;
 pub mod postgres;
 pub mod recording;
 pub mod schedule;
@@ -22,6 +23,7 @@ pub mod tls_certificate;
 
 pub use host::HostLook;
 pub use http_endpoint::Probe;
+pub use pool_metrics::PoolStats;
 pub use server::ServerLook;
 
 /// Reads one source of facts. Measures; never judges, stores or sends.
@@ -239,4 +241,6 @@ pub enum Rows {
     Server(ServerLook),
     /// One request to one endpoint.
     Probe(Probe),
+    /// What an application says of its own pools.
+    PoolStats(PoolStats),
 }

@@ -214,6 +214,7 @@ impl Judge {
                 self.servers.look(look, now, &mut self.tracks);
                 self.pools.server(look, now, &mut self.tracks);
             }
+            Rows::PoolStats(said) => self.pools.stats(said, now, &mut self.tracks),
             Rows::Probe(probe) => self.endpoints.look(probe, now, &mut self.tracks),
         }
         self.own.tell_blind(now, &mut self.tracks);
@@ -282,7 +283,7 @@ impl Judge {
     /// Whether a pool of this server is over 80 % or has a session that is half-way to a bound: then the server is worth
     /// asking more often. `server` is the target's key or the inspector's name.
     pub fn is_suspect(&self, server: &str) -> bool {
-        self.pools.is_suspect(server)
+        self.pools.is_suspect(server, self.tracks.rule(CheckId::Utilization).bounds.warning)
     }
 
     /// Whether a rule waits for the order in which a pool hands out its connections: then looks at the host are worth a
@@ -302,7 +303,9 @@ impl Judge {
         // Nothing to look at is an answer too, once there was time for everything to appear.
         let has_looked = match check {
             CheckId::Headroom | CheckId::Connect => self.servers.have_looked(),
-            CheckId::HttpStatus | CheckId::HttpLatency | CheckId::HttpBody | CheckId::Certificate => true,
+            CheckId::Stats | CheckId::HttpStatus | CheckId::HttpLatency | CheckId::HttpBody | CheckId::Certificate => {
+                true
+            }
             _ => self.host_seen,
         };
         has_looked && now.mono >= GONE

@@ -6,6 +6,7 @@ use super::wall;
 use crate::config::Config;
 use crate::inspect::host::{Endpoints, HostInspector};
 use crate::inspect::http_endpoint::HttpInspector;
+use crate::inspect::pool_metrics::PoolInspector;
 use crate::inspect::postgres::PostgresInspector;
 use crate::inspect::schedule::Clock;
 use crate::inspect::{Inspector, Rows};
@@ -32,6 +33,9 @@ impl Once {
         let mut inspectors: Vec<Box<dyn Inspector>> = Vec::new();
         for server in &config.postgres {
             inspectors.push(Box::new(PostgresInspector::new(server.inspector.clone())));
+        }
+        for source in &config.pools {
+            inspectors.push(Box::new(PoolInspector::new(source.inspector.clone())));
         }
         for endpoint in &config.endpoints {
             inspectors.push(Box::new(HttpInspector::new(endpoint.inspector.clone())));

@@ -5,20 +5,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ClientConfig;
-
 use crate::discover::TargetKey;
-use crate::inspect::tls_certificate::{Demand, Verifier};
 use crate::inspect::{About, Inspector, Look, Measure, Observation, Reading, Reason, Rows, Unit, Value};
 
+mod asker;
 mod expectation;
 mod request;
 
 pub use crate::inspect::tls_certificate::Certificate;
 pub use expectation::{Config, ConfigError, EndpointUrl, Options};
 
+pub(super) use asker::Asker;
+
 use expectation::Assertions;
-use request::{Course, Received};
+use request::Received;
 
 /// One request and its answer.
 #[derive(Debug, Clone)]
@@ -121,29 +121,23 @@ impl Phase {
 pub struct HttpInspector {
     config: Config,
     target: TargetKey,
-    verifier: Arc<Verifier>,
-    tls: Arc<ClientConfig>,
+    asker: Asker,
     assertions: Arc<Assertions>,
 }
 
 impl HttpInspector {
     /// Makes no connection yet.
     pub fn new(config: Config) -> Self {
-        // Authorities take memory, and plain HTTP asks none.
-        let demand = if config.url.is_https { Demand::AuthorityAndName } else { Demand::Nothing };
-        let verifier = Verifier::new(demand, &config.authorities, false);
         Self {
             target: TargetKey::endpoint(&config.url.to_string()),
-            tls: Arc::new(verifier.client_config(&[b"http/1.1"])),
-            verifier,
+            asker: Asker::new(&config),
             assertions: Arc::new(config.assertions.clone()),
             config,
         }
     }
 
     async fn look(&mut self) -> Reading {
-        let mut course = Course::within(self.config.timeout);
-        let received = request::ask(&self.config.url, &self.tls, &mut course).await;
+        let (received, phases) = self.asker.ask().await;
         let mut probe = Probe {
             target: self.target.clone(),
             outcome: match &received {
@@ -152,8 +146,8 @@ impl HttpInspector {
                 }
                 Err(failure) => Err(failure.clone()),
             },
-            phases: course.phases,
-            certificate: self.verifier.take_seen(),
+            phases,
+            certificate: self.asker.take_certificate(),
             status_as_expected: received.as_ref().ok().map(|it| self.config.status.contains(it.status)),
             assertions: Vec::new(),
         };

@@ -60,11 +60,13 @@ pub struct Check {
 /// Names of the rows, in the order of [`CHECKS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum CheckId {
+    Exhausted,
     IdleInTransaction,
     AbortedTransaction,
     CloseWait,
     Churn,
     Utilization,
+    Stats,
     Headroom,
     Connect,
     Memory,
@@ -94,11 +96,13 @@ impl CheckId {
     pub(super) fn all() -> impl Iterator<Item = Self> {
         use CheckId::*;
         [
+            Exhausted,
             IdleInTransaction,
             AbortedTransaction,
             CloseWait,
             Churn,
             Utilization,
+            Stats,
             Headroom,
             Connect,
             Memory,
@@ -135,6 +139,20 @@ const SERVER_VIEW: &str =
 
 /// Every check, in the order in which they are shown.
 pub static CHECKS: &[Check] = &[
+    Check {
+        id: "pool.exhausted",
+        meaning: "every connection of the pool is leased and callers wait for one",
+        value: "time for which callers have waited with every connection leased and none being opened",
+        unit: Unit::Seconds,
+        bounds: Bounds::above(Some(3.0), Some(10.0)),
+        holds: Holds { warning: Hold::Looks(1), critical: Hold::Looks(1), clearing: 3 },
+        impact: 5,
+        probability: 0.8,
+        false_alarm: FalseAlarm::Medium,
+        needs: "callers that wait, from pool.metrics, pool.health or a pooler; else the server's view and requests that this host can see",
+        advice: "see in the evidence what each lease does: end what is stuck, then shorten what holds a connection while it waits for something else",
+        reason: "a burst passes within two seconds; requests that wait give up after ten to thirty; critical needs exact waiters or a limit that is reached",
+    },
     Check {
         id: "pool.idle_in_transaction",
         meaning: "a transaction was opened and left alone: its locks stay, vacuum waits, its connection is missing in the pool",
@@ -204,6 +222,20 @@ pub static CHECKS: &[Check] = &[
         needs: "a limit (pool.limit, or readable in the process's environment) and the server's view",
         advice: "look for sessions held too long before raising the limit; then size the pool by its peak use",
         reason: "the owners of such applications page at 80 %; a peak of less than a minute empties by itself",
+    },
+    Check {
+        id: "pool.stats",
+        meaning: "what an application says of its own pool cannot be: nothing is judged by it",
+        value: "1 while it is so",
+        unit: Unit::Count,
+        bounds: WARNS,
+        holds: THREE_LOOKS,
+        impact: 1,
+        probability: 0.2,
+        false_alarm: FalseAlarm::Low,
+        needs: "pool.metrics or pool.health in the [[app]] section",
+        advice: "compare the page with the pool's own numbers; a pointer of pool.health may lead to another number",
+        reason: "the numbers of a page are a moment apart and may differ by two; what differs by more at three looks is wrong",
     },
     Check {
         id: "db.headroom",

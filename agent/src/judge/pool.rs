@@ -1,5 +1,6 @@
 //! Checks of pools: what the sockets of this host say, and what a server says of the sessions behind them.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,12 +13,14 @@ use super::{Moment, evidence::Case};
 use crate::discover::{End, Instance, TargetKey};
 use crate::inspect::host::{Owner, PoolRow};
 use crate::inspect::server::Engine;
-use crate::inspect::{HostLook, Reason, ServerLook, Value};
+use crate::inspect::{HostLook, PoolStats, Reason, ServerLook, Value};
 
 mod churn;
 mod close_wait;
+mod exhaustion;
 pub(super) mod join;
 mod sessions;
+mod stats;
 mod utilization;
 pub(super) mod view;
 
@@ -39,6 +42,8 @@ pub(super) struct Pools {
     servers: BTreeMap<TargetKey, Server>,
     births: BTreeMap<TargetKey, churn::Births>,
     dead: BTreeMap<TargetKey, close_wait::Dead>,
+    exhaustion: exhaustion::Exhaustion,
+    stats: stats::Stats,
     /// Since when each pool without a server's view has been seen.
     waiting: BTreeMap<TargetKey, Duration>,
 }
@@ -64,15 +69,21 @@ impl Pools {
         self.lost = lost.cloned();
         if let Some(reason) = lost {
             self.rows.clear();
-            let by_sockets = [CheckId::Churn, CheckId::CloseWait, CheckId::Utilization];
-            tracks.lose(reason, now, |key, _| by_sockets.contains(&key.check));
+            let by_sockets = [CheckId::Exhausted, CheckId::Churn, CheckId::CloseWait, CheckId::Utilization];
+            tracks.lose(reason, now, |key, track| by_sockets.contains(&key.check) && track.place.is_some());
             return;
         }
-        self.remember(look);
+        let learned = |target: &TargetKey| self.exhaustion.learned(target);
+        let rows = self.stats.limited(&look.pools, learned, now.mono);
+        self.remember(look, &rows);
         let mut pools = Instances::new();
-        for row in &look.pools {
+        for row in &rows {
             pools.entry(&row.target).or_default().push(row);
         }
+        self.stats.remember(&pools);
+        self.exhaustion.host(look, now.mono);
+        self.exhaustion.unlearn(&pools);
+        self.exhaustion.judge(&pools, now, tracks);
         let mut unviewed = Vec::new();
         for (target, rows) in &pools {
             let place = place(rows[0]);
@@ -80,7 +91,9 @@ impl Pools {
             close_wait::judge(&mut self.dead, target, &place, rows, now, tracks);
             if !self.is_viewed(&place.remote) {
                 let reason = self.why_not_viewed(target, rows[0], now, tracks);
-                utilization::without_view(target, &place, rows, reason.as_ref(), now, tracks);
+                if self.stats.share_of(target, now.mono).is_none() {
+                    utilization::without_view(target, &place, rows, reason.as_ref(), now, tracks);
+                }
                 unviewed.extend(reason.map(|reason| (*target, place, reason)));
             }
         }
@@ -99,7 +112,7 @@ impl Pools {
         self.births.retain(|target, births| pools.contains_key(target) || births.is_recent(now.mono));
         self.dead.retain(|target, _| pools.contains_key(target));
         // An application that runs and holds no connection to an endpoint has nothing wrong with that pool.
-        for check in [CheckId::Churn, CheckId::CloseWait, CheckId::Utilization] {
+        for check in [CheckId::Exhausted, CheckId::Churn, CheckId::CloseWait, CheckId::Utilization] {
             self.nothing_there(check, now, tracks, |key, _| !pools.contains_key(key));
         }
     }
@@ -109,6 +122,20 @@ impl Pools {
         let rows = std::mem::take(&mut self.rows);
         self.join(look, &rows, now, tracks);
         self.rows = rows;
+    }
+
+    /// Takes what an application says of its pools in.
+    pub(super) fn stats(&mut self, said: &PoolStats, now: Moment, tracks: &mut Tracks) {
+        self.stats.look(said, now, tracks);
+        self.exhaustion.untell_missing(said);
+        for exact in self.stats.of_source(&said.target) {
+            let Some(waiters) = exact.waiters() else { continue };
+            let target = exact.target();
+            self.exhaustion.tell(target.clone(), waiters);
+            if !exact.is_attached() {
+                self.exhaustion.judge_named(&target, now, tracks);
+            }
+        }
     }
 
     fn join(&mut self, look: &ServerLook, rows: &[PoolRow], now: Moment, tracks: &mut Tracks) {
@@ -140,12 +167,19 @@ impl Pools {
             (Ok(_), _) if !is_strange_again => Some(Reason::NotYet("a second look at the server")),
             (Ok(_), _) => Some(Reason::Translated(look.target.as_str().trim_start_matches("server:").to_owned())),
         };
+        // Where the application's own numbers are exact, sessions only say less.
+        let mut by_sessions = bases.clone();
+        by_sessions.retain(|target, _| self.stats.share_of(target, now.mono).is_none());
         if let Some(reason) = unseen {
-            utilization::unseen(&bases, &reason, now, tracks);
+            utilization::unseen(&by_sessions, &reason, now, tracks);
             self.unseen(&bases, &remotes, &reason, now, tracks);
         } else {
             let groups = sessions::grouped(&join);
-            let mut suspect = utilization::judge(&bases, &join, look.engine, now, tracks);
+            let mut suspect = utilization::judge(&by_sessions, &join, look.engine, now, tracks);
+            self.exhaustion.server(&join, now.mono);
+            self.exhaustion.pooler(look, &bases, now.mono);
+            self.exhaustion.judge(&bases, now, tracks);
+            suspect |= bases.values().flatten().any(|row| self.exhaustion.is_suspect(row));
             let scene = sessions::Scene { look, join: &join, commands: &self.commands };
             for check in SESSION_CHECKS {
                 suspect |= scene.judge(check, &groups, now, tracks);
@@ -188,17 +222,25 @@ impl Pools {
         self.there.contains(who)
     }
 
-    pub(super) fn is_suspect(&self, server: &str) -> bool {
+    /// Whether a source is worth asking more often; `bound` is the share from which a pool is nearly full.
+    pub(super) fn is_suspect(&self, server: &str, bound: Option<f64>) -> bool {
+        if server.starts_with("pool_metrics ") {
+            return self.stats.is_suspect(server, bound)
+                || self
+                    .stats
+                    .targets_of(server)
+                    .any(|target| self.rows.iter().any(|row| row.target == target && self.exhaustion.is_suspect(row)));
+        }
         // `postgres 10.0.0.5:5432/app` is the inspector of `server:10.0.0.5:5432/app`.
         let wanted = server.split_once(' ').map_or(server, |(_, rest)| rest).trim_start_matches("server:");
         let bare = |key: &TargetKey| key.as_str().trim_start_matches("server:").to_owned();
         self.servers.iter().any(|(key, it)| it.is_suspect && bare(key) == wanted)
     }
 
-    fn remember(&mut self, look: &HostLook) {
+    fn remember(&mut self, look: &HostLook, rows: &[Cow<'_, PoolRow>]) {
         let is_wanted =
-            |row: &&PoolRow| row.service.and_then(Engine::of_service).is_some() || self.is_viewed(&row.remote);
-        self.rows = look.pools.iter().filter(is_wanted).cloned().collect();
+            |row: &&Cow<'_, PoolRow>| row.service.and_then(Engine::of_service).is_some() || self.is_viewed(&row.remote);
+        self.rows = rows.iter().filter(is_wanted).map(|row| row.clone().into_owned()).collect();
         self.commands = look.processes.iter().map(|it| (it.instance, it.command.clone())).collect();
         self.there = look.pools.iter().map(|it| who(it).to_owned()).collect();
         self.there.extend(look.processes.iter().map(|it| format!("{}/{}", it.application.name, it.application.role)));

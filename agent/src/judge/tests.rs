@@ -8,14 +8,16 @@ use tickbird_shared::Finding;
 
 use super::*;
 use crate::inspect::host::Ended;
-use crate::inspect::{HostLook, Probe, Reading, ServerLook};
+use crate::inspect::{HostLook, PoolStats, Probe, Reading, ServerLook};
 
 mod endpoints;
+mod exhaustion;
 mod pools;
 mod processes;
 pub(crate) mod rows;
 mod sessions;
 mod states;
+mod stats;
 
 /// A judge, a clock that is moved by hand, and everything that was told.
 pub(crate) struct Night {
@@ -56,6 +58,11 @@ impl Night {
         self.rows(Rows::Host(look.clone()));
     }
 
+    /// Whether a source is worth asking more often.
+    pub(crate) fn is_suspect(&self, source: &str) -> bool {
+        self.judge.is_suspect(source)
+    }
+
     /// The same look once a second, so many times.
     pub(crate) fn hosts(&mut self, look: &HostLook, seconds: u64) {
         for _ in 0..seconds {
@@ -65,6 +72,10 @@ impl Night {
 
     pub(crate) fn server(&mut self, look: &ServerLook) {
         self.rows(Rows::Server(look.clone()));
+    }
+
+    pub(crate) fn stats(&mut self, said: &PoolStats) {
+        self.rows(Rows::PoolStats(said.clone()));
     }
 
     pub(crate) fn probe(&mut self, probe: &Probe) {
@@ -113,6 +124,12 @@ impl Night {
     /// What was told since the last call, one line each: `31s pool.churn began warning`.
     pub(crate) fn told(&mut self) -> String {
         std::mem::take(&mut self.told).join("\n")
+    }
+
+    /// The same of one check alone.
+    pub(crate) fn told_of(&mut self, check: &str) -> String {
+        let told = std::mem::take(&mut self.told);
+        told.into_iter().filter(|it| it.contains(&format!("s {check} "))).collect::<Vec<_>>().join("\n")
     }
 
     pub(crate) fn last(&self) -> &Finding<'static> {

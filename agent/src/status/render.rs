@@ -101,7 +101,7 @@ struct Layout {
     columns: &'static [(&'static str, &'static str)],
 }
 
-const TABLES: [Layout; 4] = [
+const TABLES: [Layout; 5] = [
     Layout {
         kind: "process",
         title: "PROCESSES",
@@ -126,6 +126,19 @@ const TABLES: [Layout; 4] = [
             ("open", "open"),
             ("by state", "by_state"),
             ("limit", "limit"),
+        ],
+    },
+    Layout {
+        kind: "application pool",
+        title: "POOLS AS APPLICATIONS COUNT THEM",
+        columns: &[
+            ("application", "application"),
+            ("pool", "pool"),
+            ("limit", "limit"),
+            ("in use", "in_use"),
+            ("idle", "idle"),
+            ("waiting", "waiting"),
+            ("said by", "said_by"),
         ],
     },
     Layout {

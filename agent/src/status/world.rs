@@ -8,7 +8,8 @@ use serde_json::{Map, Value as Json, json};
 use crate::discover::TargetKey;
 use crate::inspect::host::{Owner, PoolRow, ProcessRow, TcpState};
 use crate::inspect::http_endpoint::Phase;
-use crate::inspect::{HostLook, Probe, Rows, ServerLook, Value};
+use crate::inspect::pool_metrics::NamedPool;
+use crate::inspect::{HostLook, PoolStats, Probe, Rows, ServerLook, Value};
 
 /// The last look of every source.
 #[derive(Debug, Default)]
@@ -16,6 +17,7 @@ pub struct World {
     host: Option<HostLook>,
     servers: BTreeMap<TargetKey, ServerLook>,
     probes: BTreeMap<TargetKey, Probe>,
+    stats: BTreeMap<TargetKey, PoolStats>,
 }
 
 impl World {
@@ -29,6 +31,9 @@ impl World {
             Rows::Probe(probe) => {
                 self.probes.insert(probe.target.clone(), probe);
             }
+            Rows::PoolStats(stats) => {
+                self.stats.insert(stats.target.clone(), stats);
+            }
         }
     }
 
@@ -41,6 +46,12 @@ impl World {
             }
             for (key, rows) in grouped(&host.pools, |it| &it.target) {
                 all.push((key.clone(), "pool", pool_facts(&rows)));
+            }
+        }
+        for stats in self.stats.values() {
+            for pool in stats.pools.iter().flatten() {
+                let key = TargetKey::named_pool(&stats.application, &pool.name);
+                all.push((key, "application pool", named_pool_facts(stats, pool)));
             }
         }
         all.extend(self.servers.iter().map(|(key, it)| (key.clone(), "server", server_facts(it))));
@@ -125,6 +136,19 @@ fn pool_facts(rows: &[&PoolRow]) -> BTreeMap<String, Json> {
     set("by_state", count(states));
     set("limit", value_json(&rows[0].limit.value));
     set("limit_source", json!(rows[0].limit.source));
+    facts
+}
+
+fn named_pool_facts(stats: &PoolStats, pool: &NamedPool) -> BTreeMap<String, Json> {
+    let mut facts = BTreeMap::new();
+    facts.insert("application".to_owned(), json!(stats.application));
+    facts.insert("pool".to_owned(), json!(pool.name));
+    for (name, value) in
+        [("limit", &pool.limit), ("in_use", &pool.in_use), ("idle", &pool.idle), ("waiting", &pool.waiting)]
+    {
+        facts.insert(name.to_owned(), if value.low().is_some() { value_json(value) } else { Json::Null });
+    }
+    facts.insert("said_by".to_owned(), json!(pool.source));
     facts
 }
 

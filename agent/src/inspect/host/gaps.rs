@@ -13,7 +13,7 @@ use crate::kernel::owners::Owners;
 const MAX_GAPS: usize = 16;
 
 /// Checks that need to see sockets.
-pub(super) const POOL_CHECKS: &[&str] = &["pool.utilization", "pool.close_wait", "pool.churn"];
+pub(super) const POOL_CHECKS: &[&str] = &["pool.exhausted", "pool.utilization", "pool.close_wait", "pool.churn"];
 /// Checks that need to see a process.
 pub(super) const PROCESS_CHECKS: &[&str] = &["proc.memory", "proc.restart", "proc.gone", "proc.zombie", "fd.limit"];
 /// Checks that need to know whose a pool is.
@@ -21,6 +21,7 @@ pub(super) const OWNER_CHECKS: &[&str] =
     &["pool.utilization", "proc.memory", "proc.restart", "proc.gone", "proc.zombie", "fd.limit"];
 /// All of this inspector's.
 pub(super) const ALL_CHECKS: &[&str] = &[
+    "pool.exhausted",
     "pool.utilization",
     "pool.close_wait",
     "pool.churn",

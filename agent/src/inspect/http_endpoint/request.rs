@@ -34,10 +34,10 @@ const MAX_HEAD: usize = 64 * 1024;
 const AGENT: &str = concat!("tickbird-agent/", env!("CARGO_PKG_VERSION"));
 
 /// A whole answer, or the first mebibyte of it.
-pub(super) struct Received {
-    pub(super) status: u16,
-    pub(super) body: Vec<u8>,
-    pub(super) is_whole: bool,
+pub(in crate::inspect) struct Received {
+    pub(in crate::inspect) status: u16,
+    pub(in crate::inspect) body: Vec<u8>,
+    pub(in crate::inspect) is_whole: bool,
 }
 
 /// How long each phase took, while they go on.

@@ -165,7 +165,7 @@ fn postgres_port(path: &str) -> Option<u16> {
     path.rsplit('/').next()?.strip_prefix(".s.PGSQL.")?.parse().ok()
 }
 
-fn canonical(address: SocketAddr) -> SocketAddr {
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 

@@ -1,0 +1,428 @@
+//! All leased, nobody connects, requests wait: `pool.exhausted`.
+//!
+//! Callers that wait are told exactly by the application or a pooler. Otherwise they are requests in flight beyond the
+//! connections that are leased, while every open connection is certainly leased or busy and none is being opened. That
+//! needs no limit, but a request in flight may wait for something else: only a limit that is reached, which the pool's
+//! settings say or which it stopped at twice, makes it more than a warning.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::join::{Join, canonical};
+use super::stats::SQL;
+use super::{Instances, place};
+use crate::discover::{End, TargetKey};
+use crate::inspect::host::{Limit, Owner, PoolRow};
+use crate::inspect::server::Waiter;
+use crate::inspect::{HostLook, PoolStats, Reason, ServerLook, Value};
+use crate::judge::Moment;
+use crate::judge::defaults::CheckId;
+use crate::judge::threshold::Seen;
+use crate::judge::tracks::{Place, Subject, Tracks};
+
+mod case;
+mod lease;
+mod requests;
+
+use lease::{Leases, Sessions};
+use requests::{Requests, Serving};
+
+/// A pool that may open more does so within milliseconds of the need.
+const NO_GROWTH: Duration = Duration::from_secs(2);
+/// A request that is younger is being served.
+const OLD: Duration = Duration::from_secs(1);
+/// Two looks that are nearer say the same once.
+const APART: Duration = Duration::from_millis(500);
+/// A pool with a waiting caller hands a returned connection on at once; one that stays idle for so long is not wanted.
+const UNWANTED: Duration = Duration::from_secs(2);
+/// Waiters that were told are believed for so long; a source with waiters is asked every second one.
+const WAITERS_LAST: Duration = Duration::from_secs(12);
+/// That nobody waits is believed for longer, until the sockets say otherwise.
+const NOBODY_LASTS: Duration = Duration::from_secs(35);
+/// The most that a pool had is what it may have; a pool that was made smaller shows it after this time.
+const HIGH_WATER_LASTS: Duration = Duration::from_secs(600);
+/// Sessions are believed for so long after the server was asked.
+const VIEW_LASTS: Duration = Duration::from_secs(12);
+/// Pools of which something is learned.
+const MAX_LEARNED: usize = 1_000;
+
+const NOTHING_TELLS: Reason = Reason::NotYet(
+    "not judged: no requests of this process can be seen (it does not listen), and it tells nothing of its pool",
+);
+const UNCLEAR: Reason = Reason::NotYet("whether the idle connections are leased while requests are in flight");
+const SECOND_LOOK: Reason = Reason::NotYet("a second look at the pool");
+
+/// What is remembered between looks.
+#[derive(Debug, Default)]
+pub(super) struct Exhaustion {
+    sessions: Sessions,
+    requests: Requests,
+    /// Certain leases of each owner in all of its pools.
+    leased: HashMap<Owner, usize>,
+    instances: HashMap<(Owner, End), Instance>,
+    /// By pool and by who says so.
+    told: BTreeMap<(TargetKey, TargetKey), Waiters>,
+    learned: BTreeMap<TargetKey, Learned>,
+}
+
+/// One process's pool.
+#[derive(Debug, Default)]
+struct Instance {
+    /// Last birth of a connection.
+    born: Option<Duration>,
+    first_seen: Duration,
+    /// Most established connections that it had lately, and when.
+    high_water: (usize, Duration),
+    saturated: Option<Saturated>,
+    /// Connections that were leased when it was last exhausted.
+    were_leased: HashSet<u64>,
+}
+
+/// Every connection is leased and requests are in flight beyond that.
+#[derive(Debug)]
+struct Saturated {
+    since: Duration,
+    /// Last look at which it was so for certain.
+    last: Duration,
+    looks: u32,
+    /// Whether it has counted as exhaustion.
+    counted: bool,
+}
+
+/// Callers that wait, as somebody who knows says.
+#[derive(Debug, Clone)]
+pub(super) struct Waiters {
+    /// The target whose look said it.
+    pub(super) by: TargetKey,
+    pub(super) count: f64,
+    pub(super) oldest: Option<Duration>,
+    /// Who says so: `hikaricp_connections_* of http://…`, `SHOW POOLS of …`.
+    pub(super) source: Arc<str>,
+    /// Whether the count is of every process of the pool.
+    pub(super) is_whole: bool,
+    /// When it was said.
+    pub(super) at: Duration,
+    /// Since when callers have waited, at every word of the source.
+    since: Option<Duration>,
+}
+
+impl Waiters {
+    /// `count` callers wait at `at`, for every process of the pool.
+    pub(super) const fn new(by: TargetKey, count: f64, source: Arc<str>, at: Duration) -> Self {
+        Self { by, count, oldest: None, source, is_whole: true, at, since: None }
+    }
+
+    const fn is_any(&self) -> bool {
+        self.count > 0.0
+    }
+
+    fn is_believed(&self, now: Duration) -> bool {
+        now.saturating_sub(self.at) <= if self.is_any() { WAITERS_LAST } else { NOBODY_LASTS }
+    }
+
+    /// For how long callers have certainly waited.
+    fn age(&self) -> Duration {
+        let seen = self.since.map_or(Duration::ZERO, |since| self.at.saturating_sub(since));
+        seen.max(self.oldest.unwrap_or_default())
+    }
+}
+
+/// An open count at which the pool stopped although requests waited.
+#[derive(Debug, Clone, Copy)]
+struct Learned {
+    open: usize,
+    times: u32,
+}
+
+/// What a look says of one instance.
+#[derive(Debug)]
+enum Outcome<'a> {
+    Exhausted(Exhausted<'a>),
+    /// Nobody waits.
+    Clear,
+    Unknown(Reason),
+}
+
+/// The proof for one instance.
+#[derive(Debug)]
+struct Exhausted<'a> {
+    row: &'a PoolRow,
+    leases: Leases<'a>,
+    serving: &'a Serving,
+    since: Duration,
+    age: Duration,
+    waiters: usize,
+    oldest: Duration,
+    limit_is_reached: bool,
+}
+
+impl Exhaustion {
+    /// Takes a look at the host in, before pools are judged.
+    pub(super) fn host(&mut self, look: &HostLook, now: Duration) {
+        self.requests.look(&look.services, now);
+        self.leased.clear();
+        let mut there = HashSet::new();
+        for row in &look.pools {
+            let leases = Leases::of(row, &self.sessions, now);
+            *self.leased.entry(row.owner.clone()).or_default() += leases.certain();
+            let key = (row.owner.clone(), row.remote.clone());
+            let it = self
+                .instances
+                .entry(key.clone())
+                .or_insert_with(|| Instance { first_seen: now, ..Instance::default() });
+            if leases.open() >= it.high_water.0 || now.saturating_sub(it.high_water.1) > HIGH_WATER_LASTS {
+                it.high_water = (leases.open(), now);
+            }
+            if row.births > 0 {
+                it.born = Some(now);
+            }
+            there.insert(key);
+        }
+        self.instances.retain(|key, _| there.contains(key));
+        let open: HashSet<u64> = look.pools.iter().flat_map(|row| &row.connections).map(|it| it.cookie).collect();
+        self.sessions.keep(&open);
+    }
+
+    /// Takes a server's sessions in.
+    pub(super) fn server(&mut self, join: &Join<'_>, now: Duration) {
+        self.sessions.look(join, now);
+    }
+
+    /// Takes in which clients wait at a pooler. That none does says nothing of callers that wait inside the application.
+    pub(super) fn pooler(&mut self, look: &ServerLook, bases: &Instances<'_>, now: Duration) {
+        if look.pool_mode.is_none() && look.waiters.is_empty() {
+            return;
+        }
+        for (target, rows) in bases {
+            let ends: HashSet<SocketAddr> = rows
+                .iter()
+                .flat_map(|row| &row.connections)
+                .filter_map(|it| Some(canonical(it.local.address()?)))
+                .collect();
+            let is_of_pool = |it: &&Waiter| {
+                it.address
+                    .zip(it.port)
+                    .is_some_and(|(address, port)| ends.contains(&SocketAddr::new(address.to_canonical(), port)))
+            };
+            let waiting: Vec<&Waiter> = look.waiters.iter().filter(is_of_pool).collect();
+            let source = format!("{} at {}", look.engine.name(), rows[0].remote);
+            let mut waiters = Waiters::new(look.target.clone(), waiting.len() as f64, source.into(), now);
+            waiters.oldest = waiting.iter().map(|it| it.waited).max();
+            waiters.is_whole = !waiting.is_empty();
+            self.tell((*target).clone(), waiters);
+        }
+    }
+
+    /// Somebody who knows says how many callers wait for a connection of `target`.
+    pub(super) fn tell(&mut self, target: TargetKey, mut waiters: Waiters) {
+        let key = (target, waiters.by.clone());
+        let before = self.told.get(&key).filter(|it| it.is_believed(waiters.at));
+        waiters.since = match before.and_then(|it| it.since) {
+            _ if !waiters.is_any() => None,
+            Some(since) => Some(since),
+            None => Some(waiters.at),
+        };
+        self.told.insert(key, waiters);
+    }
+
+    /// A source that cannot be read says nothing now.
+    pub(super) fn untell_missing(&mut self, said: &PoolStats) {
+        if said.pools.is_err() {
+            self.told.retain(|_, it| it.by != said.target);
+        }
+    }
+
+    /// What is believed of a pool: callers that wait the longest, else the last word that nobody does.
+    fn told_of(&self, target: &TargetKey, now: Duration) -> Option<&Waiters> {
+        let of_target = self.told.iter().filter(|(key, _)| key.0 == *target);
+        let believed = of_target.map(|(_, it)| it).filter(|it| it.is_believed(now));
+        believed.max_by_key(|it| (it.is_any(), it.is_whole, it.age(), it.at))
+    }
+
+    /// The limit at which a pool has stopped twice.
+    pub(super) fn learned(&self, target: &TargetKey) -> Option<Limit> {
+        let it = self.learned.get(target).filter(|it| it.times >= 2)?;
+        Some(Limit { value: Value::Known(it.open as f64), source: LEARNED.into() })
+    }
+
+    /// Judges the pools of this host, at a look of it or of a server's sessions.
+    pub(super) fn judge(&mut self, pools: &Instances<'_>, now: Moment, tracks: &mut Tracks) {
+        for (target, rows) in pools {
+            let told = self.told_of(target, now.mono).cloned();
+            if told.is_none() && !rows[0].service.is_some_and(|it| SQL.contains(&it)) {
+                // Callers of other services may keep a connection busy for as long as they like.
+                continue;
+            }
+            rows.iter().for_each(|row| self.saturate(row, now.mono));
+            let outcomes: Vec<Outcome<'_>> = rows.iter().map(|row| self.outcome(row, now.mono)).collect();
+            observe(target, Some(&place(rows[0])), told.as_ref(), &outcomes, now, tracks);
+            let leased_of =
+                |it: &Outcome<'_>| if let Outcome::Exhausted(it) = it { Some(it.leases.cookies()) } else { None };
+            let leased: Vec<Option<HashSet<u64>>> = outcomes.iter().map(leased_of).collect();
+            for (row, leased) in rows.iter().zip(leased) {
+                if let Some(leased) = leased {
+                    self.count(target, row, leased);
+                }
+            }
+        }
+    }
+
+    /// Judges a pool that only its application knows.
+    pub(super) fn judge_named(&self, target: &TargetKey, now: Moment, tracks: &mut Tracks) {
+        if let Some(told) = self.told_of(target, now.mono) {
+            observe(target, None, Some(told), &[], now, tracks);
+        }
+    }
+
+    /// Whether requests seem to wait for this pool: then its server is worth asking more often.
+    pub(super) fn is_suspect(&self, row: &PoolRow) -> bool {
+        let key = (row.owner.clone(), row.remote.clone());
+        self.instances.get(&key).is_some_and(|it| it.saturated.is_some())
+    }
+
+    /// Requests in flight for which this process has no lease, in any of its pools.
+    fn beyond(&self, row: &PoolRow, leases: &Leases<'_>, serving: &Serving) -> usize {
+        let leased = self.leased.get(&row.owner).copied().unwrap_or_default().max(leases.certain());
+        serving.in_flight.len().saturating_sub(leased)
+    }
+
+    /// Follows for how long one instance has been saturated with requests in flight beyond that.
+    fn saturate(&mut self, row: &PoolRow, now: Duration) {
+        let leases = Leases::of(row, &self.sessions, now);
+        let beyond = self.requests.of(&row.owner).map_or(0, |it| self.beyond(row, &leases, it));
+        let Some(it) = self.instances.get_mut(&(row.owner.clone(), row.remote.clone())) else { return };
+        if beyond == 0 || leases.connecting > 0 || !leases.are_all_possible() {
+            it.saturated = None;
+        } else if leases.are_all_certain() {
+            let new = Saturated { since: now, last: now, looks: 1, counted: false };
+            let saturated = it.saturated.get_or_insert(new);
+            if now.saturating_sub(saturated.last) >= APART {
+                (saturated.last, saturated.looks) = (now, saturated.looks + 1);
+            }
+        }
+        // Used since the server was last asked: that neither ends what was certain nor makes it longer.
+    }
+
+    fn outcome<'a>(&'a self, row: &'a PoolRow, now: Duration) -> Outcome<'a> {
+        let Some(serving) = self.requests.of(&row.owner) else { return Outcome::Unknown(NOTHING_TELLS) };
+        let leases = Leases::of(row, &self.sessions, now);
+        let (open, waiters, oldest) = (leases.open(), self.beyond(row, &leases, serving), serving.oldest());
+        let limit = &row.limit.value;
+        let Some(it) = self.instances.get(&(row.owner.clone(), row.remote.clone())) else {
+            return Outcome::Unknown(SECOND_LOOK);
+        };
+        let may_grow = match limit.low() {
+            Some(limit) => limit > open as f64,
+            None => it.high_water.0 > open,
+        };
+        if waiters == 0 || oldest <= OLD || may_grow {
+            return Outcome::Clear;
+        }
+        let Some(saturated) = &it.saturated else {
+            let is_unwanted = |lease: &lease::Lease<'_>| lease.idle_for(now).is_some_and(|it| it >= UNWANTED);
+            let mut returned = leases.all.iter().filter(|lease| it.were_leased.contains(&lease.connection.cookie));
+            return if returned.any(is_unwanted) { Outcome::Clear } else { Outcome::Unknown(UNCLEAR) };
+        };
+        let limit_is_reached =
+            row.limit.source.as_ref() != LEARNED && limit.known().is_some_and(|it| it <= open as f64);
+        let grew = it.born.unwrap_or(it.first_seen);
+        let is_proven = saturated.looks >= 2
+            && now.saturating_sub(grew) >= NO_GROWTH
+            && now.saturating_sub(saturated.last) <= VIEW_LASTS
+            // A single connection is no pool unless somebody says so.
+            && (open >= 2 || limit_is_reached);
+        if !is_proven {
+            return Outcome::Unknown(SECOND_LOOK);
+        }
+        let age = saturated.last.saturating_sub(saturated.since);
+        Outcome::Exhausted(Exhausted {
+            row,
+            leases,
+            serving,
+            since: saturated.since,
+            age,
+            waiters,
+            oldest,
+            limit_is_reached,
+        })
+    }
+
+    /// Remembers that an instance is exhausted: its waiters stay waiters however old they grow, and where it stopped
+    /// is learned, once each time.
+    fn count(&mut self, target: &TargetKey, row: &PoolRow, leased: HashSet<u64>) {
+        self.requests.count(&row.owner);
+        let open = leased.len();
+        let Some(it) = self.instances.get_mut(&(row.owner.clone(), row.remote.clone())) else { return };
+        it.were_leased = leased;
+        let Some(saturated) = it.saturated.as_mut().filter(|it| !it.counted) else { return };
+        saturated.counted = true;
+        if self.learned.len() >= MAX_LEARNED && !self.learned.contains_key(target) {
+            return;
+        }
+        let learned = self.learned.entry(target.clone()).or_insert(Learned { open, times: 0 });
+        if learned.open == open {
+            learned.times += 1;
+        } else {
+            *learned = Learned { open, times: 1 };
+        }
+    }
+
+    /// Forgets a learned limit that a pool has gone beyond.
+    pub(super) fn unlearn(&mut self, pools: &Instances<'_>) {
+        self.learned.retain(|target, it| {
+            let open = |row: &&PoolRow| Leases::of(row, &self.sessions, Duration::ZERO).open();
+            pools.get(target).is_none_or(|rows| rows.iter().map(open).max().unwrap_or(0) <= it.open)
+        });
+    }
+}
+
+/// Who said a limit that nobody told.
+const LEARNED: &str = "learned: it stopped there twice while requests waited";
+
+/// Holds what was told and what the sockets say of one pool against the bounds.
+fn observe(
+    target: &TargetKey,
+    place: Option<&Place>,
+    told: Option<&Waiters>,
+    outcomes: &[Outcome<'_>],
+    now: Moment,
+    tracks: &mut Tracks,
+) {
+    let exhausted: Vec<&Exhausted<'_>> =
+        outcomes.iter().filter_map(|it| if let Outcome::Exhausted(it) = it { Some(it) } else { None }).collect();
+    let longest = exhausted.iter().max_by_key(|it| it.age);
+    let age = longest.map_or(Duration::ZERO, |it| it.age);
+    let seconds = |age: Duration| age.as_secs_f64();
+    let (value, corroborated) = match told {
+        Some(told) if told.is_any() && (told.is_whole || longest.is_some()) => {
+            (Value::Known(seconds(told.age().max(age))), true)
+        }
+        Some(told) if told.is_any() => (Value::Between(seconds(told.age()), f64::INFINITY), false),
+        // What was said before it began says nothing of it.
+        Some(told) if told.is_whole && longest.is_none_or(|it| told.at >= it.since) => (Value::Known(0.0), false),
+        _ => match longest {
+            Some(_) => (Value::Known(seconds(age)), exhausted.iter().any(|it| it.limit_is_reached)),
+            None => (without(outcomes), false),
+        },
+    };
+    let seen = Seen { corroborated, ..Seen::value(value) };
+    let subject = Subject { place, ..Subject::of(CheckId::Exhausted, target) };
+    let told = told.filter(|it| it.is_any());
+    tracks.observe(subject, seen, now, || case::case(target, told, &exhausted));
+}
+
+/// No instance is exhausted; whether that is certain of all of them.
+fn without(outcomes: &[Outcome<'_>]) -> Value {
+    let reasons = outcomes.iter().filter_map(|it| if let Outcome::Unknown(why) = it { Some(why) } else { None });
+    let is_judged = |why: &&Reason| **why != NOTHING_TELLS;
+    let all: Vec<&Reason> = reasons.collect();
+    let first = all.iter().copied().find(is_judged);
+    // Processes that serve nothing beside others that do are not what requests wait for.
+    let all_silent = !all.is_empty() && all.len() == outcomes.len();
+    match first.or_else(|| all.first().copied().filter(|_| all_silent)) {
+        Some(reason) => Value::Unknown(reason.clone()),
+        None => Value::Known(0.0),
+    }
+}

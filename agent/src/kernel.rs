@@ -14,6 +14,7 @@ pub mod proc;
 pub mod proc_net;
 pub mod sock_diag;
 pub mod socket;
+pub mod unix_path;
 
 /// Why the kernel did not give a row.
 #[derive(Debug, thiserror::Error)]

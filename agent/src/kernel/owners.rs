@@ -52,6 +52,16 @@ pub enum Kin {
     To(SocketAddr),
     /// They belong to one that listens: itself, and what it accepted.
     At(SocketAddr),
+    /// They lead to the unix socket with this inode.
+    ToPath(u64),
+    /// They were accepted by it.
+    AtPath(u64),
+}
+
+impl Kin {
+    const fn is_served(self) -> bool {
+        matches!(self, Self::At(_) | Self::AtPath(_))
+    }
 }
 
 /// A process that may hold sockets.
@@ -188,7 +198,7 @@ impl Owners {
             missing.values().filter_map(|cookie| self.known.get(cookie)).map(|entry| entry.kin).collect();
         let (mut clients, mut serving) = (HashSet::new(), HashSet::new());
         for entry in self.known.values().filter(|entry| kin.contains(&entry.kin)) {
-            let likely = if matches!(entry.kin, Kin::To(_)) { &mut clients } else { &mut serving };
+            let likely = if entry.kin.is_served() { &mut serving } else { &mut clients };
             likely.extend(entry.holders.iter().map(|holder| holder.pid));
         }
         let mut searched: Vec<u64> = missing.values().copied().collect();
@@ -203,8 +213,7 @@ impl Owners {
         missing.retain(|_, cookie| self.is_without_holder(*cookie));
         // A server that forks for each connection was found among the new ones; one that takes a hundred connections a
         // second would have its whole table read at each look.
-        let is_served =
-            |this: &Self, cookie: u64| this.known.get(&cookie).is_some_and(|it| matches!(it.kin, Kin::At(_)));
+        let is_served = |this: &Self, cookie: u64| this.known.get(&cookie).is_some_and(|it| it.kin.is_served());
         if missing.values().any(|cookie| is_served(self, *cookie)) {
             if now < self.next_serving {
                 let is_left = |cookie: &u64| is_served(self, *cookie) && self.is_without_holder(*cookie);

@@ -1,4 +1,4 @@
-//! TCP sockets of this network namespace over netlink, and the news of those that ended.
+//! TCP and unix sockets of this network namespace over netlink, and the news of TCP sockets that ended.
 //!
 //! A dump gives every socket with its age, whoever owns it, and needs no right. The destroy groups give what no dump
 //! can: connections that lived and died between two looks.
@@ -14,8 +14,10 @@ use super::KernelError;
 use super::socket::Socket;
 
 pub mod message;
+pub mod unix;
 
-use message::{Family, Message, Row};
+use message::{Family, Frame, Message, Row};
+use unix::UnixRow;
 
 /// The kernel fills at most 32 KiB in one datagram of a dump.
 const DATAGRAM: usize = 64 * 1024;
@@ -28,7 +30,7 @@ const EVENT_ROOM: usize = 4 << 20;
 /// `SKNLGRP_INET_TCP_DESTROY` and `SKNLGRP_INET6_TCP_DESTROY`, as a mask.
 const DESTROY_GROUPS: u32 = 0x1 | 0x4;
 
-/// Asks for dumps of TCP sockets.
+/// Asks for dumps of sockets.
 #[derive(Debug)]
 pub struct SockDiag {
     socket: OwnedFd,
@@ -66,29 +68,57 @@ impl SockDiag {
     ) -> Result<Dump, KernelError> {
         let mut told = Dump::default();
         for family in [Family::V4, Family::V6] {
-            match self.dump_family(family, &mut wanted, sockets, &mut told) {
+            let take = |body: &[u8]| {
+                let Some(row) = Row::parse(body) else { return };
+                told.rows += 1;
+                if !wanted(&row) {
+                    return;
+                }
+                if sockets.len() >= MAX_SOCKETS {
+                    told.cut += 1;
+                } else if let Some(socket) = row.socket() {
+                    sockets.push(socket);
+                }
+            };
+            match self.ask(|sequence| message::dump_request(family, sequence), take) {
                 // A kernel without IPv6 has no such table, and so no such socket.
                 Err(KernelError::Gone | KernelError::Absent) if family == Family::V6 => (),
-                Err(error) => {
-                    // A dump broken off goes on in the kernel; only a new socket is clean.
-                    self.socket = open_dump_socket()?;
-                    return Err(error);
-                }
-                Ok(()) => (),
+                other => other?,
             }
         }
         Ok(told)
     }
 
-    fn dump_family(
+    /// Shows every unix socket that listens, and every connected one unless `only_listening`.
+    ///
+    /// # Errors
+    /// As [`SockDiag::dump`]; `Gone` or `Absent` where the kernel cannot tell of unix sockets.
+    pub fn dump_unix(&mut self, only_listening: bool, mut take: impl FnMut(&UnixRow<'_>)) -> Result<(), KernelError> {
+        let take = |body: &[u8]| {
+            if let Some(row) = UnixRow::parse(body) {
+                take(&row);
+            }
+        };
+        self.ask(|sequence| unix::dump_request(only_listening, sequence), take)
+    }
+
+    /// Sends one request and gives the body of each row of the answer.
+    fn ask<const LENGTH: usize>(
         &mut self,
-        family: Family,
-        wanted: &mut impl FnMut(&Row<'_>) -> bool,
-        sockets: &mut Vec<Socket>,
-        told: &mut Dump,
+        request: impl FnOnce(u32) -> [u8; LENGTH],
+        take: impl FnMut(&[u8]),
     ) -> Result<(), KernelError> {
         self.sequence = self.sequence.wrapping_add(1);
-        net::send(&self.socket, &message::dump_request(family, self.sequence), SendFlags::empty())?;
+        let answer = self.exchange(&request(self.sequence), take);
+        if answer.is_err() {
+            // A dump broken off goes on in the kernel; only a new socket is clean.
+            self.socket = open_dump_socket()?;
+        }
+        answer
+    }
+
+    fn exchange(&mut self, request: &[u8], mut take: impl FnMut(&[u8])) -> Result<(), KernelError> {
+        net::send(&self.socket, request, SendFlags::empty())?;
         loop {
             let (kept, length) = match net::recv(&self.socket, &mut self.datagram[..], RecvFlags::TRUNC) {
                 Err(Errno::INTR) => continue,
@@ -97,21 +127,11 @@ impl SockDiag {
             if length > kept || kept == 0 {
                 return Err(KernelError::Malformed("a netlink datagram longer than the kernel's bound"));
             }
-            for message in message::messages(&self.datagram[..kept]) {
-                match message {
-                    Message::Row { sequence, row } if sequence == self.sequence => {
-                        told.rows += 1;
-                        if !wanted(&row) {
-                            continue;
-                        }
-                        if sockets.len() >= MAX_SOCKETS {
-                            told.cut += 1;
-                        } else if let Some(socket) = row.socket() {
-                            sockets.push(socket);
-                        }
-                    }
-                    Message::Done(sequence) if sequence == self.sequence => return Ok(()),
-                    Message::Failed(sequence, number) if sequence == self.sequence => {
+            for frame in message::frames(&self.datagram[..kept]) {
+                match frame {
+                    Frame::Body { sequence, body } if sequence == self.sequence => take(body),
+                    Frame::Done(sequence) if sequence == self.sequence => return Ok(()),
+                    Frame::Failed(sequence, number) if sequence == self.sequence => {
                         return Err(Errno::from_raw_os_error(number).into());
                     }
                     // The rest of a dump that was broken off.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::kernel::socket::{Socket, TcpState, normalised};
 
-const HEADER: usize = 16;
+pub(super) const HEADER: usize = 16;
 const ROW: usize = 72;
 
 /// `SOCK_DIAG_BY_FAMILY`: the type of requests, rows and destroy events.
@@ -37,11 +37,7 @@ const STATES: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 1
 
 /// A dump request for every TCP socket of `family`, with `tcp_info`.
 pub fn dump_request(family: Family, sequence: u32) -> [u8; HEADER + 56] {
-    let mut bytes = [0; HEADER + 56];
-    bytes[0..4].copy_from_slice(&((HEADER + 56) as u32).to_ne_bytes());
-    bytes[4..6].copy_from_slice(&BY_FAMILY.to_ne_bytes());
-    bytes[6..8].copy_from_slice(&DUMP.to_ne_bytes());
-    bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
+    let mut bytes = request::<{ HEADER + 56 }>(sequence);
     bytes[16] = family as u8;
     bytes[17] = IPPROTO_TCP;
     bytes[18] = 1 << (INET_DIAG_INFO - 1);
@@ -78,21 +74,46 @@ pub struct Row<'a> {
     attributes: &'a [u8],
 }
 
-/// The messages of one datagram, up to the first that is cut or claims a length that cannot be.
-pub fn messages(datagram: &[u8]) -> Messages<'_> {
-    Messages { rest: datagram }
+/// The messages of one datagram about TCP, up to the first that is cut or claims a length that cannot be.
+pub fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    frames(datagram).filter_map(|frame| match frame {
+        Frame::Body { sequence, body } => Row::parse(body).map(|row| Message::Row { sequence, row }),
+        Frame::Done(sequence) => Some(Message::Done(sequence)),
+        Frame::Failed(sequence, number) => Some(Message::Failed(sequence, number)),
+    })
 }
 
-/// See [`messages`].
+/// One message whose body is not read yet: its layout is that of the family that was asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Frame<'a> {
+    /// A socket.
+    Body {
+        /// Sequence of the request it answers; 0 of an event.
+        sequence: u32,
+        /// Behind the header.
+        body: &'a [u8],
+    },
+    /// The end of the dump with this sequence.
+    Done(u32),
+    /// The request with this sequence failed with this error number.
+    Failed(u32, i32),
+}
+
+/// The messages of one datagram, up to the first that is cut or claims a length that cannot be.
+pub fn frames(datagram: &[u8]) -> Frames<'_> {
+    Frames { rest: datagram }
+}
+
+/// See [`frames`].
 #[derive(Debug)]
-pub struct Messages<'a> {
+pub struct Frames<'a> {
     rest: &'a [u8],
 }
 
-impl<'a> Iterator for Messages<'a> {
-    type Item = Message<'a>;
+impl<'a> Iterator for Frames<'a> {
+    type Item = Frame<'a>;
 
-    fn next(&mut self) -> Option<Message<'a>> {
+    fn next(&mut self) -> Option<Frame<'a>> {
         loop {
             let length = u32_at(self.rest, 0)? as usize;
             if length < HEADER {
@@ -103,13 +124,10 @@ impl<'a> Iterator for Messages<'a> {
             let (kind, sequence) = (u16_at(message, 4)?, u32_at(message, 8)?);
             let body = &message[HEADER..];
             match kind {
-                BY_FAMILY => match Row::parse(body) {
-                    Some(row) => return Some(Message::Row { sequence, row }),
-                    None => continue,
-                },
-                NLMSG_DONE => return Some(Message::Done(sequence)),
+                BY_FAMILY => return Some(Frame::Body { sequence, body }),
+                NLMSG_DONE => return Some(Frame::Done(sequence)),
                 NLMSG_ERROR => {
-                    return Some(Message::Failed(sequence, (u32_at(body, 0)? as i32).saturating_neg()));
+                    return Some(Frame::Failed(sequence, (u32_at(body, 0)? as i32).saturating_neg()));
                 }
                 _ => continue,
             }
@@ -118,7 +136,8 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 impl<'a> Row<'a> {
-    fn parse(body: &'a [u8]) -> Option<Self> {
+    /// From the body of a message; `None` when it is too short.
+    pub fn parse(body: &'a [u8]) -> Option<Self> {
         let (bytes, attributes) = body.split_first_chunk::<ROW>()?;
         let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
         Some(Self { state: bytes[1], local_port: port(4), remote_port: port(6), bytes, attributes })
@@ -171,15 +190,12 @@ impl<'a> Row<'a> {
             segments_out: None,
             segments_in: None,
         };
-        let mut rest = self.attributes;
-        while let Some(length) = u16_at(rest, 0).map(usize::from) {
-            let Some(value) = rest.get(4..length) else { break };
-            match u16_at(rest, 2) {
-                Some(INET_DIAG_INFO) => read_tcp_info(value, &mut socket),
-                Some(INET_DIAG_CGROUP_ID) => socket.cgroup = value.first_chunk().copied().map(u64::from_ne_bytes),
+        for (kind, value) in attributes(self.attributes) {
+            match kind {
+                INET_DIAG_INFO => read_tcp_info(value, &mut socket),
+                INET_DIAG_CGROUP_ID => socket.cgroup = value.first_chunk().copied().map(u64::from_ne_bytes),
                 _ => (),
             }
-            rest = rest.get(aligned(length)..).unwrap_or(&[]);
         }
         Some(socket)
     }
@@ -205,24 +221,45 @@ fn read_tcp_info(info: &[u8], socket: &mut Socket) {
     }
 }
 
+/// Kind and value of each attribute, up to the first that is cut.
+pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let length = usize::from(u16_at(rest, 0)?);
+        let (kind, value) = (u16_at(rest, 2)?, rest.get(4..length)?);
+        rest = rest.get(aligned(length)..).unwrap_or(&[]);
+        Some((kind, value))
+    })
+}
+
+/// The header of a dump request, and room for its body.
+pub(super) fn request<const LENGTH: usize>(sequence: u32) -> [u8; LENGTH] {
+    let mut bytes = [0; LENGTH];
+    bytes[0..4].copy_from_slice(&(LENGTH as u32).to_ne_bytes());
+    bytes[4..6].copy_from_slice(&BY_FAMILY.to_ne_bytes());
+    bytes[6..8].copy_from_slice(&DUMP.to_ne_bytes());
+    bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
+    bytes
+}
+
 const fn aligned(length: usize) -> usize {
     (length + 3) & !3
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..)?.first_chunk().copied().map(u16::from_ne_bytes)
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().copied().map(u32::from_ne_bytes)
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn message(kind: u16, body: &[u8]) -> Vec<u8> {
+    pub(crate) fn message(kind: u16, body: &[u8]) -> Vec<u8> {
         let mut bytes = ((HEADER + body.len()) as u32).to_ne_bytes().to_vec();
         bytes.extend(kind.to_ne_bytes());
         bytes.extend([0; 2]);
@@ -232,7 +269,7 @@ mod tests {
         bytes
     }
 
-    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    pub(crate) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
         let mut bytes = ((4 + value.len()) as u16).to_ne_bytes().to_vec();
         bytes.extend(kind.to_ne_bytes());
         bytes.extend(value);

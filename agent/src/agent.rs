@@ -420,7 +420,7 @@ impl Eyes {
     /// Connections to a configured server are a pool, whatever its port.
     fn learn(&self, looked: &Looked) {
         if let Some(Reading { rows: Rows::Server(look), .. }) = &looked.reading {
-            self.endpoints.set(&looked.inspector, look.engine.service(), &look.addresses);
+            self.endpoints.learn(&looked.inspector, look);
         }
     }
 

@@ -54,7 +54,7 @@ impl Once {
             let now = Moment { mono: self.clock.now(), wall: wall() };
             let reading = inspector.inspect(now.mono).await;
             if let Rows::Server(look) = &reading.rows {
-                self.endpoints.set(&inspector.name(), look.engine.service(), &look.addresses);
+                self.endpoints.learn(&inspector.name(), look);
             }
             readings.push(reading);
         }

@@ -1,7 +1,7 @@
 //! Sockets and processes of this host, once a second.
 //!
-//! The rows stand here; `inspector` takes a look, `sockets` dumps and sorts, `pools` makes pools of connections, `peers`
-//! finds their other ends on this host, `services` the requests in flight, `watched` reads the processes that matter,
+//! The rows stand here; `inspector` takes a look, `sockets` dumps and sorts, `pools` makes pools of connections, `unix`
+//! finds those over unix sockets, `peers` their other ends on this host, `services` the requests in flight, `watched` reads the processes that matter,
 //! `measures` turns rows into numbers for the summaries.
 
 use std::net::SocketAddr;
@@ -21,12 +21,13 @@ mod pools;
 mod rows;
 mod services;
 mod sockets;
+mod unix;
 mod watched;
 mod world;
 
 pub use crate::kernel::socket::TcpState;
 pub use attention::Attention;
-pub use endpoints::{Endpoints, service_of};
+pub use endpoints::{Endpoints, port_of_path, service_of};
 pub use inspector::{ABOUT, Config, DeclaredApp, HostInspector};
 
 /// One look at the host.
@@ -183,6 +184,8 @@ pub struct PoolRow {
     /// Connections that ended since the last look, with how long each lived where its birth was seen. For those that
     /// lived and died between two looks it is the time between the looks: an upper bound.
     pub closes: Vec<Option<Duration>>,
+    /// Births and closes are only a lower bound whatever the look says: the kernel tells no end of a unix socket.
+    pub closes_incomplete: bool,
     /// Age of the owning process; `None` when the owner is not visible.
     pub process_age: Option<Duration>,
     /// Most connections that this instance's pool may open.

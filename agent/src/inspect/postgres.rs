@@ -4,6 +4,7 @@
 //! and a full one is not asked for one more slot at each look. That the server is full is itself evidence.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tickbird_shared::backoff::Backoff;
@@ -14,6 +15,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::discover::TargetKey;
 use crate::inspect::server::{Engine, SessionState};
 use crate::inspect::{About, Inspector, Look, Measure, Observation, Reading, Reason, Rows, ServerLook, Unit, Value};
+use crate::kernel::unix_path;
 
 mod activity;
 mod check;
@@ -106,6 +108,8 @@ pub struct PostgresInspector {
     failed: Option<(ConnectError, Duration)>,
     addresses: Vec<SocketAddr>,
     resolved_at: Duration,
+    /// The unix socket that the DSN names, its directory's links followed.
+    socket_path: Option<Arc<str>>,
     /// Known from the last session on: a server that is full refuses to say it again.
     server: Option<Server>,
 }
@@ -130,6 +134,7 @@ impl PostgresInspector {
             backoff: Backoff::new(FIRST_WAIT, LAST_WAIT),
             failed: None,
             addresses: Vec::new(),
+            socket_path: None,
             resolved_at: Duration::ZERO,
             server: None,
         }
@@ -198,6 +203,7 @@ impl PostgresInspector {
 
     async fn open(&mut self, now: Duration) -> Result<Connection, ConnectError> {
         let begun = Instant::now();
+        self.socket_path = self.config.dsn.socket_path().map(|path| unix_path::real(&path));
         self.addresses = connection::addresses(&self.config.dsn).await?;
         self.resolved_at = now;
         let patience = connection::CONNECT_TIMEOUT.saturating_sub(begun.elapsed());
@@ -241,7 +247,7 @@ impl PostgresInspector {
         let look = ServerLook {
             target: self.target.clone(),
             engine: Engine::PostgreSql,
-            socket_path: None,
+            socket_path: self.socket_path.clone(),
             addresses: self.seen_addresses(),
             connect,
             refused: failed.filter(|error| !error.is_our_fault()).map(|error| error.to_string().into()),

@@ -87,7 +87,8 @@ impl Pools {
         let mut unviewed = Vec::new();
         for (target, rows) in &pools {
             let place = place(rows[0]);
-            churn::judge(&mut self.births, target, &place, rows, look.closes_incomplete, now, tracks);
+            let is_lower_bound = look.closes_incomplete || rows.iter().any(|it| it.closes_incomplete);
+            churn::judge(&mut self.births, target, &place, rows, is_lower_bound, now, tracks);
             close_wait::judge(&mut self.dead, target, &place, rows, now, tracks);
             if !self.is_viewed(&place.remote) {
                 let reason = self.why_not_viewed(target, rows[0], now, tracks);
@@ -163,6 +164,7 @@ impl Pools {
             (Ok(_), _) if self.lost.is_some() => self.lost.clone(),
             (Err(reason), _) => Some(reason.clone()),
             (Ok(_), Some(hidden)) if join.is_translated() && join.without_address > 0 => Some(hidden.clone()),
+            (Ok(_), _) if join.joined.is_empty() && join.hides_ends() => Some(join::hidden_ends(look.engine)),
             (Ok(_), _) if !join.is_translated() => None,
             (Ok(_), _) if !is_strange_again => Some(Reason::NotYet("a second look at the server")),
             (Ok(_), _) => Some(Reason::Translated(look.target.as_str().trim_start_matches("server:").to_owned())),

@@ -4,6 +4,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::discover::End;
+use crate::inspect::ServerLook;
+
 /// Ports whose services are used through pools, and what they speak.
 const SERVICES: &[(u16, &str)] = &[
     (1433, "sqlserver"),
@@ -31,6 +34,30 @@ pub fn service_of(port: u16) -> Option<&'static str> {
     SERVICES.binary_search_by_key(&port, |(known, _)| *known).ok().map(|at| SERVICES[at].1)
 }
 
+/// What usually listens on a unix socket of that path.
+pub(super) fn service_of_path(path: &str) -> Option<&'static str> {
+    let (directory, name) = path.rsplit_once('/')?;
+    if name.starts_with(".s.PGSQL.") {
+        let is_pooler = directory.contains("pgbouncer");
+        return port_of_path(path).map(|port| match service_of(port) {
+            Some("pgbouncer") => "pgbouncer",
+            _ if is_pooler => "pgbouncer",
+            _ => "postgresql",
+        });
+    }
+    let stem = name.strip_suffix(".sock")?;
+    match stem {
+        "mysqld" | "mysql" | "mysqlx" | "mariadb" | "mariadbd" => Some("mysql"),
+        _ if stem.starts_with("redis") || stem.starts_with("valkey") => Some("redis"),
+        _ => None,
+    }
+}
+
+/// The port in the name of a unix socket of PostgreSQL.
+pub fn port_of_path(path: &str) -> Option<u16> {
+    path.rsplit('/').next()?.strip_prefix(".s.PGSQL.")?.parse().ok()
+}
+
 /// Servers that somebody configured: even one connection to them is a pool, and two to their ports wherever they lead.
 /// Those who know the addresses tell them, by name of the source (an inspector's name, a target); they are read at each
 /// look. Cheap to clone.
@@ -39,24 +66,41 @@ pub struct Endpoints {
     by_source: Arc<Mutex<BTreeMap<String, Told>>>,
 }
 
-type Told = (&'static str, Vec<SocketAddr>);
+type Told = (&'static str, Vec<End>);
 
 impl Endpoints {
-    /// Replaces what one source has told: its service (`postgresql`) and its addresses; v4-mapped ones are taken as v4.
-    pub fn set(&self, source: &str, service: &'static str, addresses: &[SocketAddr]) {
-        let addresses = addresses.iter().map(|one| SocketAddr::new(one.ip().to_canonical(), one.port())).collect();
+    /// Replaces what one source has told: its service (`postgresql`) and its ends; v4-mapped addresses are taken as v4.
+    pub fn set(&self, source: &str, service: &'static str, ends: impl IntoIterator<Item = End>) {
+        let canonical = |end| match end {
+            End::Tcp(one) => End::Tcp(SocketAddr::new(one.ip().to_canonical(), one.port())),
+            End::Unix(path) => End::Unix(path),
+        };
+        let ends = ends.into_iter().map(canonical).collect();
         let mut by_source = self.by_source.lock().unwrap_or_else(PoisonError::into_inner);
-        by_source.insert(source.to_owned(), (service, addresses));
+        by_source.insert(source.to_owned(), (service, ends));
+    }
+
+    /// Replaces what one source has told by what a look at a server says of its addresses and its unix socket.
+    pub fn learn(&self, source: &str, look: &ServerLook) {
+        let addresses = look.addresses.iter().copied().map(End::Tcp);
+        self.set(source, look.engine.service(), addresses.chain(look.socket_path.clone().map(End::Unix)));
     }
 
     /// All of them now.
     pub(super) fn configured(&self) -> Configured {
         let by_source = self.by_source.lock().unwrap_or_else(PoisonError::into_inner);
         let mut configured = Configured::default();
-        for (service, addresses) in by_source.values() {
-            for address in addresses {
-                configured.services.insert(address.port(), service);
-                configured.addresses.insert(*address);
+        for (service, ends) in by_source.values() {
+            for end in ends {
+                match end {
+                    End::Tcp(address) => {
+                        configured.services.insert(address.port(), service);
+                        configured.addresses.insert(*address);
+                    }
+                    End::Unix(path) => {
+                        configured.paths.insert(path.clone(), service);
+                    }
+                }
             }
         }
         configured
@@ -68,6 +112,7 @@ impl Endpoints {
 pub(super) struct Configured {
     addresses: HashSet<SocketAddr>,
     services: BTreeMap<u16, &'static str>,
+    paths: BTreeMap<Arc<str>, &'static str>,
 }
 
 impl Configured {
@@ -81,6 +126,38 @@ impl Configured {
         self.addresses.contains(&remote)
             || (remote.ip().is_loopback()
                 && self.addresses.iter().any(|one| one.port() == remote.port() && one.ip().is_loopback()))
+    }
+
+    /// Whether a pool's remote end is one of them.
+    pub(super) fn contains_end(&self, remote: &End) -> bool {
+        match remote {
+            End::Tcp(remote) => self.contains(*remote),
+            End::Unix(path) => self.has_path(path),
+        }
+    }
+
+    /// Whether one of them is known by a unix socket.
+    pub(super) fn has_paths(&self) -> bool {
+        !self.paths.is_empty()
+    }
+
+    /// Whether one of them listens on this unix socket.
+    pub(super) fn has_path(&self, path: &str) -> bool {
+        self.paths.contains_key(path)
+    }
+
+    /// Whether a path may be one of theirs under another name of its directory.
+    pub(super) fn may_be_path(&self, path: &str) -> bool {
+        let name = |path: &str| path.rsplit('/').next().map(str::to_owned);
+        self.paths.keys().any(|known| name(known) == name(path))
+    }
+
+    /// What a remote end speaks: as configured, else as usual.
+    pub(super) fn service_at(&self, remote: &End) -> Option<&'static str> {
+        match remote {
+            End::Tcp(remote) => self.service(remote.port()),
+            End::Unix(path) => self.paths.get(path).copied().or_else(|| service_of_path(path)),
+        }
     }
 
     /// What a port speaks: as configured, else as usual.
@@ -155,6 +232,25 @@ mod tests {
     }
 
     #[test]
+    fn services_are_found_by_the_name_of_their_unix_socket() {
+        for (path, service) in [
+            ("/run/postgresql/.s.PGSQL.5432", Some("postgresql")),
+            ("/tmp/.s.PGSQL.6000", Some("postgresql")),
+            ("/run/postgresql/.s.PGSQL.6432", Some("pgbouncer")),
+            ("/run/pgbouncer/.s.PGSQL.5432", Some("pgbouncer")),
+            ("/run/mysqld/mysqld.sock", Some("mysql")),
+            ("/run/redis/redis-server.sock", Some("redis")),
+            ("/tmp/.s.PGSQL.5432.lock", None),
+            ("/run/systemd/notify.sock", None),
+            ("mysqld.sock", None),
+            ("", None),
+        ] {
+            assert_eq!(service_of_path(path), service, "{path}");
+        }
+        assert_eq!(port_of_path("/tmp/.s.PGSQL.6000"), Some(6000));
+    }
+
+    #[test]
     fn a_set_of_ports_holds_the_ends_of_its_range() {
         let ports = Ports::known_and([0, 65_535]);
         assert!([0, 65_535, 5432, 6379].iter().all(|port| ports.contains(*port)));
@@ -165,9 +261,9 @@ mod tests {
     fn a_source_replaces_its_own_addresses_only() {
         let endpoints = Endpoints::default();
         let address = |text: &str| text.parse::<SocketAddr>().unwrap();
-        endpoints.set("a", "postgresql", &[address("[::ffff:10.0.0.5]:6000")]);
-        endpoints.set("b", "postgresql", &[address("10.0.0.6:6000")]);
-        endpoints.set("b", "mysql", &[address("127.0.0.1:7000")]);
+        endpoints.set("a", "postgresql", [address("[::ffff:10.0.0.5]:6000").into()]);
+        endpoints.set("b", "postgresql", [address("10.0.0.6:6000").into()]);
+        endpoints.set("b", "mysql", [address("127.0.0.1:7000").into()]);
         let configured = endpoints.configured();
         assert!(configured.contains(address("10.0.0.5:6000")) && !configured.contains(address("10.0.0.6:6000")));
         assert!(configured.contains(address("[::1]:7000")), "the same server by another name of this host");

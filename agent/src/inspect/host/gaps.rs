@@ -40,6 +40,14 @@ pub(super) fn refused(error: &KernelError) -> Reason {
     }
 }
 
+pub(super) fn no_unix(error: &KernelError) -> Reason {
+    match error {
+        KernelError::Denied => Reason::Denied("unix sockets over NETLINK_SOCK_DIAG".into()),
+        KernelError::Malformed(what) => Reason::Malformed((*what).to_owned()),
+        _ => Reason::Absent("unix sockets over NETLINK_SOCK_DIAG".into()),
+    }
+}
+
 pub(super) fn no_proc(error: &KernelError) -> Reason {
     match error {
         KernelError::Denied => Reason::Denied("/proc".into()),

@@ -10,12 +10,13 @@ use tokio::sync::mpsc;
 
 use super::attention::Attention;
 use super::endpoints::{Endpoints, Ports};
-use super::gaps::{self, ALL_CHECKS, Hidden, PROCESS_CHECKS};
+use super::gaps::{self, ALL_CHECKS, Hidden, POOL_CHECKS, PROCESS_CHECKS};
 use super::peers::Peers;
 use super::pools::{self, Pools};
 use super::rows::{pid_of, row_of};
 use super::services::{self, Services};
 use super::sockets::Sockets;
+use super::unix::UnixSockets;
 use super::watched::{self, MAX_WATCHED, Watched};
 use super::world::World;
 use super::{Ended, Gap, HostLook, Owner, PoolRow, Unattributed, measures};
@@ -79,11 +80,12 @@ const ORDER_TEST: Duration = Duration::from_millis(30);
 /// What this inspector reads.
 pub static ABOUT: About = About {
     name: "host",
-    source: "NETLINK_SOCK_DIAG dump and destroy events of TCP (else /proc/net/tcp and tcp6); /proc/<pid>/stat, status, \
+    source: "NETLINK_SOCK_DIAG dump and destroy events of TCP (else /proc/net/tcp and tcp6), dump of unix sockets; /proc/<pid>/stat, status, \
              cmdline, limits, smaps_rollup, fd, environ (named keys), cgroup; the cgroup tree's memory files; pidfd",
     needs: "nothing for sockets, CPU and threads; the application's user, or CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH \
             together, for who holds which socket, PSS and the pool limits of its environment",
-    cost: "one dump of the host's TCP sockets, one stat per watched process; PSS every 10 s, all descriptors once a minute",
+    cost: "one dump of the host's TCP sockets, one of its unix sockets while a server listens on one, one stat per watched \
+           process; PSS every 10 s, all descriptors once a minute",
     measures: measures::ALL,
 };
 
@@ -150,6 +152,7 @@ struct State {
     watched: Option<Watched>,
     out: mpsc::Sender<Ended>,
     peers: Peers,
+    unix: UnixSockets,
     services: Services,
     has_looked: bool,
     // A buffer, kept from look to look.
@@ -170,6 +173,7 @@ impl State {
             watched: None,
             out,
             peers: Peers::default(),
+            unix: UnixSockets::default(),
             services: Services::default(),
             has_looked: false,
             wanted: Vec::new(),
@@ -193,6 +197,11 @@ impl State {
         self.has_looked = true;
         let dumped = Instant::now();
         self.sockets.look(&self.config.proc_root, &self.ports, &near, &mut look);
+        if let Err(error) = self.unix.look(self.sockets.diag(), &configured, now)
+            && configured.has_paths()
+        {
+            look.gaps.push(Gap { checks: POOL_CHECKS, target: TargetKey::agent(), reason: gaps::no_unix(&error) });
+        }
         self.peers.look(&self.sockets.outbound, &self.sockets.accepted, |port| near.contains(port), now);
         let proc = match &mut self.proc {
             Ok(proc) => proc,
@@ -213,6 +222,7 @@ impl State {
         self.wanted.extend(self.sockets.listening.iter().map(|it| wanted(it, Kin::At(it.local))));
         self.wanted.extend(self.sockets.outbound.iter().map(|it| wanted(it, Kin::To(it.remote))));
         self.wanted.extend(self.peers.wanted());
+        self.wanted.extend(self.unix.wanted());
         self.wanted.extend(self.services.wanted(&self.sockets.accepted));
         let candidates: Vec<Candidate> = self.processes.candidates().collect();
         self.owners.look(proc, &self.wanted, &candidates, now);
@@ -239,11 +249,17 @@ impl State {
             processes: &self.processes,
             ports: &self.ports,
             peers: &self.peers,
+            unix: &self.unix,
             listeners: &self.sockets.listeners,
             configured: &configured,
             own_pid: self.config.own_pid,
         };
-        let given = pools::Given { sockets: &self.sockets.outbound, destroyed: &self.sockets.destroyed, now };
+        let given = pools::Given {
+            sockets: &self.sockets.outbound,
+            unix: &self.unix.clients,
+            destroyed: &self.sockets.destroyed,
+            now,
+        };
         let seen = self.pools.look(given, &world);
         let of = |(remote, births): (SocketAddr, u32)| Unattributed {
             remote,
@@ -299,7 +315,7 @@ impl State {
         let ages: HashMap<Instance, Duration> = look.processes.iter().map(|row| (row.instance, row.age)).collect();
         let denied = gaps::denied_users(&self.owners, &self.processes);
         for pool in seen.pools {
-            let service = configured.service(pool.key.remote.port());
+            let service = configured.service_at(&pool.key.remote);
             let mut row = row_of(pool, service, &self.processes, &self.config, &ages, proc, watched);
             if let Some(PoolRow { owner: Owner::NotVisible { uid, .. }, limit, .. }) = &mut row {
                 hidden.connected(*uid);

@@ -34,7 +34,7 @@ measures! {
 pub(super) fn observe(look: &HostLook) -> Vec<Observation> {
     let mut sums = Sums::default();
     for row in &look.pools {
-        sums.add_pool(row, look.closes_incomplete);
+        sums.add_pool(row, look.closes_incomplete || row.closes_incomplete);
     }
     for row in &look.processes {
         sums.add_process(row);

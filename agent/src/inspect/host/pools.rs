@@ -1,12 +1,15 @@
 //! From sockets to pools: which connections belong together, which are new, which ended.
 //!
 //! Pure: rows of a dump, their owners and the destroy events go in; pools with births and closes come out. The cookie is
-//! the identity of a connection, so one that lived and died between two looks is counted by its destroy event alone.
+//! the identity of a connection, so one that lived and died between two looks is counted by its destroy event alone. Of
+//! unix sockets there are no such events.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::unix::UnixClient;
 use super::{Connection, Peer, TcpState};
 use crate::discover::{End, Instance};
 use crate::kernel::owners::{Held, Holder};
@@ -40,10 +43,10 @@ impl Party {
 }
 
 /// One party's connections to one endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) party: Party,
-    pub(super) remote: SocketAddr,
+    pub(super) remote: End,
 }
 
 /// One pool in one look.
@@ -68,9 +71,88 @@ pub(super) struct Look {
 pub(super) struct Given<'a> {
     /// Outbound sockets to watched endpoints.
     pub(super) sockets: &'a [Socket],
+    /// Connections to unix sockets of servers.
+    pub(super) unix: &'a [UnixClient],
     /// Connections that ended since the last look.
     pub(super) destroyed: &'a [Destroyed],
     pub(super) now: Duration,
+}
+
+/// A connection as a dump shows it.
+#[derive(Debug, Clone, Copy)]
+enum Sight<'a> {
+    Tcp(&'a Socket),
+    Unix(&'a UnixClient),
+}
+
+impl Sight<'_> {
+    const fn cookie(self) -> u64 {
+        match self {
+            Self::Tcp(socket) => socket.cookie,
+            Self::Unix(client) => client.cookie,
+        }
+    }
+
+    const fn state(self) -> TcpState {
+        match self {
+            Self::Tcp(socket) => socket.state,
+            Self::Unix(client) => client.state,
+        }
+    }
+
+    fn remote(self) -> End {
+        match self {
+            Self::Tcp(socket) => End::Tcp(socket.remote),
+            Self::Unix(client) => End::Unix(client.path.clone()),
+        }
+    }
+
+    const fn hidden(self) -> Party {
+        match self {
+            Self::Tcp(socket) => Party::Hidden(socket.uid, socket.cgroup),
+            Self::Unix(client) => Party::Hidden(client.uid, None),
+        }
+    }
+
+    /// What the kernel tells of it.
+    fn connection(self) -> Connection {
+        let mut connection = Connection {
+            cookie: self.cookie(),
+            fds: Vec::new(),
+            local: End::Unix(Arc::default()),
+            peer: None,
+            state: self.state(),
+            sent_age: None,
+            received_age: None,
+            acknowledged_age: None,
+            unacknowledged: None,
+            unsent: 0,
+            segments_out: None,
+            picked: None,
+            state_age: Duration::ZERO,
+            seen_for: Duration::ZERO,
+            born: false,
+            keepalive: false,
+            retransmits: 0,
+            probes: 0,
+        };
+        match self {
+            Self::Tcp(socket) => {
+                connection.local = End::Tcp(socket.local);
+                connection.sent_age = socket.sent_age;
+                connection.received_age = socket.received_age;
+                connection.acknowledged_age = socket.acknowledged_age;
+                connection.unacknowledged = socket.unacknowledged;
+                connection.unsent = socket.send_queue;
+                connection.segments_out = socket.segments_out;
+                connection.keepalive = socket.keepalive;
+                connection.retransmits = socket.retransmits;
+                connection.probes = socket.probes;
+            }
+            Self::Unix(client) => connection.unsent = client.unsent,
+        }
+        connection
+    }
 }
 
 /// The world that decides what the rows mean.
@@ -84,7 +166,7 @@ pub(super) trait World {
     /// Whether a process of that life still runs.
     fn runs(&self, instance: Instance) -> bool;
     /// Whether even one connection to this endpoint is a pool: it is configured.
-    fn is_configured(&self, remote: SocketAddr) -> bool;
+    fn is_configured(&self, remote: &End) -> bool;
     /// Whether connections from `local` to `remote` are watched at all.
     fn is_watched(&self, local: SocketAddr, remote: SocketAddr) -> bool;
 }
@@ -101,7 +183,7 @@ pub(super) struct Pools {
 #[derive(Debug)]
 struct Tracked {
     party: Known,
-    remote: SocketAddr,
+    remote: End,
     first_seen: Duration,
     born: bool,
     state: TcpState,
@@ -133,7 +215,10 @@ impl Pools {
         self.look += 1;
         let mut unattributed = BTreeMap::new();
         for socket in given.sockets {
-            self.see(socket, given.now, world);
+            self.see(Sight::Tcp(socket), given.now, world);
+        }
+        for client in given.unix {
+            self.see(Sight::Unix(client), given.now, world);
         }
         self.note_vanished(given.now, &mut unattributed);
         // Before the first look nothing was counted, so nothing that ended then is missing.
@@ -159,14 +244,15 @@ impl Pools {
         })
     }
 
-    fn see(&mut self, socket: &Socket, now: Duration, world: &impl World) {
+    fn see(&mut self, sight: Sight<'_>, now: Duration, world: &impl World) {
         let was_looking = self.last.is_some();
-        let tracked = self.connections.entry(socket.cookie).or_insert_with(|| Tracked {
+        let (cookie, state) = (sight.cookie(), sight.state());
+        let tracked = self.connections.entry(cookie).or_insert_with(|| Tracked {
             party: Known::NotYet,
-            remote: socket.remote,
+            remote: sight.remote(),
             first_seen: now,
             born: was_looking,
-            state: socket.state,
+            state,
             state_since: now,
             look: 0,
             closed: None,
@@ -175,12 +261,12 @@ impl Pools {
         if tracked.closed.is_some() {
             return;
         }
-        if tracked.state != socket.state {
-            tracked.state = socket.state;
+        if tracked.state != state {
+            tracked.state = state;
             tracked.state_since = now;
         }
         let mut holders: &[Holder] = &[];
-        let party = match world.held(socket.cookie) {
+        let party = match world.held(cookie) {
             Held::By(by) => match by.iter().find(|holder| !world.is_ours(holder.pid)) {
                 Some(oldest) => {
                     holders = by;
@@ -188,12 +274,12 @@ impl Pools {
                 }
                 None => Known::Ours,
             },
-            Held::ByNobodySeen => Known::Of(Party::Hidden(socket.uid, socket.cgroup)),
+            Held::ByNobodySeen => Known::Of(sight.hidden()),
             Held::NotYet => tracked.party,
         };
         let before = std::mem::replace(&mut tracked.party, party);
         let Known::Of(party) = party else { return };
-        let key = Key { party, remote: socket.remote };
+        let key = Key { party, remote: tracked.remote.clone() };
         if self.pools.len() >= MAX_POOLS && !self.pools.contains_key(&key) {
             return;
         }
@@ -211,24 +297,12 @@ impl Pools {
             Party::Hidden(..) => Vec::new(),
         };
         pool.connections.push(Connection {
-            cookie: socket.cookie,
             fds,
-            local: End::Tcp(socket.local),
-            peer: world.peer(socket.cookie),
-            state: socket.state,
-            sent_age: socket.sent_age,
-            received_age: socket.received_age,
-            acknowledged_age: socket.acknowledged_age,
-            unacknowledged: socket.unacknowledged,
-            unsent: socket.send_queue,
-            segments_out: socket.segments_out,
-            picked: None,
+            peer: world.peer(cookie),
             state_age: now.saturating_sub(tracked.state_since),
             seen_for: now.saturating_sub(tracked.first_seen),
             born: tracked.born,
-            keepalive: socket.keepalive,
-            retransmits: socket.retransmits,
-            probes: socket.probes,
+            ..sight.connection()
         });
     }
 
@@ -246,13 +320,13 @@ impl Pools {
                     tracked.closed = Some(now);
                     match tracked.party {
                         Known::Of(party) => {
-                            let key = Key { party, remote: tracked.remote };
+                            let key = Key { party, remote: tracked.remote.clone() };
                             if let Some(pool) = self.pools.get_mut(&key) {
                                 pool.closes.push(tracked.lifetime(now));
                             }
                         }
                         // It ended before its owner was found.
-                        Known::NotYet if tracked.born => lost.push((tracked.remote, tracked.lifetime(now))),
+                        Known::NotYet if tracked.born => lost.push((tracked.remote.clone(), tracked.lifetime(now))),
                         Known::NotYet | Known::Ours => (),
                     }
                     true
@@ -260,7 +334,7 @@ impl Pools {
             }
         });
         for (remote, lifetime) in lost {
-            self.attribute(remote, lifetime, now, unattributed);
+            self.attribute(&remote, lifetime, now, unattributed);
         }
     }
 
@@ -275,7 +349,7 @@ impl Pools {
         let Some(tracked) = self.connections.remove(&event.cookie) else {
             if world.is_watched(event.local, event.remote) {
                 // It lived for less than the time between two looks; that is all that is known, and enough.
-                self.attribute(event.remote, Some(now.saturating_sub(last)), now, unattributed);
+                self.attribute(&End::Tcp(event.remote), Some(now.saturating_sub(last)), now, unattributed);
             }
             return;
         };
@@ -284,13 +358,14 @@ impl Pools {
         }
         match tracked.party {
             Known::Of(party) => {
-                if let Some(pool) = self.pools.get_mut(&Key { party, remote: tracked.remote }) {
+                let key = Key { party, remote: tracked.remote.clone() };
+                if let Some(pool) = self.pools.get_mut(&key) {
                     // It ended between the dump and now.
                     pool.connections.retain(|connection| connection.cookie != event.cookie);
                     pool.closes.push(tracked.lifetime(now));
                 }
             }
-            Known::NotYet if tracked.born => self.attribute(tracked.remote, tracked.lifetime(now), now, unattributed),
+            Known::NotYet if tracked.born => self.attribute(&tracked.remote, tracked.lifetime(now), now, unattributed),
             Known::NotYet | Known::Ours => (),
         }
     }
@@ -298,12 +373,12 @@ impl Pools {
     /// A connection whose owner nobody saw belongs to the only pool of its endpoint, if there is just one.
     fn attribute(
         &mut self,
-        remote: SocketAddr,
+        remote: &End,
         lifetime: Option<Duration>,
         now: Duration,
         unattributed: &mut BTreeMap<SocketAddr, u32>,
     ) {
-        let mut of_endpoint = self.pools.iter_mut().filter(|(key, _)| key.remote == remote);
+        let mut of_endpoint = self.pools.iter_mut().filter(|(key, _)| key.remote == *remote);
         match (of_endpoint.next(), of_endpoint.next()) {
             (Some((_, pool)), None) => {
                 pool.ever = pool.ever.saturating_add(1);
@@ -311,7 +386,12 @@ impl Pools {
                 pool.closes.push(lifetime);
                 pool.last_used = now;
             }
-            _ => *unattributed.entry(remote).or_default() += 1,
+            // One over a unix socket was seen in a dump, so its pool is seen soon; no event tells of others.
+            _ => {
+                if let Some(remote) = remote.address() {
+                    *unattributed.entry(remote).or_default() += 1;
+                }
+            }
         }
     }
 
@@ -322,7 +402,7 @@ impl Pools {
             let room = pool.connections.len();
             let connections = std::mem::replace(&mut pool.connections, Vec::with_capacity(room));
             if pool.is_one(key, world) {
-                seen.push(Seen { key: *key, connections, births, closes });
+                seen.push(Seen { key: key.clone(), connections, births, closes });
             }
         }
         seen
@@ -332,7 +412,7 @@ impl Pools {
 impl Pool {
     /// Two connections make a pool, and it stays one when it shrinks; to a configured server one is enough.
     fn is_one(&self, key: &Key, world: &impl World) -> bool {
-        self.ever >= 2 || world.is_configured(key.remote)
+        self.ever >= 2 || world.is_configured(&key.remote)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::endpoints::port_of_path;
 use super::inspector::Config;
 use super::pools::{self, Party};
 use super::watched::Watched;
@@ -23,8 +24,13 @@ pub(super) fn row_of(
     proc: &mut Proc,
     watched: &mut Watched,
 ) -> Option<PoolRow> {
-    let port = pool.key.remote.port();
-    let remote = End::Tcp(pool.key.remote);
+    let remote = pool.key.remote;
+    let port = match &remote {
+        End::Tcp(remote) => remote.port(),
+        // Without a port in its name it is the default one's.
+        End::Unix(path) => port_of_path(path).unwrap_or_default(),
+    };
+    let closes_incomplete = matches!(remote, End::Unix(_));
     let (owner, target, limit, process_age) = match pool.key.party {
         Party::Process(instance) => {
             let process = processes.get(instance.pid).filter(|process| process.instance == instance)?;
@@ -49,7 +55,7 @@ pub(super) fn row_of(
         }
     };
     let pools::Seen { connections, births, closes, .. } = pool;
-    Some(PoolRow { target, owner, remote, service, connections, births, closes, process_age, limit })
+    Some(PoolRow { target, owner, remote, service, connections, births, closes, closes_incomplete, process_age, limit })
 }
 
 fn limit_of(

@@ -53,6 +53,14 @@ impl Sockets {
         }
     }
 
+    /// What may be asked for other sockets; `None` where the kernel refuses.
+    pub(super) fn diag(&mut self) -> Option<&mut SockDiag> {
+        match &mut self.source {
+            Source::Netlink(diag) => Some(diag),
+            Source::Table(_) => None,
+        }
+    }
+
     /// Takes everything anew: connections to the ports `remote`, accepted ones on the ports `local`, all that listen.
     pub(super) fn look(&mut self, proc_root: &Path, remote: &Ports, local: &Ports, look: &mut HostLook) {
         self.outbound.clear();

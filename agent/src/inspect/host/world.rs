@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 
 use super::endpoints::{Configured, Listeners, Ports};
 use super::peers::Peers;
+use super::unix::UnixSockets;
 use super::{Peer, pools};
-use crate::discover::Instance;
 use crate::discover::processes::Processes;
+use crate::discover::{End, Instance};
 use crate::kernel::owners::{Held, Owners};
 
 /// The eyes of [`Pools`].
@@ -14,6 +15,7 @@ pub(super) struct World<'a> {
     pub(super) owners: &'a Owners,
     pub(super) processes: &'a Processes,
     pub(super) peers: &'a Peers,
+    pub(super) unix: &'a UnixSockets,
     pub(super) ports: &'a Ports,
     pub(super) listeners: &'a Listeners,
     pub(super) configured: &'a Configured,
@@ -26,7 +28,7 @@ impl pools::World for World<'_> {
     }
 
     fn peer(&self, cookie: u64) -> Option<Peer> {
-        match self.owners.of(self.peers.of(cookie)?) {
+        match self.owners.of(self.peers.of(cookie).or_else(|| self.unix.peer_of(cookie))?) {
             // The newest: a server that forks for each session holds it for a moment, too.
             Held::By(holders) => holders.last().map(|holder| Peer { pid: holder.pid, fd: holder.fd }),
             Held::ByNobodySeen | Held::NotYet => None,
@@ -43,8 +45,8 @@ impl pools::World for World<'_> {
             .is_some_and(|process| process.instance == instance && process.zombie_since.is_none())
     }
 
-    fn is_configured(&self, remote: SocketAddr) -> bool {
-        self.configured.contains(remote)
+    fn is_configured(&self, remote: &End) -> bool {
+        self.configured.contains_end(remote)
     }
 
     fn is_watched(&self, local: SocketAddr, remote: SocketAddr) -> bool {

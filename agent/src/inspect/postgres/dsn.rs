@@ -180,6 +180,14 @@ impl Dsn {
         }
     }
 
+    /// The unix socket that it names.
+    pub(super) fn socket_path(&self) -> Option<String> {
+        match &self.place {
+            Place::Tcp { .. } => None,
+            Place::Unix { directory, port } => Some(format!("{}/.s.PGSQL.{port}", directory.display())),
+        }
+    }
+
     /// The database; the role's name when the DSN names none.
     pub fn database(&self) -> &str {
         &self.database

@@ -9,9 +9,9 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::discover::End;
-use crate::inspect::ServerLook;
-use crate::inspect::host::{Connection, PoolRow, TcpState};
+use crate::inspect::host::{Connection, PoolRow, TcpState, port_of_path};
 use crate::inspect::server::{Engine, Session};
+use crate::inspect::{Reason, ServerLook};
 
 /// A session and the socket behind it.
 #[derive(Debug, Clone, Copy)]
@@ -49,8 +49,19 @@ impl Join<'_> {
 
     /// There are connections, and not one row of the server is of them: an address is translated on the way.
     pub fn is_translated(&self) -> bool {
-        self.joined.is_empty() && !self.without_session.is_empty()
+        self.joined.is_empty() && self.without_session.iter().any(|(_, it)| it.local.address().is_some())
     }
+
+    /// There are rows without address, and connections over unix sockets of which nobody may be seen at the other end.
+    pub fn hides_ends(&self) -> bool {
+        let is_hidden = |it: &Connection| it.peer.is_none() && it.local.address().is_none();
+        self.without_address > 0 && self.without_session.iter().any(|(_, it)| is_hidden(it))
+    }
+}
+
+/// Why a session over a unix socket cannot be told from another.
+pub(super) fn hidden_ends(engine: Engine) -> Reason {
+    Reason::Denied(format!("the descriptors of {}'s processes, which tell whose a unix socket is", engine.name()))
 }
 
 /// Joins a server's sessions with the connections of `pools` to it.
@@ -141,7 +152,7 @@ pub(super) fn is_of_server<'a>(look: &'a ServerLook, pools: &'a [PoolRow]) -> im
         .collect();
     let is_here = move |address: IpAddr| address.is_loopback() || here.contains(&address);
     let server_is_here = look.socket_path.is_some() || look.addresses.iter().any(|it| is_here(canonical(*it).ip()));
-    let named = look.socket_path.as_deref().and_then(postgres_port);
+    let named = look.socket_path.as_deref().and_then(port_of_path);
     let ports: HashSet<u16> = look.addresses.iter().map(SocketAddr::port).chain(named).collect();
     move |remote| match remote {
         End::Tcp(remote) => {
@@ -153,16 +164,11 @@ pub(super) fn is_of_server<'a>(look: &'a ServerLook, pools: &'a [PoolRow]) -> im
             Some(named) => named == path,
             // Two servers with one port on one host listen in two directories, and both would have to be asked over TCP.
             None => {
-                let port = postgres_port(path).filter(|_| look.engine == Engine::PostgreSql);
+                let port = port_of_path(path).filter(|_| look.engine == Engine::PostgreSql);
                 server_is_here && port.is_some_and(|port| ports.contains(&port))
             }
         },
     }
-}
-
-/// The port in the name of a unix socket of PostgreSQL.
-fn postgres_port(path: &str) -> Option<u16> {
-    path.rsplit('/').next()?.strip_prefix(".s.PGSQL.")?.parse().ok()
 }
 
 pub(super) fn canonical(address: SocketAddr) -> SocketAddr {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Map, Value as Json, json};
 use tickbird_shared::protocol::MAX_EVIDENCE_BYTES;
 
-use super::join::{Join, Joined};
+use super::join::{Join, Joined, hidden_ends};
 use super::{owner_name, pid, pids, pids_in_words, place, who};
 use crate::discover::{Instance, TargetKey};
 use crate::inspect::host::{Owner, PoolRow};
@@ -84,7 +84,8 @@ impl Scene<'_> {
             return None;
         }
         let absent = || Reason::Absent(format!("the state of sessions of {target} (is track_activities off?)"));
-        Some(self.look.hidden.clone().unwrap_or_else(absent))
+        let ends = || (is_whole && self.join.hides_ends()).then(|| hidden_ends(self.look.engine));
+        Some(self.look.hidden.clone().or_else(ends).unwrap_or_else(absent))
     }
 
     /// Pools none of whose connections have a visible row, while rows are hidden from our role.

@@ -68,6 +68,7 @@ pub(crate) fn pool(name: &str, pid: u32, remote: &str) -> PoolRow {
         connections: Vec::new(),
         births: 0,
         closes: Vec::new(),
+        closes_incomplete: false,
         process_age: Some(Duration::from_secs(3600)),
         limit: Limit { value: Value::Unknown(Reason::NotYet("none")), source: "nobody".into() },
     }

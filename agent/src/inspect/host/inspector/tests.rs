@@ -3,13 +3,14 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use rustix::net::sockopt::socket_cookie;
 
 use super::*;
-use crate::discover::TargetKey;
+use crate::discover::End;
 use crate::inspect::Value;
 use crate::inspect::host::sockets::Source;
 use crate::inspect::host::{Connection, Limit, Owner, Peer, PoolRow, ProcessRow, TcpState};
@@ -32,7 +33,7 @@ impl Stage {
             expected: true,
         });
         let config = Config { apps: apps.collect(), own_pid, ..Config::default() };
-        config.endpoints.set("test", "postgresql", &[listener.local_addr().unwrap()]);
+        config.endpoints.set("test", "postgresql", [listener.local_addr().unwrap().into()]);
         let (inspector, ended) = HostInspector::new(config);
         Self { listener, inspector, ended, second: 0 }
     }
@@ -279,6 +280,93 @@ async fn what_was_sent_between_two_dumps_is_told_when_it_is_asked_for() {
     assert!(stage.pool().await.connections.iter().all(|one| one.picked.is_none()));
     held[0].0.shutdown(std::net::Shutdown::Both).unwrap();
     talks.join().unwrap();
+}
+
+/// The pool over a unix socket of one process, when there is one.
+fn unix_pool<'a>(look: &'a HostLook, path: &str, pid: u32) -> Option<&'a PoolRow> {
+    let is_of = |owner: &Owner| matches!(owner, Owner::Seen { instance, .. } if instance.pid == pid);
+    look.pools.iter().find(|pool| matches!(&pool.remote, End::Unix(it) if **it == *path) && is_of(&pool.owner))
+}
+
+#[tokio::test]
+async fn a_pool_over_a_unix_socket_is_seen_as_it_changes() {
+    let directory = tempfile::tempdir().unwrap();
+    let bound = directory.path().join(".s.PGSQL.6543");
+    let listener = UnixListener::bind(&bound).unwrap();
+    let path = bound.canonicalize().unwrap().to_str().unwrap().to_owned();
+    let connect = || (UnixStream::connect(&bound).unwrap(), listener.accept().unwrap().0);
+    let mut stage = Stage::new("127.0.0.1:0", &[], None);
+    let ours = std::process::id();
+    let mut held: Vec<_> = (0..3).map(|_| connect()).collect();
+    // One connection waits to be accepted: it is nobody's yet, and no connection of the pool.
+    let _waits = UnixStream::connect(&bound).unwrap();
+    let peer = |server: &UnixStream| Some(Peer { pid: ours, fd: server.as_raw_fd() as u32 });
+    let pool = stage
+        .until("the pool with its other ends", |look| {
+            let pool = unix_pool(look, &path, ours)?;
+            pool.connections.iter().all(|one| one.peer.is_some()).then(|| pool.clone())
+        })
+        .await;
+    assert_eq!((pool.service, pool.connections.len(), pool.births), (Some("postgresql"), 3, 0));
+    assert!(pool.closes_incomplete && pool.target.as_str().ends_with(&format!(">unix:{path}")), "{pool:?}");
+    for (client, server) in &held {
+        let seen = pool.connections.iter().find(|one| one.fds == [client.as_raw_fd() as u32]).unwrap();
+        assert_eq!((seen.peer, &seen.local, seen.state), (peer(server), &End::Unix("".into()), TcpState::Established));
+        assert_eq!((seen.sent_age, seen.unsent), (None, 0));
+    }
+
+    // A child takes one over; one is born, and one ends that was not seen to be born.
+    let (taken, _server) = held.pop().unwrap();
+    let mut child = Command::new("sleep").arg("86405").stdin(OwnedFd::from(taken)).spawn().unwrap();
+    drop(held.pop());
+    held.push(connect());
+    let (mut births, mut closes) = (0, 0);
+    stage
+        .until("one born and one ended", |look| {
+            let pool = unix_pool(look, &path, ours)?;
+            births += pool.births;
+            closes += pool.closes.len();
+            (births == 1 && closes == 1).then_some(())
+        })
+        .await;
+
+    // A request that the server does not read, then a server that hangs up.
+    held[0].0.write_all(b"SELECT 1").unwrap();
+    let fd = held[0].0.as_raw_fd() as u32;
+    let of_first =
+        |look: &HostLook| unix_pool(look, &path, ours)?.connections.iter().find(|one| one.fds == [fd]).cloned();
+    stage.until("what waits to be read", |look| of_first(look).filter(|one| one.unsent > 0)).await;
+    drop(std::mem::replace(&mut held[0].1, UnixStream::pair().unwrap().0));
+    let closed = stage.until("the hang-up", |look| of_first(look).filter(|one| one.state == TcpState::CloseWait)).await;
+    assert_eq!(closed.peer, None);
+    drop(listener);
+    stage.until("it without its listener", |look| of_first(look).filter(|one| one.state == TcpState::CloseWait)).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[tokio::test]
+async fn a_configured_unix_socket_of_any_name_is_watched_and_others_are_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().canonicalize().unwrap();
+    std::fs::create_dir(root.join("run")).unwrap();
+    std::os::unix::fs::symlink("run", root.join("var")).unwrap();
+    let (named, other) = (root.join("var/database"), root.join("other"));
+    let listeners = [&named, &other].map(|path| UnixListener::bind(path).unwrap());
+    let held = [&named, &named, &other, &other].map(|path| UnixStream::connect(path).unwrap());
+    let accepted: Vec<_> = listeners.iter().flat_map(|it| [it.accept().unwrap(), it.accept().unwrap()]).collect();
+    let path = root.join("run/database").to_str().unwrap().to_owned();
+    let mut stage = Stage::new("127.0.0.1:0", &[], None);
+    let endpoints = stage.inspector.state.lock().unwrap().config.endpoints.clone();
+    endpoints.set("test server", "postgresql", [End::Unix(path.as_str().into())]);
+    let look = stage
+        .until("the configured one", |look| unix_pool(look, &path, std::process::id()).is_some().then(|| look.clone()))
+        .await;
+    let pool = unix_pool(&look, &path, std::process::id()).unwrap();
+    assert_eq!((pool.service, pool.connections.len()), (Some("postgresql"), 2));
+    let other = End::Unix(other.to_str().unwrap().into());
+    assert!(!look.pools.iter().any(|pool| pool.remote == other));
+    assert_eq!(held.len(), accepted.len());
 }
 
 #[tokio::test]

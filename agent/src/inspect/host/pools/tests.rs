@@ -14,6 +14,7 @@ struct Stage {
     ended: Vec<u32>,
     pools: Pools,
     destroyed: Vec<Destroyed>,
+    unix: Vec<UnixClient>,
 }
 
 struct Owned<'a>(&'a HashMap<u64, Vec<Holder>>, &'a [u64], &'a [u32]);
@@ -39,8 +40,8 @@ impl World for Owned<'_> {
         !self.2.contains(&instance.pid)
     }
 
-    fn is_configured(&self, remote: SocketAddr) -> bool {
-        remote.port() == 6000
+    fn is_configured(&self, remote: &End) -> bool {
+        remote.address().is_some_and(|remote| remote.port() == 6000)
     }
 
     fn is_watched(&self, _local: SocketAddr, remote: SocketAddr) -> bool {
@@ -90,7 +91,7 @@ impl Stage {
     }
 
     fn look(&mut self, second: u64, sockets: &[Socket]) -> Look {
-        let given = Given { sockets, destroyed: &self.destroyed, now: Duration::from_secs(second) };
+        let given = Given { sockets, unix: &self.unix, destroyed: &self.destroyed, now: Duration::from_secs(second) };
         let seen = self.pools.look(given, &Owned(&self.owners, &self.nobody, &self.ended));
         self.destroyed.clear();
         seen

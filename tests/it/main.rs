@@ -13,3 +13,5 @@ mod places;
 mod pools;
 mod processes;
 mod stage;
+mod xray_churn;
+mod xray_dead;

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
+use crate::certificate::Certificate;
 use crate::process::{Running, installed, run};
 use crate::stage::{Stage, StageError};
 use crate::wait::{Seconds, until};
@@ -25,6 +26,7 @@ pub struct Postgres {
     room: PathBuf,
     port: u16,
     max_connections: u16,
+    encrypts: bool,
     process: Option<Running>,
 }
 
@@ -35,6 +37,15 @@ impl Postgres {
     /// # Errors
     /// When PostgreSQL 15 is not installed, or will not start: then with the end of its log.
     pub fn start(stage: &Stage, max_connections: u16) -> Result<Self, StageError> {
+        Self::make(stage, max_connections, None)
+    }
+
+    /// The same with TLS, which its applications then require.
+    pub fn start_tls(stage: &Stage, max_connections: u16, certificate: &Certificate) -> Result<Self, StageError> {
+        Self::make(stage, max_connections, Some(certificate))
+    }
+
+    fn make(stage: &Stage, max_connections: u16, certificate: Option<&Certificate>) -> Result<Self, StageError> {
         let initdb = installed(&format!("{PROGRAMS}/initdb"), PACKAGE)?;
         let room = stage.room("postgres")?;
         let port = free_port()?;
@@ -47,7 +58,14 @@ impl Postgres {
         initdb.args(["--username=postgres", "--auth-local=trust", "--auth-host=scram-sha-256", "--encoding=UTF8"]);
         initdb.args(["--locale=C", "--no-sync", "--no-instructions", "--pgdata"]).arg(room.join("data"));
         run(initdb.arg("--pwfile").arg(&password_file))?;
-        let mut server = Self { room, port, max_connections, process: None };
+        if let Some(it) = certificate {
+            for (from, to) in [(&it.chain, "server.crt"), (&it.key, "server.key")] {
+                let to = room.join("data").join(to);
+                std::fs::copy(from, &to).map_err(StageError::system("give the server its certificate"))?;
+                owner.give(&to)?;
+            }
+        }
+        let mut server = Self { room, port, max_connections, encrypts: certificate.is_some(), process: None };
         server.serve()?;
         for role in [APPLICATION.0, "tickbird"] {
             server.sql(&format!("CREATE ROLE {role} LOGIN PASSWORD '{}'", password(role)))?;
@@ -62,9 +80,10 @@ impl Postgres {
         let mut command = Owner::of_servers()?.command(Path::new(&format!("{PROGRAMS}/postgres")));
         command.arg("-D").arg(self.room.join("data")).args(["-p", &self.port.to_string()]);
         // Nothing here has to survive a power cut, and the scenario should not wait for the disk.
-        let mut settings = vec!["fsync=off".to_owned(), "listen_addresses=127.0.0.1".into()];
+        let mut settings = vec!["fsync=off".to_owned(), "listen_addresses=127.0.0.1,::1".into()];
         settings.push(format!("max_connections={}", self.max_connections));
         settings.push(format!("unix_socket_directories={}", self.room.display()));
+        settings.extend(self.encrypts.then(|| "ssl=on".to_owned()));
         command.args(settings.iter().flat_map(|it| ["-c", it]));
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let mut process = Running::start("postgres", &mut command, &self.room.join("log"))?;
@@ -124,7 +143,7 @@ impl Postgres {
             ("PGUSER", role.to_owned()),
             ("PGPASSWORD", password(role)),
             ("PGDATABASE", APPLICATION.1.to_owned()),
-            ("PGSSLMODE", "disable".to_owned()),
+            ("PGSSLMODE", if self.encrypts { "require" } else { "disable" }.to_owned()),
         ]
     }
 

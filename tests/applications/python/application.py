@@ -13,6 +13,8 @@ import sys
 import threading
 import time
 
+import inbound
+
 ASK = "SELECT pg_backend_pid() FROM pg_sleep({})"
 WORKERS = 6
 
@@ -29,7 +31,7 @@ lock = threading.Lock()
 connections = {}
 kept = []
 own = []
-counts = {"served": 0, "failed": 0, "waiting": 0}
+counts = {"served": 0, "failed": 0, "waiting": 0, "churned": 0}
 rates = {}
 pools = {"main": library.Pool(arguments.size, arguments.least)}
 
@@ -118,7 +120,7 @@ def repair():
     return count
 
 
-def work(pool, number):
+def work(pool, number, request):
     """One of the threads that share a rate."""
     wake = threading.Event()
     due = time.monotonic() + number / max(rates[pool], 0.1)
@@ -126,7 +128,7 @@ def work(pool, number):
         wake.wait(max(0.0, due - time.monotonic()))
         due = max(due + WORKERS / max(rates[pool], 0.1), time.monotonic() - 1)
         try:
-            serve(pool)
+            request(pool)
             key = "served"
         except Exception as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
@@ -135,16 +137,20 @@ def work(pool, number):
             counts[key] += 1
 
 
-def traffic(pool, rate):
-    if pool not in pools:
-        pools[pool] = library.Pool(arguments.size, arguments.least)
-        fill(pool, arguments.size)
+def at_rate(pool, rate, request):
     was = rates.get(pool, 0)
     rates[pool] = rate
     if rate and not was:
         for number in range(WORKERS):
-            threading.Thread(target=work, args=(pool, number), daemon=True).start()
+            threading.Thread(target=work, args=(pool, number, request), daemon=True).start()
     return rate
+
+
+def traffic(pool, rate):
+    if pool not in pools:
+        pools[pool] = library.Pool(arguments.size, arguments.least)
+        fill(pool, arguments.size)
+    return at_rate(pool, rate, serve)
 
 
 def burst(number, seconds):
@@ -154,6 +160,14 @@ def burst(number, seconds):
     for thread in threads:
         thread.join()
     return number
+
+
+def connect_each_time(_):
+    connection = library.connect(os.environ["PGAPPNAME"])
+    connection.run("SELECT 1")
+    connection.close()
+    with lock:
+        counts["churned"] += 1
 
 
 def by_itself(why, name, statements):
@@ -188,7 +202,10 @@ commands = {
     "listen": lambda: by_itself("listen", os.environ["PGAPPNAME"], ["LISTEN orders"]),
     "lock": lambda: by_itself("lock", os.environ["PGAPPNAME"], ["SELECT pg_advisory_lock(7)"]),
     "batch": lambda: by_itself("batch", "nightly-batch", ["BEGIN", "SELECT count(*) FROM pg_class"]),
-    "served": lambda: {key: counts[key] for key in ("served", "failed")},
+    "churn": lambda rate: at_rate("none", float(rate), connect_each_time),
+    "websockets": lambda n: inbound.websockets(int(n)),
+    "http": lambda n: inbound.requests(int(n)),
+    "served": lambda: {key: counts[key] for key in ("served", "failed", "churned")},
 }
 
 fill("main", arguments.least)

@@ -47,6 +47,7 @@ class Own:
         connection.autocommit = True
         self.cursor = connection.cursor()
         self.fileno = connection.fileno
+        self.close = connection.close
 
     def run(self, sql):
         self.cursor.execute(sql)

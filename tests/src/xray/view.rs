@@ -100,8 +100,8 @@ fn pool(row: &Value) -> Option<PoolSeen> {
 }
 
 fn connection(row: &Value) -> Option<ConnectionSeen> {
-    // Descriptors are a list when a connection has several owners.
-    let fd = row["fd"].as_u64().or_else(|| row["fds"][0].as_u64()).or_else(|| row["fd"][0].as_u64());
+    // More than one after a fork; the applications here do not.
+    let fd = row["fds"][0].as_u64();
     Some(ConnectionSeen {
         fd: fd.and_then(|it| it.try_into().ok()),
         local: row["local"].as_str()?.to_owned(),

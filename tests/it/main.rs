@@ -15,3 +15,4 @@ mod processes;
 mod stage;
 mod xray_churn;
 mod xray_dead;
+mod xray_join;

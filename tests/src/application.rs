@@ -9,7 +9,7 @@ use std::thread;
 use serde_json::Value;
 
 use crate::library::{Library, Sizes};
-use crate::postgres::Postgres;
+use crate::postgres::{Postgres, Route};
 use crate::process::{Running, installed};
 use crate::stage::{Stage, StageError, workspace};
 use crate::wait::Seconds;
@@ -78,6 +78,17 @@ impl Application {
         server: &Postgres,
         sizes: Sizes,
     ) -> Result<Self, StageError> {
+        Self::through(stage, name, library, (server, Route::V4), sizes)
+    }
+
+    /// The same, and it reaches the server this way.
+    pub fn through(
+        stage: &Stage,
+        name: &str,
+        library: Library,
+        (server, route): (&Postgres, Route),
+        sizes: Sizes,
+    ) -> Result<Self, StageError> {
         let room = stage.room(name)?;
         let program = library.program(&room)?;
         let truth = room.join("truth");
@@ -87,7 +98,7 @@ impl Application {
             arguments.extend([key.to_owned(), value.to_string()]);
         }
         arguments.extend(library.module().into_iter().flat_map(|it| ["--library".to_owned(), it.to_owned()]));
-        let mut environment = server.environment("app");
+        let mut environment = server.environment("app", route);
         environment.push(("PGAPPNAME", name.to_owned()));
         environment.extend(library.environment());
         Self::start(name, Kind { program, arguments, environment, log: room.join("log") })

@@ -20,6 +20,21 @@ pub const APPLICATION: (&str, &str) = ("app", "app");
 /// Between the statements of the superuser's client; no value that is asked for contains it.
 const COLUMN: &str = "\u{1f}";
 
+/// How a client reaches the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// TCP over v4; with TLS where the server has a certificate.
+    V4,
+    /// TCP over v6.
+    V6,
+    /// A v6 socket to the v4 address in v6 form.
+    Mapped,
+    /// The server's unix socket.
+    Unix,
+    /// TCP over v4 with TLS.
+    Tls,
+}
+
 /// A running server. Dropped, it is stopped at once, by its own process id.
 #[derive(Debug)]
 pub struct Postgres {
@@ -135,21 +150,23 @@ impl Postgres {
         format!("postgresql://{role}:{}@127.0.0.1:{}/{}", password(role), self.port, APPLICATION.1)
     }
 
-    /// The same as libpq's environment variables.
-    pub fn environment(&self, role: &str) -> Vec<(&'static str, String)> {
+    /// The same as libpq's environment variables, for a client that comes by this route.
+    pub fn environment(&self, role: &str, route: Route) -> Vec<(&'static str, String)> {
+        let host = match route {
+            Route::V4 | Route::Tls => "127.0.0.1".to_owned(),
+            Route::V6 => "::1".to_owned(),
+            Route::Mapped => "::ffff:127.0.0.1".to_owned(),
+            Route::Unix => self.room.display().to_string(),
+        };
+        let encrypts = self.encrypts && matches!(route, Route::V4 | Route::Tls);
         vec![
-            ("PGHOST", "127.0.0.1".to_owned()),
+            ("PGHOST", host),
             ("PGPORT", self.port.to_string()),
             ("PGUSER", role.to_owned()),
             ("PGPASSWORD", password(role)),
             ("PGDATABASE", APPLICATION.1.to_owned()),
-            ("PGSSLMODE", if self.encrypts { "require" } else { "disable" }.to_owned()),
+            ("PGSSLMODE", if encrypts { "require" } else { "disable" }.to_owned()),
         ]
-    }
-
-    /// The directory of its unix socket.
-    pub fn socket_directory(&self) -> &Path {
-        &self.room
     }
 
     /// Writes the DSN of a role to a file that only its owner may read, for `dsn_file`.

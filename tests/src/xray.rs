@@ -42,6 +42,8 @@ pub struct Moment {
     pub waiting: u64,
     /// Every connection that was ever leased, by local port. One that was closed stays as it was.
     pub connections: BTreeMap<u16, Connection>,
+    /// The same as a list: over a unix socket none has a port.
+    pub all: Vec<Connection>,
 }
 
 /// Everything an application has written, in order.
@@ -85,12 +87,9 @@ impl Truth {
 }
 
 fn moment(line: &Value) -> Option<Moment> {
-    let mut connections = BTreeMap::new();
-    for row in line["connections"].as_array()? {
-        let it = connection(row)?;
-        connections.insert(it.port, it);
-    }
-    Some(Moment { at: line["at"].as_f64()?, waiting: line["waiting"].as_u64()?, connections })
+    let all: Vec<Connection> = line["connections"].as_array()?.iter().map(connection).collect::<Option<_>>()?;
+    let connections = all.iter().map(|it| (it.port, it.clone())).collect();
+    Some(Moment { at: line["at"].as_f64()?, waiting: line["waiting"].as_u64()?, connections, all })
 }
 
 fn connection(row: &Value) -> Option<Connection> {

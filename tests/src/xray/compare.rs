@@ -174,7 +174,7 @@ mod tests {
                 since: 5.0,
                 uses: 1,
             };
-            Moment { at, waiting: 0, connections: [(4000, connection)].into() }
+            Moment { at, waiting: 0, connections: [(4000, connection)].into(), all: Vec::new() }
         });
         Truth { moments: moments.collect() }
     }

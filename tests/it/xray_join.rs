@@ -1,0 +1,87 @@
+//! Every connection is joined with its session, whichever way it goes: process, descriptor and backend.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use tickbird_tests::agent::{app, check, postgres};
+use tickbird_tests::certificate::Certificate;
+use tickbird_tests::postgres::Route;
+use tickbird_tests::xray::Truth;
+use tickbird_tests::{Application, Library, Postgres, Seconds, Sizes, StageError, Watch, alone, until};
+
+const CHECK: &str = "pool.idle_in_transaction";
+const EACH: u16 = 20;
+
+/// Process, descriptor, backend, and the local port of TCP.
+type Row = (u32, u32, i32, u16);
+
+fn truth(application: &Application) -> Result<BTreeSet<Row>, StageError> {
+    until("all are leaked", 10.s(), || {
+        // On a unix socket all ports are 0: there the truth is by descriptor.
+        let truth = Truth::read(application.truth()).map_err(|error| error.to_string())?;
+        let rows = truth.last().map(|last| last.all.clone()).unwrap_or_default();
+        let pid = application.pid();
+        let leaked = rows.iter().filter(|it| it.kept == "leak");
+        let rows: BTreeSet<Row> = leaked.filter_map(|it| Some((pid, it.fd?, it.backend, it.port))).collect();
+        if rows.len() == usize::from(EACH) { Ok(rows) } else { Err(format!("{rows:?}")) }
+    })
+}
+
+fn told(evidence: &Value) -> BTreeSet<Row> {
+    let rows = evidence["sessions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let row = |it: &Value| {
+        let number = |key: &str| it[key].as_u64();
+        let local = it["local"].as_str().unwrap_or_default();
+        let port = local.rsplit(':').next().and_then(|it| it.parse().ok()).unwrap_or(0);
+        Some((
+            number("pid")?.try_into().ok()?,
+            number("fd")?.try_into().ok()?,
+            number("backend")?.try_into().ok()?,
+            port,
+        ))
+    };
+    rows.iter().filter_map(row).collect()
+}
+
+#[test]
+fn twenty_of_twenty_sessions_are_named_over_v4_v6_mapped_unix_and_tls() {
+    alone(|stage| {
+        let certificate = Certificate::ending_in(stage, 30)?;
+        let plain = Postgres::start(stage, 150)?;
+        let encrypted = Postgres::start_tls(stage, 50, &certificate)?;
+        let routes = [
+            ("over-v4", &plain, Route::V4),
+            ("over-v6", &plain, Route::V6),
+            ("over-mapped", &plain, Route::Mapped),
+            ("over-unix", &plain, Route::Unix),
+            ("over-tls", &encrypted, Route::Tls),
+        ];
+        let mut configuration = check(CHECK, "warning = \"2s\"");
+        for server in [&plain, &encrypted] {
+            configuration += &postgres(&server.dsn_file("tickbird")?);
+        }
+        let mut applications = Vec::new();
+        for (name, server, route) in routes {
+            let it = Application::through(stage, name, Library::QueuePool, (server, route), Sizes::full(EACH))?;
+            configuration += &app(name, &it.command());
+            applications.push(it);
+        }
+        let watch = Watch::begin(stage, &configuration)?;
+        for it in &mut applications {
+            watch.sees(CHECK, it.name(), "ok", 40.s())?;
+            it.does(&format!("leak {EACH}"))?;
+        }
+        for it in &applications {
+            let truth = truth(it)?;
+            until(format!("all sessions of {} are named", it.name()), 40.s(), || {
+                let status = watch.agent.status().map_err(|error| error.to_string())?;
+                let findings = status["findings"].as_array().cloned().unwrap_or_default();
+                let about = |row: &&Value| row["check"] == CHECK && row["target"].to_string().contains(it.name());
+                let finding = findings.iter().find(about).ok_or("no finding")?;
+                let told = told(&finding["evidence"]);
+                if told == truth { Ok(()) } else { Err(format!("{finding}; in truth {truth:?}")) }
+            })?;
+        }
+        Ok(())
+    });
+}

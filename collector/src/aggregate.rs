@@ -1,9 +1,10 @@
 //! Findings of many agents in, incident changes out. Pure: what is heard and when is all it knows.
 //!
 //! One incident per fingerprint (`incident`); presence of agents (`presence`); and the incidents that the collector
-//! raises itself, about agents and about its own deliveries (`own`). An agent's list of what fires resolves what is
+//! raises itself, about agents and about its own deliveries (`own`) and about many agents together (`fleet`). An agent's list of what fires resolves what is
 //! missing from it, so that no lost message leaves an incident open for ever.
 
+mod fleet;
 mod incident;
 mod own;
 mod presence;
@@ -18,12 +19,14 @@ use tickbird_shared::protocol::MAX_FIRING;
 use tickbird_shared::{Epoch, Fingerprint, Lane, Severity, Status, Timestamp};
 use ulid::Ulid;
 
-use crate::store::{AgentRow, FindingRow, IncidentRow, LossRow, MessageState, OutboxRow};
+use crate::store::{AgentRow, FindingRow, IncidentRow, LevelsRow, LossRow, MessageState, OutboxRow, UseRow};
 
+pub use fleet::{PoolSum, Range, Share, Used, of_rows};
 pub use incident::{ChangeKind, IncidentChange};
 pub use presence::Presence;
 pub use priority::{Impact, Priority, Probability};
 
+use fleet::{Fleet, Outcome};
 use incident::{Heard, Incident, RECURRENCE, Sight, elapsed, later};
 use presence::{Listening, Voice};
 
@@ -122,6 +125,7 @@ pub struct State {
     ended: BTreeSet<(Timestamp, Fingerprint)>,
     /// What fires of agents that are no longer known; ended at the first tick.
     orphans: Vec<Fingerprint>,
+    fleet: Fleet,
     listening: Listening,
     last_id: Ulid,
 }
@@ -135,6 +139,7 @@ impl State {
             held: BTreeSet::new(),
             ended: BTreeSet::new(),
             orphans: Vec::new(),
+            fleet: Fleet::default(),
             listening: Listening::default(),
             // So that ids go on upwards, also when the clock has stepped back meanwhile.
             last_id: incidents.iter().filter_map(|row| Ulid::from_string(&row.id).ok()).max().unwrap_or_default(),
@@ -153,7 +158,7 @@ impl State {
                 match state.agents.get_mut(&key(&row.tenant, &row.agent)) {
                     Some(agent) if row.check == own::MISSING => agent.voice.still_missing(),
                     Some(_) => (),
-                    None if row.agent == own::COLLECTOR => (),
+                    None if [own::COLLECTOR, fleet::FLEET].contains(&row.agent.as_str()) => (),
                     None => state.orphans.push(fingerprint),
                 }
             }
@@ -161,6 +166,32 @@ impl State {
             state.schedule(fingerprint);
         }
         state
+    }
+
+    /// The same with what was stored of the fleet.
+    #[must_use]
+    pub fn with_fleet(mut self, levels: Vec<LevelsRow>, used: Vec<UseRow>) -> Self {
+        let of_fleet = |it: &&Incident| it.is_firing() && it.row().check == fleet::POOL_BUDGET;
+        let firing = self.incidents.values().filter(of_fleet).map(Incident::row);
+        let firing = firing.map(|row| (row.tenant.as_str(), row.target.as_str(), row.severity, row.since));
+        self.fleet = Fleet::load(levels, used, firing);
+        self
+    }
+
+    /// Takes the levels of an agent and says when they were true; false when newer ones are known.
+    pub fn levels(&mut self, row: &mut LevelsRow, now: Timestamp) -> bool {
+        row.seen_at = self.sight(&key(&row.tenant, &row.agent), row.levels.observed_at, now).at;
+        self.fleet.hear(row, self.listening.total())
+    }
+
+    /// Each application's part of each server of a tenant.
+    pub fn fleet_pools(&self, tenant: &str) -> Vec<PoolSum> {
+        self.fleet.pools(tenant)
+    }
+
+    /// What changed in the daily use of pools since it was asked last.
+    pub fn take_unsaved_use(&mut self) -> Vec<UseRow> {
+        self.fleet.take_unsaved_use()
     }
 
     /// Takes an event and says what it changes, in order.
@@ -186,6 +217,7 @@ impl State {
             Event::Loss(_) => Vec::new(),
             Event::Denied { tenant, agent } => {
                 let key = key(tenant, agent);
+                self.fleet.forget(&key);
                 if let Some(agent) = self.agents.get_mut(&key) {
                     agent.denied = true;
                     agent.voice.ignore();
@@ -196,6 +228,7 @@ impl State {
                 let key = key(tenant, agent);
                 let changes = self.end_all(&key, "agent forgotten", "nothing is expected of it any more", now);
                 self.agents.remove(&key);
+                self.fleet.forget(&key);
                 changes
             }
             Event::Message(message) => self.message(message, now),
@@ -329,6 +362,7 @@ impl State {
         };
         let missing: Vec<_> = self.agents.iter_mut().filter_map(silent).collect();
         let mut changes: Vec<_> = missing.into_iter().flat_map(|finding| self.raise(finding, now)).collect();
+        changes.extend(self.look_at_fleet(now));
 
         for orphan in std::mem::take(&mut self.orphans) {
             let sight = Sight { epoch: None, at: now };
@@ -354,6 +388,23 @@ impl State {
             let ended = self.incidents.get(&fingerprint).and_then(|it| it.row().resolved_at);
             if ended.is_some_and(|at| later(at, RECURRENCE) <= now) {
                 self.incidents.remove(&fingerprint);
+            }
+        }
+        changes
+    }
+
+    fn look_at_fleet(&mut self, now: Timestamp) -> Vec<IncidentChange> {
+        let agents = &self.agents;
+        let presence = |key: &Key| agents.get(key).map_or(Presence::Missing, |it| it.voice.presence());
+        let outcomes = self.fleet.tick(now, self.listening.total(), presence);
+        let mut changes = Vec::new();
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Fires(finding) => changes.extend(self.raise(*finding, now)),
+                Outcome::Ends(fingerprint, why, reason) => {
+                    let sight = Sight { epoch: None, at: now };
+                    changes.extend(self.end(fingerprint, why, &reason, sight, now));
+                }
             }
         }
         changes

@@ -7,6 +7,7 @@ mod access;
 mod agents;
 mod exchange;
 mod findings;
+mod fleet;
 mod health;
 mod incidents;
 mod metrics;
@@ -70,6 +71,7 @@ const ROUTES: &[(&str, Permission, Handler)] = &[
     ("/metrics", Permission::AtLeast(Role::Viewer), || get(metrics::show)),
     ("/v1/incidents", Permission::AtLeast(Role::Viewer), || get(incidents::list)),
     ("/v1/findings", Permission::AtLeast(Role::Viewer), || get(findings::list)),
+    ("/v1/fleet/pools", Permission::AtLeast(Role::Viewer), || get(fleet::pools)),
     ("/v1/agents", Permission::AtLeast(Role::Viewer), || get(agents::list)),
 ];
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::aggregate::Presence;
+use crate::aggregate::{PoolSum, Presence};
 use crate::store::AgentRow;
 
 use counters::Tally;
@@ -94,6 +94,7 @@ enum Event {
     Enrol(Box<Enrolment>, Answer<Result<AgentRow, TokenRefusal>>),
     Delivered(Box<Delivery>, Answer<()>),
     Presence(Vec<AgentKey>, oneshot::Sender<Vec<Presence>>),
+    Fleet(String, oneshot::Sender<Vec<PoolSum>>),
     Tick,
     Close,
 }
@@ -139,6 +140,16 @@ impl Handle {
     pub async fn presence(&self, agents: Vec<AgentKey>) -> Result<Vec<Presence>, Unavailable> {
         let (answer, answered) = oneshot::channel();
         self.send(Event::Presence(agents, answer)).await?;
+        answered.await.map_err(|_| self.why())
+    }
+
+    /// Each application's part of each server of a tenant, in order of server and application.
+    ///
+    /// # Errors
+    /// When the collector closes.
+    pub async fn fleet_pools(&self, tenant: &str) -> Result<Vec<PoolSum>, Unavailable> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Event::Fleet(tenant.to_owned(), answer)).await?;
         answered.await.map_err(|_| self.why())
     }
 

@@ -13,6 +13,7 @@ mod column;
 mod findings;
 mod incidents;
 mod lanes;
+mod levels;
 mod migrate;
 mod outbox;
 mod readers;
@@ -20,6 +21,7 @@ mod retention;
 mod tokens;
 mod writer;
 
+use tickbird_shared::levels::Levels;
 use tickbird_shared::{Change, Epoch, Fingerprint, Labels, Lane, Severity, Status, Timestamp};
 
 pub use agents::AgentFilter;
@@ -361,6 +363,44 @@ pub struct LossRow {
     pub outcome: String,
     /// When the collector heard of it.
     pub received_at: Timestamp,
+}
+
+/// The newest levels of an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LevelsRow {
+    /// Tenant of the agent.
+    pub tenant: String,
+    /// The agent.
+    pub agent: String,
+    /// Life of the buffer that they came from.
+    pub epoch: Epoch,
+    /// When they were true, by the collector's clock.
+    pub seen_at: Timestamp,
+    /// When they came.
+    pub received_at: Timestamp,
+    /// What was told.
+    pub levels: Levels,
+}
+
+/// How many connections one application had leased at one server, over one day.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UseRow {
+    /// Tenant of the agents.
+    pub tenant: String,
+    /// The server.
+    pub server: String,
+    /// The application.
+    pub application: String,
+    /// Start of the day in UTC.
+    pub day: Timestamp,
+    /// How often it was looked at.
+    pub samples: u64,
+    /// Most connections that were certainly leased at one look.
+    pub peak: u32,
+    /// Most connections that were open at one look.
+    pub peak_open: u32,
+    /// How often so many were certainly leased: step of the histogram, and looks.
+    pub counts: Vec<(u16, u32)>,
 }
 
 /// An enrolment token; only the hash of its secret is kept.

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use crate::finding::Finding;
 use crate::fingerprint::Fingerprint;
 use crate::labels::Labels;
+use crate::levels::Levels;
 use crate::protocol::MAX_RECORDS;
 
 /// Which of the agent's two queues a record waits in. Urgent is always drained first.
@@ -22,7 +23,7 @@ use crate::protocol::MAX_RECORDS;
 pub enum Lane {
     /// Findings, open lists, losses.
     Urgent,
-    /// Summaries, inventory, recordings.
+    /// Summaries, levels, inventory, recordings.
     Bulk,
 }
 
@@ -141,6 +142,8 @@ pub enum Record<'a> {
     /// The last minutes of a target, second by second.
     #[serde(borrow)]
     Recording(Recording<'a>),
+    /// How full pools and servers are now.
+    Levels(Levels),
 }
 
 impl Record<'_> {
@@ -299,6 +302,7 @@ mod tests {
             Record::Summary(_) => "summary",
             Record::Inventory(_) => "inventory",
             Record::Recording(_) => "recording",
+            Record::Levels(_) => "levels",
         }
     }
 

@@ -16,6 +16,7 @@ pub mod enrolment;
 pub mod finding;
 pub mod fingerprint;
 pub mod labels;
+pub mod levels;
 pub mod protocol;
 
 pub use batch::{Acknowledgement, Batch, Epoch, Lane, Record};

@@ -31,7 +31,7 @@ const QUIET: Duration = Duration::from_secs(3600);
 const DEAD_LETTER_QUIET: Duration = Duration::from_secs(24 * 3600);
 
 pub(super) fn is_reserved(check: &str) -> bool {
-    [MISSING, LOSS, CLONED_IDENTITY, TOO_MANY_FIRING, DEAD_LETTER].contains(&check)
+    check.starts_with("fleet.") || [MISSING, LOSS, CLONED_IDENTITY, TOO_MANY_FIRING, DEAD_LETTER].contains(&check)
 }
 
 /// Whether an incident is of the kind that ends by itself, and its time has come.
@@ -148,21 +148,21 @@ fn dead_letter_target(receiver: &str) -> String {
     format!("receiver:{receiver}")
 }
 
-struct Own<'a> {
-    tenant: &'a str,
-    agent: &'a str,
-    check: &'static str,
-    target: String,
-    severity: Severity,
-    summary: String,
-    reason: String,
-    advice: &'static str,
-    evidence: serde_json::Value,
-    since: Timestamp,
+pub(super) struct Own<'a> {
+    pub(super) tenant: &'a str,
+    pub(super) agent: &'a str,
+    pub(super) check: &'static str,
+    pub(super) target: String,
+    pub(super) severity: Severity,
+    pub(super) summary: String,
+    pub(super) reason: String,
+    pub(super) advice: &'static str,
+    pub(super) evidence: serde_json::Value,
+    pub(super) since: Timestamp,
 }
 
 impl Own<'_> {
-    fn finding(self, now: Timestamp) -> FindingRow {
+    pub(super) fn finding(self, now: Timestamp) -> FindingRow {
         FindingRow {
             id: 0,
             tenant: self.tenant.into(),

@@ -6,11 +6,12 @@ use std::io::Read;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use tickbird_shared::batch::{Inventory, Loss, Open, Record, Recording, Summary};
+use tickbird_shared::levels::Levels;
 use tickbird_shared::protocol::{MAX_FIRING, MAX_KEY_BYTES, MAX_LABEL_BYTES, MAX_RECORDS, MAX_WINDOW_LOG, PROTOCOL};
 use tickbird_shared::{Batch, Finding, Fingerprint, Timestamp};
 
 use crate::ledger::{AgentKey, Content, Incoming, Numbered};
-use crate::store::{FindingRow, LossRow};
+use crate::store::{FindingRow, LevelsRow, LossRow};
 
 use super::IngestError;
 
@@ -119,6 +120,7 @@ impl Reader<'_> {
             Record::Summary(summary) => of_summary(&summary),
             Record::Inventory(inventory) => of_inventory(inventory),
             Record::Recording(recording) => of_recording(&recording, raw.get().len()),
+            Record::Levels(levels) => self.levels(levels),
         }
     }
 
@@ -150,6 +152,20 @@ impl Reader<'_> {
             observed_at: it.observed_at,
             received_at: self.received_at,
             incident: None,
+        })))
+    }
+
+    fn levels(&self, levels: Levels) -> Result<Content, &'static str> {
+        if let Some(code) = levels.fault() {
+            return Err(code);
+        }
+        Ok(Content::Levels(Box::new(LevelsRow {
+            tenant: self.agent.tenant.as_ref().to_owned(),
+            agent: self.agent.id.as_ref().to_owned(),
+            epoch: self.batch.epoch.clone(),
+            seen_at: self.received_at,
+            received_at: self.received_at,
+            levels,
         })))
     }
 
@@ -246,6 +262,7 @@ mod tests {
             Content::Open(_) => (record.seq, "open"),
             Content::Inventory(_) => (record.seq, "inventory"),
             Content::InBody => (record.seq, "in body"),
+            Content::Levels(_) => (record.seq, "levels"),
         };
         incoming.records.iter().map(code).collect()
     }
@@ -264,6 +281,14 @@ mod tests {
         assert_eq!(codes(&incoming), expected);
         let kept = decompress(&incoming.body, Encoding::Zstd, MAX_DECOMPRESSED_BYTES).expect("the kept body is zstd");
         assert_eq!(kept.as_ref(), RECORDED.as_bytes());
+    }
+
+    #[test]
+    fn levels_are_read_and_those_of_a_later_form_refused() {
+        let recorded = include_str!("../../../shared/testdata/wire/protocol-1-levels.json");
+        assert_eq!(codes(&plain(recorded).expect("reads")), [(9001, "levels")]);
+        let later = recorded.replace("\"form\":1", "\"form\":2");
+        assert_eq!(codes(&plain(&later).expect("reads")), [(9001, "unknown_form")]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use tickbird_shared::batch::{Acknowledgement, Inventory, Open};
 use tickbird_shared::{Epoch, Lane, Timestamp};
 
-use crate::store::{FindingRow, LossRow};
+use crate::store::{FindingRow, LevelsRow, LossRow};
 
 /// A decoded batch of an authenticated agent, in the store's own rows, owning all it holds.
 #[derive(Debug, Clone)]
@@ -56,6 +56,8 @@ pub enum Content {
     Loss(LossRow),
     /// Who the agent is.
     Inventory(Box<Inventory>),
+    /// How full pools and servers of the agent are.
+    Levels(Box<LevelsRow>),
     /// A summary or recording: durable as part of the body.
     InBody,
     /// Never to be stored, with the code that says why.

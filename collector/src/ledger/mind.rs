@@ -10,7 +10,7 @@ use subtle::ConstantTimeEq;
 use tickbird_shared::Timestamp;
 use tickbird_shared::batch::{Acknowledgement, Inventory, Refused};
 
-use crate::aggregate::{self, IncidentChange, Presence};
+use crate::aggregate::{self, IncidentChange, PoolSum, Presence};
 use crate::alert::{self, Receiver};
 use crate::store::{
     AgentRow, BodyRow, LaneKey, LaneRow, LossRow, MessageState, Rows, StoreError, TokenRow, Transaction,
@@ -24,6 +24,8 @@ use super::{
 
 /// How far back resolved incidents are remembered: the longest a receiver may still be owed their resolve.
 const REMEMBERED: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How often the use of pools is written: a minute of it may be lost with a power cut.
+const USE_EVERY: Duration = Duration::from_secs(60);
 /// Lanes whose marks are kept in memory; over it the memory is emptied and filled again as agents speak.
 const LANES: usize = 200_000;
 
@@ -37,6 +39,8 @@ pub(super) struct Mind {
     seen: HashSet<AgentKey>,
     /// Standings to publish once the transaction is committed.
     standings: Vec<(AgentKey, Option<Standing>)>,
+    /// When the use of pools was last written.
+    used_written_at: Timestamp,
     /// Messages queued by the open transaction.
     queued: bool,
 }
@@ -48,7 +52,9 @@ impl Mind {
         let agents = rows.all_agents()?;
         let key = |agent: &AgentRow| AgentKey::new(&agent.tenant, &agent.id);
         Ok(Self {
-            aggregate: aggregate::State::load(agents.clone(), rows.live_incidents(since)?, now),
+            aggregate: aggregate::State::load(agents.clone(), rows.live_incidents(since)?, now)
+                .with_fleet(rows.levels()?, rows.pool_use(since)?),
+            used_written_at: now,
             alert: alert::State::load(rows.told(since)?, rows.outbox_waiting()?),
             standings: agents.iter().map(|agent| (key(agent), Some(standing(agent)))).collect(),
             agents: agents.into_iter().map(|agent| (key(&agent), agent)).collect(),
@@ -68,6 +74,10 @@ impl Mind {
 
     pub(super) fn presence(&self, agents: &[AgentKey]) -> Vec<Presence> {
         agents.iter().map(|agent| self.aggregate.presence(&agent.tenant, &agent.id)).collect()
+    }
+
+    pub(super) fn fleet_pools(&self, tenant: &str) -> Vec<PoolSum> {
+        self.aggregate.fleet_pools(tenant)
     }
 
     /// Settles one batch within the transaction.
@@ -179,6 +189,12 @@ impl Mind {
                     self.follow(transaction, receivers, changes, now)?;
                 }
                 Content::Inventory(inventory) => self.describe(transaction, receivers, &agent, inventory, now)?,
+                Content::Levels(levels) => {
+                    // History of a buffer that was found again is taken and changes nothing.
+                    if self.aggregate.levels(levels, now) {
+                        transaction.put_levels(levels)?;
+                    }
+                }
                 Content::InBody => body_through = Some(end),
             }
             tally.committed += 1;
@@ -325,6 +341,11 @@ impl Mind {
     ) -> Result<(), StoreError> {
         let changes = self.aggregate.apply(aggregate::Event::Tick, now);
         self.follow(transaction, receivers, changes, now)?;
+        // Also after a step of the clock, in either direction.
+        if now.duration_since(self.used_written_at).unsigned_abs() >= USE_EVERY {
+            self.used_written_at = now;
+            self.write_use(transaction)?;
+        }
         for (tenant, id) in self.aggregate.to_forget(now) {
             self.forget(transaction, receivers, &AgentKey::new(&tenant, &id), now)?;
         }
@@ -348,6 +369,7 @@ impl Mind {
                 self.forget(transaction, receivers, &key, now)?;
             } else if newly_denied {
                 self.standings.push((key.clone(), Some(Standing::Denied)));
+                transaction.delete_levels(&key.tenant, &key.id)?;
                 let event = aggregate::Event::Denied { tenant: &key.tenant, agent: &key.id };
                 let changes = self.aggregate.apply(event, now);
                 self.follow(transaction, receivers, changes, now)?;
@@ -363,6 +385,11 @@ impl Mind {
             transaction.mark_seen(agent)?;
         }
         Ok(())
+    }
+
+    /// Writes what applications used of their pools since it was last written.
+    pub(super) fn write_use(&mut self, transaction: &Transaction<'_>) -> Result<(), StoreError> {
+        self.aggregate.take_unsaved_use().iter().try_for_each(|row| transaction.put_pool_use(row))
     }
 
     fn heard(

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tickbird_shared::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::aggregate::Presence;
+use crate::aggregate::{PoolSum, Presence};
 use crate::alert::Receiver;
 use crate::store::{AgentRow, Bounds, StoreError, Writer};
 
@@ -139,6 +139,10 @@ impl Ledger {
             // Whoever asked may have gone.
             let _ = answer.send(presence);
         }
+        for (tenant, answer) in group.fleet.drain(..) {
+            let pools = self.mind.as_ref().map(|mind| mind.fleet_pools(&tenant)).unwrap_or_default();
+            let _ = answer.send(pools);
+        }
         if self.paused_until.is_some_and(|until| Instant::now() < until) {
             // The health says why; the answers end unsaid.
             return;
@@ -248,6 +252,7 @@ impl Ledger {
         if let Some(mind) = &mut self.mind {
             let transaction = self.writer.transaction()?;
             mind.write_seen(&transaction)?;
+            mind.write_use(&transaction)?;
             transaction.commit()?;
         }
         self.writer.close()
@@ -259,6 +264,7 @@ impl Ledger {
 struct Group {
     work: Vec<Work>,
     presence: Vec<(Vec<AgentKey>, oneshot::Sender<Vec<Presence>>)>,
+    fleet: Vec<(String, oneshot::Sender<Vec<PoolSum>>)>,
     tick: bool,
     findings: usize,
 }
@@ -286,6 +292,7 @@ impl Group {
             Event::Enrol(enrolment, answer) => self.work.push(Work::Enrol(enrolment, answer)),
             Event::Delivered(delivery, answer) => self.work.push(Work::Delivered(delivery, answer)),
             Event::Presence(agents, answer) => self.presence.push((agents, answer)),
+            Event::Fleet(tenant, answer) => self.fleet.push((tenant, answer)),
             Event::Tick => self.tick = true,
             Event::Close => return true,
         }

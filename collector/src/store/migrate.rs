@@ -7,7 +7,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::StoreError;
 
-const STEPS: [&str; 1] = [include_str!("schema/0001.sql")];
+const STEPS: [&str; 2] = [include_str!("schema/0001.sql"), include_str!("schema/0002.sql")];
 
 /// Newest schema this binary knows.
 pub(super) const KNOWN: u32 = STEPS.len() as u32;
@@ -49,5 +49,22 @@ mod tests {
         connection.pragma_update(None, "user_version", KNOWN + 1).expect("sets");
         let error = migrate(&mut connection).expect_err("must be refused");
         assert!(matches!(error, StoreError::FromTheFuture { found, known } if found == known + 1), "{error}");
+    }
+
+    #[test]
+    fn a_store_of_the_first_schema_keeps_what_it_holds_and_gets_what_is_new() {
+        let mut connection = Connection::open_in_memory().expect("memory is there");
+        connection.execute_batch(STEPS[0]).expect("the first schema");
+        connection.pragma_update(None, "user_version", 1).expect("sets");
+        connection.execute_batch("INSERT INTO pulse (id, at) VALUES (1, 7)").expect("writes");
+        migrate(&mut connection).expect("migrates");
+        assert_eq!(check(&connection).expect("reads"), KNOWN);
+        let kept: i64 = connection.query_row("SELECT at FROM pulse", [], |row| row.get(0)).expect("is there");
+        assert_eq!(kept, 7);
+        for table in ["levels", "pool_use"] {
+            let count = format!("SELECT count(*) FROM {table}");
+            let rows: i64 = connection.query_row(&count, [], |row| row.get(0)).expect("the table is there");
+            assert_eq!(rows, 0);
+        }
     }
 }

@@ -14,6 +14,11 @@ const SLICE: u32 = 5_000;
 /// How long a lane that is not used any more is remembered: longer than an expired certificate may still renew.
 const LANES: Duration = Duration::from_secs(180 * 24 * 3600);
 
+/// Levels that nobody told anew for so long are of an agent that is gone.
+const LEVELS: Duration = Duration::from_secs(24 * 3600);
+/// How long the daily use of pools is kept: reports look back a month at most.
+const USE: Duration = Duration::from_secs(35 * 24 * 3600);
+
 /// What is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
@@ -66,6 +71,8 @@ impl Transaction<'_> {
             (MESSAGES_BEFORE, before(bounds.findings)),
             (DECISIONS_BEFORE, before(bounds.incidents)),
             (LANES_BEFORE, before(LANES)),
+            (LEVELS_BEFORE, before(LEVELS)),
+            (USE_BEFORE, before(USE)),
         ];
         for (statement, cutoff) in by_age {
             let gone = self.connection().prepare_cached(statement)?.execute((cutoff, SLICE))?;
@@ -119,3 +126,7 @@ const INCIDENTS_BEFORE: &str = "DELETE FROM incidents WHERE rowid IN \
      ORDER BY resolved_at LIMIT ?2)";
 const LANES_BEFORE: &str = "DELETE FROM lanes WHERE (tenant, agent, epoch, lane) IN \
     (SELECT tenant, agent, epoch, lane FROM lanes WHERE updated_at < ?1 LIMIT ?2)";
+const LEVELS_BEFORE: &str = "DELETE FROM levels WHERE (tenant, agent) IN \
+    (SELECT tenant, agent FROM levels WHERE received_at < ?1 LIMIT ?2)";
+const USE_BEFORE: &str = "DELETE FROM pool_use WHERE (tenant, server, application, day) IN \
+    (SELECT tenant, server, application, day FROM pool_use WHERE day < ?1 LIMIT ?2)";

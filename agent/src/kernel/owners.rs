@@ -164,6 +164,11 @@ impl Owners {
         self.visited.iter().filter(|(_, visit)| visit.denied).map(|(pid, _)| *pid)
     }
 
+    /// What was found of a socket is not so any more: its holders are looked for anew.
+    pub fn doubt(&mut self, cookie: u64) {
+        self.known.remove(&cookie);
+    }
+
     /// A process that ended holds nothing; what it held is looked for anew.
     pub fn forget(&mut self, pid: u32) {
         self.visited.remove(&pid);

@@ -216,6 +216,15 @@ impl Proc {
         if denied { Err(KernelError::Denied) } else { Ok(()) }
     }
 
+    /// The inode of the socket that one descriptor of `pid` is; `None` when it is none, or may not be read.
+    pub fn socket_at(&mut self, pid: u32, fd: u32) -> Option<u64> {
+        self.name(pid, "fd/");
+        let _ = write!(self.path, "{fd}");
+        let mut target = [0; 64];
+        let length = rustix::fs::readlinkat_raw(&self.directory, &self.path, &mut target[..]).ok()?;
+        descriptors::parse_socket(&target[..length])
+    }
+
     fn open_directory(&mut self, pid: u32, name: &str) -> Result<OwnedFd, KernelError> {
         self.name(pid, name);
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;

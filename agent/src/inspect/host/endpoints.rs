@@ -98,6 +98,8 @@ impl Endpoints {
                         configured.addresses.insert(*address);
                     }
                     End::Unix(path) => {
+                        // Applications may reach the same server over TCP.
+                        configured.services.extend(port_of_path(path).map(|port| (port, *service)));
                         configured.paths.insert(path.clone(), service);
                     }
                 }
@@ -229,6 +231,19 @@ mod tests {
         assert_eq!(service_of(5432), Some("postgresql"));
         assert_eq!(service_of(27017), Some("mongodb"));
         assert_eq!(service_of(80), None);
+    }
+
+    #[test]
+    fn a_configured_unix_socket_is_known_by_its_path_and_the_port_in_its_name() {
+        let endpoints = Endpoints::default();
+        let path = "/srv/run/.s.PGSQL.6100";
+        endpoints.set("a", "postgresql", [End::Unix(path.into())]);
+        let configured = endpoints.configured();
+        assert!(configured.contains_end(&End::Unix(path.into())));
+        assert!(!configured.contains_end(&End::Unix("/run/.s.PGSQL.6100".into())));
+        assert!(configured.may_be_path("/var/run/.s.PGSQL.6100") && !configured.may_be_path("/srv/run/.s.PGSQL.6101"));
+        assert_eq!(configured.ports().collect::<Vec<_>>(), [6100]);
+        assert!(!configured.contains("10.0.0.5:6100".parse().unwrap()), "one connection elsewhere is no pool");
     }
 
     #[test]

@@ -226,6 +226,7 @@ impl State {
         self.wanted.extend(self.services.wanted(&self.sockets.accepted));
         let candidates: Vec<Candidate> = self.processes.candidates().collect();
         self.owners.look(proc, &self.wanted, &candidates, now);
+        self.peers.settle(&mut self.owners, proc, now);
 
         let mut listens: HashMap<Instance, Vec<SocketAddr>> = HashMap::new();
         let mut hidden = Hidden::default();

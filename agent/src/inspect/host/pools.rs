@@ -107,6 +107,13 @@ impl Sight<'_> {
         }
     }
 
+    fn local(self) -> End {
+        match self {
+            Self::Tcp(socket) => End::Tcp(socket.local),
+            Self::Unix(_) => End::Unix(Arc::default()),
+        }
+    }
+
     const fn hidden(self) -> Party {
         match self {
             Self::Tcp(socket) => Party::Hidden(socket.uid, socket.cgroup),
@@ -119,7 +126,7 @@ impl Sight<'_> {
         let mut connection = Connection {
             cookie: self.cookie(),
             fds: Vec::new(),
-            local: End::Unix(Arc::default()),
+            local: self.local(),
             peer: None,
             state: self.state(),
             sent_age: None,
@@ -138,7 +145,6 @@ impl Sight<'_> {
         };
         match self {
             Self::Tcp(socket) => {
-                connection.local = End::Tcp(socket.local);
                 connection.sent_age = socket.sent_age;
                 connection.received_age = socket.received_age;
                 connection.acknowledged_age = socket.acknowledged_age;

@@ -28,11 +28,11 @@ impl pools::World for World<'_> {
     }
 
     fn peer(&self, cookie: u64) -> Option<Peer> {
-        match self.owners.of(self.peers.of(cookie).or_else(|| self.unix.peer_of(cookie))?) {
-            // The newest: a server that forks for each session holds it for a moment, too.
+        let of_unix = || match self.owners.of(self.unix.peer_of(cookie)?) {
             Held::By(holders) => holders.last().map(|holder| Peer { pid: holder.pid, fd: holder.fd }),
             Held::ByNobodySeen | Held::NotYet => None,
-        }
+        };
+        self.peers.of(cookie).or_else(of_unix)
     }
 
     fn is_ours(&self, pid: u32) -> bool {

@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::identity::{Identity, IdentityError};
 use crate::inspect::host::{self, Attention, Ended, Endpoints, HostInspector};
 use crate::inspect::http_endpoint::HttpInspector;
+use crate::inspect::pgbouncer::PgBouncerInspector;
 use crate::inspect::pool_metrics::PoolInspector;
 use crate::inspect::postgres::PostgresInspector;
 use crate::inspect::recording::Recorder;
@@ -393,11 +394,10 @@ impl Eyes {
         let host = host::Config { attention: attention.clone(), ..config.host(endpoints.clone()) };
         let (host, ended) = HostInspector::new(host);
         steady.push(start(Box::new(host), config.host_interval, config.host_interval * 10));
-        for server in &config.postgres {
-            let inspector = PostgresInspector::new(server.inspector.clone());
+        for (inspector, interval) in servers(config) {
             let name = inspector.name();
-            let pace = start(Box::new(inspector), server.interval, Duration::from_secs(15));
-            paces.insert(name, (pace, server.interval, server.interval.min(SUSPECT_PACE)));
+            let pace = start(inspector, interval, Duration::from_secs(15));
+            paces.insert(name, (pace, interval, interval.min(SUSPECT_PACE)));
         }
         for source in &config.pools {
             let inspector = PoolInspector::new(source.inspector.clone());
@@ -432,6 +432,18 @@ impl Eyes {
             pace.send_if_modified(|now| std::mem::replace(now, wanted) != wanted);
         }
     }
+}
+
+/// The inspectors of configured servers, each with its interval.
+fn servers(config: &Config) -> Vec<(Box<dyn Inspector>, Duration)> {
+    let mut all: Vec<(Box<dyn Inspector>, Duration)> = Vec::new();
+    for it in &config.postgres {
+        all.push((Box::new(PostgresInspector::new(it.inspector.clone())), it.interval));
+    }
+    for it in &config.pgbouncer {
+        all.push((Box::new(PgBouncerInspector::new(it.inspector.clone())), it.interval));
+    }
+    all
 }
 
 /// How often a server is asked while a pool of it is over 80 % or suspect.

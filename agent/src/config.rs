@@ -10,7 +10,7 @@ use tickbird_shared::Labels;
 use toml::Value;
 
 use crate::buffer;
-use crate::inspect::{host, http_endpoint, pool_metrics, postgres};
+use crate::inspect::{host, http_endpoint, pgbouncer, pool_metrics, postgres};
 use crate::judge;
 use crate::ship;
 
@@ -34,7 +34,9 @@ pub struct Config {
     /// Applications that the operator named.
     pub apps: Vec<host::DeclaredApp>,
     /// PostgreSQL servers whose own view is asked for.
-    pub postgres: Vec<Server>,
+    pub postgres: Vec<Server<postgres::Config>>,
+    /// PgBouncers whose console is asked.
+    pub pgbouncer: Vec<Server<pgbouncer::Config>>,
     /// What applications say of their own pools.
     pub pools: Vec<PoolSource>,
     /// HTTP endpoints that are probed.
@@ -49,11 +51,11 @@ pub struct Config {
     pub files: Vec<PathBuf>,
 }
 
-/// A PostgreSQL server and how often it is asked.
+/// A server and how often it is asked.
 #[derive(Debug, Clone)]
-pub struct Server {
+pub struct Server<C> {
     /// What the inspector needs.
-    pub inspector: postgres::Config,
+    pub inspector: C,
     /// Between two looks. Default 5 s: cheap for the server, and six looks within the shortest bound of 30 s.
     pub interval: Duration,
 }
@@ -107,12 +109,13 @@ impl Config {
         let collector = self.collector.as_ref().map(ToString::to_string);
         let from = if files.is_empty() { "no file: defaults".to_owned() } else { files.join(", ") };
         format!(
-            "configuration is good ({from})\n  state directory  {}\n  collector        {}\n  applications     {}\n  pool sources     {}\n  postgres         {}\n  endpoints        {}",
+            "configuration is good ({from})\n  state directory  {}\n  collector        {}\n  applications     {}\n  pool sources     {}\n  postgres         {}\n  pgbouncer        {}\n  endpoints        {}",
             self.state_dir.display(),
             collector.as_deref().unwrap_or("from enrolment, if the agent is enrolled"),
             self.apps.len(),
             self.pools.len(),
             self.postgres.len(),
+            self.pgbouncer.len(),
             self.endpoints.len(),
         )
     }
@@ -125,7 +128,8 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
     let collector = root.section("collector").and_then(|mut it| origin(&mut it));
     let mut pools = Vec::new();
     let apps = root.sections("app").into_iter().filter_map(|it| app(it, &mut pools)).collect();
-    let postgres = root.sections("postgres").into_iter().filter_map(server).collect();
+    let postgres = root.sections("postgres").into_iter().filter_map(postgres_server).collect();
+    let pgbouncer = root.sections("pgbouncer").into_iter().filter_map(pooler).collect();
     let endpoints: Vec<Endpoint> = root.sections("endpoint").into_iter().filter_map(endpoint).collect();
     for (index, it) in endpoints.iter().enumerate() {
         let shown = it.inspector.url.to_string();
@@ -148,7 +152,20 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
         host_interval = section.duration("interval", SECOND / 10, HOUR).unwrap_or(SECOND);
     }
     let checks = checks(&mut root);
-    Config { state_dir, labels, collector, apps, postgres, pools, endpoints, checks, buffer, host_interval, files }
+    Config {
+        state_dir,
+        labels,
+        collector,
+        apps,
+        postgres,
+        pgbouncer,
+        pools,
+        endpoints,
+        checks,
+        buffer,
+        host_interval,
+        files,
+    }
 }
 
 fn labels(root: &mut Section) -> Labels {
@@ -195,9 +212,21 @@ fn app(mut section: Section, pools: &mut Vec<PoolSource>) -> Option<host::Declar
     })
 }
 
-fn server(mut section: Section) -> Option<Server> {
-    let (file, variable) = (section.text("dsn_file"), section.text("dsn_env"));
+fn postgres_server(mut section: Section) -> Option<Server<postgres::Config>> {
     let statements = section.flag("statements").unwrap_or(true);
+    server(section, |text| match postgres::Dsn::parse(text) {
+        Ok(dsn) => Ok(postgres::Config { dsn, statements }),
+        Err(error) => Err((error.to_string(), error.advice())),
+    })
+}
+
+fn pooler(section: Section) -> Option<Server<pgbouncer::Config>> {
+    server(section, |text| pgbouncer::Config::parse(text).map_err(|error| (error.to_string(), error.advice())))
+}
+
+/// A section with a DSN, which `parse` reads; it may say what is wrong and what to do, and never a part of it.
+fn server<C>(mut section: Section, parse: impl FnOnce(&str) -> Result<C, (String, String)>) -> Option<Server<C>> {
+    let (file, variable) = (section.text("dsn_file"), section.text("dsn_env"));
     let interval = section.duration("interval", SECOND, HOUR).unwrap_or(5 * SECOND);
     let (key, text) = match (file, variable) {
         (Some(path), None) => {
@@ -228,10 +257,10 @@ fn server(mut section: Section) -> Option<Server> {
             return None;
         }
     };
-    match postgres::Dsn::parse(text.trim()) {
-        Ok(dsn) => Some(Server { inspector: postgres::Config { dsn, statements }, interval }),
-        Err(error) => {
-            section.wrong(key, &error, Some(error.advice()));
+    match parse(text.trim()) {
+        Ok(inspector) => Some(Server { inspector, interval }),
+        Err((what, advice)) => {
+            section.wrong(key, what, Some(advice));
             None
         }
     }

@@ -13,6 +13,7 @@ use crate::discover::TargetKey;
 pub mod host;
 pub mod http_endpoint;
 mod network;
+pub mod pgbouncer;
 pub mod pool_metrics;
 pub mod postgres;
 pub mod recording;

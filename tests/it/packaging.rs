@@ -25,7 +25,11 @@ fn the_example_configurations_have_no_mistakes() {
         write(&secret, "whsec_dGhlIHJlY2VpdmVyJ3Mgb3duIHNlY3JldCwgMzIgYnl0ZXM=")?;
 
         let agent = Agent::prepare(stage, "", User::Same)?;
-        let text = example("agent.toml")?.replace("/etc/tickbird/grants.dsn", &dsn.display().to_string());
+        let pooler = room.join("pgbouncer.dsn");
+        write(&pooler, "postgresql://stats:secret@127.0.0.1/pgbouncer")?;
+        let text = example("agent.toml")?
+            .replace("/etc/tickbird/grants.dsn", &dsn.display().to_string())
+            .replace("/etc/tickbird/pgbouncer.dsn", &pooler.display().to_string());
         write(&agent.configuration(), &text)?;
         let output = agent.ask("check-config", &[])?;
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -2,12 +2,11 @@
 
 use jiff::Timestamp;
 
-use super::wall;
+use super::{servers, wall};
 use crate::config::Config;
 use crate::inspect::host::{Endpoints, HostInspector};
 use crate::inspect::http_endpoint::HttpInspector;
 use crate::inspect::pool_metrics::PoolInspector;
-use crate::inspect::postgres::PostgresInspector;
 use crate::inspect::schedule::Clock;
 use crate::inspect::{Inspector, Rows};
 use crate::judge::{Judge, Moment, Who};
@@ -30,10 +29,7 @@ impl Once {
     pub fn new(config: Config) -> Self {
         let endpoints = Endpoints::default();
         let (host, _ended) = HostInspector::new(config.host(endpoints.clone()));
-        let mut inspectors: Vec<Box<dyn Inspector>> = Vec::new();
-        for server in &config.postgres {
-            inspectors.push(Box::new(PostgresInspector::new(server.inspector.clone())));
-        }
+        let mut inspectors: Vec<Box<dyn Inspector>> = servers(&config).into_iter().map(|(it, _)| it).collect();
         for source in &config.pools {
             inspectors.push(Box::new(PoolInspector::new(source.inspector.clone())));
         }

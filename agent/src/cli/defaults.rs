@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::print_json;
 use crate::config::Config;
-use crate::inspect::{About, host, http_endpoint, postgres};
+use crate::inspect::{About, host, http_endpoint, pgbouncer, postgres};
 
 pub(super) fn defaults(config: &Config, as_json: bool) -> u8 {
     let table = config.checks.table();
@@ -19,7 +19,7 @@ pub(super) fn defaults(config: &Config, as_json: bool) -> u8 {
 }
 
 /// Every source of facts.
-const INSPECTORS: [&About; 3] = [&host::ABOUT, &postgres::ABOUT, &http_endpoint::ABOUT];
+const INSPECTORS: [&About; 4] = [&host::ABOUT, &postgres::ABOUT, &pgbouncer::ABOUT, &http_endpoint::ABOUT];
 
 pub(super) fn inspectors(as_json: bool) -> u8 {
     if as_json {

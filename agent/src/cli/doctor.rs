@@ -6,7 +6,7 @@ use super::{Failure, print_json};
 use crate::agent::{Once, wall};
 use crate::config::Config;
 use crate::identity::{Identity, IdentityError};
-use crate::inspect::{About, host, http_endpoint, postgres};
+use crate::inspect::{About, host, http_endpoint, pgbouncer, postgres};
 use crate::status::{Report, socket};
 
 /// One line of the doctor's.
@@ -26,6 +26,7 @@ struct Line {
 pub(super) async fn doctor(config: Config, as_json: bool) -> Result<u8, Failure> {
     let mut lines = vec![running(&config).await, enrolled(&config)];
     let servers: Vec<_> = config.postgres.iter().map(|it| it.inspector.clone()).collect();
+    let poolers: Vec<_> = config.pgbouncer.iter().map(|it| it.inspector.clone()).collect();
     let mut once = Once::new(config);
     once.look().await;
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
@@ -34,6 +35,10 @@ pub(super) async fn doctor(config: Config, as_json: bool) -> Result<u8, Failure>
     lines.push(source(&host::ABOUT, "host".to_owned(), &["process:", "pool:"], &report));
     for server in servers {
         lines.push(of_server(&server).await);
+    }
+    for pooler in poolers {
+        let what = format!("pgbouncer {}", pooler.dsn);
+        lines.push(checked(what, &pgbouncer::ABOUT, pgbouncer::check(&pooler).await));
     }
     for target in report.targets.iter().filter(|it| it.kind == "endpoint") {
         lines.push(source(&http_endpoint::ABOUT, target.key.clone(), &[&target.key], &report));
@@ -136,6 +141,15 @@ async fn of_server(config: &postgres::Config) -> Line {
             let advice = error.advice().map(str::to_owned);
             Line { what, state: "critical", found: error.to_string(), needs, advice }
         }
+    }
+}
+
+/// What one look at a server showed.
+fn checked(what: String, about: &About, outcome: Result<String, (String, Option<&'static str>)>) -> Line {
+    let needs = Some(about.needs);
+    match outcome {
+        Ok(found) => Line { what, state: "ok", found, needs, advice: None },
+        Err((found, advice)) => Line { what, state: "critical", found, needs, advice: advice.map(str::to_owned) },
     }
 }
 

@@ -13,22 +13,23 @@ use tokio_postgres::Statement;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::discover::TargetKey;
-use crate::inspect::server::{Engine, SessionState};
-use crate::inspect::{About, Inspector, Look, Measure, Observation, Reading, Reason, Rows, ServerLook, Unit, Value};
+use crate::inspect::server::kept::{AskError, CONNECT_TIMEOUT};
+use crate::inspect::server::{Engine, measures};
+use crate::inspect::{About, Inspector, Look, Reading, Reason, Rows, ServerLook, Value};
 use crate::kernel::unix_path;
 
 mod activity;
 mod check;
-mod connection;
+pub(super) mod connection;
 mod dsn;
 mod names;
 
+pub use crate::inspect::server::ConnectError;
 pub use check::{CheckError, Checked, check};
-pub use connection::ConnectError;
 pub use dsn::{Dsn, DsnError};
 
 use activity::{Activity, Server};
-use connection::{AskError, Connection};
+use connection::Connection;
 use names::Names;
 
 /// Our name at the server, in `application_name`.
@@ -55,36 +56,6 @@ pub struct Config {
     pub statements: bool,
 }
 
-static SESSIONS: Measure = Measure {
-    name: "server.sessions",
-    unit: Unit::Count,
-    meaning: "client backends of the server, the agent's own included",
-};
-static SLOTS_USED_RATIO: Measure = Measure {
-    name: "server.slots_used_ratio",
-    unit: Unit::Ratio,
-    meaning: "client backends against max_connections without the reserved ones",
-};
-static ACTIVE: Measure =
-    Measure { name: "server.sessions_active", unit: Unit::Count, meaning: "sessions that run a statement" };
-static IDLE: Measure =
-    Measure { name: "server.sessions_idle", unit: Unit::Count, meaning: "sessions that wait outside a transaction" };
-static IDLE_IN_TRANSACTION: Measure = Measure {
-    name: "server.sessions_idle_in_transaction",
-    unit: Unit::Count,
-    meaning: "sessions that wait inside a transaction, failed ones included",
-};
-static ABORTED: Measure = Measure {
-    name: "server.sessions_aborted",
-    unit: Unit::Count,
-    meaning: "sessions that wait inside a failed transaction",
-};
-static CONNECT_SECONDS: Measure = Measure {
-    name: "server.connect_seconds",
-    unit: Unit::Seconds,
-    meaning: "from the first SYN to a ready session, of the agent's connection",
-};
-
 /// What this inspector is.
 pub static ABOUT: About = About {
     name: "postgres",
@@ -93,7 +64,7 @@ pub static ABOUT: About = About {
     needs: "a role that may log in: the application's own, or one in pg_monitor; with another, port and state of \
             other roles' sessions are hidden",
     cost: "one kept connection; one row for each session, some 0.5 ms of the server's CPU at 100 sessions",
-    measures: &[&SESSIONS, &SLOTS_USED_RATIO, &ACTIVE, &IDLE, &IDLE_IN_TRANSACTION, &ABORTED, &CONNECT_SECONDS],
+    measures: measures::ALL,
 };
 
 /// Looks at one server. Holds at most one connection; none while the server refuses it, but for attempts with growing
@@ -148,7 +119,7 @@ impl PostgresInspector {
         }
         match &activity {
             Err(NoView::Ask(error)) if !error.keeps_session() => {
-                self.fail(error.without_session(&self.config.dsn.address()), now);
+                self.fail(error.without_session(&self.config.dsn.named()), now);
             }
             Err(NoView::NoSession) => (),
             _ => self.backoff.reset(),
@@ -206,7 +177,7 @@ impl PostgresInspector {
         self.socket_path = self.config.dsn.socket_path().map(|path| unix_path::real(&path));
         self.addresses = connection::addresses(&self.config.dsn).await?;
         self.resolved_at = now;
-        let patience = connection::CONNECT_TIMEOUT.saturating_sub(begun.elapsed());
+        let patience = CONNECT_TIMEOUT.saturating_sub(begun.elapsed());
         connection::open(&self.config.dsn, &self.tls, &self.addresses, patience).await
     }
 
@@ -232,7 +203,7 @@ impl PostgresInspector {
         let address = self.config.dsn.address();
         let failed = self.failed.as_ref().map(|(error, _)| error);
         let activity = activity.map_err(|why| match (why, failed) {
-            (NoView::Ask(error), _) => error.reason(&address),
+            (NoView::Ask(error), _) => error.reason(&self.config.dsn.named()),
             (NoView::Unclear(what), _) => Reason::Malformed(format!("PostgreSQL at {address}: {what}")),
             (NoView::NoSession, Some(error)) => error.reason(),
             (NoView::NoSession, None) => Reason::NotYet("the server was not asked yet"),
@@ -263,7 +234,7 @@ impl PostgresInspector {
             pool_mode: None,
             sessions: activity.map(|activity| activity.sessions),
         };
-        let observations = observations(&look);
+        let observations = measures::of(&look);
         Reading { rows: Rows::Server(look), observations }
     }
 
@@ -329,40 +300,6 @@ fn pg_monitor(role: &str) -> String {
     format!("port and state of other roles' sessions (the role {role} is not in pg_monitor)")
 }
 
-fn observations(look: &ServerLook) -> Vec<Observation> {
-    let observe = |measure, value| Observation { target: look.target.clone(), measure, value };
-    let count = |states: &[SessionState]| match &look.sessions {
-        Err(reason) => Value::Unknown(reason.clone()),
-        Ok(sessions) => {
-            let of = |states: &[SessionState]| {
-                let found = sessions.iter().filter(|session| states.contains(&session.state)).count();
-                u32::try_from(found).map_or(f64::from(u32::MAX), f64::from)
-            };
-            match of(&[SessionState::Unknown]) {
-                0.0 => Value::Known(of(states)),
-                unknown => Value::Between(of(states), of(states) + unknown),
-            }
-        }
-    };
-    let ratio = match (&look.used, look.slots.known()) {
-        (Value::Unknown(reason), _) => Value::Unknown(reason.clone()),
-        (used, Some(slots)) if slots > 0.0 => used.clone().map(|used| used / slots),
-        _ => Value::Unknown(Reason::NotYet("the settings were not read yet")),
-    };
-    vec![
-        observe(&SESSIONS, look.used.clone()),
-        observe(&SLOTS_USED_RATIO, ratio),
-        observe(&ACTIVE, count(&[SessionState::Active, SessionState::FastPath])),
-        observe(&IDLE, count(&[SessionState::Idle])),
-        observe(
-            &IDLE_IN_TRANSACTION,
-            count(&[SessionState::IdleInTransaction, SessionState::IdleInTransactionAborted]),
-        ),
-        observe(&ABORTED, count(&[SessionState::IdleInTransactionAborted])),
-        observe(&CONNECT_SECONDS, look.connect.clone()),
-    ]
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -373,6 +310,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::inspect::Observation;
 
     fn inspector(dsn: &str) -> PostgresInspector {
         PostgresInspector::new(Config { dsn: Dsn::parse(dsn).expect("a DSN"), statements: true })

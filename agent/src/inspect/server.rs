@@ -7,6 +7,12 @@ use std::time::Duration;
 use crate::discover::{End, TargetKey};
 use crate::inspect::{Reason, Value};
 
+mod connect_error;
+pub(super) mod kept;
+pub(super) mod measures;
+
+pub use connect_error::ConnectError;
+
 /// Kinds of servers that can be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Engine {
@@ -160,6 +166,8 @@ pub struct Session {
     pub backend: u64,
     /// Client's address; `None` over a unix socket or when hidden.
     pub address: Option<IpAddr>,
+    /// What the client's address may be when the server tells only its name (MySQL with name resolution).
+    pub address_candidates: Vec<IpAddr>,
     /// Client's port; `None` over a unix socket or when hidden.
     pub port: Option<u16>,
     /// The server's own descriptor of it, where the server tells (MySQL's `socket_id`, Redis' `fd`).

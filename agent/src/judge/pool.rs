@@ -21,6 +21,7 @@ mod exhaustion;
 pub(super) mod join;
 mod sessions;
 mod stats;
+mod through_pooler;
 mod utilization;
 pub(super) mod view;
 
@@ -40,6 +41,7 @@ pub(super) struct Pools {
     /// Why no socket could be read at the last look at the host.
     lost: Option<Reason>,
     servers: BTreeMap<TargetKey, Server>,
+    hops: through_pooler::Hops,
     births: BTreeMap<TargetKey, churn::Births>,
     dead: BTreeMap<TargetKey, close_wait::Dead>,
     exhaustion: exhaustion::Exhaustion,
@@ -121,7 +123,11 @@ impl Pools {
     /// Takes a look at a server in.
     pub(super) fn server(&mut self, look: &ServerLook, now: Moment, tracks: &mut Tracks) {
         let rows = std::mem::take(&mut self.rows);
-        self.join(look, &rows, now, tracks);
+        let passed = self.hops.passed_on(look, now.mono);
+        match self.hops.resolve(look, now.mono) {
+            Some(resolved) => self.join(&resolved, &rows, &passed, now, tracks),
+            None => self.join(look, &rows, &passed, now, tracks),
+        }
         self.rows = rows;
     }
 
@@ -139,7 +145,14 @@ impl Pools {
         }
     }
 
-    fn join(&mut self, look: &ServerLook, rows: &[PoolRow], now: Moment, tracks: &mut Tracks) {
+    fn join(
+        &mut self,
+        look: &ServerLook,
+        rows: &[PoolRow],
+        passed: &through_pooler::PassedOn,
+        now: Moment,
+        tracks: &mut Tracks,
+    ) {
         let of_server = join::is_of_server(look, rows);
         let mut bases = Instances::new();
         for row in rows.iter().filter(|it| of_server(&it.remote)) {
@@ -155,6 +168,7 @@ impl Pools {
         server.is_suspect = false;
         let remotes = server.remotes.clone();
         let join = join::join(look, rows);
+        self.hops.remember(look, &join, now.mono);
         let strange: HashSet<u64> = join.without_session.iter().map(|(_, it)| it.cookie).collect();
         // The two views are not of one moment: only a connection that matches nothing twice says something.
         let is_strange_again = strange.intersection(&server.strange).next().is_some();
@@ -182,7 +196,7 @@ impl Pools {
             self.exhaustion.pooler(look, &bases, now.mono);
             self.exhaustion.judge(&bases, now, tracks);
             suspect |= bases.values().flatten().any(|row| self.exhaustion.is_suspect(row));
-            let scene = sessions::Scene { look, join: &join, commands: &self.commands };
+            let scene = sessions::Scene { look, join: &join, commands: &self.commands, passed };
             for check in SESSION_CHECKS {
                 suspect |= scene.judge(check, &groups, now, tracks);
             }

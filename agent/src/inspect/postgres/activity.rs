@@ -129,6 +129,7 @@ fn session(row: &Row, names: &Names, is_hidden: bool, with_statement: bool) -> O
     Some(Session {
         socket_fd: None,
         client_pid: None,
+        address_candidates: Vec::new(),
         link: None,
         backend: u64::from(field::<i32>(row, 0)?.unsigned_abs()),
         address: field::<IpAddr>(row, 1).map(|it| it.to_canonical()),

@@ -1,10 +1,12 @@
 //! One connection for `doctor`: may the agent log in, and what may it see.
 
 use super::activity::{Activity, SERVER, SESSIONS, Server};
-use super::connection::{self, AskError, ConnectError};
+use super::connection;
 use super::names::Names;
 use super::{Config, pg_monitor};
 use crate::inspect::Reason;
+use crate::inspect::server::ConnectError;
+use crate::inspect::server::kept::{AskError, CONNECT_TIMEOUT};
 
 /// What one connection showed.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,12 +60,11 @@ impl CheckError {
 /// Connects once, looks once and leaves.
 pub async fn check(config: &Config) -> Result<Checked, CheckError> {
     let dsn = &config.dsn;
-    let failed = |error: AskError| CheckError::Ask(error.reason(&dsn.address()));
-    let unclear = |what: String| CheckError::Ask(Reason::Malformed(format!("PostgreSQL at {}: {what}", dsn.address())));
+    let failed = |error: AskError| CheckError::Ask(error.reason(&dsn.named()));
+    let unclear = |what: String| CheckError::Ask(Reason::Malformed(format!("{}: {what}", dsn.named())));
 
     let addresses = connection::addresses(dsn).await?;
-    let connection =
-        connection::open(dsn, &connection::connector(dsn), &addresses, connection::CONNECT_TIMEOUT).await?;
+    let connection = connection::open(dsn, &connection::connector(dsn), &addresses, CONNECT_TIMEOUT).await?;
     let statement = connection.prepare(SERVER).await.map_err(failed)?;
     let rows = connection.ask(&statement).await.map_err(failed)?;
     let server = Server::read(&rows).ok_or_else(|| unclear("its settings".into()))?;

@@ -9,43 +9,45 @@ use tokio::task::JoinHandle;
 use tokio::time::{self, Instant};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Row, Statement};
+use tokio_postgres::{Client, Row, SimpleQueryMessage, SimpleQueryRow, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::dsn::{Dsn, Place, Trust};
+use crate::inspect::network;
+use crate::inspect::server::kept::{self, ANSWER_TIMEOUT, AskError, CONNECT_TIMEOUT};
+use crate::inspect::server::{ConnectError, Engine};
 use crate::inspect::tls_certificate::{self, Demand, Verifier};
-use crate::inspect::{Reason, network};
 use crate::scrub;
-
-/// For the name and all its addresses together. Above the five seconds that `db.connect` calls critical, so that they
-/// can be measured.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(6);
-
-/// For the answer to one question: `statement_timeout`, and what a busy host and network add to it.
-pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What an orderly farewell may take before the connection is cut.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// An open session. One that is dropped sends its farewell and is closed.
-pub(super) struct Connection {
+pub(in crate::inspect) struct Connection {
     client: Client,
     driver: Option<JoinHandle<()>>,
     /// From the first SYN to a ready session.
-    pub(super) seconds: f64,
+    pub(in crate::inspect) seconds: f64,
     /// The address that answered; `None` over a unix socket.
-    pub(super) address: Option<IpAddr>,
+    pub(in crate::inspect) address: Option<IpAddr>,
 }
 
 impl Connection {
     /// Whether the server or the network ended it.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(in crate::inspect) fn is_closed(&self) -> bool {
         self.client.is_closed()
     }
 
     /// Has a statement parsed and planned, once for all looks.
-    pub(super) async fn prepare(&self, statement: &str) -> Result<Statement, AskError> {
+    pub(in crate::inspect) async fn prepare(&self, statement: &str) -> Result<Statement, AskError> {
         answer(self.client.prepare(statement)).await
+    }
+
+    /// Asks by the simple protocol, which is all that a pooler's console speaks: rows only.
+    pub(in crate::inspect) async fn ask_console(&self, command: &str) -> Result<Vec<SimpleQueryRow>, AskError> {
+        let messages = answer(self.client.simple_query(command)).await?;
+        let row = |message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None };
+        Ok(messages.into_iter().filter_map(row).collect())
     }
 
     /// Asks a prepared statement.
@@ -60,6 +62,20 @@ impl Connection {
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, AskError> {
         answer(self.client.query(statement, parameters)).await
+    }
+}
+
+impl kept::Session for Connection {
+    fn is_closed(&self) -> bool {
+        self.is_closed()
+    }
+
+    fn seconds(&self) -> f64 {
+        self.seconds
+    }
+
+    fn address(&self) -> Option<IpAddr> {
+        self.address
     }
 }
 
@@ -79,229 +95,78 @@ impl Drop for Connection {
 
 async fn answer<T>(asked: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, AskError> {
     match time::timeout(ANSWER_TIMEOUT, asked).await {
-        Ok(answer) => answer.map_err(AskError::of),
+        Ok(answer) => answer.map_err(ask_error),
         Err(_) => Err(AskError::Silent),
     }
 }
 
-/// Why an open session gave no answer.
-#[derive(Debug)]
-pub(super) enum AskError {
-    /// The server refused or cancelled the statement; the session goes on.
-    Refused { denied: bool, message: String },
-    /// No answer in time: the session is given up.
-    Silent,
-    /// The session is over; the server may have said why.
-    Closed(Option<String>),
-}
-
-impl AskError {
-    fn of(error: tokio_postgres::Error) -> Self {
-        match error.as_db_error() {
-            // 57P01 to 57P05: shut down, crashed, database dropped, idle too long. The session ends with them.
-            Some(said) if said.code().code().starts_with("57P") => {
-                Self::Closed(Some(scrub::database_error(said.message())))
-            }
-            Some(said) => Self::Refused {
-                denied: *said.code() == SqlState::INSUFFICIENT_PRIVILEGE,
-                message: scrub::database_error(said.message()),
-            },
-            None if error.is_closed() || cause::<io::Error>(&error).is_some() => Self::Closed(None),
-            None => Self::Refused { denied: false, message: scrub::text(&error.to_string(), 120) },
+/// What the library's error means to an open session.
+fn ask_error(error: tokio_postgres::Error) -> AskError {
+    match error.as_db_error() {
+        // 57P01 to 57P05: shut down, crashed, database dropped, idle too long. The session ends with them.
+        Some(said) if said.code().code().starts_with("57P") => {
+            AskError::Closed(Some(scrub::database_error(said.message())))
         }
-    }
-
-    /// Whether the session can be asked again.
-    pub(super) fn keeps_session(&self) -> bool {
-        matches!(self, Self::Refused { .. })
-    }
-
-    /// The same as the cause of there being no session any more.
-    pub(super) fn without_session(&self, address: &str) -> ConnectError {
-        let address = address.to_owned();
-        match self {
-            Self::Silent => ConnectError::Silent { address, seconds: ANSWER_TIMEOUT.as_secs_f64() },
-            Self::Closed(None) => ConnectError::Unreachable { address, said: "connection closed".into() },
-            Self::Closed(Some(said)) | Self::Refused { message: said, .. } => {
-                ConnectError::NotServing { address, said: said.clone() }
-            }
-        }
-    }
-
-    /// Why nothing is known, for the server at `address`.
-    pub(super) fn reason(&self, address: &str) -> Reason {
-        match self {
-            Self::Refused { denied: true, message } => Reason::Denied(format!("PostgreSQL at {address}: {message}")),
-            Self::Refused { message, .. } | Self::Closed(Some(message)) => {
-                Reason::Unreachable(format!("PostgreSQL at {address}: {message}"))
-            }
-            Self::Closed(None) => Reason::Unreachable(format!("PostgreSQL at {address}: connection closed")),
-            Self::Silent => {
-                let seconds = ANSWER_TIMEOUT.as_secs();
-                Reason::Unreachable(format!("PostgreSQL at {address}: no answer within {seconds} s"))
-            }
-        }
+        Some(said) => AskError::Refused {
+            denied: *said.code() == SqlState::INSUFFICIENT_PRIVILEGE,
+            message: scrub::database_error(said.message()),
+        },
+        None if error.is_closed() || cause::<io::Error>(&error).is_some() => AskError::Closed(None),
+        None => AskError::Refused { denied: false, message: scrub::text(&error.to_string(), 120) },
     }
 }
 
-/// Why there is no session. Texts name the server and the role, never a password.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// The name has no address.
-    #[error("PostgreSQL at {address}: the name has no address: {said}")]
-    Resolve {
-        /// Host and port.
-        address: String,
-        /// What the resolver said.
-        said: String,
-    },
-    /// The network or the kernel refused.
-    #[error("PostgreSQL at {address}: {said}")]
-    Unreachable {
-        /// Host and port.
-        address: String,
-        /// What the kernel said.
-        said: String,
-    },
-    /// Nobody answered, or not to the end.
-    #[error("PostgreSQL at {address}: no session within {seconds:.0} s")]
-    Timeout {
-        /// Host and port.
-        address: String,
-        /// How long it was waited for.
-        seconds: f64,
-    },
-    /// There was a session, and it gave no answer.
-    #[error("PostgreSQL at {address}: no answer within {seconds:.0} s")]
-    Silent {
-        /// Host and port.
-        address: String,
-        /// How long it was waited for.
-        seconds: f64,
-    },
-    /// The certificate is not trusted, or there is no TLS where it was demanded.
-    #[error("PostgreSQL at {address}: TLS: {said}")]
-    Tls {
-        /// Host and port.
-        address: String,
-        /// `expired`, `unknown issuer`, `server does not support TLS`.
-        said: String,
-    },
-    /// The role may not log in like this: password, `pg_hba.conf`, no such role or database.
-    #[error("PostgreSQL at {address}: {said}")]
-    Login {
-        /// Host and port.
-        address: String,
-        /// What the server said.
-        said: String,
-    },
-    /// SQLSTATE 53300: no slot is free, of the server or of the role or database alone.
-    #[error("PostgreSQL at {address}: {said}")]
-    TooManyClients {
-        /// Host and port.
-        address: String,
-        /// What the server said.
-        said: String,
-        /// All slots of the server are taken, not only those of our role or database.
-        of_server: bool,
-    },
-    /// The server answered that it serves nobody: it starts, stops or recovers.
-    #[error("PostgreSQL at {address}: {said}")]
-    NotServing {
-        /// Host and port.
-        address: String,
-        /// What the server said.
-        said: String,
-    },
-    /// The session itself is not as the server would have it: a setting in `options`, or a pooler that takes none.
-    #[error("PostgreSQL at {address}: {said}")]
-    Settings {
-        /// Host and port.
-        address: String,
-        /// What the server said.
-        said: String,
-    },
-    /// What answers there speaks another protocol.
-    #[error("PostgreSQL at {address}: what answers is not PostgreSQL")]
-    NotPostgres {
-        /// Host and port.
-        address: String,
-    },
+/// What the library's error means.
+fn failure(dsn: &Dsn, error: &tokio_postgres::Error) -> ConnectError {
+    let server = dsn.named();
+    if let Some(said) = error.as_db_error() {
+        let (code, routine) = (said.code(), said.routine());
+        let said = scrub::database_error(said.message());
+        if dsn.engine() == Engine::PgBouncer {
+            return pooler_refusal(server, said);
+        }
+        // Limits of a role and of a database have the same code; the text of all of them may be translated.
+        let of_server = !matches!(routine, Some("InitializeSessionUserId" | "CheckMyDatabase"));
+        return match code.code() {
+            "53300" => ConnectError::TooManyClients { server, said, of_server },
+            "3D000" | "42501" => ConnectError::Login { server, said },
+            code if code.starts_with("28") => ConnectError::Login { server, said },
+            // Operator intervention, lack of resources, errors of the system and of the server itself.
+            code if ["57", "53", "58", "XX"].iter().any(|class| code.starts_with(class)) => {
+                ConnectError::NotServing { server, said }
+            }
+            _ => ConnectError::Settings { server, said },
+        };
+    }
+    if let Some(tls) = cause::<rustls::Error>(error) {
+        return ConnectError::Tls { server, said: tls_certificate::why_refused(tls) };
+    }
+    let texts = error.source().map(ToString::to_string).unwrap_or_default();
+    match cause::<io::Error>(error) {
+        // Not of the kernel, but of the library's reader: the answer is in another language.
+        Some(io) if io.raw_os_error().is_none() && io.kind() != io::ErrorKind::UnexpectedEof => {
+            ConnectError::Foreign { server, engine: dsn.engine() }
+        }
+        Some(io) => ConnectError::Unreachable { server, said: network::said(io) },
+        // The library has no other mark for these two; what it says is of its own making.
+        None if error.to_string().contains("TLS") => ConnectError::Tls { server, said: scrub::text(&texts, 120) },
+        None if texts.contains("password") => ConnectError::Login { server, said: scrub::text(&texts, 120) },
+        None if error.is_closed() => ConnectError::Unreachable { server, said: "connection closed".into() },
+        None => ConnectError::Foreign { server, engine: dsn.engine() },
+    }
 }
 
-impl ConnectError {
-    /// What the operator can do.
-    pub const fn advice(&self) -> &'static str {
-        match self {
-            Self::Resolve { .. } => "check the host in the DSN and the resolver of this host",
-            Self::Unreachable { .. } => {
-                "check that the server runs, that it listens there, and that no firewall refuses"
-            }
-            Self::Timeout { .. } | Self::Silent { .. } => {
-                "check the network between here and the server, and the server's load"
-            }
-            Self::Tls { .. } => "check the server's certificate, and sslmode and sslrootcert in the DSN",
-            Self::Login { .. } => "check role, password and database in the DSN, and the server's pg_hba.conf",
-            Self::TooManyClients { of_server: true, .. } => {
-                "find who holds the connections; raise max_connections only after that"
-            }
-            Self::TooManyClients { .. } => "raise the connection limit of the agent's role or database",
-            Self::NotServing { .. } => "look into the server's log: it starts, stops or recovers",
-            Self::Settings { .. } => {
-                "check options in the DSN; where a pooler answers, name the server behind it, which knows the sessions"
-            }
-            Self::NotPostgres { .. } => "check host and port in the DSN",
-        }
-    }
-
-    /// Whether the agent's own credentials or settings are at fault: the server is there, and others may be served well.
-    pub const fn is_our_fault(&self) -> bool {
-        matches!(self, Self::Login { .. } | Self::Tls { .. } | Self::Settings { .. })
-    }
-
-    /// Why nothing is known of the server.
-    pub fn reason(&self) -> Reason {
-        match self {
-            _ if self.is_our_fault() => Reason::Denied(self.to_string()),
-            Self::NotPostgres { .. } => Reason::Malformed(self.to_string()),
-            _ => Reason::Unreachable(self.to_string()),
-        }
-    }
-
-    fn of(address: &str, error: &tokio_postgres::Error) -> Self {
-        let address = address.to_owned();
-        if let Some(said) = error.as_db_error() {
-            let (code, routine) = (said.code(), said.routine());
-            let said = scrub::database_error(said.message());
-            // Limits of a role and of a database have the same code; the text of all of them may be translated.
-            let of_server = !matches!(routine, Some("InitializeSessionUserId" | "CheckMyDatabase"));
-            return match code.code() {
-                "53300" => Self::TooManyClients { address, said, of_server },
-                "3D000" | "42501" => Self::Login { address, said },
-                code if code.starts_with("28") => Self::Login { address, said },
-                // Operator intervention, lack of resources, errors of the system and of the server itself.
-                code if ["57", "53", "58", "XX"].iter().any(|class| code.starts_with(class)) => {
-                    Self::NotServing { address, said }
-                }
-                _ => Self::Settings { address, said },
-            };
-        }
-        if let Some(tls) = cause::<rustls::Error>(error) {
-            return Self::Tls { address, said: tls_certificate::why_refused(tls) };
-        }
-        let texts = error.source().map(ToString::to_string).unwrap_or_default();
-        match cause::<io::Error>(error) {
-            // Not of the kernel, but of the library's reader: the answer is in another language.
-            Some(io) if io.raw_os_error().is_none() && io.kind() != io::ErrorKind::UnexpectedEof => {
-                Self::NotPostgres { address }
-            }
-            Some(io) => Self::Unreachable { address, said: network::said(io) },
-            // The library has no other mark for these two; what it says is of its own making.
-            None if error.to_string().contains("TLS") => Self::Tls { address, said: scrub::text(&texts, 120) },
-            None if texts.contains("password") => Self::Login { address, said: scrub::text(&texts, 120) },
-            None if error.is_closed() => Self::Unreachable { address, said: "connection closed".into() },
-            None => Self::NotPostgres { address },
-        }
+/// PgBouncer has one code for all of them, but never translates its texts.
+fn pooler_refusal(server: String, said: String) -> ConnectError {
+    let says = |words: &[&str]| words.iter().any(|it| said.contains(it));
+    if says(&["no more connections allowed"]) {
+        ConnectError::TooManyClients { server, said, of_server: true }
+    } else if says(&["shut", "paused", "suspended"]) {
+        ConnectError::NotServing { server, said }
+    } else if says(&["startup parameter"]) {
+        ConnectError::Settings { server, said }
+    } else {
+        ConnectError::Login { server, said }
     }
 }
 
@@ -323,7 +188,7 @@ fn cause<E: std::error::Error + 'static>(error: &tokio_postgres::Error) -> Optio
 }
 
 /// TLS as the DSN demands it; made once, since authorities are read for it.
-pub(super) fn connector(dsn: &Dsn) -> MakeRustlsConnect {
+pub(in crate::inspect) fn connector(dsn: &Dsn) -> MakeRustlsConnect {
     let verifier = match dsn.trust() {
         Trust::Anything => Verifier::new(Demand::Nothing, &[], true),
         Trust::Authority { roots, name: false } => Verifier::new(Demand::Authority, roots, true),
@@ -334,19 +199,19 @@ pub(super) fn connector(dsn: &Dsn) -> MakeRustlsConnect {
 }
 
 /// Addresses of the server as sockets show them; none for a unix socket.
-pub(super) async fn addresses(dsn: &Dsn) -> Result<Vec<SocketAddr>, ConnectError> {
+pub(in crate::inspect) async fn addresses(dsn: &Dsn) -> Result<Vec<SocketAddr>, ConnectError> {
     match dsn.place() {
         Place::Unix { .. } => Ok(Vec::new()),
         Place::Tcp { address: Some(address), port, .. } => Ok(vec![SocketAddr::new(address.to_canonical(), *port)]),
         Place::Tcp { host, port, .. } => network::resolve(host, *port, CONNECT_TIMEOUT)
             .await
-            .map_err(|error| ConnectError::Resolve { address: dsn.address(), said: network::said(&error) }),
+            .map_err(|error| ConnectError::Resolve { server: dsn.named(), said: network::said(&error) }),
     }
 }
 
 /// Opens a session at the first of these addresses that gives one, within `patience` altogether and within what the
 /// DSN allows.
-pub(super) async fn open(
+pub(in crate::inspect) async fn open(
     dsn: &Dsn,
     tls: &MakeRustlsConnect,
     addresses: &[SocketAddr],
@@ -374,7 +239,7 @@ pub(super) async fn open(
                 return Ok(Connection { client, driver: Some(driver), seconds, address: *address });
             }
             Ok(Err(error)) => {
-                let error = ConnectError::of(&dsn.address(), &error);
+                let error = failure(dsn, &error);
                 // A server that answers would say the same at its other addresses, and each try takes a slot.
                 if !matches!(error, ConnectError::Unreachable { .. }) {
                     return Err(error);
@@ -383,11 +248,11 @@ pub(super) async fn open(
             }
             Err(_) => {
                 let seconds = begun.elapsed().as_secs_f64();
-                last = Some(ConnectError::Timeout { address: dsn.address(), seconds });
+                last = Some(ConnectError::Timeout { server: dsn.named(), seconds });
             }
         }
     }
-    Err(last.unwrap_or_else(|| ConnectError::Resolve { address: dsn.address(), said: "no address".into() }))
+    Err(last.unwrap_or_else(|| ConnectError::Resolve { server: dsn.named(), said: "no address".into() }))
 }
 
 #[cfg(test)]
@@ -398,6 +263,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::inspect::Reason;
 
     /// What a session with a server is refused with that answers the first message with these bytes and hangs up.
     async fn refused_by(answer: &'static [u8], options: &str) -> ConnectError {
@@ -456,7 +322,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_server_of_ours_is_said_to_be_none() {
         let error = refused_by(b"HTTP/1.1 400 Bad Request\r\n\r\n", "sslmode=disable").await;
-        assert!(matches!(error, ConnectError::NotPostgres { .. }), "{error:?}");
+        assert!(matches!(error, ConnectError::Foreign { .. }), "{error:?}");
         let error = refused_by(b"", "sslmode=disable").await;
         assert!(error.to_string().ends_with("connection closed"), "{error:?}");
         let error = refused_by(b"N", "sslmode=require").await;

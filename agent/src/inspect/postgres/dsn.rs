@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustls_pki_types::CertificateDer;
 use tokio_postgres::config::{ChannelBinding, SslMode, SslNegotiation};
 
+use crate::inspect::server::Engine;
 use crate::inspect::tls_certificate;
 
 mod pairs;
@@ -17,11 +18,15 @@ use pairs::{KEYS, Key, Use, key_value_pairs, url_pairs};
 
 /// What libpq takes when nothing is said: the port of every server, the directory of Debian and its kin.
 const DEFAULT_PORT: u16 = 5432;
+/// PgBouncer's own port, and the database that is its admin console.
+const CONSOLE_PORT: u16 = 6432;
+const CONSOLE: &str = "pgbouncer";
 const DEFAULT_DIRECTORY: &str = "/var/run/postgresql";
 
 /// One server, database and role, with what proves it. `Debug` and `Display` show `10.0.0.5:5432/app` and nothing else.
 #[derive(Clone)]
 pub struct Dsn {
+    engine: Engine,
     place: Place,
     database: String,
     user: String,
@@ -150,6 +155,16 @@ impl Dsn {
     /// with the keys of libpq, and the file of `sslrootcert`. White space around it (a file's last line end) is
     /// ignored. Without `host` it is the socket in `/var/run/postgresql`; without `sslmode` it is `prefer`.
     pub fn parse(text: &str) -> Result<Self, DsnError> {
+        Self::parse_for(Engine::PostgreSql, text)
+    }
+
+    /// The same for the admin console of PgBouncer: database `pgbouncer` and port 6432 when the DSN names none, and
+    /// no `options`, which a pooler cannot pass on.
+    pub fn parse_console(text: &str) -> Result<Self, DsnError> {
+        Self::parse_for(Engine::PgBouncer, text)
+    }
+
+    fn parse_for(engine: Engine, text: &str) -> Result<Self, DsnError> {
         let text = text.trim();
         let pairs = match text.split_once("://") {
             _ if text.is_empty() => return Err(DsnError::Empty),
@@ -160,7 +175,17 @@ impl Dsn {
         for (key, value) in pairs {
             given.take(key, value)?;
         }
-        given.finish()
+        given.finish(engine)
+    }
+
+    /// What is meant to answer there.
+    pub(super) fn engine(&self) -> Engine {
+        self.engine
+    }
+
+    /// `PostgreSQL at 10.0.0.5:5432`.
+    pub(in crate::inspect) fn named(&self) -> String {
+        format!("{} at {}", self.engine.name(), self.address())
     }
 
     pub(super) fn place(&self) -> &Place {
@@ -181,7 +206,7 @@ impl Dsn {
     }
 
     /// The unix socket that it names.
-    pub(super) fn socket_path(&self) -> Option<String> {
+    pub(in crate::inspect) fn socket_path(&self) -> Option<String> {
         match &self.place {
             Place::Tcp { .. } => None,
             Place::Unix { directory, port } => Some(format!("{}/.s.PGSQL.{port}", directory.display())),
@@ -341,10 +366,15 @@ impl Given {
         }
     }
 
-    fn finish(mut self) -> Result<Dsn, DsnError> {
+    fn finish(mut self, engine: Engine) -> Result<Dsn, DsnError> {
+        let is_console = engine == Engine::PgBouncer;
+        if is_console && self.options.is_some() {
+            return Err(DsnError::Unsupported { key: "options" });
+        }
         let user = self.user.ok_or(DsnError::Missing { what: "user" })?;
-        let database = self.database.unwrap_or_else(|| user.clone());
-        let port = self.port.unwrap_or(DEFAULT_PORT);
+        let default = if is_console { CONSOLE } else { &user };
+        let database = self.database.unwrap_or_else(|| default.to_owned());
+        let port = self.port.unwrap_or(if is_console { CONSOLE_PORT } else { DEFAULT_PORT });
         let place = match (self.host, self.hostaddr) {
             (Some(host), None) if host.starts_with('/') => Place::Unix { directory: host.into(), port },
             (None, None) => Place::Unix { directory: DEFAULT_DIRECTORY.into(), port },
@@ -382,7 +412,6 @@ impl Given {
                 Mode::Prefer => SslMode::Prefer,
                 _ => SslMode::Require,
             })
-            .options([self.options.as_deref().unwrap_or_default(), super::SESSION_OPTIONS].join(" ").trim_start())
             .application_name(super::APPLICATION_NAME)
             // A peer that is gone is noticed within half a minute, and not by a look that waits.
             .keepalives(true)
@@ -390,7 +419,11 @@ impl Given {
             .keepalives_interval(Duration::from_secs(5))
             .keepalives_retries(3)
             .tcp_user_timeout(Duration::from_secs(20));
-        Ok(Dsn { place, database, user, trust, connect_timeout: self.connect_timeout, session: self.session })
+        if !is_console {
+            let options = [self.options.as_deref().unwrap_or_default(), super::SESSION_OPTIONS];
+            self.session.options(options.join(" ").trim_start());
+        }
+        Ok(Dsn { engine, place, database, user, trust, connect_timeout: self.connect_timeout, session: self.session })
     }
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio_postgres::{Row, Statement};
 
 use super::activity::{MAX_NAME, field};
-use super::connection::{AskError, Connection};
+use super::connection::Connection;
+use crate::inspect::server::kept::AskError;
 use crate::scrub;
 
 /// After so long every name is asked again: databases and roles can be renamed.

@@ -2,14 +2,15 @@
 //!
 //! A row of the server names its client's address and port, which is the local end of exactly one socket. Rows of other
 //! hosts' clients are not ours and join nothing. A row without address (hidden from our role, or over a unix socket) is
-//! joined by the other end: on this host we see which backend, or which descriptor of the server, holds it. A row or a socket that joins nothing once was opened or closed between
-//! the two looks; only at the second look in a row does that say something.
+//! joined by the other end: on this host we see which backend, or which descriptor of the server, holds it. A row or a
+//! socket that joins nothing once was opened or closed between the two looks; only at the second look in a row does
+//! that say something.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::discover::End;
-use crate::inspect::host::{Connection, PoolRow, TcpState, port_of_path};
+use crate::inspect::host::{Connection, Owner, PoolRow, TcpState, port_of_path};
 use crate::inspect::server::{Engine, Session};
 use crate::inspect::{Reason, ServerLook};
 
@@ -22,6 +23,8 @@ pub struct Joined<'a> {
     pub pool: &'a PoolRow,
     /// The socket.
     pub connection: &'a Connection,
+    /// False when only the process is certain: any of its connections to this server may be the one.
+    pub is_exact: bool,
 }
 
 /// What a look at a server and a look at this host say together.
@@ -88,20 +91,23 @@ pub fn join<'a>(look: &'a ServerLook, pools: &'a [PoolRow]) -> Join<'a> {
         }
     }
     let sessions = look.sessions.as_deref().unwrap_or_default();
-    let client = |session: &Session| Some(SocketAddr::new(session.address?.to_canonical(), session.port?));
-    let by_address: Vec<_> = sessions.iter().map(|it| sockets.remove(&client(it)?)).collect();
+    let by_address: Vec<_> = sessions.iter().map(|it| clients(it).find_map(|client| sockets.remove(&client))).collect();
     let mut rest: Vec<(&PoolRow, &Connection)> = sockets.into_values().chain(unix).collect();
     rest.sort_by_key(|(_, connection)| connection.cookie);
     let mut by_peer = ByPeer::of(&rest);
     let mut join = Join::default();
     for (session, found) in sessions.iter().zip(by_address) {
-        match (found, client(session)) {
-            (Some((pool, connection)), _) => join.joined.push(Joined { session, pool, connection }),
+        match (found, clients(session).next()) {
+            (Some((pool, connection)), _) => {
+                join.joined.push(Joined { session, pool, connection, is_exact: true });
+            }
             (None, None) => match by_peer.take(look.engine, session) {
-                Some((pool, connection)) => join.joined.push(Joined { session, pool, connection }),
+                Some((pool, connection, is_exact)) => {
+                    join.joined.push(Joined { session, pool, connection, is_exact });
+                }
                 None => join.unnamed.push(session),
             },
-            (None, Some(client)) if ours.contains(&client.ip()) => join.without_socket += 1,
+            (None, Some(_)) if clients(session).any(|it| ours.contains(&it.ip())) => join.without_socket += 1,
             (None, Some(_)) => join.elsewhere += 1,
         }
     }
@@ -112,9 +118,21 @@ pub fn join<'a>(look: &'a ServerLook, pools: &'a [PoolRow]) -> Join<'a> {
     join
 }
 
-/// Connections by who holds their other end.
+/// What the client's end may be: one address, or those of its name.
+fn clients(session: &Session) -> impl Iterator<Item = SocketAddr> {
+    let addresses = session.address.into_iter().chain(session.address_candidates.iter().copied());
+    session
+        .port
+        .into_iter()
+        .flat_map(move |port| addresses.clone().map(move |address| SocketAddr::new(address.to_canonical(), port)))
+}
+
+/// Connections by who holds their other end, and those over a unix socket by who holds this one.
 #[derive(Debug, Default)]
 struct ByPeer<'a> {
+    by_owner: HashMap<u32, Vec<(&'a PoolRow, &'a Connection)>>,
+    /// Owners with more than one.
+    ambiguous: HashSet<u32>,
     by_pid: HashMap<u64, (&'a PoolRow, &'a Connection)>,
     by_fd: HashMap<u32, (&'a PoolRow, &'a Connection)>,
 }
@@ -123,22 +141,32 @@ impl<'a> ByPeer<'a> {
     fn of(connections: &[(&'a PoolRow, &'a Connection)]) -> Self {
         let mut all = Self::default();
         for (pool, connection) in connections {
+            if let (Owner::Seen { instance, .. }, End::Unix(_)) = (&pool.owner, &connection.local) {
+                all.by_owner.entry(instance.pid).or_default().push((pool, connection));
+            }
             if let Some(peer) = connection.peer {
                 all.by_pid.insert(peer.pid.into(), (*pool, *connection));
                 all.by_fd.insert(peer.fd, (*pool, *connection));
             }
         }
+        all.ambiguous = all.by_owner.iter().filter(|(_, held)| held.len() > 1).map(|(pid, _)| *pid).collect();
         all
     }
 
     /// By the server's own descriptor where it tells one (it is one process), else by the pid of the backend, which is
-    /// PostgreSQL's number of a session and of no other.
-    fn take(&mut self, engine: Engine, session: &Session) -> Option<(&'a PoolRow, &'a Connection)> {
-        match session.socket_fd {
+    /// PostgreSQL's number of a session and of no other; else by the client's process where the server tells it, which
+    /// names the connection only when the process has one. The third says whether it is certainly this one.
+    fn take(&mut self, engine: Engine, session: &Session) -> Option<(&'a PoolRow, &'a Connection, bool)> {
+        if let Some(pid) = session.client_pid {
+            let (pool, connection) = self.by_owner.get_mut(&pid)?.pop()?;
+            return Some((pool, connection, !self.ambiguous.contains(&pid)));
+        }
+        let (pool, connection) = match session.socket_fd {
             Some(fd) => self.by_fd.remove(&fd),
             None if engine == Engine::PostgreSql => self.by_pid.remove(&session.backend),
             None => None,
-        }
+        }?;
+        Some((pool, connection, true))
     }
 }
 
@@ -164,7 +192,8 @@ pub(super) fn is_of_server<'a>(look: &'a ServerLook, pools: &'a [PoolRow]) -> im
             Some(named) => named == path,
             // Two servers with one port on one host listen in two directories, and both would have to be asked over TCP.
             None => {
-                let port = port_of_path(path).filter(|_| look.engine == Engine::PostgreSql);
+                let speaks = matches!(look.engine, Engine::PostgreSql | Engine::PgBouncer);
+                let port = port_of_path(path).filter(|_| speaks);
                 server_is_here && port.is_some_and(|port| ports.contains(&port))
             }
         },

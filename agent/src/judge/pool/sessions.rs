@@ -8,10 +8,11 @@ use serde_json::{Map, Value as Json, json};
 use tickbird_shared::protocol::MAX_EVIDENCE_BYTES;
 
 use super::join::{Join, Joined, hidden_ends};
+use super::through_pooler::{self, PassedOn};
 use super::{owner_name, pid, pids, pids_in_words, place, who};
 use crate::discover::{Instance, TargetKey};
 use crate::inspect::host::{Owner, PoolRow};
-use crate::inspect::server::{Engine, Session, SessionState};
+use crate::inspect::server::{Session, SessionState};
 use crate::inspect::{Reason, ServerLook, Unit, Value};
 use crate::judge::defaults::CheckId;
 use crate::judge::evidence::{Case, number, object};
@@ -44,6 +45,8 @@ pub(super) struct Scene<'a> {
     pub(super) look: &'a ServerLook,
     pub(super) join: &'a Join<'a>,
     pub(super) commands: &'a HashMap<Instance, Arc<str>>,
+    /// Whose sessions a pooler's are, when the look is at the server behind it.
+    pub(super) passed: &'a PassedOn,
 }
 
 impl Scene<'_> {
@@ -56,7 +59,7 @@ impl Scene<'_> {
         let bound = tracks.rule(check).bounds.warning.unwrap_or(f64::INFINITY);
         let mut suspect = false;
         for (target, joined) in groups {
-            let offenders = offenders(joined, state, tracks.thresholds().of(check));
+            let offenders = offenders(joined, state, tracks.thresholds().of(check), self.passed);
             let oldest = offenders.first().map_or(0.0, |it| age(it.session));
             suspect |= oldest >= bound / 2.0;
             let value = match self.not_seen(target, joined, state) {
@@ -74,7 +77,11 @@ impl Scene<'_> {
 
     /// What keeps the oldest age of a group from being exactly known.
     fn not_seen(&self, target: &TargetKey, joined: &[Joined<'_>], state: SessionState) -> Option<Reason> {
-        let untold = |it: &Session| it.state == SessionState::Unknown || it.state == state && it.state_age.is_none();
+        let untold = |it: &Session| match it.state {
+            SessionState::Unknown => true,
+            SessionState::InTransaction => through_pooler::hides_its_state(it),
+            other => other == state && it.state_age.is_none(),
+        };
         let (database, user) = (&joined[0].session.database, &joined[0].session.user);
         let is_hidden = |it: &&Session| it.database == *database && it.user == *user;
         // A hidden row may be a connection of this pool only if one of its connections has no row.
@@ -82,6 +89,9 @@ impl Scene<'_> {
         let is_whole = joined.iter().all(|it| !untold(it.session));
         if is_whole && !(has_gap && (self.look.unseen > 0 || self.join.unnamed.iter().any(is_hidden))) {
             return None;
+        }
+        if let Some(session) = joined.iter().map(|it| it.session).find(|it| untold(it) && it.link.is_some()) {
+            return Some(through_pooler::why_hidden(session));
         }
         let absent = || Reason::Absent(format!("the state of sessions of {target} (is track_activities off?)"));
         let ends = || (is_whole && self.join.hides_ends()).then(|| hidden_ends(self.look.engine));
@@ -104,10 +114,10 @@ impl Scene<'_> {
     }
 
     fn case(&self, check: CheckId, joined: &[Joined<'_>], listed: &[Joined<'_>]) -> Case {
-        let mut members: Vec<u64> = listed.iter().map(|it| it.session.backend).collect();
+        let mut members: Vec<u64> = listed.iter().map(|it| through_pooler::final_backend(it.session)).collect();
         members.sort_unstable();
         Case {
-            summary: summary(check, self.look.engine, joined, listed),
+            summary: summary(check, self.look, self.passed, joined, listed),
             evidence: self.evidence(joined, listed),
             members,
             age_seconds: listed.first().map(|it| age(it.session)),
@@ -164,7 +174,7 @@ impl Scene<'_> {
     }
 
     fn row(&self, it: &Joined<'_>, text: usize, in_full: bool) -> Json {
-        let Joined { session, pool, connection } = it;
+        let Joined { session, pool, connection, is_exact } = it;
         let seconds = |age: Option<Duration>| age.map(|it| number(it.as_secs_f64(), Unit::Seconds));
         let instance = match &pool.owner {
             Owner::Seen { instance, .. } => Some(instance),
@@ -173,12 +183,19 @@ impl Scene<'_> {
         let mut row = json!({
             "pid": instance.map(|it| it.pid),
             "start": instance.map(|it| it.start),
-            "fd": connection.fds.first(),
+            "fd": connection.fds.first().filter(|_| *is_exact),
             "local": connection.local.to_string(),
-            "backend": session.backend,
+            "backend": through_pooler::final_backend(session),
             "state_age_seconds": seconds(session.state_age),
             "transaction_age_seconds": seconds(session.transaction_age),
         });
+        if let Some(link) = through_pooler::link(session) {
+            row["through"] =
+                json!({ "pooler": self.look.target.as_str(), "server": link.server.as_ref().map(|it| it.as_str()) });
+        }
+        if let Some(client) = self.passed.stranger(session.backend) {
+            row["client_of_pooler"] = json!(client);
+        }
         if in_full {
             row["state"] = json!(session.state.as_str());
             row["remote"] = json!(pool.remote.to_string());
@@ -199,8 +216,16 @@ impl Scene<'_> {
 }
 
 /// Sessions in `state`, oldest first, without those that the operator allows.
-fn offenders<'a>(joined: &[Joined<'a>], state: SessionState, setting: &Effective) -> Vec<Joined<'a>> {
-    let offends = |it: &&Joined<'_>| it.session.state == state && !setting.allows(&it.session.application_name);
+fn offenders<'a>(
+    joined: &[Joined<'a>],
+    state: SessionState,
+    setting: &Effective,
+    passed: &PassedOn,
+) -> Vec<Joined<'a>> {
+    let offends = |it: &&Joined<'_>| {
+        let is_ours = !passed.is_told_at_client(it.session.backend);
+        it.session.state == state && is_ours && !setting.allows(&it.session.application_name)
+    };
     let mut all: Vec<_> = joined.iter().filter(offends).copied().collect();
     all.sort_by(|a, b| b.session.state_age.cmp(&a.session.state_age).then(a.session.backend.cmp(&b.session.backend)));
     all
@@ -211,7 +236,13 @@ fn age(session: &Session) -> f64 {
 }
 
 /// The sentence that the person on call reads.
-fn summary(check: CheckId, engine: Engine, joined: &[Joined<'_>], listed: &[Joined<'_>]) -> String {
+fn summary(
+    check: CheckId,
+    look: &ServerLook,
+    passed: &PassedOn,
+    joined: &[Joined<'_>],
+    listed: &[Joined<'_>],
+) -> String {
     let Some(oldest) = listed.first().or(joined.first()) else { return String::new() };
     let pids = pids(listed.iter().map(|it| it.pool));
     let (who, holds, its) = match pids.len() {
@@ -227,21 +258,25 @@ fn summary(check: CheckId, engine: Engine, joined: &[Joined<'_>], listed: &[Join
         Some(pid) if pids.len() > 1 => format!("pid {pid}, "),
         _ => String::new(),
     };
-    let fd = oldest
-        .connection
-        .fds
-        .first()
-        .map_or_else(|| words::local_end(&oldest.connection.local), |fd| format!("fd {fd}"));
+    let fd = match oldest.connection.fds.first() {
+        _ if !oldest.is_exact => "one of its unix sockets".to_owned(),
+        Some(fd) => format!("fd {fd}"),
+        None => words::local_end(&oldest.connection.local),
+    };
+    let session_is = match through_pooler::link(session) {
+        Some(link) => through_pooler::in_words(link, look.engine),
+        None => format!("{} {}", look.engine.session_word(), session.backend),
+    };
+    let client = passed.stranger(session.backend).map(|it| format!(", for {it}"));
     let statement = session.statement.as_deref().map(|it| format!(", last statement `{}`", words::foreign(it, 200)));
     format!(
-        "{}, {who}, {holds} {} of {its} {open} connections to {}/{} {what}, the oldest for {} on {of_pid}{fd} = {} {}{}",
+        "{}, {who}, {holds} {} of {its} {open} connections to {}/{} {what}, the oldest for {} on {of_pid}{fd} = {session_is}{}{}",
         owner_name(oldest.pool),
         listed.len(),
         oldest.pool.remote,
         words::foreign(&session.database, 63),
         words::seconds(age(session)),
-        engine.session_word(),
-        session.backend,
+        client.unwrap_or_default(),
         statement.unwrap_or_default(),
     )
 }

@@ -127,6 +127,7 @@ pub(crate) fn session(backend: u64, client: &str) -> Session {
         port: Some(client.port()),
         socket_fd: None,
         client_pid: None,
+        address_candidates: Vec::new(),
         link: None,
         database: "app".into(),
         user: "web".into(),

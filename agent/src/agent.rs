@@ -307,8 +307,9 @@ impl Watcher {
 
     /// Who this is and what it watches, when that changed.
     async fn tell_inventory(&mut self, wall: Timestamp) {
-        let targets: Vec<String> =
+        let mut targets: Vec<String> =
             self.world.targets().into_iter().map(|(key, _, _)| key.as_str().to_owned()).collect();
+        targets.dedup();
         if self.targets_told.as_ref() == Some(&targets) {
             return;
         }

@@ -78,15 +78,15 @@ impl Application {
         server: &Postgres,
         sizes: Sizes,
     ) -> Result<Self, StageError> {
-        Self::through(stage, name, library, server.environment("app", Route::V4), sizes)
+        Self::through(stage, name, library, (server, Route::V4), sizes)
     }
 
-    /// The same, and it finds its server by these variables.
+    /// The same, and it reaches the server this way.
     pub fn through(
         stage: &Stage,
         name: &str,
         library: Library,
-        server: Vec<(&'static str, String)>,
+        (server, route): (&Postgres, Route),
         sizes: Sizes,
     ) -> Result<Self, StageError> {
         let room = stage.room(name)?;
@@ -98,7 +98,7 @@ impl Application {
             arguments.extend([key.to_owned(), value.to_string()]);
         }
         arguments.extend(library.module().into_iter().flat_map(|it| ["--library".to_owned(), it.to_owned()]));
-        let mut environment = server;
+        let mut environment = server.environment("app", route);
         environment.push(("PGAPPNAME", name.to_owned()));
         environment.extend(library.environment());
         Self::start(name, Kind { program, arguments, environment, log: room.join("log") })
@@ -111,6 +111,20 @@ impl Application {
     pub fn truth(&self) -> &Path {
         let at = self.kind.arguments.iter().position(|it| it == "--truth").expect("only a pool tells the truth");
         Path::new(&self.kind.arguments[at + 1])
+    }
+
+    /// A web server whose requests need a connection of a pool of `size` on `server`, and wait for one.
+    pub fn waiting(stage: &Stage, name: &str, server: &Postgres, size: u32) -> Result<Self, StageError> {
+        installed("/usr/lib/python3/dist-packages/sqlalchemy", "python3-sqlalchemy")?;
+        installed("/usr/lib/python3/dist-packages/psycopg2", "python3-psycopg2")?;
+        let dsn = format!("{}?pool_size={size}&max_overflow=0&application_name={name}", server.dsn("app"));
+        let kind = Kind {
+            program: python("waiting.py")?,
+            arguments: vec!["--name".into(), name.into()],
+            environment: vec![("DATABASE_URL", dsn)],
+            log: stage.room(name)?.join("log"),
+        };
+        Self::start(name, kind)
     }
 
     /// A web server on a free port of 127.0.0.1 (`port` 0) or on a port it shares with its predecessor.

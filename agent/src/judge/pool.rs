@@ -195,7 +195,6 @@ impl Pools {
             self.exhaustion.server(&join, now.mono);
             self.exhaustion.pooler(look, &bases, now.mono);
             self.exhaustion.judge(&bases, now, tracks);
-            suspect |= bases.values().flatten().any(|row| self.exhaustion.is_suspect(row));
             let scene = sessions::Scene { look, join: &join, commands: &self.commands, passed };
             for check in SESSION_CHECKS {
                 suspect |= scene.judge(check, &groups, now, tracks);
@@ -250,7 +249,10 @@ impl Pools {
         // `postgres 10.0.0.5:5432/app` is the inspector of `server:10.0.0.5:5432/app`.
         let wanted = server.split_once(' ').map_or(server, |(_, rest)| rest).trim_start_matches("server:");
         let bare = |key: &TargetKey| key.as_str().trim_start_matches("server:").to_owned();
-        self.servers.iter().any(|(key, it)| it.is_suspect && bare(key) == wanted)
+        let waits = |it: &Server| {
+            self.rows.iter().any(|row| it.remotes.contains(&row.remote) && self.exhaustion.is_suspect(row))
+        };
+        self.servers.iter().any(|(key, it)| bare(key) == wanted && (it.is_suspect || waits(it)))
     }
 
     fn remember(&mut self, look: &HostLook, rows: &[Cow<'_, PoolRow>]) {

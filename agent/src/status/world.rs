@@ -50,8 +50,8 @@ impl World {
         }
         for stats in self.stats.values() {
             for pool in stats.pools.iter().flatten() {
-                let key = TargetKey::named_pool(&stats.application, &pool.name);
-                all.push((key, "application pool", named_pool_facts(stats, pool)));
+                // Its state is that of the source.
+                all.push((stats.target.clone(), "application pool", named_pool_facts(stats, pool)));
             }
         }
         all.extend(self.servers.iter().map(|(key, it)| (key.clone(), "server", server_facts(it))));

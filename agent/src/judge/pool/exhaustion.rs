@@ -52,6 +52,7 @@ const NOTHING_TELLS: Reason = Reason::NotYet(
     "not judged: no requests of this process can be seen (it does not listen), and it tells nothing of its pool",
 );
 const UNCLEAR: Reason = Reason::NotYet("whether the idle connections are leased while requests are in flight");
+const NEXT_WORD: Reason = Reason::NotYet("what the application says next: no request waits any more");
 const SECOND_LOOK: Reason = Reason::NotYet("a second look at the pool");
 
 /// What is remembered between looks.
@@ -278,8 +279,8 @@ impl Exhaustion {
 
     /// Whether requests seem to wait for this pool: then its server is worth asking more often.
     pub(super) fn is_suspect(&self, row: &PoolRow) -> bool {
-        let key = (row.owner.clone(), row.remote.clone());
-        self.instances.get(&key).is_some_and(|it| it.saturated.is_some())
+        let Some(serving) = self.requests.of(&row.owner).filter(|it| it.oldest() > OLD) else { return false };
+        serving.in_flight.len() > self.leased.get(&row.owner).copied().unwrap_or_default()
     }
 
     /// Requests in flight for which this process has no lease, in any of its pools.
@@ -395,7 +396,12 @@ fn observe(
     let longest = exhausted.iter().max_by_key(|it| it.age);
     let age = longest.map_or(Duration::ZERO, |it| it.age);
     let seconds = |age: Duration| age.as_secs_f64();
+    let none_waits = !outcomes.is_empty() && outcomes.iter().all(|it| matches!(it, Outcome::Clear));
     let (value, corroborated) = match told {
+        // It was true when it was said; the sockets have moved on since.
+        Some(told) if told.is_any() && none_waits && now.mono.saturating_sub(told.at) > OLD => {
+            (Value::Unknown(NEXT_WORD), false)
+        }
         Some(told) if told.is_any() && (told.is_whole || longest.is_some()) => {
             (Value::Known(seconds(told.age().max(age))), true)
         }

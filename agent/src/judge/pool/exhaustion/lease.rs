@@ -126,8 +126,12 @@ fn hold(connection: &Connection, said: Option<&Said>, now: Duration) -> Hold {
         return Hold::Busy;
     }
     let Some(said) = said else { return Hold::Unknown };
-    let quiet = connection.sent_age.min(connection.received_age);
-    let is_unchanged = quiet.is_none_or(|it| it + SLACK >= now.saturating_sub(said.at));
+    let since = now.saturating_sub(said.at);
+    let is_unchanged = match connection.sent_age.min(connection.received_age) {
+        Some(quiet) => quiet + SLACK >= since,
+        // A unix socket has no ages: the word holds for the moment at which it was said.
+        None => since <= SLACK,
+    };
     match (said.session.state, is_unchanged) {
         (SessionState::Idle, true) => Hold::Idle,
         (SessionState::Idle | SessionState::Unknown, _) => Hold::Unknown,

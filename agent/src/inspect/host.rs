@@ -20,6 +20,7 @@ mod peers;
 mod pools;
 mod rows;
 mod services;
+mod sieve;
 mod sockets;
 mod unix;
 mod watched;

@@ -16,7 +16,7 @@ use super::socket::Socket;
 pub mod message;
 pub mod unix;
 
-use message::{Family, Frame, Message, Row};
+use message::{Family, Frame, Message, PortFilter, Row};
 use unix::UnixRow;
 
 /// The kernel fills at most 32 KiB in one datagram of a dump.
@@ -56,13 +56,15 @@ impl SockDiag {
         Ok(Self { socket: open_dump_socket()?, datagram: vec![0; DATAGRAM], sequence: 0 })
     }
 
-    /// Appends every TCP socket, v4 and v6, TIME_WAIT left out, that `wanted` says yes to. The order is the kernel's;
-    /// the dump is not atomic: a socket may end or change its state while it runs.
+    /// Appends every TCP socket, v4 and v6, TIME_WAIT left out, that `wanted` says yes to, of those that pass the
+    /// kernel's own `filter`. The order is the kernel's; the dump is not atomic: a socket may end or change its state
+    /// while it runs.
     ///
     /// # Errors
     /// When the kernel refuses or breaks off. The next call begins anew.
     pub fn dump(
         &mut self,
+        filter: Option<&PortFilter>,
         mut wanted: impl FnMut(&Row<'_>) -> bool,
         sockets: &mut Vec<Socket>,
     ) -> Result<Dump, KernelError> {
@@ -80,7 +82,7 @@ impl SockDiag {
                     sockets.push(socket);
                 }
             };
-            match self.ask(|sequence| message::dump_request(family, sequence), take) {
+            match self.ask(|sequence| message::dump_request(family, sequence, filter), take) {
                 // A kernel without IPv6 has no such table, and so no such socket.
                 Err(KernelError::Gone | KernelError::Absent) if family == Family::V6 => (),
                 other => other?,
@@ -103,13 +105,13 @@ impl SockDiag {
     }
 
     /// Sends one request and gives the body of each row of the answer.
-    fn ask<const LENGTH: usize>(
+    fn ask<R: AsRef<[u8]>>(
         &mut self,
-        request: impl FnOnce(u32) -> [u8; LENGTH],
+        request: impl FnOnce(u32) -> R,
         take: impl FnMut(&[u8]),
     ) -> Result<(), KernelError> {
         self.sequence = self.sequence.wrapping_add(1);
-        let answer = self.exchange(&request(self.sequence), take);
+        let answer = self.exchange(request(self.sequence).as_ref(), take);
         if answer.is_err() {
             // A dump broken off goes on in the kernel; only a new socket is clean.
             self.socket = open_dump_socket()?;

@@ -189,6 +189,14 @@ impl Ports {
         ports
     }
 
+    /// All of them, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = u16> + '_ {
+        let words = self.bits.iter().enumerate().filter(|(_, word)| **word != 0);
+        words.flat_map(|(at, word)| {
+            (0..64).filter(move |bit| word & 1 << bit != 0).map(move |bit| (at << 6 | bit) as u16)
+        })
+    }
+
     /// Whether `port` is in it.
     pub(super) fn contains(&self, port: u16) -> bool {
         self.bits[usize::from(port >> 6)] & 1 << (port & 63) != 0
@@ -269,6 +277,7 @@ mod tests {
     fn a_set_of_ports_holds_the_ends_of_its_range() {
         let ports = Ports::known_and([0, 65_535]);
         assert!([0, 65_535, 5432, 6379].iter().all(|port| ports.contains(*port)));
+        assert_eq!(Ports::of([65_535, 64, 0, 63, 64]).iter().collect::<Vec<_>>(), [0, 63, 64, 65_535]);
         assert!([1, 65_534, 5433, 80].iter().all(|port| !ports.contains(*port)));
     }
 

@@ -229,6 +229,7 @@ fn bounded(mut all: Vec<InFlight>) -> Vec<InFlight> {
 mod tests {
     use super::*;
     use crate::inspect::host::pools::tests::socket;
+    use crate::kernel::proc::Proc;
 
     fn served(sent: u64, received: u64, segments: (u32, u32)) -> Socket {
         let mut it = socket(1, "10.0.0.9:50000", TcpState::Established);
@@ -265,5 +266,47 @@ mod tests {
         let many = bounded((0..1_000).map(|cookie| of(cookie, 3_600)).chain([of(1_000, 2), of(1_001, 4)]).collect());
         assert_eq!(many.iter().map(|it| it.cookie).collect::<Vec<_>>(), [1_001, 1_000]);
         assert_eq!(bounded((0..1_500).map(|cookie| of(cookie, 1)).collect()).len(), MAX_IN_FLIGHT);
+    }
+
+    #[test]
+    fn an_application_that_may_not_be_seen_has_its_requests_by_user_and_cgroup() {
+        let root = tempfile::tempdir().unwrap();
+        let mut proc = Proc::open(root.path()).unwrap();
+        let (mut owners, processes) = (Owners::default(), Processes::new(Vec::new()));
+        let mut listening = socket(1, "0.0.0.0:0", TcpState::Listen);
+        (listening.local, listening.receive_queue, listening.send_queue) = ("[::]:8000".parse().unwrap(), 2, 128);
+        let mut foreign = listening;
+        (foreign.cookie, foreign.inode, foreign.local) = (2, 2, "[::]:8001".parse().unwrap());
+        foreign.uid = 33;
+        let listening = [listening, foreign];
+        for second in 0..2 {
+            let wanted = listening.map(|it| Wanted {
+                cookie: it.cookie,
+                inode: it.inode,
+                kin: Kin::At(it.local),
+                is_thorough: true,
+            });
+            owners.look(&mut proc, &wanted, &[], Duration::from_secs(second));
+        }
+        let mut request = served(5_000, 1_500, (3, 2));
+        request.local = "10.0.0.1:8000".parse().unwrap();
+        let mut services = Services::default();
+        let rows = services.look(&Given {
+            listening: &listening,
+            accepted: &[request],
+            owners: &owners,
+            processes: &processes,
+            rows: &[],
+            holders: &HashSet::new(),
+            hidden: &HashSet::from([(1000, Some(77))]),
+            servers: &Ports::of([5432]),
+            own_pid: None,
+        });
+        assert_eq!(rows.len(), 1, "the other user holds no pool: {rows:?}");
+        let row = &rows[0];
+        assert_eq!(row.owner, Owner::NotVisible { uid: 1000, cgroup: Some(77) });
+        assert_eq!(row.target.as_str(), "process:uid 1000/unseen:8000");
+        assert_eq!((row.accepted, row.in_flight.len(), row.accept_queue, row.backlog), (1, 1, 2, 128));
+        assert_eq!(services.ports().collect::<Vec<_>>(), [8000]);
     }
 }

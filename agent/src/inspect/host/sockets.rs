@@ -1,12 +1,15 @@
 //! The sockets of one look, sorted into those that listen, those that were opened here and those that were accepted.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::endpoints::{Listeners, Ports};
 use super::gaps::{self, POOL_CHECKS};
+use super::sieve::Sieve;
 use super::{Gap, HostLook};
 use crate::discover::TargetKey;
 use crate::inspect::Reason;
+use crate::kernel::sock_diag::message::Row;
 use crate::kernel::sock_diag::{DestroyEvents, Destroyed, SockDiag};
 use crate::kernel::socket::{ByNumber, Socket, TcpState};
 use crate::kernel::{KernelError, proc_net};
@@ -23,6 +26,7 @@ pub(super) enum Source {
 #[derive(Debug)]
 pub(super) struct Sockets {
     pub(super) source: Source,
+    sieve: Sieve,
     events: Option<DestroyEvents>,
     pub(super) listening: Vec<Socket>,
     /// To ports that are watched.
@@ -43,6 +47,7 @@ impl Sockets {
         };
         Self {
             source,
+            sieve: Sieve::default(),
             events: DestroyEvents::open().ok(),
             listening: Vec::new(),
             outbound: Vec::new(),
@@ -62,9 +67,9 @@ impl Sockets {
     }
 
     /// Takes everything anew: connections to the ports `remote`, accepted ones on the ports `local`, all that listen.
-    pub(super) fn look(&mut self, proc_root: &Path, remote: &Ports, local: &Ports, look: &mut HostLook) {
+    pub(super) fn look(&mut self, proc_root: &Path, remote: &Ports, local: &Ports, now: Duration, look: &mut HostLook) {
         self.outbound.clear();
-        if let Err((checks, reason)) = self.dump(proc_root, remote, local, look) {
+        if let Err((checks, reason)) = self.dump(proc_root, remote, local, now, look) {
             self.outbound.clear();
             look.gaps.push(Gap { checks, target: TargetKey::agent(), reason });
         }
@@ -77,12 +82,27 @@ impl Sockets {
         proc_root: &Path,
         remote: &Ports,
         local: &Ports,
+        now: Duration,
         look: &mut HostLook,
     ) -> Result<(), (&'static [&'static str], Reason)> {
         let listen = TcpState::Listen.number();
         if let Source::Netlink(diag) = &mut self.source {
             let wanted = |state, ours, other| state == listen || remote.contains(other) || local.contains(ours);
-            match diag.dump(|row| wanted(row.state, row.local_port, row.remote_port), &mut self.outbound) {
+            let wanted = |row: &Row<'_>| wanted(row.state, row.local_port, row.remote_port);
+            let mut filter = self.sieve.filter(remote, local, now);
+            let mut answer = diag.dump(filter.as_ref(), wanted, &mut self.outbound);
+            if filter.is_some() && answer.is_err() {
+                self.sieve.refuse();
+                self.outbound.clear();
+                filter = None;
+                answer = diag.dump(None, wanted, &mut self.outbound);
+            }
+            if filter.is_none()
+                && let Ok(told) = &answer
+            {
+                self.sieve.count(told.rows, self.outbound.len(), now);
+            }
+            match answer {
                 Ok(told) if told.cut > 0 => {
                     let what = format!("more than 65536 connections to watched endpoints; {} are left out", told.cut);
                     let reason = Reason::Absent(what);
@@ -117,7 +137,9 @@ impl Sockets {
     pub(super) fn sent_again(&mut self, remote: &Ports) -> ByNumber<u32> {
         self.again.clear();
         if let Source::Netlink(diag) = &mut self.source
-            && diag.dump(|row| remote.contains(row.remote_port), &mut self.again).is_err()
+            && diag
+                .dump(self.sieve.again(remote).as_ref(), |row| remote.contains(row.remote_port), &mut self.again)
+                .is_err()
         {
             // Half a dump is no answer; the next look tells why.
             self.again.clear();

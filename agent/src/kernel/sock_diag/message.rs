@@ -20,6 +20,15 @@ const NLMSG_DONE: u16 = 3;
 const DUMP: u16 = 0x1 | 0x300;
 const IPPROTO_TCP: u8 = 6;
 const INET_DIAG_INFO: u16 = 2;
+const INET_DIAG_REQ_BYTECODE: u16 = 1;
+const INET_DIAG_BC_JMP: u8 = 1;
+const INET_DIAG_BC_S_EQ: u8 = 11;
+const INET_DIAG_BC_D_EQ: u8 = 12;
+/// Bytes of one operation of a filter, and of one condition: comparison, port, jump.
+const OPERATION: usize = 4;
+const CONDITION: usize = 3 * OPERATION;
+/// Comparisons of ports in one filter.
+const MAX_CONDITIONS: usize = 64;
 const INET_DIAG_CGROUP_ID: u16 = 21;
 
 /// Address families of TCP.
@@ -35,14 +44,58 @@ pub enum Family {
 /// the kernel, SYN_RECV, which no process has accepted (and which a flood makes many), and CLOSE.
 const STATES: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11;
 
-/// A dump request for every TCP socket of `family`, with `tcp_info`.
-pub fn dump_request(family: Family, sequence: u32) -> [u8; HEADER + 56] {
-    let mut bytes = request::<{ HEADER + 56 }>(sequence);
+/// A dump request for every TCP socket of `family`, with `tcp_info`; with a filter, for those that pass it.
+pub fn dump_request(family: Family, sequence: u32, filter: Option<&PortFilter>) -> Vec<u8> {
+    let mut bytes = request::<{ HEADER + 56 }>(sequence).to_vec();
     bytes[16] = family as u8;
     bytes[17] = IPPROTO_TCP;
     bytes[18] = 1 << (INET_DIAG_INFO - 1);
     bytes[20..24].copy_from_slice(&STATES.to_ne_bytes());
+    if let Some(PortFilter { code }) = filter {
+        bytes.extend(((4 + code.len()) as u16).to_ne_bytes());
+        bytes.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
+        bytes.extend(code);
+        let length = bytes.len() as u32;
+        bytes[0..4].copy_from_slice(&length.to_ne_bytes());
+    }
     bytes
+}
+
+/// What the kernel leaves out of a dump by itself (`INET_DIAG_REQ_BYTECODE`): all but what listens and the connections
+/// with one of some ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortFilter {
+    code: Vec<u8>,
+}
+
+impl PortFilter {
+    /// Lets pass what listens, what leads to one of the ports `remote`, and what is on one of the ports `local`. `None`
+    /// when they are so many that asking for each would cost more than it saves.
+    pub fn of(remote: impl IntoIterator<Item = u16>, local: impl IntoIterator<Item = u16>) -> Option<Self> {
+        // A socket that listens has no other port.
+        let remote = std::iter::once(0).chain(remote).map(|port| (INET_DIAG_BC_D_EQ, port));
+        let all: Vec<_> =
+            remote.chain(local.into_iter().map(|port| (INET_DIAG_BC_S_EQ, port))).take(MAX_CONDITIONS + 1).collect();
+        if all.len() > MAX_CONDITIONS {
+            return None;
+        }
+        // Each is a comparison, its port, and a jump to the end, where a socket has passed. The last needs no jump;
+        // when it does not hold either, four bytes beyond the end say so.
+        let mut code = Vec::with_capacity(all.len() * CONDITION);
+        for (at, (operation, port)) in all.iter().enumerate() {
+            let left = (all.len() - at) * CONDITION - OPERATION;
+            let is_last = at + 1 == all.len();
+            code.extend([*operation, 8]);
+            code.extend((CONDITION as u16).to_ne_bytes());
+            code.extend([0, 0]);
+            code.extend(port.to_ne_bytes());
+            if !is_last {
+                code.extend([INET_DIAG_BC_JMP, OPERATION as u8]);
+                code.extend(((left - 2 * OPERATION) as u16).to_ne_bytes());
+            }
+        }
+        Some(Self { code })
+    }
 }
 
 /// One message of a datagram.
@@ -352,6 +405,42 @@ pub(super) mod tests {
         datagram.extend([3, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(messages(&datagram).count(), 1);
         assert_eq!(messages(&[0; 64]).count(), 0);
+    }
+
+    /// The kernel's `inet_diag_bc_run`: whether a socket passes.
+    fn passes(filter: &PortFilter, local: u16, remote: u16) -> bool {
+        let (mut at, code) = (0, &filter.code);
+        while at < code.len() {
+            let (operation, yes, no) = (code[at], code[at + 1], u16_at(code, at + 2).unwrap());
+            let port = || u16_at(code, at + 6).unwrap();
+            let holds = match operation {
+                INET_DIAG_BC_S_EQ => local == port(),
+                INET_DIAG_BC_D_EQ => remote == port(),
+                INET_DIAG_BC_JMP => false,
+                other => panic!("{other}"),
+            };
+            at += if holds { usize::from(yes) } else { usize::from(no) };
+        }
+        at == code.len()
+    }
+
+    #[test]
+    fn a_filter_lets_pass_what_listens_and_what_has_one_of_the_ports() {
+        let filter = PortFilter::of([5432, 6379], [8000]).unwrap();
+        for (local, remote, expected) in [
+            (80, 0, true),
+            (40_000, 5432, true),
+            (40_000, 6379, true),
+            (8000, 40_000, true),
+            (5432, 40_000, false),
+            (40_000, 8000, false),
+            (40_000, 443, false),
+        ] {
+            assert_eq!(passes(&filter, local, remote), expected, "{local} {remote}");
+        }
+        let empty = PortFilter::of([], []).unwrap();
+        assert!(passes(&empty, 80, 0) && !passes(&empty, 80, 5432));
+        assert_eq!(PortFilter::of(0..64, []), None, "so many ports are cheaper to sort out here");
     }
 
     proptest! {

@@ -29,7 +29,7 @@ fn inode(of: impl AsFd) -> u64 {
 fn dumped(port: u16) -> Vec<Socket> {
     let mut sockets = Vec::new();
     let wanted = |row: &Row<'_>| row.local_port == port || row.remote_port == port;
-    SockDiag::open().unwrap().dump(wanted, &mut sockets).unwrap();
+    SockDiag::open().unwrap().dump(None, wanted, &mut sockets).unwrap();
     sockets
 }
 
@@ -160,8 +160,38 @@ fn one_socket_dumps_again_and_again() {
     let mut diag = SockDiag::open().unwrap();
     for _ in 0..3 {
         let mut sockets = Vec::new();
-        let told = diag.dump(|row| row.local_port == port, &mut sockets).unwrap();
+        let told = diag.dump(None, |row| row.local_port == port, &mut sockets).unwrap();
         assert_eq!((sockets.len(), told.cut), (2, 0));
         assert!(told.rows >= 3);
     }
+}
+
+#[test]
+fn the_kernels_own_filter_leaves_out_what_has_none_of_the_ports() {
+    let (asked, other) = (pair("127.0.0.1:0"), pair("127.0.0.1:0"));
+    let port = |pair: &Pair| pair.listener.local_addr().unwrap().port();
+    let (asked_port, other_port) = (port(&asked), port(&other));
+    let dumped = |filter: &PortFilter| {
+        let mut sockets = Vec::new();
+        let of_ours =
+            |row: &Row<'_>| [row.local_port, row.remote_port].iter().any(|it| *it == asked_port || *it == other_port);
+        let told = SockDiag::open().unwrap().dump(Some(filter), of_ours, &mut sockets).unwrap();
+        let mut seen: Vec<_> = sockets.iter().map(|it| (it.local.port(), it.remote.port())).collect();
+        seen.sort_unstable();
+        (seen, told.rows)
+    };
+    let client = |pair: &Pair| pair.client.local_addr().unwrap().port();
+    let listening = [(asked_port, 0), (other_port, 0)];
+    let sorted = |mut all: Vec<(u16, u16)>| {
+        all.extend(listening);
+        all.sort_unstable();
+        all
+    };
+    let (outbound, _) = dumped(&PortFilter::of([asked_port], []).unwrap());
+    assert_eq!(outbound, sorted(vec![(client(&asked), asked_port)]));
+    let (accepted, _) = dumped(&PortFilter::of([], [other_port]).unwrap());
+    assert_eq!(accepted, sorted(vec![(other_port, client(&other))]));
+    let all: Vec<u16> = (1..63).chain([asked_port]).collect();
+    let (many, _) = dumped(&PortFilter::of(all, []).unwrap());
+    assert_eq!(many, outbound, "the last of as many as a filter may have");
 }

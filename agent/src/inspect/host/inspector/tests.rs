@@ -260,6 +260,30 @@ async fn workers_that_share_a_port_have_their_own_requests_each() {
 }
 
 #[tokio::test]
+async fn what_a_parent_accepts_and_a_child_with_a_pool_serves_is_the_childs() {
+    let mut stage = Stage::new("127.0.0.1:0", &[], None);
+    let pool = [stage.connect(), stage.connect()];
+    let web = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = web.local_addr().unwrap();
+    let mut visitor = TcpStream::connect(address).unwrap();
+    visitor.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let served = web.accept().unwrap().0;
+    let cookie = socket_cookie(&served).unwrap();
+    let [(first, _far), (second, _other)] = pool;
+    let mut child = Command::new("sleep")
+        .arg("86406")
+        .stdin(OwnedFd::from(served))
+        .stdout(OwnedFd::from(first))
+        .stderr(OwnedFd::from(second))
+        .spawn()
+        .unwrap();
+    let seen = stage.until("the child's request", |look| in_flight(look, address, child.id())).await;
+    assert_eq!(seen, (1, vec![cookie]));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[tokio::test]
 async fn what_was_sent_between_two_dumps_is_told_when_it_is_asked_for() {
     let mut stage = Stage::new("127.0.0.1:0", &[], None);
     let held: Vec<_> = (0..3).map(|_| stage.connect()).collect();

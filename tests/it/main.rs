@@ -16,4 +16,5 @@ mod processes;
 mod stage;
 mod xray_churn;
 mod xray_dead;
+mod xray_decoys;
 mod xray_join;

@@ -7,7 +7,7 @@ use tickbird_tests::agent::{app, check, postgres};
 use tickbird_tests::certificate::Certificate;
 use tickbird_tests::postgres::Route;
 use tickbird_tests::xray::Truth;
-use tickbird_tests::{Application, Library, Postgres, Seconds, Sizes, StageError, Watch, alone, until};
+use tickbird_tests::{Application, Library, PgBouncer, Postgres, Seconds, Sizes, StageError, Watch, alone, until};
 
 const CHECK: &str = "pool.idle_in_transaction";
 const EACH: u16 = 20;
@@ -27,20 +27,38 @@ fn truth(application: &Application) -> Result<BTreeSet<Row>, StageError> {
     })
 }
 
-fn told(evidence: &Value) -> BTreeSet<Row> {
+/// Rows of the evidence; a descriptor that is not visible is `None`.
+fn told(evidence: &Value) -> BTreeSet<(u32, Option<u32>, i32, u16)> {
     let rows = evidence["sessions"].as_array().map(Vec::as_slice).unwrap_or_default();
     let row = |it: &Value| {
         let number = |key: &str| it[key].as_u64();
         let local = it["local"].as_str().unwrap_or_default();
         let port = local.rsplit(':').next().and_then(|it| it.parse().ok()).unwrap_or(0);
-        Some((
-            number("pid")?.try_into().ok()?,
-            number("fd")?.try_into().ok()?,
-            number("backend")?.try_into().ok()?,
-            port,
-        ))
+        let fd = number("fd").and_then(|it| it.try_into().ok());
+        Some((number("pid")?.try_into().ok()?, fd, number("backend")?.try_into().ok()?, port))
     };
     rows.iter().filter_map(row).collect()
+}
+
+/// Every application leaks all of its pool, and the finding names exactly that; without descriptors where `fds` says so.
+fn all_are_named(watch: &Watch, applications: &mut [(Application, bool)]) -> Result<(), StageError> {
+    for (it, _) in &mut *applications {
+        watch.sees(CHECK, it.name(), "ok", 40.s())?;
+        it.does(&format!("leak {EACH}"))?;
+    }
+    for (it, fds) in applications {
+        let truth = truth(it)?.into_iter().map(|(pid, fd, backend, port)| (pid, fds.then_some(fd), backend, port));
+        let truth: BTreeSet<_> = truth.collect();
+        until(format!("all sessions of {} are named", it.name()), 40.s(), || {
+            let status = watch.agent.status().map_err(|error| error.to_string())?;
+            let findings = status["findings"].as_array().cloned().unwrap_or_default();
+            let about = |row: &&Value| row["check"] == CHECK && row["target"].to_string().contains(it.name());
+            let finding = findings.iter().find(about).ok_or("no finding")?;
+            let told = told(&finding["evidence"]);
+            if told == truth { Ok(()) } else { Err(format!("{finding}; in truth {truth:?}")) }
+        })?;
+    }
+    Ok(())
 }
 
 #[test]
@@ -62,26 +80,38 @@ fn twenty_of_twenty_sessions_are_named_over_v4_v6_mapped_unix_and_tls() {
         }
         let mut applications = Vec::new();
         for (name, server, route) in routes {
-            let it = Application::through(stage, name, Library::QueuePool, (server, route), Sizes::full(EACH))?;
+            let it = Application::through(
+                stage,
+                name,
+                Library::QueuePool,
+                server.environment("app", route),
+                Sizes::full(EACH),
+            )?;
             configuration += &app(name, &it.command());
-            applications.push(it);
+            applications.push((it, true));
         }
         let watch = Watch::begin(stage, &configuration)?;
-        for it in &mut applications {
-            watch.sees(CHECK, it.name(), "ok", 40.s())?;
-            it.does(&format!("leak {EACH}"))?;
+        all_are_named(&watch, &mut applications)
+    });
+}
+
+/// Behind a pooler the process and its descriptor are joined with the final backend. Over the pooler's unix socket all
+/// clients show one port: the process is named, a descriptor of many is not.
+#[test]
+fn twenty_of_twenty_sessions_are_named_through_pgbouncer() {
+    alone(|stage| {
+        let server = Postgres::start(stage, 150)?;
+        let pooler = PgBouncer::start(stage, &server)?;
+        let mut configuration = check(CHECK, "warning = \"2s\"") + &postgres(&server.dsn_file("tickbird")?);
+        configuration += &format!("[[pgbouncer]]\ndsn_file = \"{}\"\n", pooler.dsn_file()?.display());
+        let mut applications = Vec::new();
+        for (name, route, fds) in [("through-tcp", Route::V4, true), ("through-unix", Route::Unix, false)] {
+            let environment = pooler.environment(&server, route);
+            let it = Application::through(stage, name, Library::QueuePool, environment, Sizes::full(EACH))?;
+            configuration += &app(name, &it.command());
+            applications.push((it, fds));
         }
-        for it in &applications {
-            let truth = truth(it)?;
-            until(format!("all sessions of {} are named", it.name()), 40.s(), || {
-                let status = watch.agent.status().map_err(|error| error.to_string())?;
-                let findings = status["findings"].as_array().cloned().unwrap_or_default();
-                let about = |row: &&Value| row["check"] == CHECK && row["target"].to_string().contains(it.name());
-                let finding = findings.iter().find(about).ok_or("no finding")?;
-                let told = told(&finding["evidence"]);
-                if told == truth { Ok(()) } else { Err(format!("{finding}; in truth {truth:?}")) }
-            })?;
-        }
-        Ok(())
+        let watch = Watch::begin(stage, &configuration)?;
+        all_are_named(&watch, &mut applications)
     });
 }

@@ -15,7 +15,7 @@ use crate::stage::{Stage, StageError};
 
 /// Set in the child: the directory of its stage.
 const INSIDE: &str = "TICKBIRD_STAGE";
-/// No scenario takes longer; one that does hangs.
+/// Few scenarios take longer; one that does hangs.
 const LONGEST: Duration = Duration::from_secs(360);
 
 /// Runs `scenario`, which must be a closure within the test function of its name.
@@ -26,6 +26,17 @@ pub fn alone<S>(scenario: S)
 where
     S: FnOnce(&Stage) -> Result<(), StageError>,
 {
+    alone_within(LONGEST, scenario);
+}
+
+/// The same for a scenario that takes longer than others.
+///
+/// # Panics
+/// As [`alone()`].
+pub fn alone_within<S>(longest: Duration, scenario: S)
+where
+    S: FnOnce(&Stage) -> Result<(), StageError>,
+{
     match std::env::var_os(INSIDE) {
         Some(directory) => {
             let stage = Stage::at(directory.as_ref()).expect("the parent has made the directory");
@@ -33,7 +44,7 @@ where
                 panic!("{error}");
             }
         }
-        None => send_off(test_name::<S>()),
+        None => send_off(test_name::<S>(), longest),
     }
 }
 
@@ -44,9 +55,9 @@ fn test_name<S>() -> &'static str {
     name.split_once("::").map_or(name, |(_, test)| test)
 }
 
-fn send_off(test: &str) {
+fn send_off(test: &str, longest: Duration) {
     let directory = tempfile::Builder::new().prefix("tickbird-").tempdir().expect("there is a temporary directory");
-    let outcome = in_namespaces(test, &directory);
+    let outcome = in_namespaces(test, &directory, longest);
     if let Err(error) = outcome {
         let directory = directory.keep();
         println!("{error}\n{}", last_words_of_all(&directory));
@@ -62,7 +73,7 @@ fn last_words_of_all(directory: &Path) -> String {
     logs.map(|log| format!("---- {}\n{}\n", log.display(), last_lines(&log, 15))).collect()
 }
 
-fn in_namespaces(test: &str, directory: &tempfile::TempDir) -> Result<(), StageError> {
+fn in_namespaces(test: &str, directory: &tempfile::TempDir, longest: Duration) -> Result<(), StageError> {
     installed("/usr/bin/unshare", "util-linux")?;
     installed("/sbin/ip", "iproute2")?;
     let binary = std::env::current_exe().map_err(StageError::system("find this test's binary"))?;
@@ -87,7 +98,7 @@ fn in_namespaces(test: &str, directory: &tempfile::TempDir) -> Result<(), StageE
         .stdin(Stdio::null())
         .stdout(out);
     let mut child = Running::start(test, &mut command, &log)?;
-    let status = child.ends(LONGEST).inspect_err(|_| {
+    let status = child.ends(longest).inspect_err(|_| {
         let _ = child.kill();
     })?;
     let said = last_lines(&log, usize::MAX);

@@ -78,15 +78,15 @@ impl Application {
         server: &Postgres,
         sizes: Sizes,
     ) -> Result<Self, StageError> {
-        Self::through(stage, name, library, (server, Route::V4), sizes)
+        Self::through(stage, name, library, server.environment("app", Route::V4), sizes)
     }
 
-    /// The same, and it reaches the server this way.
+    /// The same, and it finds its server by these variables.
     pub fn through(
         stage: &Stage,
         name: &str,
         library: Library,
-        (server, route): (&Postgres, Route),
+        server: Vec<(&'static str, String)>,
         sizes: Sizes,
     ) -> Result<Self, StageError> {
         let room = stage.room(name)?;
@@ -98,7 +98,7 @@ impl Application {
             arguments.extend([key.to_owned(), value.to_string()]);
         }
         arguments.extend(library.module().into_iter().flat_map(|it| ["--library".to_owned(), it.to_owned()]));
-        let mut environment = server.environment("app", route);
+        let mut environment = server;
         environment.push(("PGAPPNAME", name.to_owned()));
         environment.extend(library.environment());
         Self::start(name, Kind { program, arguments, environment, log: room.join("log") })

@@ -198,13 +198,13 @@ pub fn free_port() -> Result<u16, StageError> {
 }
 
 /// The user that servers run as: PostgreSQL refuses to be root.
-struct Owner {
+pub(crate) struct Owner {
     /// `None`: we are not root, so the server runs as we do.
     ids: Option<(u32, u32)>,
 }
 
 impl Owner {
-    fn of_servers() -> Result<Self, StageError> {
+    pub(crate) fn of_servers() -> Result<Self, StageError> {
         if !rustix::process::geteuid().is_root() {
             return Ok(Self { ids: None });
         }
@@ -216,13 +216,13 @@ impl Owner {
         Ok(Self { ids: Some((id("-u")?, id("-g")?)) })
     }
 
-    fn give(&self, path: &Path) -> Result<(), StageError> {
+    pub(crate) fn give(&self, path: &Path) -> Result<(), StageError> {
         let Some((user, group)) = self.ids else { return Ok(()) };
         chown(path, Some(user), Some(group)).map_err(StageError::system(format!("give {} away", path.display())))
     }
 
     /// setpriv replaces itself with the program, so the child's pid is the server's.
-    fn command(&self, program: &Path) -> Command {
+    pub(crate) fn command(&self, program: &Path) -> Command {
         let Some((user, group)) = self.ids else { return Command::new(program) };
         let mut command = Command::new("/usr/bin/setpriv");
         command.args([format!("--reuid={user}"), format!("--regid={group}"), "--clear-groups".into()]);

@@ -64,6 +64,12 @@ impl Scene {
         self.applications.iter_mut().find(|it| it.name() == name).expect("the scene has an application of that name")
     }
 
+    /// Puts `successor` in the place of an application, which is asked to end: a rolling restart.
+    pub fn replace(&mut self, name: &str, successor: Application) -> Result<(), StageError> {
+        let mut old = std::mem::replace(self.app(name), successor);
+        old.stop().map(drop)
+    }
+
     /// Waits until the agent shows as many connections of each application as it has opened.
     pub fn is_seen(&mut self) -> Result<(), StageError> {
         for it in &self.applications {

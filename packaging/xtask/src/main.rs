@@ -1,9 +1,10 @@
-//! The project's own commands: `cargo xtask up | test | lint | bench`.
+//! The project's own commands: `cargo xtask up | test | lint | bench | soak`.
 
 mod arrows;
 mod bench;
 mod lint;
 mod packages;
+mod soak;
 mod steps;
 mod test;
 mod up;
@@ -30,6 +31,8 @@ enum Command {
     Lint,
     /// Figures of the release binaries on this machine: CPU, memory, records a second, seconds to the webhook.
     Bench(bench::Arguments),
+    /// An hour, or so many minutes, of healthy traffic over stacks of four languages: nothing may be found.
+    Soak(soak::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::test(&arguments),
         Command::Lint => lint::lint(),
         Command::Bench(arguments) => bench::bench(&arguments),
+        Command::Soak(arguments) => soak::soak(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -24,8 +24,9 @@ const NEEDED: [Package; 8] = [
     ("/sbin/ip", "iproute2"),
 ];
 
-/// The libraries whose pools the tests look at. Java runs a file of source by itself.
-const LIBRARIES: [Package; 9] = [
+/// A pooler, and the libraries whose pools the tests look at. Java runs a file of source by itself.
+const LIBRARIES: [Package; 10] = [
+    ("/usr/sbin/pgbouncer", "pgbouncer"),
     ("/usr/lib/python3/dist-packages/psycopg_pool", "python3-psycopg-pool"),
     ("/usr/lib/python3/dist-packages/psycopg", "python3-psycopg"),
     ("/usr/lib/python3/dist-packages/asyncpg", "python3-asyncpg"),

@@ -1,0 +1,78 @@
+//! Everything that looks like a leak or an exhausted pool and is none: at work for minutes, with the shipped thresholds.
+
+use tickbird_tests::agent::check;
+use tickbird_tests::{Library, Role, Scene, Seconds, Sizes, StageError, alone, until};
+
+/// Both checks know who may think in a transaction.
+const NIGHTLY: &str = "allow_application_names = [\"nightly-batch\"]";
+
+const fn role(name: &'static str, library: Library) -> Role {
+    Role { name, library, sizes: Sizes::full(10) }
+}
+
+const ROLES: [Role; 5] = [
+    // Twenty seconds of traffic, and none for the rest of the night.
+    role("resting-api", Library::GoSql),
+    // Listens, holds an advisory lock, has WebSockets on its port and an HTTP client without keepalive.
+    role("events-api", Library::QueuePool),
+    // A long transaction of a batch that thinks between its statements.
+    role("batch-api", Library::PsycopgPool),
+    // Its second pool goes quiet.
+    role("second-api", Library::QueuePool),
+    // Replaced by a successor while it serves.
+    role("rolling-api", Library::NodePg),
+];
+
+/// At 100 % for two seconds; the answer comes when the last one is done.
+fn bursts(scene: &mut Scene) -> Result<(), StageError> {
+    for name in ["events-api", "batch-api"] {
+        scene.app(name).does("burst 10 2")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn nothing_is_found_in_a_night_of_decoys() {
+    alone(|stage| {
+        let settings = ["pool.idle_in_transaction"].map(|it| check(it, NIGHTLY)).concat();
+        let mut scene = Scene::begin(stage, &ROLES, &settings)?;
+        for role in ROLES {
+            scene.app(role.name).does("traffic 20")?;
+        }
+        for decoy in ["listen", "lock", "websockets 12"] {
+            scene.app("events-api").does(decoy)?;
+        }
+        scene.app("batch-api").does("batch")?;
+        scene.app("second-api").does("second 20")?;
+        scene.passes(20.s())?;
+        scene.app("resting-api").does("traffic 0")?;
+        scene.passes(20.s())?;
+        scene.app("second-api").does("second 0")?;
+
+        let successor = scene.app("rolling-api").successor()?;
+        scene.replace("rolling-api", successor)?;
+        scene.app("rolling-api").does("traffic 20")?;
+        for _ in 0..3 {
+            bursts(&mut scene)?;
+            scene.app("events-api").does("http 1500")?;
+            scene.passes(40.s())?;
+        }
+        scene.all_served()?;
+        for role in ROLES {
+            scene.is_quiet_about(role.name)?;
+        }
+
+        // Now the server restarts under all of them.
+        scene.server.stop()?;
+        scene.server.serve()?;
+        scene.passes(30.s())?;
+        for role in ROLES {
+            scene.is_quiet_about(role.name)?;
+        }
+        let before = scene.app("second-api").served()?.0;
+        until("the server serves again", 20.s(), || {
+            let now = scene.app("second-api").served().map_err(|error| error.to_string())?.0;
+            if now > before + 20 { Ok(()) } else { Err(format!("{before}, then {now}")) }
+        })
+    });
+}

@@ -1,0 +1,70 @@
+//! A private PgBouncer in transaction mode before a private PostgreSQL.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use crate::postgres::{APPLICATION, Owner, Postgres, Route, free_port, password};
+use crate::process::{Running, installed};
+use crate::stage::{Stage, StageError};
+use crate::wait::{Seconds, until};
+
+/// A running pooler. Dropped, it is asked to end.
+#[derive(Debug)]
+pub struct PgBouncer {
+    room: PathBuf,
+    port: u16,
+    _process: Running,
+}
+
+impl PgBouncer {
+    /// Starts it on a free port of 127.0.0.1 and a unix socket; `tickbird` may look at its console.
+    pub fn start(stage: &Stage, server: &Postgres) -> Result<Self, StageError> {
+        let program = installed("/usr/sbin/pgbouncer", "pgbouncer")?;
+        let (room, port) = (stage.room("pgbouncer")?, free_port()?);
+        let owner = Owner::of_servers()?;
+        owner.give(&room)?;
+        let (role, database) = APPLICATION;
+        let users = [role, "tickbird"].map(|it| format!("\"{it}\" \"{}\"\n", password(it))).concat();
+        let configuration = format!(
+            "[databases]\n{database} = host=127.0.0.1 port={} dbname={database}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {port}\nunix_socket_dir = {room}\nauth_type = scram-sha-256\nauth_file = {room}/users\n\
+             stats_users = tickbird\npool_mode = transaction\ndefault_pool_size = 60\nmax_client_conn = 200\n",
+            server.port(),
+            room = room.display(),
+        );
+        for (name, text) in [("users", &users), ("pgbouncer.ini", &configuration)] {
+            let path = room.join(name);
+            std::fs::write(&path, text).map_err(StageError::system(format!("write {name}")))?;
+            owner.give(&path)?;
+        }
+        let mut command = owner.command(&program);
+        command.arg("--quiet").arg(room.join("pgbouncer.ini")).stdin(Stdio::null());
+        let mut process = Running::start("pgbouncer", &mut command, &room.join("log"))?;
+        until("PgBouncer listens", 10.s(), || {
+            process.alive()?;
+            std::net::TcpStream::connect(("127.0.0.1", port)).map(drop).map_err(|error| error.to_string())
+        })?;
+        Ok(Self { room, port, _process: process })
+    }
+
+    /// libpq's environment variables for an application that comes through the pooler over TCP or its unix socket.
+    pub fn environment(&self, server: &Postgres, route: Route) -> Vec<(&'static str, String)> {
+        let mut all = server.environment(APPLICATION.0, Route::V4);
+        for (key, value) in &mut all {
+            match *key {
+                "PGHOST" if route == Route::Unix => *value = self.room.display().to_string(),
+                "PGPORT" => *value = self.port.to_string(),
+                _ => (),
+            }
+        }
+        all
+    }
+
+    /// Writes the DSN of its console to a file, for `[[pgbouncer]] dsn_file`.
+    pub fn dsn_file(&self) -> Result<PathBuf, StageError> {
+        let path = self.room.join("console.dsn");
+        let dsn = format!("postgresql://tickbird:{}@127.0.0.1:{}/pgbouncer", password("tickbird"), self.port);
+        std::fs::write(&path, dsn).map_err(StageError::system("write a DSN file"))?;
+        Ok(path)
+    }
+}

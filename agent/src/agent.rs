@@ -27,6 +27,7 @@ use crate::inspect::recording::Recorder;
 use crate::inspect::schedule::{self, Clock, Looked};
 use crate::inspect::summary::Minutes;
 use crate::inspect::{Inspector, Reading, Rows};
+use crate::judge::levels::Telling;
 use crate::judge::{Judge, Moment, Who};
 use crate::ship::{self, Ship};
 use crate::status::report::Source;
@@ -209,6 +210,7 @@ struct Watcher {
     judge: Judge,
     world: World,
     minutes: Minutes,
+    levels: Telling,
     recorder: Recorder,
     clock: Clock,
     started_at: Timestamp,
@@ -234,6 +236,7 @@ impl Watcher {
             judge,
             world: World::default(),
             minutes: Minutes::default(),
+            levels: Telling::default(),
             recorder: Recorder::default(),
             clock,
             started_at: wall(),
@@ -266,6 +269,7 @@ impl Watcher {
                 self.world.saw(reading.rows);
                 if is_host {
                     self.tell_inventory(now.wall).await;
+                    self.tell_levels(now).await;
                 }
             }
             None => tracing::warn!(inspector = looked.inspector, took = ?looked.took, "a look did not end in time"),
@@ -323,6 +327,13 @@ impl Watcher {
         };
         self.targets_told = Some(targets);
         self.append(Lane::Bulk, [Record::Inventory(inventory)]).await;
+    }
+
+    /// How full pools and servers are, for the rules over many agents.
+    async fn tell_levels(&mut self, now: Moment) {
+        let Some(host) = self.world.host() else { return };
+        let levels = self.levels.due(host, self.world.servers(), now);
+        self.append(Lane::Bulk, levels.map(Record::Levels)).await;
     }
 
     async fn append(&mut self, lane: Lane, records: impl IntoIterator<Item = Record<'static>>) {

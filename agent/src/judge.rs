@@ -22,6 +22,7 @@ mod defaults;
 mod endpoint;
 mod evidence;
 mod hold;
+pub mod levels;
 mod own;
 mod pool;
 mod process;

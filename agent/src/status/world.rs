@@ -37,6 +37,16 @@ impl World {
         }
     }
 
+    /// The last look at the host.
+    pub const fn host(&self) -> Option<&HostLook> {
+        self.host.as_ref()
+    }
+
+    /// The last look at each server.
+    pub fn servers(&self) -> impl Iterator<Item = &ServerLook> + Clone {
+        self.servers.values()
+    }
+
     /// Each target with its kind and facts, in order of key.
     pub fn targets(&self) -> Vec<(TargetKey, &'static str, BTreeMap<String, Json>)> {
         let mut all = Vec::new();

@@ -172,7 +172,7 @@ impl<'a> ByPeer<'a> {
 
 /// Whether a remote end is this server: an address or path of its DSN, or, when the server is here, the same port of this
 /// host, be it in the name of a unix socket of PostgreSQL (`.s.PGSQL.5432`).
-pub(super) fn is_of_server<'a>(look: &'a ServerLook, pools: &'a [PoolRow]) -> impl Fn(&End) -> bool + 'a {
+pub(in crate::judge) fn is_of_server<'a>(look: &'a ServerLook, pools: &'a [PoolRow]) -> impl Fn(&End) -> bool + 'a {
     let here: HashSet<IpAddr> = pools
         .iter()
         .flat_map(|it| &it.connections)

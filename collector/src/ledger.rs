@@ -195,6 +195,8 @@ impl Handle {
 }
 
 #[cfg(test)]
+mod restart;
+#[cfg(test)]
 mod tests {
     use std::time::Duration;
 

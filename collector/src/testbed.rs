@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tickbird_shared::levels::Levels;
 use tickbird_shared::{Change, Epoch, Fingerprint, Labels, Lane, Severity, Status, Timestamp};
 
 use crate::alert::Receiver;
 use crate::ledger::{self, Content, Handle, Incoming, Numbered, Settled};
-use crate::store::{AgentRow, Bounds, FindingRow, MessageState, OutboxRow, Readers, Writer};
+use crate::store::{AgentRow, Bounds, FindingRow, LevelsRow, MessageState, OutboxRow, Readers, Writer};
 
 pub(crate) const TENANT: &str = "default";
 pub(crate) const AGENT: &str = "a-1";
@@ -100,18 +101,32 @@ impl Testbed {
             received_at: now,
             incident: None,
         };
-        let seq = self.next;
+        self.sends(Lane::Urgent, Content::Finding(Box::new(finding))).await;
+    }
+
+    /// Lets the agent tell these levels, and the collector look at once.
+    pub(crate) async fn tells(&mut self, levels: Levels) {
+        let (tenant, agent, epoch, now) = (TENANT.into(), AGENT.into(), self.epoch.clone(), clock());
+        let row = LevelsRow { tenant, agent, epoch, seen_at: now, received_at: now, levels };
+        self.sends(Lane::Bulk, Content::Levels(Box::new(row))).await;
+        self.ledger.tick().await.expect("is there");
+        // What is asked from now on is answered after that tick.
+        self.ledger.presence(Vec::new()).await.expect("answers");
+    }
+
+    async fn sends(&mut self, lane: Lane, content: Content) {
+        let (seq, now) = (self.next, clock());
         self.next += 1;
         let batch = Incoming {
             tenant: TENANT.into(),
             agent: AGENT.into(),
             epoch: self.epoch.clone(),
-            lane: Lane::Urgent,
+            lane,
             first: seq,
             sent_at: now,
             goodbye: false,
             received_at: now,
-            records: vec![Numbered { seq, width: 1, content: Content::Finding(Box::new(finding)) }],
+            records: vec![Numbered { seq, width: 1, content }],
             digest: [seq as u8; 32],
             body: Vec::new(),
             text_bytes: 0,

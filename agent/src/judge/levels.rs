@@ -1,7 +1,6 @@
 //! How full the pools of this host and their servers are now, for the rules over many agents. Nothing is judged here.
 //!
-//! A server is named by its own identifier, which is the same whatever address it is reached by. It was told once and
-//! is kept while the server does not answer: a server that is full must not look like another one.
+//! What a server told of itself is kept while it does not answer: a server that is full must not look like another one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -79,11 +78,7 @@ impl Telling {
             };
             let address = address(look).or_else(|| before.map(|it| it.name.address.clone()));
             let address = address.unwrap_or_else(|| cut(look.target.as_str(), MAX_KEY_BYTES).to_owned());
-            let name = match (identifier(look), before) {
-                (Some((system, replica)), _) => ServerName { system: Some(system), replica, address },
-                (None, Some(before)) => ServerName { address, ..before.name.clone() },
-                (None, None) => ServerName { system: None, replica: false, address },
-            };
+            let name = ServerName { system: None, replica: false, address };
             self.known.insert(look.target.clone(), Known { name, slots });
         }
     }
@@ -196,11 +191,6 @@ fn limit(row: &PoolRow) -> Amount {
         Amount::Known(most) | Amount::Between(_, most) if is_young => Amount::between(0, most),
         other => other,
     }
-}
-
-/// The server's own identifier and whether it is a replica, where the server tells both.
-fn identifier(_look: &ServerLook) -> Option<(String, bool)> {
-    None
 }
 
 fn address(look: &ServerLook) -> Option<String> {

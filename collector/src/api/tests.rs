@@ -339,3 +339,44 @@ async fn a_collector_that_cannot_keep_anything_is_not_ready() {
     assert_eq!(world.get("/v1/incidents").await.status, 200, "what is on the disk can still be read");
     assert_eq!(world.get("/livez").await.status, 200);
 }
+
+#[tokio::test]
+async fn the_fleet_shows_what_each_application_takes_of_each_server_page_by_page() {
+    use tickbird_shared::Record;
+    let mut world = World::new();
+    assert_eq!(world.get("/v1/fleet/pools").await.json()["items"], serde_json::json!([]));
+    let recorded = include_str!("../../../shared/testdata/wire/protocol-1-levels.json");
+    let batch: tickbird_shared::Batch<'_> = serde_json::from_str(recorded).expect("reads");
+    let Record::Levels(mut levels) = serde_json::from_str(batch.records[0].get()).expect("reads") else {
+        panic!("levels are recorded");
+    };
+    levels.observed_at = clock();
+    levels.left_out = 0;
+    // The first look of a collector is at its first tick.
+    world.bed.tells(levels).await;
+
+    let (mut seen, mut path) = (Vec::new(), "/v1/fleet/pools?limit=2".to_owned());
+    loop {
+        let page = world.get(&path).await.json();
+        seen.extend(page["items"].as_array().expect("a list").iter().cloned());
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/v1/fleet/pools?limit=2&cursor={next}");
+    }
+    let named: Vec<_> = seen.iter().map(|it| it["application"].as_str().unwrap_or_default()).collect();
+    assert_eq!(named, ["report.py", "grants-api", "billing-api"], "by server, then application");
+    assert_eq!(seen[0]["possible"], serde_json::json!({ "at_least": 2, "at_most": null }));
+    assert!(seen[0]["limit_not_known"].as_str().is_some_and(|it| it.contains("no limit")));
+    let grants = &seen[1];
+    assert_eq!(grants["server"]["id"], "system/7312345678901234567");
+    assert_eq!(grants["server"]["slots"], 97);
+    assert_eq!(grants["possible"], serde_json::json!({ "at_least": 120, "at_most": 120 }));
+    assert_eq!((&grants["share_of_slots"], &grants["open"]), (&serde_json::json!(1.237), &serde_json::json!(41)));
+    assert_eq!(grants["leased"], serde_json::json!({ "at_least": 3, "at_most": 41 }));
+
+    let count = async |path: &str| world.get(path).await.json()["items"].as_array().map_or(99, Vec::len);
+    assert_eq!(count("/v1/fleet/pools?application=grants-api").await, 1);
+    assert_eq!(count("/v1/fleet/pools?server=10.0.0.6:5432").await, 1);
+    assert_eq!(count("/v1/fleet/pools?server=system/7312345678901234567").await, 1);
+    assert_eq!(count("/v1/fleet/pools?server=nowhere").await, 0);
+    assert_eq!(world.problem("/v1/fleet/pools?cursor=%00", 400).await["code"], "bad_cursor");
+}

@@ -317,3 +317,41 @@ fn a_command_is_not_undone_by_a_ledger_that_has_not_read_it_yet() {
     let stored = scene.writer.rows().agent("default", "a-1").expect("reads").expect("it is there");
     assert_eq!((stored.host.as_str(), stored.denied_at), ("web-2", Some(day(1))));
 }
+
+#[test]
+fn levels_and_use_are_kept_until_they_are_replaced_or_too_old() {
+    use tickbird_shared::levels::{FORM, Levels};
+    let mut scene = Scene::new();
+    let levels = |agent: &str, left_out: u32, at: Timestamp| LevelsRow {
+        tenant: "default".into(),
+        agent: agent.into(),
+        epoch: epoch(),
+        seen_at: at,
+        received_at: at,
+        levels: Levels { form: FORM, observed_at: at, pools: Vec::new(), left_out, servers: Vec::new() },
+    };
+    let used = |at: Timestamp| UseRow {
+        tenant: "default".into(),
+        server: "system/7312".into(),
+        application: "shop".into(),
+        day: at,
+        samples: 7,
+        peak: 5,
+        peak_open: 9,
+        counts: vec![(0, 4), (5, 3)],
+    };
+    scene.write(|it| it.put_levels(&levels("a-1", 1, day(0))));
+    scene.write(|it| it.put_levels(&levels("a-1", 2, day(3))));
+    scene.write(|it| it.put_levels(&levels("a-2", 0, day(0))));
+    scene.write(|it| it.put_pool_use(&used(day(0))));
+    scene.write(|it| it.put_pool_use(&used(day(40))));
+    assert_eq!(scene.writer.rows().pool_use(day(40)).expect("reads"), [used(day(40))]);
+    assert_eq!(scene.writer.rows().levels().expect("reads"), [levels("a-1", 2, day(3)), levels("a-2", 0, day(0))]);
+
+    scene.write(|it| it.keep_within(&Bounds::default(), day(3)));
+    assert_eq!(scene.writer.rows().levels().expect("reads"), [levels("a-1", 2, day(3))]);
+    scene.write(|it| it.delete_agent("default", "a-1"));
+    assert_eq!(scene.writer.rows().levels().expect("reads"), []);
+    scene.write(|it| it.keep_within(&Bounds::default(), day(41)));
+    assert_eq!(scene.writer.rows().pool_use(day(0)).expect("reads"), [used(day(40))]);
+}

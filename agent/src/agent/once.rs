@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::{servers, wall};
 use crate::config::Config;
-use crate::inspect::host::{Endpoints, HostInspector};
+use crate::inspect::host::{self, Attention, Endpoints, HostInspector};
 use crate::inspect::http_endpoint::HttpInspector;
 use crate::inspect::pool_metrics::PoolInspector;
 use crate::inspect::schedule::Clock;
@@ -18,6 +18,7 @@ use crate::status::world::World;
 pub struct Once {
     inspectors: Vec<Box<dyn Inspector>>,
     endpoints: Endpoints,
+    attention: Attention,
     judge: Judge,
     world: World,
     clock: Clock,
@@ -28,7 +29,9 @@ impl Once {
     /// Prepares the inspectors that the configuration asks for.
     pub fn new(config: Config) -> Self {
         let endpoints = Endpoints::default();
-        let (host, _ended) = HostInspector::new(config.host(endpoints.clone()));
+        let attention = Attention::default();
+        let host = host::Config { attention: attention.clone(), ..config.host(endpoints.clone()) };
+        let (host, _ended) = HostInspector::new(host);
         let mut inspectors: Vec<Box<dyn Inspector>> = servers(&config).into_iter().map(|(it, _)| it).collect();
         for source in &config.pools {
             inspectors.push(Box::new(PoolInspector::new(source.inspector.clone())));
@@ -39,7 +42,15 @@ impl Once {
         // Last, so that it knows where the servers are.
         inspectors.push(Box::new(host));
         let judge = Judge::new(Who::alone(), config.checks.clone()).ignoring_holds();
-        Self { inspectors, endpoints, judge, world: World::default(), clock: Clock::start(), started_at: wall() }
+        Self {
+            inspectors,
+            endpoints,
+            attention,
+            judge,
+            world: World::default(),
+            clock: Clock::start(),
+            started_at: wall(),
+        }
     }
 
     /// One look of every inspector, one after the other. The host is looked at last, when the servers' addresses are
@@ -60,6 +71,8 @@ impl Once {
             let _edges = self.judge.look(&reading, now);
             self.world.saw(reading.rows);
         }
+        // For `--watch`: the next look finds out what this one left open.
+        self.attention.want_order_test(self.judge.wants_order_test());
     }
 
     /// What was seen so far.

@@ -89,8 +89,7 @@ impl Pools {
         let mut unviewed = Vec::new();
         for (target, rows) in &pools {
             let place = place(rows[0]);
-            let is_lower_bound = look.closes_incomplete || rows.iter().any(|it| it.closes_incomplete);
-            churn::judge(&mut self.births, target, &place, rows, is_lower_bound, now, tracks);
+            churn::judge(&mut self.births, target, &place, rows, look.closes_incomplete, now, tracks);
             close_wait::judge(&mut self.dead, target, &place, rows, now, tracks);
             if !self.is_viewed(&place.remote) {
                 let reason = self.why_not_viewed(target, rows[0], now, tracks);

@@ -26,6 +26,8 @@ const LEAST_LIVES: usize = 5;
 /// Most lives that are kept of a window.
 const MAX_LIVES: usize = 1_024;
 
+const UNTOLD: Reason = Reason::NotYet("not judged: the kernel does not tell the ends of unix sockets");
+
 /// Births and lives of one target's connections.
 #[derive(Debug, Default)]
 pub(super) struct Births {
@@ -95,7 +97,9 @@ pub(super) fn judge(
 ) {
     let births = all.entry(target.clone()).or_default();
     births.add(rows, incomplete, now.mono);
-    let rate = births.rate(now.mono);
+    // What ends within a look is not seen at all there, so a low rate would say nothing, and a high one could not clear.
+    let is_told = !rows.iter().any(|it| it.closes_incomplete);
+    let rate = if is_told { births.rate(now.mono) } else { Value::Unknown(UNTOLD) };
     let life = births.median_life();
     let seen = Seen { qualifies: life.is_some_and(|it| it < SHORT_LIFE), ..Seen::value(rate.clone()) };
     let subject = Subject { place: Some(place), ..Subject::of(CheckId::Churn, target) };

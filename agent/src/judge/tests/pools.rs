@@ -114,6 +114,18 @@ fn lost_events_leave_a_lower_bound_that_clears_nothing() {
     assert!(!night.told().contains("cleared"));
 }
 
+#[test]
+fn connections_over_a_unix_socket_whose_ends_are_not_told_are_neither_churn_nor_well() {
+    let mut night = Night::with([Override { hold: text("5s"), ..change("pool.churn") }]);
+    let over_unix = |mut look: HostLook| {
+        look.pools[0].closes_incomplete = true;
+        look
+    };
+    watch(&mut night, 60, |_| over_unix(churning(10, Duration::from_millis(20))));
+    assert_eq!(night.told(), "");
+    assert_eq!(night.is("pool.churn", "shop"), "not yet");
+}
+
 /// Two instances with pools of `limit`, all open; `used` sessions of the second are active.
 fn used(limit: u32, open: u32, used: u32) -> (HostLook, ServerLook) {
     let (mut pools, mut sessions) = (Vec::new(), Vec::new());

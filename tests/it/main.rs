@@ -14,6 +14,7 @@ mod places;
 mod pools;
 mod processes;
 mod stage;
+mod xray_blocked;
 mod xray_churn;
 mod xray_dead;
 mod xray_decoys;

@@ -36,6 +36,17 @@ pub fn socket(pid: u32, fd: u32) -> Result<Socket, StageError> {
     Err(wrong(format!("{target}, which no socket table lists")))
 }
 
+/// How many established TCP connections a process has to this port, over v4.
+pub fn connections_to(pid: u32, port: u16) -> Result<usize, StageError> {
+    let ours = descriptors(pid)?;
+    let rows = std::fs::read_to_string(format!("/proc/{pid}/net/tcp"))
+        .map_err(StageError::system("read the table of sockets"))?;
+    let remote = format!(":{port:04X}");
+    let leads_there = |row: &&str| row.split_ascii_whitespace().nth(2).is_some_and(|it| it.ends_with(&remote));
+    let all = rows.lines().skip(1).filter(leads_there).filter_map(parse);
+    Ok(all.filter(|it| it.state == 1 && ours.contains_key(&it.port)).count())
+}
+
 /// Descriptors of a process's TCP sockets, by local port.
 pub fn descriptors(pid: u32) -> Result<BTreeMap<u16, u32>, StageError> {
     let folder = format!("/proc/{pid}/fd");

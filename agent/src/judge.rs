@@ -281,6 +281,11 @@ impl Judge {
         runs
     }
 
+    /// Callers that wait for a connection of a pool at `now`, on the monotonic clock.
+    pub fn waiters(&self, pool: &TargetKey, now: Duration) -> Value {
+        self.pools.waiters(pool, now)
+    }
+
     /// Whether a pool of this server is over 80 % or has a session that is half-way to a bound: then the server is worth
     /// asking more often. `server` is the target's key or the inspector's name.
     pub fn is_suspect(&self, server: &str) -> bool {

@@ -51,6 +51,15 @@ impl Waits {
             Ok(Some(15)) => Ok(()),
             other => Err(format!("{other:?}")),
         })?;
+        until("fifteen waiters are shown at the second look at the server", 2.s() + LATE, || {
+            let status = self.watch.agent.status().map_err(|error| error.to_string())?;
+            let targets = status["targets"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let is_it =
+                |it: &&Value| it["kind"] == "pool" && it["key"].as_str().is_some_and(|it| it.contains("faulty"));
+            let pool = targets.iter().find(is_it).ok_or("it has no pool")?;
+            let shown = pool["facts"]["waiting"].as_u64();
+            if shown.is_some_and(|it| (14..=16).contains(&it)) { Ok(()) } else { Err(pool["facts"].to_string()) }
+        })?;
         let proof = becomes(&self.watch.agent, "warning", 3.s() + LATE)?;
         assert!(began.elapsed() >= 3.s(), "a burst is over by then: {:?}", began.elapsed());
         let waiters = proof["waiters"].as_u64().unwrap_or_default();

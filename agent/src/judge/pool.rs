@@ -231,6 +231,25 @@ impl Pools {
         }
     }
 
+    /// Callers that wait for a connection of this pool, in all of its processes.
+    pub(super) fn waiters(&self, target: &TargetKey, now: Duration) -> Value {
+        let rows = self.rows.iter().filter(|it| it.target == *target);
+        let mut all = rows.map(|row| self.exhaustion.waiters(row, now));
+        let Some(first) = all.next() else { return Value::Unknown(Reason::NotYet("callers that wait")) };
+        if self.exhaustion.is_told(target, now) {
+            return first;
+        }
+        all.fold(first, |sum, it| match (sum, it) {
+            (Value::Known(sum), Value::Known(it)) => Value::Known(sum + it),
+            // What is not known of one process is not known of all.
+            (Value::Unknown(reason), _) | (_, Value::Unknown(reason)) => Value::Unknown(reason),
+            (sum, it) => Value::Between(
+                sum.low().unwrap_or(0.0) + it.low().unwrap_or(0.0),
+                sum.high().unwrap_or(0.0) + it.high().unwrap_or(0.0),
+            ),
+        })
+    }
+
     /// Whether an application's role runs or holds connections.
     pub(super) fn is_there(&self, who: &str) -> bool {
         self.there.contains(who)

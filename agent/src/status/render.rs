@@ -126,6 +126,7 @@ const TABLES: [Layout; 5] = [
             ("open", "open"),
             ("by state", "by_state"),
             ("limit", "limit"),
+            ("waiting", "waiting"),
         ],
     },
     Layout {

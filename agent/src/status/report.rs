@@ -8,6 +8,7 @@ use tickbird_shared::Finding;
 
 use super::world::{World, value_json};
 use super::{AgentPart, BlindPart, CheckPart, CollectorPart, FindingPart, Report, SCHEMA, TargetPart};
+use crate::discover::TargetKey;
 use crate::identity::Identity;
 use crate::judge::{CheckState, Judge, Moment, State};
 
@@ -39,11 +40,20 @@ pub fn report(source: &Source<'_>) -> Report {
         let state = worst.entry(it.target.as_str()).or_insert(it.state);
         *state = (*state).max(it.state);
     }
-    let targets = source.world.targets().into_iter().map(|(key, kind, facts)| TargetPart {
-        state: worst.get(key.as_str()).copied().unwrap_or(State::NotYet).as_str().to_owned(),
-        key: key.as_str().to_owned(),
-        kind: kind.to_owned(),
-        facts,
+    let waiting = |key: &TargetKey| {
+        let value = source.judge.waiters(key, source.now.mono);
+        if value.low().is_some() { value_json(&value) } else { Json::Null }
+    };
+    let targets = source.world.targets().into_iter().map(|(key, kind, mut facts)| {
+        if kind == "pool" {
+            facts.insert("waiting".to_owned(), waiting(&key));
+        }
+        TargetPart {
+            state: worst.get(key.as_str()).copied().unwrap_or(State::NotYet).as_str().to_owned(),
+            key: key.as_str().to_owned(),
+            kind: kind.to_owned(),
+            facts,
+        }
     });
     let (cpu_ratio, memory_bytes) = own_cost(source.now);
     Report {

@@ -14,7 +14,7 @@ use super::join::{Join, canonical};
 use super::stats::SQL;
 use super::{Instances, place};
 use crate::discover::{End, TargetKey};
-use crate::inspect::host::{Limit, Owner, PoolRow};
+use crate::inspect::host::{Limit, Owner, PoolRow, TcpState};
 use crate::inspect::server::Waiter;
 use crate::inspect::{HostLook, PoolStats, Reason, ServerLook, Value};
 use crate::judge::Moment;
@@ -166,15 +166,18 @@ impl Exhaustion {
         self.leased.clear();
         let mut there = HashSet::new();
         for row in &look.pools {
-            let leases = Leases::of(row, &self.sessions, now);
-            *self.leased.entry(row.owner.clone()).or_default() += leases.certain();
+            let open = row.connections.iter().filter(|it| it.state == TcpState::Established).count();
+            if self.requests.of(&row.owner).is_some_and(|it| !it.in_flight.is_empty()) {
+                let certain = Leases::of(row, &self.sessions, now).certain();
+                *self.leased.entry(row.owner.clone()).or_default() += certain;
+            }
             let key = (row.owner.clone(), row.remote.clone());
             let it = self
                 .instances
                 .entry(key.clone())
                 .or_insert_with(|| Instance { first_seen: now, ..Instance::default() });
-            if leases.open() >= it.high_water.0 || now.saturating_sub(it.high_water.1) > HIGH_WATER_LASTS {
-                it.high_water = (leases.open(), now);
+            if open >= it.high_water.0 || now.saturating_sub(it.high_water.1) > HIGH_WATER_LASTS {
+                it.high_water = (open, now);
             }
             if row.births > 0 {
                 it.born = Some(now);
@@ -182,8 +185,7 @@ impl Exhaustion {
             there.insert(key);
         }
         self.instances.retain(|key, _| there.contains(key));
-        let open: HashSet<u64> = look.pools.iter().flat_map(|row| &row.connections).map(|it| it.cookie).collect();
-        self.sessions.keep(&open);
+        self.sessions.keep(look, now);
     }
 
     /// Takes a server's sessions in.
@@ -283,6 +285,25 @@ impl Exhaustion {
         serving.in_flight.len() > self.leased.get(&row.owner).copied().unwrap_or_default()
     }
 
+    /// Whether somebody who knows counts the callers of every process of a pool.
+    pub(super) fn is_told(&self, target: &TargetKey, now: Duration) -> bool {
+        self.told_of(target, now).is_some_and(|it| it.is_whole)
+    }
+
+    /// Callers that wait for a connection of this instance, for a person to see; of all of them when that was told.
+    pub(super) fn waiters(&self, row: &PoolRow, now: Duration) -> Value {
+        if let Some(told) = self.told_of(&row.target, now).filter(|it| it.is_whole) {
+            return Value::Known(told.count);
+        }
+        let Some(serving) = self.requests.of(&row.owner) else { return Value::Unknown(NOTHING_TELLS) };
+        let leases = Leases::of(row, &self.sessions, now);
+        match self.beyond(row, &leases, serving) {
+            0 => Value::Known(0.0),
+            beyond if leases.are_all_certain() && leases.connecting == 0 => Value::Known(beyond as f64),
+            beyond => Value::Between(0.0, beyond as f64),
+        }
+    }
+
     /// Requests in flight for which this process has no lease, in any of its pools.
     fn beyond(&self, row: &PoolRow, leases: &Leases<'_>, serving: &Serving) -> usize {
         let leased = self.leased.get(&row.owner).copied().unwrap_or_default().max(leases.certain());
@@ -291,9 +312,14 @@ impl Exhaustion {
 
     /// Follows for how long one instance has been saturated with requests in flight beyond that.
     fn saturate(&mut self, row: &PoolRow, now: Duration) {
-        let leases = Leases::of(row, &self.sessions, now);
-        let beyond = self.requests.of(&row.owner).map_or(0, |it| self.beyond(row, &leases, it));
+        let serving = self.requests.of(&row.owner).filter(|it| !it.in_flight.is_empty());
+        let leases = serving.map(|it| (Leases::of(row, &self.sessions, now), it));
+        let beyond = leases.as_ref().map_or(0, |(leases, serving)| self.beyond(row, leases, serving));
         let Some(it) = self.instances.get_mut(&(row.owner.clone(), row.remote.clone())) else { return };
+        let Some((leases, _)) = leases else {
+            it.saturated = None;
+            return;
+        };
         if beyond == 0 || leases.connecting > 0 || !leases.are_all_possible() {
             it.saturated = None;
         } else if leases.are_all_certain() {
@@ -308,6 +334,9 @@ impl Exhaustion {
 
     fn outcome<'a>(&'a self, row: &'a PoolRow, now: Duration) -> Outcome<'a> {
         let Some(serving) = self.requests.of(&row.owner) else { return Outcome::Unknown(NOTHING_TELLS) };
+        if serving.oldest() <= OLD {
+            return Outcome::Clear;
+        }
         let leases = Leases::of(row, &self.sessions, now);
         let (open, waiters, oldest) = (leases.open(), self.beyond(row, &leases, serving), serving.oldest());
         let limit = &row.limit.value;
@@ -318,7 +347,7 @@ impl Exhaustion {
             Some(limit) => limit > open as f64,
             None => it.high_water.0 > open,
         };
-        if waiters == 0 || oldest <= OLD || may_grow {
+        if waiters == 0 || may_grow {
             return Outcome::Clear;
         }
         let Some(saturated) = &it.saturated else {

@@ -88,6 +88,23 @@ fn requests_beyond_the_leases_of_a_full_pool_are_its_waiters() {
 }
 
 #[test]
+fn waiters_are_shown_as_far_as_they_are_known() {
+    let target = shop(77, 5).target;
+    let shown = |night: &Night| night.judge.waiters(&target, night.now());
+    let mut night = Night::begin();
+    night.wait(1.0).host(&host(busy(1.0), twenty(1.0)));
+    assert_eq!(shown(&night), Value::Known(15.0), "already at the first look");
+    night.wait(1.0).host(&host(shop(77, 5), twenty(1.0)));
+    assert_eq!(shown(&night), Value::Between(0.0, 20.0), "nobody knows what the idle connections are");
+    night.wait(1.0).host(&host(shop(77, 5), []));
+    assert_eq!(shown(&night), Value::Known(0.0));
+    night.wait(1.0).host(&host_of(vec![busy(1.0)]));
+    assert_eq!(shown(&night).low(), None, "its requests cannot be seen");
+    night.stats(&said(5.0, 5.0, 7.0));
+    assert_eq!(shown(&night), Value::Known(7.0));
+}
+
+#[test]
 fn without_a_limit_it_is_one_sign_and_stays_a_warning() {
     let mut night = night(30, |second| host(busy(second), twenty(second)));
     assert_eq!(night.told_of(CHECK), "34s pool.exhausted began warning");

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::VIEW_LASTS;
+use crate::inspect::HostLook;
 use crate::inspect::host::{Connection, PoolRow, TcpState};
 use crate::inspect::server::{Session, SessionState};
 use crate::judge::pool::join::Join;
@@ -32,8 +33,13 @@ impl Sessions {
         }
     }
 
-    pub(super) fn keep(&mut self, open: &HashSet<u64>) {
-        self.0.retain(|cookie, _| open.contains(cookie));
+    /// Forgets what was said too long ago, and of connections that are gone.
+    pub(super) fn keep(&mut self, look: &HostLook, now: Duration) {
+        self.0.retain(|_, it| now.saturating_sub(it.at) <= VIEW_LASTS);
+        if !self.0.is_empty() {
+            let open: HashSet<u64> = look.pools.iter().flat_map(|row| &row.connections).map(|it| it.cookie).collect();
+            self.0.retain(|cookie, _| open.contains(cookie));
+        }
     }
 }
 

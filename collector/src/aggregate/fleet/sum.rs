@@ -66,6 +66,8 @@ pub(super) struct Sum {
     pub(super) limit: Range,
     /// Connections that they have open.
     pub(super) open: u64,
+    /// Of those, the ones of pools whose limit is not known.
+    open_unlimited: u64,
     /// Connections that they have leased.
     pub(super) leased: Range,
     /// A part of it is of an agent that does not speak now, or old.
@@ -114,6 +116,7 @@ pub(super) fn sums<'a>(told: impl Iterator<Item = (&'a Key, Told<'a>)> + Clone) 
             }
         }
     }
+    sums.values_mut().for_each(Sum::add_unlimited);
     sums
 }
 
@@ -165,6 +168,14 @@ impl Sum {
         self.used = self.used.max(used.filter(|_| is_fresh));
     }
 
+    /// A pool without a known limit takes what it has open; but a proxy has its clients' connections open a second time,
+    /// so all of these together take no more than the server says is used beside the others.
+    fn add_unlimited(&mut self) {
+        let others = self.open - self.open_unlimited;
+        let beside = self.used.map_or(0, |used| u64::from(used).saturating_sub(others));
+        self.limit.low += self.open_unlimited.min(beside);
+    }
+
     fn add(&mut self, agent: &str, pool: &PoolLevel, is_certain: bool) {
         // A limit that is not known is at least what is open.
         let (low, high) = match &pool.limit {
@@ -185,7 +196,13 @@ impl Sum {
         if let Amount::Unknown(why) = &pool.limit {
             share.why_unknown.get_or_insert_with(|| why.clone());
         }
-        self.limit.add(low, high);
+        match (&pool.limit, is_certain) {
+            (Amount::Unknown(_), true) => {
+                self.limit.high = None;
+                self.open_unlimited += u64::from(open);
+            }
+            _ => self.limit.add(low, high),
+        }
         self.open += u64::from(open);
         self.leased.add(leased, pool.leased.high());
     }

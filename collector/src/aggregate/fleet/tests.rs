@@ -258,6 +258,22 @@ fn who_only_has_the_address_counts_in_the_upper_end() {
 }
 
 #[test]
+fn connections_that_a_proxy_holds_a_second_time_are_counted_once() {
+    let mut world = World::new();
+    let server = identified("10.0.0.5:5432");
+    let through = PoolLevel { open: 24, ..pool("shop", server.clone(), Amount::Known(40)) };
+    let proxy = PoolLevel { open: 24, ..pool("proxy", server.clone(), Amount::Unknown("nobody said".into())) };
+    // The server has 24 sessions of the shop, and two of agents.
+    let level = ServerLevel { used: Amount::Known(26), ..asked(server.clone(), SLOTS) };
+    world.runs("a", vec![through.clone(), proxy.clone()], vec![level]);
+    assert_eq!(world.wait(300), NOTHING, "40 and 2 of 57, not 64");
+    // Of a pool that is no proxy the server knows more sessions.
+    let level = ServerLevel { used: Amount::Known(50), ..asked(server, SLOTS) };
+    world.runs("a", vec![through, proxy], vec![level]);
+    assert_eq!(world.wait(300), ["Opened critical"]);
+}
+
+#[test]
 fn an_agent_that_restarts_ends_nothing_and_one_that_stays_away_leaves() {
     let mut world = World::with_sum(40, 40);
     assert_eq!(world.wait(60), ["Opened critical"]);

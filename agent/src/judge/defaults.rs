@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::hold::{Hold, Holds};
-use super::threshold::{Bounds, Direction};
+use super::threshold::Bounds;
 use crate::inspect::Unit;
 
 /// How likely a check is to cry wolf.
@@ -125,8 +125,10 @@ const MINUTE: f64 = 60.0;
 const DAY: f64 = 24.0 * 60.0 * MINUTE;
 
 /// An event: 1 while it is so. The bound says which severity it has.
-const WARNS: Bounds = Bounds { direction: Direction::Event, warning: Some(1.0), critical: None };
-const IS_CRITICAL: Bounds = Bounds { direction: Direction::Event, warning: None, critical: Some(1.0) };
+const WARNS: Bounds = Bounds::event(true, false);
+const IS_CRITICAL: Bounds = Bounds::event(false, true);
+/// The same, recorded and told to nobody.
+const IS_RECORDED: Bounds = Bounds::event(false, false).recorded_from(1.0);
 
 const fn seconds(count: u64) -> Hold {
     Hold::For(Duration::from_secs(count))
@@ -326,7 +328,7 @@ pub static CHECKS: &[Check] = &[
         meaning: "a process ended and nothing took its place",
         value: "1 while it is so",
         unit: Unit::Count,
-        bounds: Bounds { direction: Direction::Event, warning: Some(1.0), critical: Some(1.0) },
+        bounds: Bounds::event(true, true),
         holds: Holds::both(seconds(5)),
         impact: 5,
         probability: 0.8,
@@ -382,7 +384,7 @@ pub static CHECKS: &[Check] = &[
         meaning: "a certificate ends soon or is not trusted",
         value: "time until it ends",
         unit: Unit::Seconds,
-        bounds: Bounds { direction: Direction::Below, warning: Some(14.0 * DAY), critical: Some(3.0 * DAY) },
+        bounds: Bounds::below(Some(14.0 * DAY), Some(3.0 * DAY)),
         holds: THREE_LOOKS,
         impact: 5,
         probability: 0.5,
@@ -439,7 +441,8 @@ mod tests {
     #[test]
     fn every_row_is_whole() {
         for it in CHECKS {
-            assert!(it.bounds.warning.is_some() || it.bounds.critical.is_some(), "{}", it.id);
+            let bounds = [it.bounds.info, it.bounds.warning, it.bounds.critical];
+            assert!(bounds.iter().any(Option::is_some), "{}", it.id);
             assert!((1..=5).contains(&it.impact) && (0.0..=1.0).contains(&it.probability), "{}", it.id);
             for text in [it.meaning, it.value, it.needs, it.advice, it.reason] {
                 assert!(!text.is_empty() && !text.ends_with('.') && !text.starts_with(' '), "{}: {text:?}", it.id);

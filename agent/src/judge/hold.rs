@@ -132,15 +132,29 @@ impl Streak {
 pub(super) struct Level {
     firing: Option<Severity>,
     highest: Option<Severity>,
-    warning: Streak,
-    critical: Streak,
+    streaks: Each<Streak>,
     /// Looks in a row beyond the clearing bound of each severity.
-    back_from_warning: u32,
-    back_from_critical: u32,
+    back: Each<u32>,
     /// Looks in a row that saw nothing certain.
     unseen: u32,
     is_blind: bool,
     is_lost: bool,
+}
+
+/// One thing for each severity.
+#[derive(Debug, Clone, Copy, Default)]
+struct Each<T>([T; 3]);
+
+const SEVERITIES: [Severity; 3] = [Severity::Info, Severity::Warning, Severity::Critical];
+
+impl<T> Each<T> {
+    const fn of(&self, severity: Severity) -> &T {
+        &self.0[severity as usize]
+    }
+
+    fn all(&mut self) -> impl Iterator<Item = (Severity, &mut T)> {
+        SEVERITIES.into_iter().zip(&mut self.0)
+    }
 }
 
 impl Level {
@@ -166,13 +180,13 @@ impl Level {
 
     /// The highest severity that is crossed but not yet fires.
     pub(super) fn pending(&self) -> Option<Severity> {
-        let waits = |severity, streak: &Streak| (streak.looks > 0 && self.firing < Some(severity)).then_some(severity);
-        waits(Severity::Critical, &self.critical).or_else(|| waits(Severity::Warning, &self.warning))
+        let waits = |severity: &Severity| self.streaks.of(*severity).looks > 0 && self.firing < Some(*severity);
+        SEVERITIES.into_iter().rev().find(waits)
     }
 
     /// How long the bound of `severity` has been crossed, in words: `3 looks`, `3 of the last 5 looks`, `62 s`.
     pub(super) fn held(&self, severity: Severity, hold: Hold) -> String {
-        let streak = if severity == Severity::Critical { &self.critical } else { &self.warning };
+        let streak = self.streaks.of(severity);
         match hold {
             Hold::Looks(_) => format!("for {}", words::counted(streak.looks as usize, "look")),
             Hold::Of { looks, .. } => {
@@ -190,8 +204,7 @@ impl Level {
             Sight::NotYet => return Step::None,
             Sight::Blind => return self.unseen(holds, true),
             Sight::Between { over: None } => {
-                self.warning.broken();
-                self.critical.broken();
+                self.break_streaks();
                 self.is_blind = false;
                 return self.unseen(holds, false);
             }
@@ -223,7 +236,7 @@ impl Level {
     }
 
     fn count(&mut self, over: Option<Severity>, now: Duration) {
-        for (severity, streak) in [(Severity::Warning, &mut self.warning), (Severity::Critical, &mut self.critical)] {
+        for (severity, streak) in self.streaks.all() {
             if over >= Some(severity) {
                 streak.over(now);
             } else {
@@ -232,13 +245,16 @@ impl Level {
         }
     }
 
-    /// The highest severity whose hold has passed at this look.
+    fn break_streaks(&mut self) {
+        self.streaks.all().for_each(|(_, streak)| streak.broken());
+    }
+
+    /// The highest severity whose hold has passed at this look. A check without a bound for recording counts for it
+    /// what it counts for a warning, which is the higher.
     fn reached(&self, over: Option<Severity>, holds: &Holds) -> Option<Severity> {
         let over = over?;
-        if over == Severity::Critical && self.critical.meets(holds.critical) {
-            return Some(Severity::Critical);
-        }
-        self.warning.meets(holds.warning).then_some(Severity::Warning)
+        let has_held = |it: &Severity| *it <= over && self.streaks.of(*it).meets(holds.of(*it));
+        SEVERITIES.into_iter().rev().find(has_held)
     }
 
     fn come_back(&mut self, sight: Sight, holds: &Holds) -> Step {
@@ -246,28 +262,29 @@ impl Level {
             self.not_back();
             return Step::None;
         };
-        let count = |looks: u32, severity| if stays < Some(severity) { looks + 1 } else { 0 };
-        self.back_from_warning = count(self.back_from_warning, Severity::Warning);
-        self.back_from_critical = count(self.back_from_critical, Severity::Critical);
+        for (severity, looks) in self.back.all() {
+            *looks = if stays < Some(severity) { *looks + 1 } else { 0 };
+        }
         let enough = holds.clearing.max(1);
-        if self.back_from_warning >= enough {
+        let is_back = |severity| *self.back.of(severity) >= enough;
+        if is_back(Severity::Info) {
             return Step::Cleared(self.end().unwrap_or(firing));
         }
-        if firing == Severity::Critical && self.back_from_critical >= enough {
-            self.firing = Some(Severity::Warning);
-            return Step::Eased(Severity::Warning);
+        let eased = if is_back(Severity::Warning) { Severity::Info } else { Severity::Warning };
+        if firing > eased && is_back(firing) {
+            self.firing = Some(eased);
+            return Step::Eased(eased);
         }
         Step::None
     }
 
     fn not_back(&mut self) {
-        (self.back_from_warning, self.back_from_critical) = (0, 0);
+        self.back = Each::default();
     }
 
     /// A look that saw nothing certain.
     fn unseen(&mut self, holds: &Holds, blind: bool) -> Step {
-        self.warning.last = None;
-        self.critical.last = None;
+        self.streaks.all().for_each(|(_, streak)| streak.last = None);
         self.not_back();
         self.unseen = self.unseen.saturating_add(1);
         if self.unseen < holds.clearing.max(1) {
@@ -275,8 +292,7 @@ impl Level {
         }
         if blind && !self.is_blind {
             self.is_blind = true;
-            self.warning.broken();
-            self.critical.broken();
+            self.break_streaks();
         }
         if self.firing.is_some() && !self.is_lost {
             self.is_lost = true;

@@ -124,8 +124,10 @@ impl Effective {
             "value": self.check.value,
             "unit": self.unit.as_str(),
             "direction": direction(self.bounds.direction),
+            "info": self.bounds.info,
             "warning": self.bounds.warning,
             "critical": self.bounds.critical,
+            "info_text": bound(self.bounds.info),
             "warning_text": bound(self.bounds.warning),
             "critical_text": bound(self.bounds.critical),
             "hold_warning": self.holds.warning.to_string(),
@@ -172,6 +174,7 @@ impl fmt::Display for Effective {
         writeln!(f, "  means     {}", check.meaning)?;
         writeln!(f, "  value     {}", check.value)?;
         for (name, bound, hold) in [
+            ("info    ", self.bounds.info, self.holds.warning),
             ("warning ", self.bounds.warning, self.holds.warning),
             ("critical", self.bounds.critical, self.holds.critical),
         ] {

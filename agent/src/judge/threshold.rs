@@ -23,6 +23,8 @@ pub enum Direction {
 pub struct Bounds {
     /// Which side is the fault's.
     pub direction: Direction,
+    /// From here on it is worth recording; nobody is told.
+    pub info: Option<f64>,
     /// From here on it is a warning.
     pub warning: Option<f64>,
     /// From here on it is critical.
@@ -83,7 +85,26 @@ impl Sight {
 impl Bounds {
     /// Bounds above which a value is a fault.
     pub const fn above(warning: Option<f64>, critical: Option<f64>) -> Self {
-        Self { direction: Direction::Above, warning, critical }
+        Self { direction: Direction::Above, info: None, warning, critical }
+    }
+
+    /// Bounds under which a value is a fault.
+    pub const fn below(warning: Option<f64>, critical: Option<f64>) -> Self {
+        Self { direction: Direction::Below, info: None, warning, critical }
+    }
+
+    /// An event, which has one of these severities while it is so.
+    pub const fn event(warning: bool, critical: bool) -> Self {
+        const IS_SO: f64 = 1.0;
+        let warning = if warning { Some(IS_SO) } else { None };
+        Self { direction: Direction::Event, info: None, warning, critical: if critical { Some(IS_SO) } else { None } }
+    }
+
+    /// The same bounds, and one from which a value is worth recording.
+    #[must_use]
+    pub const fn recorded_from(mut self, info: f64) -> Self {
+        self.info = Some(info);
+        self
     }
 
     /// The bound of a severity.
@@ -91,7 +112,7 @@ impl Bounds {
         match severity {
             Severity::Critical => self.critical,
             Severity::Warning => self.warning,
-            Severity::Info => None,
+            Severity::Info => self.info,
         }
     }
 
@@ -125,7 +146,7 @@ impl Bounds {
     }
 
     fn highest(&self, holds: impl Fn(f64) -> bool) -> Option<Severity> {
-        [Severity::Critical, Severity::Warning].into_iter().find(|it| self.of(*it).is_some_and(&holds))
+        [Severity::Critical, Severity::Warning, Severity::Info].into_iter().find(|it| self.of(*it).is_some_and(&holds))
     }
 
     fn is_crossed(&self, value: f64, bound: f64) -> bool {
@@ -146,7 +167,7 @@ mod tests {
     use Severity::{Critical, Warning};
 
     const AGE: Bounds = Bounds::above(Some(30.0), Some(300.0));
-    const LEFT: Bounds = Bounds { direction: Direction::Below, warning: Some(14.0), critical: Some(3.0) };
+    const LEFT: Bounds = Bounds::below(Some(14.0), Some(3.0));
 
     fn sight(bounds: Bounds, value: Value) -> Sight {
         bounds.sight(&Seen::value(value), Critical)
@@ -196,6 +217,15 @@ mod tests {
         assert_eq!(sight(AGE, Value::Unknown(Reason::Denied("x".into()))), Sight::Blind);
         assert_eq!(sight(AGE, Value::Unknown(Reason::NotYet("x"))), Sight::NotYet);
         assert_eq!(sight(AGE, Value::Known(f64::NAN)), Sight::NotYet);
+    }
+
+    #[test]
+    fn what_is_only_recorded_stands_below_a_warning() {
+        let bounds = AGE.recorded_from(5.0);
+        let info = Some(Severity::Info);
+        assert_eq!(sight(bounds, Value::Known(5.0)), known(info, info));
+        assert_eq!(sight(bounds, Value::Known(30.0)), known(Some(Warning), Some(Warning)));
+        assert_eq!(sight(bounds, Value::Known(4.0)), known(None, None));
     }
 
     #[test]

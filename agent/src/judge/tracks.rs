@@ -388,9 +388,12 @@ impl Track {
     fn why_back(&self) -> String {
         let Rule { bounds, holds, unit } = self.rule;
         let looks = words::counted(holds.clearing as usize, "look");
-        let severity = if self.level.firing().is_some() { Severity::Critical } else { Severity::Warning };
-        let Some(bound) = bounds.of(severity).or(bounds.critical).filter(|_| bounds.direction != Direction::Event)
-        else {
+        let left = match self.level.firing() {
+            Some(Severity::Warning | Severity::Critical) => bounds.critical,
+            Some(Severity::Info) => bounds.warning.or(bounds.critical),
+            None => bounds.info.or(bounds.warning).or(bounds.critical),
+        };
+        let Some(bound) = left.filter(|_| bounds.direction != Direction::Event) else {
             return format!("not so any more for {looks}");
         };
         let side = if bounds.direction == Direction::Below { "over" } else { "under" };

@@ -15,12 +15,20 @@ use crate::inspect::host::{Owner, PoolRow};
 use crate::inspect::server::Engine;
 use crate::inspect::{HostLook, PoolStats, Reason, ServerLook, Value};
 
+mod absent;
 mod churn;
 mod close_wait;
+mod connect_stuck;
 mod exhaustion;
+mod ghost;
+mod half_open;
 pub(super) mod join;
+mod keepalive;
+mod row;
 mod sessions;
+mod sockets;
 mod stats;
+mod storm;
 mod through_pooler;
 mod utilization;
 pub(super) mod view;
@@ -44,6 +52,8 @@ pub(super) struct Pools {
     hops: through_pooler::Hops,
     births: BTreeMap<TargetKey, churn::Births>,
     dead: BTreeMap<TargetKey, close_wait::Dead>,
+    sockets: sockets::Sockets,
+    ghosts: ghost::Known,
     exhaustion: exhaustion::Exhaustion,
     stats: stats::Stats,
     /// Since when each pool without a server's view has been seen.
@@ -71,8 +81,9 @@ impl Pools {
         self.lost = lost.cloned();
         if let Some(reason) = lost {
             self.rows.clear();
-            let by_sockets = [CheckId::Exhausted, CheckId::Churn, CheckId::CloseWait, CheckId::Utilization];
-            tracks.lose(reason, now, |key, track| by_sockets.contains(&key.check) && track.place.is_some());
+            let also = [CheckId::Exhausted, CheckId::Utilization];
+            let by_sockets = |check| sockets::CHECKS.contains(&check) || also.contains(&check);
+            tracks.lose(reason, now, |key, track| by_sockets(key.check) && track.place.is_some());
             return;
         }
         let learned = |target: &TargetKey| self.exhaustion.learned(target);
@@ -86,6 +97,7 @@ impl Pools {
         self.exhaustion.host(look, now.mono);
         self.exhaustion.unlearn(&pools);
         self.exhaustion.judge(&pools, now, tracks);
+        self.sockets.judge(&pools, now, tracks);
         let mut unviewed = Vec::new();
         for (target, rows) in &pools {
             let place = place(rows[0]);
@@ -114,7 +126,7 @@ impl Pools {
         self.births.retain(|target, births| pools.contains_key(target) || births.is_recent(now.mono));
         self.dead.retain(|target, _| pools.contains_key(target));
         // An application that runs and holds no connection to an endpoint has nothing wrong with that pool.
-        for check in [CheckId::Exhausted, CheckId::Churn, CheckId::CloseWait, CheckId::Utilization] {
+        for check in sockets::CHECKS.into_iter().chain([CheckId::Exhausted, CheckId::Utilization]) {
             self.nothing_there(check, now, tracks, |key, _| !pools.contains_key(key));
         }
     }
@@ -182,6 +194,7 @@ impl Pools {
             (Ok(_), _) if !is_strange_again => Some(Reason::NotYet("a second look at the server")),
             (Ok(_), _) => Some(Reason::Translated(look.target.as_str().trim_start_matches("server:").to_owned())),
         };
+        ghost::judge(&mut self.ghosts, look, &join, unseen.as_ref(), &bases, now, tracks);
         // Where the application's own numbers are exact, sessions only say less.
         let mut by_sessions = bases.clone();
         by_sessions.retain(|target, _| self.stats.share_of(target, now.mono).is_none());

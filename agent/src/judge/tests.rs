@@ -17,6 +17,7 @@ mod pools;
 mod processes;
 pub(crate) mod rows;
 mod sessions;
+mod sockets;
 mod states;
 mod stats;
 

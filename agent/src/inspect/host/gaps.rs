@@ -13,18 +13,35 @@ use crate::kernel::owners::Owners;
 const MAX_GAPS: usize = 16;
 
 /// Checks that need to see sockets.
-pub(super) const POOL_CHECKS: &[&str] = &["pool.exhausted", "pool.utilization", "pool.close_wait", "pool.churn"];
+pub(super) const POOL_CHECKS: &[&str] = &[
+    "pool.exhausted",
+    "pool.utilization",
+    "pool.close_wait",
+    "pool.churn",
+    "pool.absent",
+    "pool.half_open",
+    "pool.keepalive",
+    "pool.connect_stuck",
+    "pool.storm",
+    "pool.ghost",
+];
 /// Checks that need to see a process.
 pub(super) const PROCESS_CHECKS: &[&str] = &["proc.memory", "proc.restart", "proc.gone", "proc.zombie", "fd.limit"];
 /// Checks that need to know whose a pool is.
 pub(super) const OWNER_CHECKS: &[&str] =
-    &["pool.utilization", "proc.memory", "proc.restart", "proc.gone", "proc.zombie", "fd.limit"];
+    &["pool.utilization", "pool.storm", "proc.memory", "proc.restart", "proc.gone", "proc.zombie", "fd.limit"];
 /// All of this inspector's.
 pub(super) const ALL_CHECKS: &[&str] = &[
     "pool.exhausted",
     "pool.utilization",
     "pool.close_wait",
     "pool.churn",
+    "pool.absent",
+    "pool.half_open",
+    "pool.keepalive",
+    "pool.connect_stuck",
+    "pool.storm",
+    "pool.ghost",
     "proc.memory",
     "proc.restart",
     "proc.gone",

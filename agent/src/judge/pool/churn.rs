@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Subject, Tracks, owner_name, pids, pids_in_words};
+use super::{Subject, Tracks, absent, owner_name, pids, pids_in_words};
 use crate::discover::TargetKey;
 use crate::inspect::host::PoolRow;
 use crate::inspect::{Reason, Unit, Value};
@@ -65,7 +65,7 @@ impl Births {
         }
     }
 
-    fn rate(&self, now: Duration) -> Value {
+    pub(super) fn rate(&self, now: Duration) -> Value {
         let time = now.saturating_sub(self.since.unwrap_or(now)).min(WINDOW);
         if time < LEAST_TIME {
             return Value::Unknown(Reason::NotYet("ten seconds of births"));
@@ -101,7 +101,10 @@ pub(super) fn judge(
     let is_told = !rows.iter().any(|it| it.closes_incomplete);
     let rate = if is_told { births.rate(now.mono) } else { Value::Unknown(UNTOLD) };
     let life = births.median_life();
-    let seen = Seen { qualifies: life.is_some_and(|it| it < SHORT_LIFE), ..Seen::value(rate.clone()) };
+    let is_short = life.is_some_and(|it| it < SHORT_LIFE);
+    absent::judge(births, is_short, target, place, rows, now, tracks);
+    let qualifies = is_short && !absent::fires(target, tracks);
+    let seen = Seen { qualifies, ..Seen::value(rate.clone()) };
     let subject = Subject { place: Some(place), ..Subject::of(CheckId::Churn, target) };
     tracks.observe(subject, seen, now, || {
         let pids = pids(rows.iter().copied());

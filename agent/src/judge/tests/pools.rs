@@ -71,6 +71,8 @@ fn a_pool_that_works_its_dead_connections_off_is_left_alone_and_so_is_one_found_
 /// `births` a second, each of which lived for `life`.
 fn churning(births: u32, life: Duration) -> HostLook {
     let mut it = pool("shop", 77, "10.0.0.5:6379");
+    // One is kept: where none is, the application has no pool, which is another fault.
+    it.connections.push(connection("10.0.0.9:39999", 9));
     it.births = births;
     it.closes = vec![Some(life); births as usize];
     host_of(vec![it])

@@ -1,0 +1,152 @@
+//! Sessions that stay on the server after their client is gone: each takes a slot until the server notices.
+//!
+//! A row with an address of this host and without a socket here may belong to another network namespace behind the same
+//! address. So only those count whose socket was here, joined at an earlier look: they are certainly ours.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::join::Join;
+use super::{Instances, Subject, Tracks, pid, place};
+use crate::discover::TargetKey;
+use crate::inspect::server::Session;
+use crate::inspect::{Reason, ServerLook, Unit, Value};
+use crate::judge::defaults::CheckId;
+use crate::judge::evidence::{Case, number, object};
+use crate::judge::threshold::Seen;
+use crate::judge::tracks::Place;
+use crate::judge::{Moment, words};
+
+const CHECK: CheckId = CheckId::Ghost;
+/// Looks at the server after which a session without its socket is no matter of two views taken at two moments.
+const LOOKS: u32 = 2;
+/// Most sessions in the evidence, and in memory for each server.
+const MAX_ROWS: usize = 50;
+const MAX_KNOWN: usize = 20_000;
+
+/// Sessions of each server that were once joined with a socket here.
+pub(super) type Known = HashMap<TargetKey, HashMap<(u64, SocketAddr), Once>>;
+
+/// Whose it was.
+#[derive(Debug, Clone)]
+pub(super) struct Once {
+    target: TargetKey,
+    place: Place,
+    pid: Option<u32>,
+    /// When the socket was last there.
+    joined_at: Duration,
+    /// Looks at the server since then that had the session.
+    missed: u32,
+}
+
+/// Judges one look at a server. `unseen` says why its sessions cannot be told apart, when that is so.
+pub(super) fn judge(
+    all: &mut Known,
+    look: &ServerLook,
+    join: &Join<'_>,
+    unseen: Option<&Reason>,
+    bases: &Instances<'_>,
+    now: Moment,
+    tracks: &mut Tracks,
+) {
+    let mut targets: BTreeMap<TargetKey, Place> =
+        bases.iter().map(|(target, rows)| ((*target).clone(), place(rows[0]))).collect();
+    let known = all.entry(look.target.clone()).or_default();
+    targets.extend(known.values().map(|it| (it.target.clone(), it.place.clone())));
+    let not_told = match unseen {
+        Some(reason) => Some(reason.clone()),
+        None if join.joined.is_empty() => Some(Reason::NotYet("a session that joins a connection of this host")),
+        None => None,
+    };
+    if let Some(reason) = not_told {
+        for (target, place) in &targets {
+            let subject = Subject { place: Some(place), ..Subject::of(CHECK, target) };
+            tracks.observe(subject, Seen::value(Value::Unknown(reason.clone())), now, Case::default);
+        }
+        return;
+    }
+    let sessions = look.sessions.as_deref().unwrap_or_default();
+    follow(known, sessions, join, now.mono);
+    let mut ghosts: BTreeMap<TargetKey, Vec<(&Session, &Once)>> = BTreeMap::new();
+    for session in sessions {
+        let once = key(session).and_then(|it| known.get(&it)).filter(|it| it.missed >= LOOKS);
+        if let Some(once) = once {
+            ghosts.entry(once.target.clone()).or_default().push((session, once));
+        }
+    }
+    for (target, place) in &targets {
+        let of_target = ghosts.get(target).map_or(&[][..], Vec::as_slice);
+        let subject = Subject { place: Some(place), ..Subject::of(CHECK, target) };
+        tracks.observe(subject, Seen::known(of_target.len() as f64), now, || case(place, look, of_target, now.mono));
+    }
+}
+
+/// Brings what is remembered up to this look.
+fn follow(known: &mut HashMap<(u64, SocketAddr), Once>, sessions: &[Session], join: &Join<'_>, now: Duration) {
+    let there: HashSet<_> = sessions.iter().filter_map(key).collect();
+    known.retain(|key, once| {
+        once.missed = once.missed.saturating_add(1);
+        there.contains(key)
+    });
+    for it in &join.joined {
+        let Some(key) = key(it.session) else { continue };
+        if known.len() < MAX_KNOWN || known.contains_key(&key) {
+            let (target, place, pid) = (it.pool.target.clone(), place(it.pool), pid(it.pool));
+            let before = known.get(&key).and_then(|it| it.pid);
+            // The socket of a process that was killed is nobody's while the kernel still tries to close it.
+            let (target, place) = match known.get(&key) {
+                Some(once) if pid.is_none() => (once.target.clone(), once.place.clone()),
+                _ => (target, place),
+            };
+            known.insert(key, Once { target, place, pid: pid.or(before), joined_at: now, missed: 0 });
+        }
+    }
+}
+
+/// A session in one life: the server's number and the client's end.
+fn key(session: &Session) -> Option<(u64, SocketAddr)> {
+    Some((session.backend, SocketAddr::new(session.address?.to_canonical(), session.port?)))
+}
+
+fn case(place: &Place, look: &ServerLook, ghosts: &[(&Session, &Once)], now: Duration) -> Case {
+    let gone = |once: &Once| now.saturating_sub(once.joined_at).as_secs_f64();
+    let oldest = ghosts.iter().map(|(_, once)| gone(once)).fold(0.0, f64::max);
+    let row = |(session, once): &(&Session, &Once)| {
+        json!({
+            "backend": session.backend,
+            "local": key(session).map(|(_, end)| end.to_string()),
+            "pid": once.pid,
+            "state": session.state.as_str(),
+            "database": session.database,
+            "user": session.user,
+            "state_age_seconds": session.state_age.map(|it| number(it.as_secs_f64(), Unit::Seconds)),
+            "without_socket_seconds": number(gone(once), Unit::Seconds),
+        })
+    };
+    let mut members: Vec<u64> = ghosts.iter().map(|(session, _)| session.backend).collect();
+    members.sort_unstable();
+    let sessions = words::counted(ghosts.len(), "session");
+    Case {
+        summary: format!(
+            "{} of {} at {} have no connection here any more, the longest for {}: their client is gone and the server \
+             does not know",
+            sessions,
+            words::foreign(&place.who, 80),
+            place.remote,
+            words::seconds(oldest),
+        ),
+        evidence: object(json!({
+            "sessions": ghosts.iter().take(MAX_ROWS).map(row).collect::<Vec<_>>(),
+            "sessions_total": ghosts.len(),
+            "server": look.target.as_str(),
+            "rule": "a session that was joined with a socket here, which is gone for two looks at the server",
+            "not_visible": [],
+        })),
+        members,
+        age_seconds: Some(oldest),
+        advice: None,
+    }
+}

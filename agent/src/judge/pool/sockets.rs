@@ -1,0 +1,32 @@
+//! The checks that sockets alone decide, beside churn and CLOSE_WAIT.
+
+use super::{Instances, Tracks, connect_stuck, half_open, keepalive, storm};
+use crate::judge::Moment;
+use crate::judge::defaults::CheckId;
+
+/// Those that say nothing where no socket can be read, and are well where there is no connection.
+pub(super) const CHECKS: [CheckId; 7] = [
+    CheckId::Churn,
+    CheckId::Absent,
+    CheckId::CloseWait,
+    CheckId::HalfOpen,
+    CheckId::Keepalive,
+    CheckId::ConnectStuck,
+    CheckId::Storm,
+];
+
+/// What they remember between looks.
+#[derive(Debug, Default)]
+pub(super) struct Sockets {
+    trying: connect_stuck::Trying,
+    ends: storm::Ends,
+}
+
+impl Sockets {
+    pub(super) fn judge(&mut self, pools: &Instances<'_>, now: Moment, tracks: &mut Tracks) {
+        half_open::judge(pools, now, tracks);
+        keepalive::judge(pools, now, tracks);
+        connect_stuck::judge(&mut self.trying, pools, now, tracks);
+        storm::judge(&mut self.ends, pools, now, tracks);
+    }
+}

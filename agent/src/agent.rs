@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::identity::{Identity, IdentityError};
 use crate::inspect::host::{self, Attention, Ended, Endpoints, HostInspector};
 use crate::inspect::http_endpoint::HttpInspector;
+use crate::inspect::log_tail::LogInspector;
 use crate::inspect::pgbouncer::PgBouncerInspector;
 use crate::inspect::pool_metrics::PoolInspector;
 use crate::inspect::postgres::PostgresInspector;
@@ -426,6 +427,9 @@ impl Eyes {
                 endpoint.inspector.timeout + Duration::from_secs(1),
             ));
         }
+        for log in &config.logs {
+            steady.push(start(Box::new(LogInspector::new(log.clone())), LOG_INTERVAL, LOG_INTERVAL * 10));
+        }
         Self { looked, ended, endpoints, attention, paces, _steady: steady }
     }
 
@@ -457,6 +461,9 @@ fn servers(config: &Config) -> Vec<(Box<dyn Inspector>, Duration)> {
     }
     all
 }
+
+/// Between two looks at a log.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often a server is asked while a pool of it is over 80 % or suspect.
 const SUSPECT_PACE: Duration = Duration::from_secs(2);

@@ -10,11 +10,12 @@ use tickbird_shared::Labels;
 use toml::Value;
 
 use crate::buffer;
-use crate::inspect::{host, http_endpoint, pgbouncer, pool_metrics, postgres};
+use crate::inspect::{host, http_endpoint, log_tail, pgbouncer, pool_metrics, postgres};
 use crate::judge;
 use crate::ship;
 
 pub mod files;
+mod log;
 mod pool_source;
 pub mod reader;
 
@@ -41,6 +42,8 @@ pub struct Config {
     pub pools: Vec<PoolSource>,
     /// HTTP endpoints that are probed.
     pub endpoints: Vec<Endpoint>,
+    /// Logs that are followed.
+    pub logs: Vec<log_tail::Config>,
     /// The table of checks with the operator's changes.
     pub checks: judge::Thresholds,
     /// The buffer.
@@ -109,13 +112,14 @@ impl Config {
         let collector = self.collector.as_ref().map(ToString::to_string);
         let from = if files.is_empty() { "no file: defaults".to_owned() } else { files.join(", ") };
         format!(
-            "configuration is good ({from})\n  state directory  {}\n  collector        {}\n  applications     {}\n  pool sources     {}\n  postgres         {}\n  pgbouncer        {}\n  endpoints        {}",
+            "configuration is good ({from})\n  state directory  {}\n  collector        {}\n  applications     {}\n  pool sources     {}\n  postgres         {}\n  pgbouncer        {}\n  logs             {}\n  endpoints        {}",
             self.state_dir.display(),
             collector.as_deref().unwrap_or("from enrolment, if the agent is enrolled"),
             self.apps.len(),
             self.pools.len(),
             self.postgres.len(),
             self.pgbouncer.len(),
+            self.logs.len(),
             self.endpoints.len(),
         )
     }
@@ -131,6 +135,7 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
     let postgres = root.sections("postgres").into_iter().filter_map(postgres_server).collect();
     let pgbouncer = root.sections("pgbouncer").into_iter().filter_map(pooler).collect();
     let endpoints: Vec<Endpoint> = root.sections("endpoint").into_iter().filter_map(endpoint).collect();
+    let logs = log::read(&mut root);
     for (index, it) in endpoints.iter().enumerate() {
         let shown = it.inspector.url.to_string();
         if endpoints[..index].iter().any(|earlier| earlier.inspector.url.to_string() == shown) {
@@ -161,6 +166,7 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
         pgbouncer,
         pools,
         endpoints,
+        logs,
         checks,
         buffer,
         host_interval,

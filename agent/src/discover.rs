@@ -15,7 +15,8 @@ pub mod processes;
 ///
 /// Forms: `process:<application>/<role>`, `process:<application>/<role>:<port>` when it listens,
 /// `pool:<application>/<role>><address>:<port>`, the same with `/<database>?user=<user>` once the server's view is
-/// joined, `pool:<application>#<name>` as the application itself calls it, `server:<address>:<port>/<database>`, `endpoint:<url without credentials and query>`, `agent:self`.
+/// joined, `pool:<application>#<name>` as the application itself calls it, `server:<address>:<port>/<database>`,
+/// `endpoint:<url without credentials and query>`, `log:<application>:<path>`, `agent:self`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TargetKey(Arc<str>);
 
@@ -51,6 +52,11 @@ impl TargetKey {
     /// An HTTP endpoint; `url` has no credentials, query or fragment.
     pub fn endpoint(url: &str) -> Self {
         Self(format!("endpoint:{url}").into())
+    }
+
+    /// An application's log.
+    pub fn log(application: &str, path: &str) -> Self {
+        Self(format!("log:{application}:{path}").into())
     }
 
     /// The agent itself.

@@ -12,6 +12,7 @@ use crate::discover::TargetKey;
 
 pub mod host;
 pub mod http_endpoint;
+pub mod log_tail;
 mod network;
 pub mod pgbouncer;
 pub mod pool_metrics;
@@ -24,6 +25,7 @@ pub mod tls_certificate;
 
 pub use host::HostLook;
 pub use http_endpoint::Probe;
+pub use log_tail::LogLook;
 pub use pool_metrics::PoolStats;
 pub use server::ServerLook;
 
@@ -244,4 +246,6 @@ pub enum Rows {
     Probe(Probe),
     /// What an application says of its own pools.
     PoolStats(PoolStats),
+    /// New lines of one log.
+    Log(LogLook),
 }

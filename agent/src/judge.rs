@@ -1,7 +1,7 @@
 //! Readings, thresholds and history in; findings with their reasons out. No I/O and no clock.
 //!
 //! Each check turns the rows of a reading into one value for each of its targets (`judge/pool`, `judge/server.rs`,
-//! `judge/process.rs`, `judge/endpoint.rs`, `judge/own.rs`). `judge/threshold.rs` holds a value against its bounds,
+//! `judge/process.rs`, `judge/endpoint.rs`, `judge/log.rs`, `judge/own.rs`). `judge/threshold.rs` holds a value against its bounds,
 //! `judge/hold.rs` says when that counts, `judge/tracks.rs` keeps the state of every check on every target and makes
 //! the findings. The table of checks is `judge/defaults.rs`, with the operator's changes `judge/settings.rs`.
 
@@ -23,6 +23,7 @@ mod endpoint;
 mod evidence;
 mod hold;
 pub mod levels;
+mod log;
 mod own;
 mod pool;
 mod process;
@@ -160,6 +161,7 @@ pub struct Judge {
     processes: process::Processes,
     servers: server::Servers,
     endpoints: endpoint::Endpoints,
+    logs: log::Logs,
     own: own::Own,
     host_seen: bool,
 }
@@ -173,6 +175,7 @@ impl Judge {
             processes: process::Processes::default(),
             servers: server::Servers::default(),
             endpoints: endpoint::Endpoints,
+            logs: log::Logs::default(),
             own: own::Own::default(),
             host_seen: false,
         }
@@ -217,6 +220,7 @@ impl Judge {
             }
             Rows::PoolStats(said) => self.pools.stats(said, now, &mut self.tracks),
             Rows::Probe(probe) => self.endpoints.look(probe, now, &mut self.tracks),
+            Rows::Log(look) => self.logs.look(look, now, &mut self.tracks),
         }
         self.own.tell_blind(now, &mut self.tracks);
         self.tracks.take()

@@ -6,6 +6,7 @@ use super::{servers, wall};
 use crate::config::Config;
 use crate::inspect::host::{self, Attention, Endpoints, HostInspector};
 use crate::inspect::http_endpoint::HttpInspector;
+use crate::inspect::log_tail::LogInspector;
 use crate::inspect::pool_metrics::PoolInspector;
 use crate::inspect::schedule::Clock;
 use crate::inspect::{Inspector, Rows};
@@ -38,6 +39,9 @@ impl Once {
         }
         for endpoint in &config.endpoints {
             inspectors.push(Box::new(HttpInspector::new(endpoint.inspector.clone())));
+        }
+        for log in &config.logs {
+            inspectors.push(Box::new(LogInspector::new(log.clone())));
         }
         // Last, so that it knows where the servers are.
         inspectors.push(Box::new(host));

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::print_json;
 use crate::config::Config;
-use crate::inspect::{About, host, http_endpoint, pgbouncer, pool_metrics, postgres};
+use crate::inspect::{About, host, http_endpoint, log_tail, pgbouncer, pool_metrics, postgres};
 
 pub(super) fn defaults(config: &Config, as_json: bool) -> u8 {
     let table = config.checks.table();
@@ -19,8 +19,8 @@ pub(super) fn defaults(config: &Config, as_json: bool) -> u8 {
 }
 
 /// Every source of facts.
-const INSPECTORS: [&About; 5] =
-    [&host::ABOUT, &postgres::ABOUT, &pgbouncer::ABOUT, &pool_metrics::ABOUT, &http_endpoint::ABOUT];
+const INSPECTORS: [&About; 6] =
+    [&host::ABOUT, &postgres::ABOUT, &pgbouncer::ABOUT, &pool_metrics::ABOUT, &http_endpoint::ABOUT, &log_tail::ABOUT];
 
 pub(super) fn inspectors(as_json: bool) -> u8 {
     if as_json {

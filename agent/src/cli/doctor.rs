@@ -6,7 +6,7 @@ use super::{Failure, print_json};
 use crate::agent::{Once, wall};
 use crate::config::Config;
 use crate::identity::{Identity, IdentityError};
-use crate::inspect::{About, host, http_endpoint, pgbouncer, postgres};
+use crate::inspect::{About, host, http_endpoint, log_tail, pgbouncer, postgres};
 use crate::status::{Report, socket};
 
 /// One line of the doctor's.
@@ -42,6 +42,9 @@ pub(super) async fn doctor(config: Config, as_json: bool) -> Result<u8, Failure>
     }
     for target in report.targets.iter().filter(|it| it.kind == "endpoint") {
         lines.push(source(&http_endpoint::ABOUT, target.key.clone(), &[&target.key], &report));
+    }
+    for target in report.targets.iter().filter(|it| it.kind == "log") {
+        lines.push(source(&log_tail::ABOUT, target.key.clone(), &[&target.key], &report));
     }
     lines.extend(report.blind.iter().map(|it| Line {
         what: it.checks.join(", "),

@@ -12,6 +12,7 @@ use crate::inspect::{HostLook, PoolStats, Probe, Reading, ServerLook};
 
 mod endpoints;
 mod exhaustion;
+mod logs;
 mod poolers;
 mod pools;
 mod processes;
@@ -78,6 +79,10 @@ impl Night {
 
     pub(crate) fn stats(&mut self, said: &PoolStats) {
         self.rows(Rows::PoolStats(said.clone()));
+    }
+
+    pub(crate) fn log(&mut self, look: &crate::inspect::LogLook) {
+        self.rows(Rows::Log(look.clone()));
     }
 
     pub(crate) fn probe(&mut self, probe: &Probe) {

@@ -9,7 +9,7 @@ use crate::discover::TargetKey;
 use crate::inspect::host::{Owner, PoolRow, ProcessRow, TcpState};
 use crate::inspect::http_endpoint::Phase;
 use crate::inspect::pool_metrics::NamedPool;
-use crate::inspect::{HostLook, PoolStats, Probe, Rows, ServerLook, Value};
+use crate::inspect::{HostLook, LogLook, PoolStats, Probe, Rows, ServerLook, Value};
 
 /// The last look of every source.
 #[derive(Debug, Default)]
@@ -18,6 +18,7 @@ pub struct World {
     servers: BTreeMap<TargetKey, ServerLook>,
     probes: BTreeMap<TargetKey, Probe>,
     stats: BTreeMap<TargetKey, PoolStats>,
+    logs: BTreeMap<TargetKey, LogLook>,
 }
 
 impl World {
@@ -33,6 +34,9 @@ impl World {
             }
             Rows::PoolStats(stats) => {
                 self.stats.insert(stats.target.clone(), stats);
+            }
+            Rows::Log(look) => {
+                self.logs.insert(look.target.clone(), look);
             }
         }
     }
@@ -65,6 +69,7 @@ impl World {
             }
         }
         all.extend(self.servers.iter().map(|(key, it)| (key.clone(), "server", server_facts(it))));
+        all.extend(self.logs.iter().map(|(key, it)| (key.clone(), "log", log_facts(it))));
         all.extend(self.probes.iter().map(|(key, it)| (key.clone(), "endpoint", endpoint_facts(it))));
         all
     }
@@ -90,6 +95,12 @@ pub fn value_json(value: &Value) -> Json {
 /// Whole numbers without a fraction, others with three digits.
 fn number(value: f64) -> Json {
     if value.fract() == 0.0 && value.abs() < 9e15 { json!(value as i64) } else { json!((value * 1e3).round() / 1e3) }
+}
+
+fn log_facts(look: &LogLook) -> BTreeMap<String, Json> {
+    let lines = look.found.as_ref().map_or_else(|reason| json!(reason.to_string()), |it| json!(it.lines));
+    let facts = [("application", json!(look.application)), ("path", json!(look.path)), ("new_lines", lines)];
+    facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 fn process_facts(rows: &[&ProcessRow]) -> BTreeMap<String, Json> {

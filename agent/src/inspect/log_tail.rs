@@ -1,0 +1,203 @@
+//! An application's log, followed from its end: which lines say what an application says when its pool fails.
+//!
+//! `follow` reads new lines through rotation, `patterns` says what a line means. Lines are scrubbed before they are
+//! shown to anybody; what matches nothing is counted and forgotten.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::discover::TargetKey;
+use crate::inspect::{About, Inspector, Look, Measure, Observation, Reading, Reason, Rows, Unit, Value};
+use crate::scrub;
+
+mod follow;
+mod patterns;
+
+use follow::Follow;
+pub use patterns::Kind;
+use patterns::Reader;
+
+/// Most matches of one look that are kept with their text; all are counted.
+const MAX_MATCHES: usize = 50;
+/// Longest line in evidence.
+const MAX_SHOWN: usize = 300;
+
+static LINES: Measure =
+    Measure { name: "log.lines", unit: Unit::Count, meaning: "lines that were written to the log since the last look" };
+
+/// What this inspector reads.
+pub static ABOUT: About = About {
+    name: "log_tail",
+    source: "lines that are appended to a configured file, through rotation by rename and by truncation",
+    needs: "a [[log]] section and the right to read the file",
+    cost: "one stat a second and the new lines, at most 1 MiB a look",
+    measures: &[&LINES],
+};
+
+/// One log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The file.
+    pub path: PathBuf,
+    /// Whose log it is.
+    pub application: Arc<str>,
+}
+
+/// One look at one log.
+#[derive(Debug, Clone)]
+pub struct LogLook {
+    /// `log:<application>:<path>`.
+    pub target: TargetKey,
+    /// Whose log it is.
+    pub application: Arc<str>,
+    /// The file.
+    pub path: Arc<str>,
+    /// What was found in the lines since the last look; `Err` when it could not be read.
+    pub found: Result<Found, Reason>,
+}
+
+/// What the new lines said.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Complete lines that were read.
+    pub lines: u64,
+    /// Lines that say something, in order; at most 50 with their text.
+    pub matches: Vec<Match>,
+    /// Those beyond.
+    pub more: Vec<Kind>,
+    /// Bytes were left out because too much was written, so every count is a lower bound.
+    pub is_lower_bound: bool,
+}
+
+/// A line that says something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Match {
+    /// What it says.
+    pub kind: Kind,
+    /// The line, scrubbed, at most 300 bytes.
+    pub line: Arc<str>,
+}
+
+/// Follows one log.
+#[derive(Debug)]
+pub struct LogInspector {
+    config: Config,
+    target: TargetKey,
+    // One look runs at a time; the lock is for one that was given up while its thread goes on.
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    follow: Follow,
+    reader: Reader,
+}
+
+impl LogInspector {
+    /// An inspector that begins at the file's present end.
+    pub fn new(config: Config) -> Self {
+        let target = TargetKey::log(&config.application, &config.path.display().to_string());
+        let state = State { follow: Follow::new(config.path.clone()), reader: Reader::default() };
+        Self { target, config, state: Arc::new(Mutex::new(state)) }
+    }
+}
+
+impl Inspector for LogInspector {
+    fn about(&self) -> &'static About {
+        &ABOUT
+    }
+
+    fn name(&self) -> String {
+        format!("log {}", self.config.path.display())
+    }
+
+    fn inspect<'a>(&'a mut self, _now: Duration) -> Look<'a> {
+        let state = self.state.clone();
+        Box::pin(async move {
+            // Files block whatever they are opened with, if only for the disk.
+            let found = tokio::task::spawn_blocking(move || {
+                let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+                state.look()
+            });
+            let found = match found.await {
+                Ok(found) => found,
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Err(_) => Err(Reason::NotYet("the runtime is ending")),
+            };
+            let value = match &found {
+                Ok(it) if it.is_lower_bound => Value::Between(it.lines as f64, f64::MAX),
+                Ok(it) => Value::Known(it.lines as f64),
+                Err(reason) => Value::Unknown(reason.clone()),
+            };
+            let observations = vec![Observation { target: self.target.clone(), measure: &LINES, value }];
+            let look = LogLook {
+                target: self.target.clone(),
+                application: self.config.application.clone(),
+                path: scrub::text(&self.config.path.display().to_string(), MAX_SHOWN).into(),
+                found,
+            };
+            Reading { rows: Rows::Log(look), observations }
+        })
+    }
+}
+
+impl State {
+    fn look(&mut self) -> Result<Found, Reason> {
+        let Self { follow, reader } = self;
+        let mut found = Found::default();
+        let read = follow.look(|line| {
+            found.lines += 1;
+            let Some(kind) = reader.line(line) else { return };
+            if found.matches.len() < MAX_MATCHES {
+                found.matches.push(Match { kind, line: scrub::text(line, MAX_SHOWN).into() });
+            } else {
+                found.more.push(kind);
+            }
+        })?;
+        found.is_lower_bound = read.left_out > 0;
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    const TIMEOUT: &str =
+        "sqlalchemy.exc.TimeoutError: QueuePool limit of size 5 overflow 0 reached, connection timed out, timeout 1.00";
+
+    async fn look(inspector: &mut LogInspector) -> Result<Found, Reason> {
+        match inspector.inspect(Duration::ZERO).await.rows {
+            Rows::Log(look) => look.found,
+            other => panic!("not a log: {other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn lines_written_after_the_start_are_found_and_shown_without_secrets() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("app.log");
+        std::fs::write(&path, format!("{TIMEOUT}\n")).expect("an old line");
+        let mut inspector = LogInspector::new(Config { path: path.clone(), application: "shop".into() });
+        assert_eq!(look(&mut inspector).await.expect("readable"), Found::default(), "old lines say nothing of now");
+        let mut file = std::fs::OpenOptions::new().append(true).open(&path).expect("the log");
+        writeln!(file, "ERROR password=canary-1 {TIMEOUT}\nINFO all is well").expect("two lines");
+        let found = look(&mut inspector).await.expect("readable");
+        assert_eq!((found.lines, found.matches.len()), (2, 1));
+        assert_eq!(found.matches[0].kind, Kind::PoolTimeout);
+        assert!(found.matches[0].line.contains("QueuePool limit of size 5"), "{}", found.matches[0].line);
+        assert!(!found.matches[0].line.contains("canary"), "{}", found.matches[0].line);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_may_not_be_read_says_why() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let missing = dir.path().join("none.log");
+        let mut inspector = LogInspector::new(Config { path: missing, application: "shop".into() });
+        let reason = look(&mut inspector).await.expect_err("not there");
+        assert!(reason.is_blind() && reason.to_string().contains("none.log"), "{reason}");
+    }
+}

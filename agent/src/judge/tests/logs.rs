@@ -1,0 +1,72 @@
+//! What applications write when their pools fail.
+
+use super::*;
+use crate::discover::TargetKey;
+use crate::inspect::Reason;
+use crate::inspect::log_tail::{Found, Kind, LogLook, Match};
+
+/// A look at a log in which these lines were found.
+fn log(kinds: &[Kind]) -> LogLook {
+    let found = kinds.iter().map(|kind| Match { kind: *kind, line: format!("ERROR {kind:?}").into() });
+    LogLook {
+        target: TargetKey::log("shop", "/var/log/shop.log"),
+        application: "shop".into(),
+        path: "/var/log/shop.log".into(),
+        found: Ok(Found { lines: 5, matches: found.collect(), ..Found::default() }),
+    }
+}
+
+fn quiet(night: &mut Night, seconds: u64) {
+    for _ in 0..seconds {
+        night.wait(1.0).log(&log(&[]));
+    }
+}
+
+#[test]
+fn one_pool_timeout_is_critical_and_over_after_a_minute_without() {
+    let mut night = Night::begin();
+    quiet(&mut night, 5);
+    assert_eq!((night.told().as_str(), night.is("pool.timeout", "shop")), ("", "ok"));
+    night.wait(1.0).log(&log(&[Kind::PoolTimeout]));
+    assert_eq!(night.told(), "6s pool.timeout began critical");
+    let summary = night.last().summary.clone();
+    assert!(summary.starts_with("shop's log /var/log/shop.log says once in the last minute that nobody"), "{summary}");
+    quiet(&mut night, 70);
+    assert_eq!(night.told(), "68s pool.timeout cleared critical");
+}
+
+#[test]
+fn prepared_statements_warn_at_one_a_minute_and_are_critical_at_five() {
+    let mut night = Night::begin();
+    night.wait(1.0).log(&log(&[Kind::Prepared]));
+    night.wait(1.0).log(&log(&[Kind::Prepared; 4]));
+    assert_eq!(night.told(), "1s pool.prepared began warning\n2s pool.prepared worsened critical");
+    assert_eq!(evidence(night.last())["occurrences"], 5);
+}
+
+#[test]
+fn one_session_in_several_tasks_is_a_warning_and_other_errors_are_none_of_these() {
+    let mut night = Night::begin();
+    night.wait(1.0).log(&log(&[Kind::AsyncMisuse, Kind::AsyncMisuse, Kind::Deadlock]));
+    quiet(&mut night, 3);
+    assert_eq!(night.told(), "1s db.async_misuse began warning");
+}
+
+#[test]
+fn a_log_that_cannot_be_read_is_blind_and_one_that_was_left_out_clears_nothing() {
+    let denied = || LogLook { found: Err(Reason::Denied("the log /var/log/shop.log".into())), ..log(&[]) };
+    let mut night = Night::begin();
+    for _ in 0..3 {
+        night.wait(1.0).log(&denied());
+    }
+    assert_eq!(night.told(), "3s agent.blind began warning");
+    assert_eq!(night.is("pool.timeout", "shop"), "blind");
+    let mut night = Night::begin();
+    night.wait(1.0).log(&log(&[Kind::PoolTimeout]));
+    for _ in 0..200 {
+        let mut look = log(&[]);
+        look.found.as_mut().expect("found").is_lower_bound = true;
+        night.wait(1.0).log(&look);
+    }
+    assert!(!night.told().contains("cleared"));
+}

@@ -50,8 +50,8 @@ pub struct Wanted {
 pub enum Kin {
     /// They lead to one endpoint.
     To(SocketAddr),
-    /// They belong to one that listens: itself, and what it accepted.
-    At(SocketAddr),
+    /// They belong to one that listens on this port, whatever its address: itself, and what it accepted.
+    At(u16),
     /// They lead to the unix socket with this inode.
     ToPath(u64),
     /// They were accepted by it.
@@ -381,12 +381,8 @@ mod tests {
     #[test]
     fn an_accepted_socket_is_sought_where_its_listener_is_held_and_nowhere_else() {
         let root = tempfile::tempdir().unwrap();
-        let at_listener = |number: u64, is_thorough| Wanted {
-            cookie: number,
-            inode: number + 1000,
-            kin: Kin::At(REMOTE.parse().unwrap()),
-            is_thorough,
-        };
+        let at_listener =
+            |number: u64, is_thorough| Wanted { cookie: number, inode: number + 1000, kin: Kin::At(8000), is_thorough };
         holds(root.path(), 7, &[(3, 1001)]);
         holds(root.path(), 8, &[]);
         let mut proc = Proc::open(root.path()).unwrap();

@@ -219,7 +219,7 @@ impl State {
         self.wanted.clear();
         let wanted =
             |socket: &Socket, kin| Wanted { cookie: socket.cookie, inode: socket.inode, kin, is_thorough: true };
-        self.wanted.extend(self.sockets.listening.iter().map(|it| wanted(it, Kin::At(it.local))));
+        self.wanted.extend(self.sockets.listening.iter().map(|it| wanted(it, Kin::At(it.local.port()))));
         self.wanted.extend(self.sockets.outbound.iter().map(|it| wanted(it, Kin::To(it.remote))));
         self.wanted.extend(self.peers.wanted());
         self.wanted.extend(self.unix.wanted());

@@ -87,7 +87,7 @@ impl Peers {
                 entry.far = Some(Wanted {
                     cookie: socket.cookie,
                     inode: socket.inode,
-                    kin: Kin::At(socket.local),
+                    kin: Kin::At(socket.local.port()),
                     is_thorough: true,
                 });
             }

@@ -75,11 +75,8 @@ impl Services {
     /// Accepted connections whose holder has to be looked up.
     pub(super) fn wanted<'a>(&'a self, accepted: &'a [Socket]) -> impl Iterator<Item = Wanted> + 'a {
         accepted.iter().filter_map(|socket| {
-            let (listen, is_thorough) = [socket.local, any(socket.local)]
-                .into_iter()
-                .find_map(|it| self.shared.get_key_value(&it))
-                .map(|(listen, by_child)| (*listen, *by_child))?;
-            Some(Wanted { cookie: socket.cookie, inode: socket.inode, kin: Kin::At(listen), is_thorough })
+            let is_thorough = *[socket.local, any(socket.local)].iter().find_map(|it| self.shared.get(it))?;
+            Some(Wanted { cookie: socket.cookie, inode: socket.inode, kin: Kin::At(socket.local.port()), is_thorough })
         })
     }
 
@@ -283,7 +280,7 @@ mod tests {
             let wanted = listening.map(|it| Wanted {
                 cookie: it.cookie,
                 inode: it.inode,
-                kin: Kin::At(it.local),
+                kin: Kin::At(it.local.port()),
                 is_thorough: true,
             });
             owners.look(&mut proc, &wanted, &[], Duration::from_secs(second));

@@ -232,10 +232,12 @@ async fn a_request_is_in_flight_from_its_arrival_to_its_answer() {
 async fn workers_that_share_a_port_have_their_own_requests_each() {
     let mut stage = Stage::new("127.0.0.1:0", &[], None);
     let _pool = [stage.connect(), stage.connect()];
-    let web = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = web.local_addr().unwrap();
+    let web = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = web.local_addr().unwrap().port();
+    // Every address of v4 and of v6 is one service.
+    let address: SocketAddr = format!("[::]:{port}").parse().unwrap();
     let ask = || {
-        let mut visitor = TcpStream::connect(address).unwrap();
+        let mut visitor = TcpStream::connect(("127.0.0.1", port)).unwrap();
         visitor.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
         (visitor, web.accept().unwrap().0)
     };
@@ -253,6 +255,15 @@ async fn workers_that_share_a_port_have_their_own_requests_each() {
             let of_test = in_flight(look, address, std::process::id())?;
             let of_worker = in_flight(look, address, worker.id())?;
             ((of_test, of_worker) == ((1, vec![cookies[0]]), (1, vec![cookies[1]]))).then_some(())
+        })
+        .await;
+    // A process that is long known takes one more.
+    let further = ask();
+    let both = [cookies[0], socket_cookie(&further.1).unwrap()];
+    stage
+        .until("one more", |look| {
+            let (accepted, in_flight) = in_flight(look, address, std::process::id())?;
+            (accepted == 2 && both.iter().all(|it| in_flight.contains(it))).then_some(())
         })
         .await;
     worker.kill().unwrap();

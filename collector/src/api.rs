@@ -13,6 +13,7 @@ mod incidents;
 mod metrics;
 mod page;
 mod query;
+mod reports;
 
 use std::sync::Arc;
 
@@ -72,6 +73,7 @@ const ROUTES: &[(&str, Permission, Handler)] = &[
     ("/v1/incidents", Permission::AtLeast(Role::Viewer), || get(incidents::list)),
     ("/v1/findings", Permission::AtLeast(Role::Viewer), || get(findings::list)),
     ("/v1/fleet/pools", Permission::AtLeast(Role::Viewer), || get(fleet::pools)),
+    ("/v1/reports/pools", Permission::AtLeast(Role::Viewer), || get(reports::pools)),
     ("/v1/agents", Permission::AtLeast(Role::Viewer), || get(agents::list)),
 ];
 

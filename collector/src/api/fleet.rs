@@ -47,8 +47,9 @@ struct RangePart {
     at_most: Option<u64>,
 }
 
+/// What was used, for a list and for a report.
 #[derive(Debug, Serialize)]
-struct UsePart {
+pub(super) struct UsePart {
     samples: u64,
     leased_p95: u32,
     leased_peak: u32,

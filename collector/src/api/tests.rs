@@ -13,7 +13,7 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::alert::Receiver;
-use crate::store::Writer;
+use crate::store::{UseRow, Writer};
 use crate::testbed::{AGENT, Testbed, clock};
 use crate::token;
 
@@ -379,4 +379,49 @@ async fn the_fleet_shows_what_each_application_takes_of_each_server_page_by_page
     assert_eq!(count("/v1/fleet/pools?server=system/7312345678901234567").await, 1);
     assert_eq!(count("/v1/fleet/pools?server=nowhere").await, 0);
     assert_eq!(world.problem("/v1/fleet/pools?cursor=%00", 400).await["code"], "bad_cursor");
+}
+
+#[tokio::test]
+async fn the_report_says_what_was_used_what_went_wrong_and_what_would_do() {
+    let mut world = World::new();
+    let used = |application: &str, day: u64, looks: u32| UseRow {
+        tenant: crate::testbed::TENANT.into(),
+        server: "system/7312".into(),
+        application: application.into(),
+        day: clock() - std::time::Duration::from_secs(day * 24 * 3600),
+        samples: u64::from(looks),
+        peak: 12,
+        peak_open: 20,
+        counts: vec![(8, looks)],
+    };
+    let mut writer = Writer::open(&world.bed.store()).expect("opens");
+    let transaction = writer.transaction().expect("begins");
+    for row in [used("shop", 1, 90), used("shop", 3, 10), used("shop", 20, 500), used("billing", 2, 10)] {
+        transaction.put_pool_use(&row).expect("writes");
+    }
+    transaction.commit().expect("commits");
+    for target in ["pool:shop/web>10.0.0.5:5432/app?user=shop", "pool:search/web>10.0.0.5:5432", "endpoint:odd"] {
+        world.bed.begins(target).await;
+        world.bed.clears(target).await;
+    }
+    let report = world.get("/v1/reports/pools").await.json();
+    let items = report["items"].as_array().expect("a list");
+    let named: Vec<_> = items.iter().map(|it| it["application"].as_str().unwrap_or_default()).collect();
+    assert_eq!(named, ["billing", "search", "shop"]);
+    let shop = &items[2];
+    let expected = serde_json::json!({
+        "server": "system/7312", "samples": 100, "leased_p95": 8, "leased_peak": 12, "open_peak": 20, "suggested": 10,
+    });
+    assert_eq!(shop["servers"], serde_json::json!([expected]));
+    let began = serde_json::json!({ "churn": 0, "leaks": 1, "left_in_transaction": 0, "waits": 0 });
+    assert_eq!((&shop["faults_that_began"], &shop["days"]), (&began, &serde_json::json!(7)));
+    assert_eq!(items[0]["servers"][0]["suggested"], Value::Null, "ten looks are too few");
+    assert_eq!(items[1]["servers"], serde_json::json!([]));
+
+    let month = world.get("/v1/reports/pools?days=30&application=shop").await.json();
+    assert_eq!(month["items"][0]["servers"][0]["samples"], 600);
+    let next = world.get("/v1/reports/pools?limit=1").await.json()["next"].as_str().expect("more").to_owned();
+    let second = world.get(&format!("/v1/reports/pools?limit=1&cursor={next}")).await.json();
+    assert_eq!(second["items"][0]["application"], "search");
+    assert_eq!(world.problem("/v1/reports/pools?days=36", 400).await["parameter"], "days");
 }

@@ -1,9 +1,9 @@
 //! Findings, in the order they were received.
 
 use rusqlite::{Row, named_params, params_from_iter, types::ToSql};
-use tickbird_shared::{Severity, Status};
+use tickbird_shared::{Change, Severity, Status, Timestamp};
 
-use super::column::{At, Bytes, Word};
+use super::column::{At, Bytes, Seq, Word};
 use super::{FindingRow, Rows, StoreError, Transaction};
 
 /// Which findings to list, newest first.
@@ -48,6 +48,23 @@ impl Rows<'_> {
         values.push(&filter.limit);
         let mut query = self.0.prepare_cached(&sql)?;
         Ok(query.query_map(params_from_iter(values), read)?.collect::<Result<_, _>>()?)
+    }
+
+    /// How often a check began to fail since then, target by target; at most ten thousand targets.
+    pub fn began_by_target(
+        &self,
+        tenant: &str,
+        check: &str,
+        since: Timestamp,
+    ) -> Result<Vec<(String, u64)>, StoreError> {
+        let mut query = self.0.prepare_cached(
+            "SELECT target, count(*) FROM findings \
+             WHERE tenant = ?1 AND check_id = ?2 AND change = ?3 AND received_at >= ?4 GROUP BY target LIMIT 10000",
+        )?;
+        let rows = query.query_map((tenant, check, Word(Change::Began), At(since)), |row| {
+            Ok((row.get(0)?, row.get::<_, Seq>(1)?.0))
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 }
 

@@ -88,6 +88,12 @@ struct Show {
     /// List every check on every target too.
     #[arg(long)]
     checks: bool,
+    /// List every connection of every pool too: its verdict, descriptor, session, state, age, and the rule behind it.
+    #[arg(long)]
+    sessions: bool,
+    /// Print every fact, join and rule that led to what is said of this process.
+    #[arg(long, value_name = "PID")]
+    why: Option<u32>,
 }
 
 /// Why a command failed: one text, already free of secrets, with advice behind it where there is some.

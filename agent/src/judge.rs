@@ -297,9 +297,14 @@ impl Judge {
     }
 
     /// Whether a rule waits for the order in which a pool hands out its connections: then looks at the host are worth a
-    /// second dump. None does so far.
-    pub const fn wants_order_test(&self) -> bool {
-        false
+    /// second dump.
+    pub fn wants_order_test(&self) -> bool {
+        self.pools.want_order()
+    }
+
+    /// Every pool of every process, with the verdict on each of its connections.
+    pub fn pools(&self) -> Vec<PoolView> {
+        self.pools.views()
     }
 
     fn is_settled(&self, check: CheckId, now: Moment) -> bool {

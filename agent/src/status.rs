@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
+pub mod pools;
 pub mod render;
 pub mod report;
 pub mod socket;
@@ -26,6 +27,9 @@ pub struct Report {
     pub agent: AgentPart,
     /// What is watched, with the facts last seen.
     pub targets: Vec<TargetPart>,
+    /// Pools, process by process, with the verdict on every connection.
+    #[serde(default)]
+    pub pools: Vec<pools::PoolPart>,
     /// What fires.
     pub findings: Vec<FindingPart>,
     /// Which checks cannot see, and how to mend it.
@@ -138,6 +142,9 @@ pub struct CheckPart {
     pub value: Json,
     /// Unit of the value.
     pub unit: String,
+    /// Why it was last decided so.
+    #[serde(default)]
+    pub reason: String,
     /// What it waits for: `over the bound now; fires after 60 s`.
     pub pending: Option<String>,
     /// Looks that gave a known value.
@@ -194,6 +201,7 @@ mod tests {
                 state: "critical".to_owned(),
                 facts: serde_json::from_value(facts).expect("facts"),
             }],
+            pools: pools::parts(&[pools::tests::pool()]),
             findings: vec![FindingPart {
                 check: "pool.idle_in_transaction".to_owned(),
                 status: "firing".to_owned(),
@@ -217,6 +225,7 @@ mod tests {
                 state: "critical".to_owned(),
                 value: json!(312.4),
                 unit: "seconds".to_owned(),
+                reason: "312 s is over 300 s".to_owned(),
                 pending: None,
                 looks_known: 2,
                 looks: 2,

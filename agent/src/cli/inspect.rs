@@ -35,13 +35,13 @@ pub(super) async fn inspect(config: Config, show: Show, watch: bool) -> Result<u
     }
 }
 
-fn print(report: &Report, Show { json, checks }: Show) {
+fn print(report: &Report, Show { json, checks, sessions, why }: Show) {
     if json.json {
         match serde_json::to_string(report) {
             Ok(text) => println!("{text}"),
             Err(error) => eprintln!("tickbird-agent: the report of {} cannot be shown: {error}", wall()),
         }
     } else {
-        print!("{}", render::report(report, &Style { checks, ..Style::of_terminal() }));
+        print!("{}", render::report(report, &Style { checks, sessions, why, ..Style::of_terminal() }));
     }
 }

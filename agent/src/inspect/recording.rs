@@ -82,7 +82,7 @@ impl Recorder {
         }
         let from = wall - SignedDuration::from_secs(SECONDS as i64 - 1);
         let target = finding.target.to_string().into();
-        (!measures.is_empty()).then(|| Recording { fingerprint: finding.fingerprint, target, from, measures })
+        (!measures.is_empty()).then_some(Recording { fingerprint: finding.fingerprint, target, from, measures })
     }
 }
 

@@ -61,6 +61,8 @@ pub struct Check {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum CheckId {
     Exhausted,
+    Leak,
+    LeakRate,
     IdleInTransaction,
     AbortedTransaction,
     CloseWait,
@@ -106,6 +108,8 @@ impl CheckId {
         use CheckId::*;
         [
             Exhausted,
+            Leak,
+            LeakRate,
             IdleInTransaction,
             AbortedTransaction,
             CloseWait,
@@ -172,6 +176,34 @@ pub static CHECKS: &[Check] = &[
         needs: "callers that wait, from pool.metrics, pool.health or a pooler; else the server's view and requests that this host can see",
         advice: "see in the evidence what each lease does: end what is stuck, then shorten what holds a connection while it waits for something else",
         reason: "a burst passes within two seconds; requests that wait give up after ten to thirty; critical needs exact waiters or a limit that is reached",
+    },
+    Check {
+        id: "pool.leak",
+        meaning: "connections are taken from the pool and not given back",
+        value: "age of the second oldest lease that is held while nothing is done with it; the two began at different times",
+        unit: Unit::Seconds,
+        bounds: Bounds::above(Some(60.0), None),
+        holds: THREE_LOOKS,
+        impact: 5,
+        probability: 0.8,
+        false_alarm: FalseAlarm::Medium,
+        needs: "the server's view, or a pool that rotates, or one that grows; the owner of the sockets",
+        advice: "give the connection back in a finally block or a context manager, on the error path too; long jobs are allowed by allow_application_names",
+        reason: "60 s until five minutes of leases are known, then 20 times their 99th percentile and at least 10 s; critical when they are half of the limit, the pool is empty within 5 min, or the oldest is over 300 s",
+    },
+    Check {
+        id: "pool.leak_rate",
+        meaning: "how many connections an hour are not given back",
+        value: "connections that pool.leak has named within the last hour",
+        unit: Unit::Count,
+        bounds: Bounds::above(Some(1.0), Some(5.0)),
+        holds: Holds::both(Hold::Looks(1)),
+        impact: 5,
+        probability: 0.8,
+        false_alarm: FalseAlarm::Low,
+        needs: "what pool.leak needs",
+        advice: "none is the only right number: find the path that does not give back by the last statement in the evidence",
+        reason: "five to ten an hour emptied a pool of thirty in an afternoon; each was named by pool.leak first",
     },
     Check {
         id: "pool.idle_in_transaction",

@@ -20,10 +20,15 @@ mod churn;
 mod close_wait;
 mod connect_stuck;
 mod exhaustion;
+mod forecast;
 mod ghost;
 mod half_open;
 pub(super) mod join;
 mod keepalive;
+mod leak;
+mod lease;
+mod lines;
+mod order;
 mod row;
 mod sessions;
 mod sockets;
@@ -31,10 +36,13 @@ mod stats;
 mod storm;
 mod through_pooler;
 mod utilization;
+mod verdict;
 pub(super) mod view;
 
 /// The checks that judge a server's sessions.
 const SESSION_CHECKS: [CheckId; 2] = [CheckId::IdleInTransaction, CheckId::AbortedTransaction];
+/// The checks that judge leases, by the pool that the server names.
+const LEAK_CHECKS: [CheckId; 2] = [CheckId::Leak, CheckId::LeakRate];
 /// For so long a new pool may wait for the first look at its server: three looks.
 const FIRST_VIEW: Duration = Duration::from_secs(15);
 
@@ -55,7 +63,12 @@ pub(super) struct Pools {
     sockets: sockets::Sockets,
     ghosts: ghost::Known,
     exhaustion: exhaustion::Exhaustion,
+    verdicts: verdict::Verdicts,
+    leaks: leak::Leaks,
     stats: stats::Stats,
+    /// Every pool at the last look at the host, and when that was.
+    seen: Vec<PoolRow>,
+    seen_at: Duration,
     /// Since when each pool without a server's view has been seen.
     waiting: BTreeMap<TargetKey, Duration>,
 }
@@ -122,6 +135,7 @@ impl Pools {
                 }
             }
         }
+        self.leases(&rows, now, tracks);
         self.waiting.retain(|target, _| pools.contains_key(target));
         self.births.retain(|target, births| pools.contains_key(target) || births.is_recent(now.mono));
         self.dead.retain(|target, _| pools.contains_key(target));
@@ -129,6 +143,45 @@ impl Pools {
         for check in sockets::CHECKS.into_iter().chain([CheckId::Exhausted, CheckId::Utilization]) {
             self.nothing_there(check, now, tracks, |key, _| !pools.contains_key(key));
         }
+    }
+
+    /// The verdict on every connection, and what is held too long.
+    fn leases(&mut self, rows: &[Cow<'_, PoolRow>], now: Moment, tracks: &mut Tracks) {
+        let rows: Vec<PoolRow> = rows.iter().map(|row| row.clone().into_owned()).collect();
+        let sessions = &self.exhaustion.sessions;
+        let is_viewed = |row: &PoolRow| self.servers.values().any(|it| it.remotes.contains(&row.remote));
+        // HikariCP refills its pool though nobody asks for a connection.
+        let opens_ahead = |instance: Instance| self.commands.get(&instance).is_some_and(|it| runs_java(it));
+        self.verdicts.host(&rows, sessions, is_viewed, opens_ahead, now.mono);
+        // Where the server names pools, a connection that it has not named yet is of none.
+        let is_one = |pool: &verdict::Pool<'_>| pool.name.is_some() || !is_viewed(pool.row);
+        let all = rows.iter().flat_map(|row| self.verdicts.of(row, sessions, now.mono));
+        let judged: Vec<verdict::Pool<'_>> = all.filter(is_one).collect();
+        self.leaks.judge(&judged, &self.commands, now, tracks);
+        for check in LEAK_CHECKS {
+            for (target, place) in self.leaks.nothing_else(&judged, known_places(check, tracks).collect()) {
+                if check == CheckId::Leak && self.is_there(&place.who) {
+                    nothing(check, &target, &place, now, tracks);
+                }
+            }
+        }
+        drop(judged);
+        (self.seen, self.seen_at) = (rows, now.mono);
+    }
+
+    /// Every pool with the verdict on each of its connections.
+    pub(super) fn views(&self) -> Vec<view::PoolView> {
+        let sessions = &self.exhaustion.sessions;
+        let all = self.seen.iter().flat_map(|row| self.verdicts.of(row, sessions, self.seen_at));
+        all.map(|pool| {
+            view::of(&pool, self.exhaustion.waiting(pool.row, self.seen_at), self.leaks.empty_in(&pool), self.seen_at)
+        })
+        .collect()
+    }
+
+    /// Whether some pool at work wants a second dump at the next look.
+    pub(super) fn want_order(&self) -> bool {
+        self.verdicts.want_order(self.seen_at)
     }
 
     /// Takes a look at a server in.
@@ -204,7 +257,7 @@ impl Pools {
         } else {
             let groups = sessions::grouped(&join);
             let mut suspect = utilization::judge(&by_sessions, &join, look.engine, now, tracks);
-            self.exhaustion.server(&join, now.mono);
+            self.exhaustion.server(&join, look.engine, now.mono);
             self.exhaustion.pooler(look, &bases, now.mono);
             self.exhaustion.judge(&bases, now, tracks);
             let scene = sessions::Scene { look, join: &join, commands: &self.commands, passed };
@@ -229,14 +282,16 @@ impl Pools {
             }
             let hidden = scene.hidden_pools(&groups);
             for pool in &hidden {
-                for (check, reason) in SESSION_CHECKS.into_iter().zip(look.hidden.iter().cycle()) {
+                let checks = SESSION_CHECKS.into_iter().chain([CheckId::Leak]);
+                for (check, reason) in checks.zip(look.hidden.iter().cycle()) {
                     blind(check, &pool.target, &place(pool), reason.clone(), now, tracks);
                 }
             }
             tracks.end("its sessions are known by database and user now", now, |key, track| {
                 let is_here = track.place.as_ref().is_some_and(of_this);
                 let is_hidden = hidden.iter().any(|it| it.target == key.target);
-                SESSION_CHECKS.contains(&key.check) && is_bare(&key.target) && is_here && !is_hidden
+                let is_of_sessions = SESSION_CHECKS.contains(&key.check) || LEAK_CHECKS.contains(&key.check);
+                is_of_sessions && is_bare(&key.target) && is_here && !is_hidden
             });
             if let Some(server) = self.servers.get_mut(&look.target) {
                 server.is_suspect = suspect;
@@ -350,6 +405,12 @@ impl Pools {
             nothing(check, &target, &place, now, tracks);
         }
     }
+}
+
+/// Whether a command line is a Java program's.
+fn runs_java(command: &str) -> bool {
+    let program = command.split_ascii_whitespace().next().unwrap_or_default();
+    program.rsplit('/').next() == Some("java")
 }
 
 fn nothing(check: CheckId, target: &TargetKey, place: &Place, now: Moment, tracks: &mut Tracks) {

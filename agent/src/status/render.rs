@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::Value as Json;
 
-use crate::status::{BlindPart, FindingPart, Report, TargetPart};
+use crate::status::pools::{LEGEND, PoolPart};
+use crate::status::{BlindPart, CheckPart, FindingPart, Report, TargetPart};
 
 /// How to draw: colours, and the zone of the times.
 #[derive(Debug, Clone)]
@@ -20,13 +21,17 @@ pub struct Style {
     pub zone: TimeZone,
     /// Whether each check is listed too.
     pub checks: bool,
+    /// Whether each connection of a pool is listed too.
+    pub sessions: bool,
+    /// The process of which every fact, join and rule is told.
+    pub why: Option<u32>,
 }
 
 impl Style {
     /// Colours only on a terminal and without `NO_COLOR`; the system's time zone.
     pub fn of_terminal() -> Self {
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty());
-        Self { colour, zone: TimeZone::system(), checks: false }
+        Self { colour, zone: TimeZone::system(), checks: false, sessions: false, why: None }
     }
 
     /// A state or severity, padded to `width` and coloured.
@@ -83,6 +88,10 @@ pub fn report(report: &Report, style: &Style) -> String {
         if !of_kind.is_empty() {
             table(&mut out, title, columns, &of_kind, style);
         }
+    }
+    pools(&mut out, &report.pools, style);
+    if let Some(pid) = style.why {
+        why(&mut out, report, pid, style);
     }
     if style.checks {
         checks(&mut out, report, style);
@@ -220,6 +229,67 @@ fn cell(fact: &str, value: Option<&Json>) -> String {
     }
 }
 
+/// Each instance's pool as one glance, its connections behind it when they are asked for.
+fn pools(out: &mut String, pools: &[PoolPart], style: &Style) {
+    if !pools.is_empty() {
+        let _ = writeln!(out, "\n{}  {LEGEND}", style.heading("CONNECTIONS"));
+    }
+    for pool in pools {
+        let _ = writeln!(out, "  {}\n    {} {}", pool.who(), pool.bar(), visible(&pool.glance()));
+        if style.sessions {
+            for it in &pool.connections {
+                let _ = writeln!(out, "      {}", it.line());
+            }
+            if pool.connections.len() < pool.open {
+                let _ = writeln!(out, "      and {} more", pool.open - pool.connections.len());
+            }
+        }
+    }
+}
+
+/// Everything that led to what is said of one process.
+fn why(out: &mut String, report: &Report, pid: u32, style: &Style) {
+    let _ = writeln!(out, "\n{}", style.heading(&format!("WHY: PID {pid}")));
+    let has_pid = |it: &&TargetPart| {
+        it.facts
+            .get("pids")
+            .and_then(Json::as_array)
+            .is_some_and(|all| all.iter().any(|one| one.as_u64() == Some(pid.into())))
+    };
+    let of_process: Vec<&PoolPart> = report.pools.iter().filter(|it| it.pid == Some(pid)).collect();
+    let targets: Vec<&TargetPart> = report.targets.iter().filter(has_pid).collect();
+    if of_process.is_empty() && targets.is_empty() {
+        out.push_str(
+            "  no process of this number listens, holds a pool or is declared; `inspect` shows those that do\n",
+        );
+        return;
+    }
+    for target in &targets {
+        let _ = writeln!(out, "  {}  {}", style.state(&target.state, 8), visible(&target.key));
+        for (name, value) in &target.facts {
+            let _ = writeln!(out, "      {name}: {}", cell(name, Some(value)));
+        }
+    }
+    for pool in &of_process {
+        let _ = writeln!(out, "  {}: {}", pool.who(), visible(&pool.glance()));
+        for it in &pool.connections {
+            let _ = writeln!(out, "    {}", it.line());
+            for fact in &it.facts {
+                let _ = writeln!(out, "      {}", visible(fact));
+            }
+        }
+    }
+    let keys: Vec<&str> =
+        targets.iter().map(|it| it.key.as_str()).chain(of_process.iter().map(|it| it.target.as_str())).collect();
+    let concerns =
+        |it: &&CheckPart| keys.iter().any(|key| it.target == *key || it.target.starts_with(&format!("{key}/")));
+    for it in report.checks.iter().filter(concerns) {
+        let _ = writeln!(out, "  {}  {}  {}", style.state(&it.state, 8), it.check, visible(&it.target));
+        let _ = writeln!(out, "      value: {} {}", cut(&cell("", Some(&it.value)), 200), it.unit);
+        let _ = writeln!(out, "      why:   {}", visible(&it.reason));
+    }
+}
+
 fn findings(out: &mut String, findings: &[FindingPart], style: &Style) {
     let _ = writeln!(out, "\n{}", style.heading("FINDINGS"));
     // What cannot be seen has a section of its own, one entry for each cause.
@@ -332,7 +402,10 @@ mod tests {
     use crate::status::tests::leaking;
 
     fn shown(report: &Report) -> String {
-        super::report(report, &Style { colour: false, zone: TimeZone::UTC, checks: true })
+        super::report(
+            report,
+            &Style { colour: false, zone: TimeZone::UTC, checks: true, sessions: true, why: Some(4121) },
+        )
     }
 
     #[test]
@@ -342,7 +415,7 @@ mod tests {
 
     #[test]
     fn colours_only_when_asked_for() {
-        let style = Style { colour: true, zone: TimeZone::UTC, checks: false };
+        let style = Style { colour: true, zone: TimeZone::UTC, checks: false, sessions: false, why: None };
         assert!(super::report(&leaking(), &style).contains("\u{1b}[31;1mcritical"));
         assert!(!shown(&leaking()).contains('\u{1b}'));
     }

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value as Json;
 use tickbird_shared::Finding;
 
+use super::pools;
 use super::world::{World, value_json};
 use super::{AgentPart, BlindPart, CheckPart, CollectorPart, FindingPart, Report, SCHEMA, TargetPart};
 use crate::discover::TargetKey;
@@ -72,6 +73,7 @@ pub fn report(source: &Source<'_>) -> Report {
             buffer: source.buffer.clone(),
         },
         targets: targets.collect(),
+        pools: pools::parts(&source.judge.pools()),
         findings: source.judge.firing().iter().map(finding).collect(),
         blind: blind(&states),
         checks: states.iter().map(check).collect(),
@@ -101,6 +103,7 @@ fn check(it: &CheckState) -> CheckPart {
         state: it.state.as_str().to_owned(),
         value: value_json(&it.value),
         unit: it.unit.to_owned(),
+        reason: it.reason.clone(),
         pending: it.pending.clone(),
         looks_known: it.looks_known,
         looks: it.looks,

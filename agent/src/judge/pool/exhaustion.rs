@@ -11,11 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::join::{Join, canonical};
+use super::lease::{Lease, Leases, Sessions, VIEW_LASTS};
 use super::stats::SQL;
 use super::{Instances, place};
 use crate::discover::{End, TargetKey};
 use crate::inspect::host::{Limit, Owner, PoolRow, TcpState};
-use crate::inspect::server::Waiter;
+use crate::inspect::server::{Engine, Waiter};
 use crate::inspect::{HostLook, PoolStats, Reason, ServerLook, Value};
 use crate::judge::Moment;
 use crate::judge::defaults::CheckId;
@@ -23,10 +24,8 @@ use crate::judge::threshold::Seen;
 use crate::judge::tracks::{Place, Subject, Tracks};
 
 mod case;
-mod lease;
 mod requests;
 
-use lease::{Leases, Sessions};
 use requests::{Requests, Serving};
 
 /// A pool that may open more does so within milliseconds of the need.
@@ -43,8 +42,6 @@ const WAITERS_LAST: Duration = Duration::from_secs(12);
 const NOBODY_LASTS: Duration = Duration::from_secs(35);
 /// The most that a pool had is what it may have; a pool that was made smaller shows it after this time.
 const HIGH_WATER_LASTS: Duration = Duration::from_secs(600);
-/// Sessions are believed for so long after the server was asked.
-const VIEW_LASTS: Duration = Duration::from_secs(12);
 /// Pools of which something is learned.
 const MAX_LEARNED: usize = 1_000;
 
@@ -58,7 +55,7 @@ const SECOND_LOOK: Reason = Reason::NotYet("a second look at the pool");
 /// What is remembered between looks.
 #[derive(Debug, Default)]
 pub(super) struct Exhaustion {
-    sessions: Sessions,
+    pub(super) sessions: Sessions,
     requests: Requests,
     /// Certain leases of each owner in all of its pools.
     leased: HashMap<Owner, usize>,
@@ -189,8 +186,8 @@ impl Exhaustion {
     }
 
     /// Takes a server's sessions in.
-    pub(super) fn server(&mut self, join: &Join<'_>, now: Duration) {
-        self.sessions.look(join, now);
+    pub(super) fn server(&mut self, join: &Join<'_>, engine: Engine, now: Duration) {
+        self.sessions.look(join, engine, now);
     }
 
     /// Takes in which clients wait at a pooler. That none does says nothing of callers that wait inside the application.
@@ -242,6 +239,14 @@ impl Exhaustion {
         let of_target = self.told.iter().filter(|(key, _)| key.0 == *target);
         let believed = of_target.map(|(_, it)| it).filter(|it| it.is_believed(now));
         believed.max_by_key(|it| (it.is_any(), it.is_whole, it.age(), it.at))
+    }
+
+    /// Callers that wait for a connection of this pool, as somebody who knows says.
+    pub(super) fn waiting(&self, row: &PoolRow, now: Duration) -> Value {
+        match self.told_of(&row.target, now) {
+            Some(waiters) => Value::Known(waiters.count),
+            None => Value::Unknown(Reason::NotYet("nobody tells who waits")),
+        }
     }
 
     /// The limit at which a pool has stopped twice.
@@ -351,7 +356,7 @@ impl Exhaustion {
             return Outcome::Clear;
         }
         let Some(saturated) = &it.saturated else {
-            let is_unwanted = |lease: &lease::Lease<'_>| lease.idle_for(now).is_some_and(|it| it >= UNWANTED);
+            let is_unwanted = |lease: &Lease<'_>| lease.idle_for(now).is_some_and(|it| it >= UNWANTED);
             let mut returned = leases.all.iter().filter(|lease| it.were_leased.contains(&lease.connection.cookie));
             return if returned.any(is_unwanted) { Outcome::Clear } else { Outcome::Unknown(UNCLEAR) };
         };

@@ -2,12 +2,12 @@
 
 use serde_json::{Value as Json, json};
 
-use super::lease::{Hold, Lease};
 use super::{Exhausted, Waiters};
 use crate::discover::TargetKey;
 use crate::inspect::Unit;
 use crate::inspect::host::PoolRow;
 use crate::judge::evidence::{self, Case, number, object};
+use crate::judge::pool::lease::{Hold, Lease};
 use crate::judge::pool::{owner_name, pid, pids, pids_in_words};
 use crate::judge::words;
 

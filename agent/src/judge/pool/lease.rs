@@ -3,14 +3,17 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use super::VIEW_LASTS;
+use super::join::Join;
+use super::lines::SLACK;
 use crate::inspect::HostLook;
 use crate::inspect::host::{Connection, PoolRow, TcpState};
-use crate::inspect::server::{Session, SessionState};
-use crate::judge::pool::join::Join;
+use crate::inspect::server::{Engine, Session, SessionState};
 
-/// Two clocks and one kernel tick.
-const SLACK: Duration = Duration::from_millis(50);
+/// Sessions are believed for so long after the server was asked.
+pub(super) const VIEW_LASTS: Duration = Duration::from_secs(12);
+
+/// A request is acknowledged within so long; what comes later answers a keepalive probe.
+const ACKNOWLEDGES: Duration = Duration::from_millis(500);
 
 /// The server's last word on each connection.
 #[derive(Debug, Default)]
@@ -20,17 +23,28 @@ pub(super) struct Sessions(HashMap<u64, Said>);
 #[derive(Debug)]
 pub(super) struct Said {
     pub(super) session: Session,
+    pub(super) engine: Engine,
     pub(super) at: Duration,
 }
 
 impl Sessions {
-    pub(super) fn look(&mut self, join: &Join<'_>, now: Duration) {
+    pub(super) fn look(&mut self, join: &Join<'_>, engine: Engine, now: Duration) {
         for (_, connection) in &join.without_session {
             self.0.remove(&connection.cookie);
         }
         for it in &join.joined {
-            self.0.insert(it.connection.cookie, Said { session: it.session.clone(), at: now });
+            self.0.insert(it.connection.cookie, Said { session: it.session.clone(), engine, at: now });
         }
+    }
+
+    /// The server's last word while it is believed.
+    pub(super) fn of(&self, cookie: u64) -> Option<&Said> {
+        self.0.get(&cookie)
+    }
+
+    /// The same, should it be older than it was at the last look at the host.
+    pub(super) fn fresh(&self, cookie: u64, now: Duration) -> Option<&Said> {
+        self.of(cookie).filter(|it| now.saturating_sub(it.at) <= VIEW_LASTS)
     }
 
     /// Forgets what was said too long ago, and of connections that are gone.
@@ -91,8 +105,7 @@ impl<'a> Leases<'a> {
             match connection.state {
                 TcpState::SynSent | TcpState::SynReceived => leases.connecting += 1,
                 TcpState::Established => {
-                    let said = sessions.0.get(&connection.cookie);
-                    let said = said.filter(|it| now.saturating_sub(it.at) <= VIEW_LASTS);
+                    let said = sessions.fresh(connection.cookie, now);
                     if !said.is_some_and(|it| listens(&it.session)) {
                         leases.all.push(Lease { connection, said, hold: hold(connection, said, now) });
                     }
@@ -127,7 +140,7 @@ impl<'a> Leases<'a> {
     }
 }
 
-fn hold(connection: &Connection, said: Option<&Said>, now: Duration) -> Hold {
+pub(super) fn hold(connection: &Connection, said: Option<&Said>, now: Duration) -> Hold {
     if is_busy(connection) {
         return Hold::Busy;
     }
@@ -146,13 +159,14 @@ fn hold(connection: &Connection, said: Option<&Said>, now: Duration) -> Hold {
     }
 }
 
-/// A request was sent and not answered. A tie (both at the same tick, as over loopback) says nothing.
+/// A request was sent and not answered. Where both ages are the same tick, an acknowledgement that came after them is of
+/// a request; else a tie (both at the same tick, as over loopback) says nothing.
 fn is_busy(it: &Connection) -> bool {
     let (Some(sent), Some(received)) = (it.sent_age, it.received_age) else { return false };
     it.unacknowledged.is_some_and(|count| count > 0)
         || it.unsent > 0
         || sent < received
-        || sent == received && it.acknowledged_age.is_some_and(|age| age < received)
+        || sent == received && it.acknowledged_age.is_some_and(|age| age < sent && sent - age <= ACKNOWLEDGES)
 }
 
 /// A session that waits for notifications belongs to nobody's request.

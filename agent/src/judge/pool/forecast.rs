@@ -1,0 +1,121 @@
+//! When a pool will be empty if connections go on being held as they were in the last ten minutes.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::inspect::{Reason, Value};
+
+/// For so long counts are kept.
+const KEPT: Duration = Duration::from_secs(600);
+/// One count is kept for each of these.
+const STEP: Duration = Duration::from_secs(5);
+/// A trend needs so much time.
+const LEAST: Duration = Duration::from_secs(30);
+/// The trend has ended when the count has not risen for so long, or for twice its own pace where that is longer.
+const ENDED: Duration = Duration::from_secs(60);
+
+const NO_TREND: Reason = Reason::NotYet("the number of held connections does not rise steadily");
+const NO_LIMIT: Reason = Reason::NotYet("no limit of the pool is known");
+
+/// How the number of held connections of one pool went.
+#[derive(Debug, Default)]
+pub(super) struct Trend {
+    counts: VecDeque<(Duration, u32)>,
+    rose_at: Duration,
+}
+
+impl Trend {
+    /// Takes a count in.
+    pub(super) fn take(&mut self, count: u32, now: Duration) {
+        let last = self.counts.back().copied();
+        if last.is_none_or(|(_, before)| count > before) {
+            self.rose_at = now;
+        }
+        if last.is_some_and(|(at, before)| now.saturating_sub(at) < STEP && before == count) {
+            return;
+        }
+        self.counts.push_back((now, count));
+        while self.counts.len() > 240 || self.counts.front().is_some_and(|(at, _)| now.saturating_sub(*at) > KEPT) {
+            self.counts.pop_front();
+        }
+    }
+
+    /// Seconds until `room` more are held: a range, from the middle half of the slopes between all pairs of counts.
+    pub(super) fn empty_in(&self, room: Option<f64>, now: Duration) -> Value {
+        let Some(room) = room else { return Value::Unknown(NO_LIMIT) };
+        let Some((low, high)) = self.slopes() else { return Value::Unknown(NO_TREND) };
+        let patience = ENDED.as_secs_f64().max(2.0 / low);
+        if now.saturating_sub(self.rose_at).as_secs_f64() > patience {
+            return Value::Unknown(NO_TREND);
+        }
+        let room = room.max(0.0);
+        Value::Between(room / high, room / low)
+    }
+
+    /// The first and third quartile of the slopes, when the count rises.
+    fn slopes(&self) -> Option<(f64, f64)> {
+        let (first, last) = (self.counts.front()?, self.counts.back()?);
+        if last.0.saturating_sub(first.0) < LEAST || last.1 <= first.1 {
+            return None;
+        }
+        let all: Vec<_> = self.counts.iter().map(|(at, count)| (at.as_secs_f64(), f64::from(*count))).collect();
+        let mut slopes = Vec::with_capacity(all.len() * all.len() / 2);
+        for (index, (at, count)) in all.iter().enumerate() {
+            // Neighbours say little more than the grain of the steps.
+            slopes.extend(
+                all[index + 1..]
+                    .iter()
+                    .filter(|(later, _)| later - at >= LEAST.as_secs_f64() / 2.0)
+                    .map(|(later, more)| (more - count) / (later - at)),
+            );
+        }
+        slopes.sort_by(f64::total_cmp);
+        let quartile = |part: usize| slopes.get(slopes.len() * part / 4).copied();
+        quartile(1).zip(quartile(3)).filter(|(low, _)| *low > 0.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    /// One more every `pace` seconds for `length`, looked at each second.
+    fn rising(pace: u64, length: u64) -> Trend {
+        let mut trend = Trend::default();
+        (0..=length).for_each(|at| trend.take((at / pace) as u32, seconds(at)));
+        trend
+    }
+
+    #[test]
+    fn a_steady_leak_says_when_the_pool_is_empty() {
+        let Value::Between(low, high) = rising(10, 120).empty_in(Some(12.0), seconds(120)) else { panic!("a range") };
+        assert!(low <= 120.0 && 120.0 <= high && high <= 180.0 && low >= 80.0, "{low} to {high}");
+    }
+
+    #[test]
+    fn without_a_limit_or_a_trend_nothing_is_guessed() {
+        assert!(matches!(rising(10, 120).empty_in(None, seconds(120)), Value::Unknown(_)));
+        assert!(matches!(rising(10, 20).empty_in(Some(12.0), seconds(20)), Value::Unknown(_)), "too short");
+        let mut flat = Trend::default();
+        (0..300).for_each(|at| flat.take(5, seconds(at)));
+        assert!(matches!(flat.empty_in(Some(12.0), seconds(300)), Value::Unknown(_)));
+    }
+
+    #[test]
+    fn a_trend_that_stopped_is_none() {
+        let mut trend = rising(10, 120);
+        (121..400).for_each(|at| trend.take(12, seconds(at)));
+        assert!(matches!(trend.empty_in(Some(12.0), seconds(400)), Value::Unknown(_)));
+    }
+
+    #[test]
+    fn a_pool_that_gives_back_has_no_forecast() {
+        let mut trend = rising(10, 120);
+        (121..150).for_each(|at| trend.take(0, seconds(at)));
+        assert!(matches!(trend.empty_in(Some(12.0), seconds(150)), Value::Unknown(_)));
+    }
+}

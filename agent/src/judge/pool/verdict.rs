@@ -1,0 +1,263 @@
+//! What is known of each connection's lease, from every source together: the server's word, `tcp_info`, and the rules
+//! of `lines.rs`. Strongest first; what nothing speaks of is `unknown`, never `free`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::lease::{self, Hold, Said, Sessions};
+use super::lines::{HeldBy, Key, Lines, Name, Sight, stopped_together};
+use super::order::Discipline;
+use super::view::Verdict;
+use crate::discover::Instance;
+use crate::inspect::host::{Connection, Owner, PoolRow, TcpState};
+use crate::inspect::server::{Engine, SessionState};
+
+/// asyncpg sends this when a connection is given back.
+const RESET_BEGINS: &str = "SELECT pg_advisory_unlock_all();";
+const RESET_ENDS: &str = "RESET ALL;";
+/// Ports whose protocol answers each request before the next: only there a request without an answer is a lease.
+const STRICT: [&str; 5] = ["postgresql", "pgbouncer", "mysql", "redis", "memcached"];
+
+/// One connection with everything that is known of it.
+#[derive(Debug, Clone)]
+pub(super) struct Judged<'a> {
+    pub(super) row: &'a PoolRow,
+    pub(super) connection: &'a Connection,
+    pub(super) said: Option<&'a Said>,
+    pub(super) verdict: Verdict,
+    pub(super) rule: &'static str,
+    pub(super) held: Option<HeldBy>,
+    /// Since when it has been so, as far as that is certain.
+    pub(super) since: Duration,
+}
+
+/// One pool of one process with its connections.
+#[derive(Debug)]
+pub(super) struct Pool<'a> {
+    pub(super) row: &'a PoolRow,
+    pub(super) name: Option<Arc<Name>>,
+    pub(super) discipline: Discipline,
+    pub(super) connections: Vec<Judged<'a>>,
+}
+
+impl Pool<'_> {
+    pub(super) fn count(&self, verdict: Verdict) -> usize {
+        self.connections.iter().filter(|it| it.verdict == verdict).count()
+    }
+
+    /// Certainly leased.
+    pub(super) fn certain(&self) -> usize {
+        self.count(Verdict::Leased) + self.count(Verdict::Busy)
+    }
+}
+
+/// The history behind the verdicts.
+#[derive(Debug, Default)]
+pub(super) struct Verdicts {
+    lines: Lines,
+    /// How each connection's server names its pool; kept while the connection lasts.
+    names: HashMap<u64, Arc<Name>>,
+    /// Connections that have shown asyncpg's reset since they were born.
+    resets: HashMap<u64, ()>,
+}
+
+impl Verdicts {
+    /// Takes a look at the host in. `opens_ahead` says of a process that its pool may open connections nobody asked for.
+    pub(super) fn host(
+        &mut self,
+        rows: &[PoolRow],
+        sessions: &Sessions,
+        is_viewed: impl Fn(&PoolRow) -> bool,
+        opens_ahead: impl Fn(Instance) -> bool,
+        now: Duration,
+    ) {
+        self.learn(rows, sessions);
+        self.lines.begin();
+        for row in rows {
+            let grows = match &row.owner {
+                Owner::Seen { instance, .. } => !opens_ahead(*instance),
+                Owner::NotVisible { .. } => false,
+            };
+            for (key, connections) in self.grouped(row) {
+                // A connection without a name, where the server gives names, is of no pool yet.
+                if key.of.is_none() && is_viewed(row) {
+                    continue;
+                }
+                let sights: Vec<Sight> =
+                    connections.iter().filter_map(|it| sight(it, sessions, row.service, now)).collect();
+                self.lines.pool(&key, &sights, row.process_age, grows, !row.closes.is_empty(), now);
+            }
+        }
+        self.lines.end();
+    }
+
+    /// Names and resets, as long as their connections last.
+    fn learn(&mut self, rows: &[PoolRow], sessions: &Sessions) {
+        let mut names = HashMap::with_capacity(self.names.len());
+        let mut resets = HashMap::with_capacity(self.resets.len());
+        for it in rows.iter().flat_map(|row| &row.connections) {
+            let said = sessions.of(it.cookie);
+            let name = said.map(|said| Name::of(&said.session));
+            let known = self.names.remove(&it.cookie);
+            let name = match (name, known) {
+                (Some(name), Some(known)) if name == *known => Some(known),
+                (Some(name), _) => Some(Arc::new(name)),
+                (None, known) => known,
+            };
+            if let Some(name) = name {
+                names.insert(it.cookie, name);
+            }
+            if self.resets.contains_key(&it.cookie) || said.is_some_and(is_reset) {
+                resets.insert(it.cookie, ());
+            }
+        }
+        (self.names, self.resets) = (names, resets);
+    }
+
+    /// The connections of one row by the pool that the server knows.
+    fn grouped<'a>(&self, row: &'a PoolRow) -> Vec<(Key, Vec<&'a Connection>)> {
+        let mut groups: Vec<(Key, Vec<&Connection>)> = Vec::new();
+        let of_state = |it: &&Connection| it.state == TcpState::Established;
+        for connection in row.connections.iter().filter(of_state) {
+            let of = self.names.get(&connection.cookie).cloned();
+            match groups.iter_mut().find(|(key, _)| key.of == of) {
+                Some((_, connections)) => connections.push(connection),
+                None => {
+                    let key = Key { owner: row.owner.clone(), remote: row.remote.clone(), of };
+                    groups.push((key, vec![connection]));
+                }
+            }
+        }
+        groups
+    }
+
+    /// Whether some pool at work wants a second dump at the next look.
+    pub(super) fn want_order(&self, now: Duration) -> bool {
+        self.lines.want_order(now)
+    }
+
+    /// The verdicts of one row, pool by pool.
+    pub(super) fn of<'a>(&self, row: &'a PoolRow, sessions: &'a Sessions, now: Duration) -> Vec<Pool<'a>> {
+        let groups = self.grouped(row).into_iter();
+        groups
+            .map(|(key, connections)| {
+                let quiet: Vec<(u64, Duration)> = connections
+                    .iter()
+                    .filter(|it| self.lines.held(it.cookie).is_some())
+                    .map(|it| (it.cookie, now.saturating_sub(used_age(it).unwrap_or_default())))
+                    .collect();
+                let together = stopped_together(&quiet);
+                let judged = |connection: &&'a Connection| {
+                    let mut it = self.judged(&key, row, connection, sessions, now);
+                    // Only a rule's word is weakened by it, never the server's.
+                    if it.verdict == Verdict::Held && together.contains(&connection.cookie) {
+                        (it.verdict, it.rule) = (Verdict::GroupStop, "group stop");
+                    }
+                    it
+                };
+                Pool {
+                    row,
+                    discipline: self.lines.discipline(&key),
+                    connections: connections.iter().map(judged).collect(),
+                    name: key.of.clone(),
+                }
+            })
+            .collect()
+    }
+
+    fn judged<'a>(
+        &self,
+        key: &Key,
+        row: &'a PoolRow,
+        connection: &'a Connection,
+        sessions: &'a Sessions,
+        now: Duration,
+    ) -> Judged<'a> {
+        let said = sessions.fresh(connection.cookie, now);
+        let used_at = now.saturating_sub(used_age(connection).unwrap_or_default());
+        let mut it = Judged {
+            row,
+            connection,
+            said,
+            verdict: Verdict::Unknown,
+            rule: "none",
+            held: self.lines.held(connection.cookie),
+            since: used_at,
+        };
+        let hold = lease::hold(connection, said, now);
+        if hold == Hold::Leased
+            && let Some(said) = said
+        {
+            let session = &said.session;
+            let age = match session.state {
+                SessionState::Active | SessionState::FastPath => session.state_age,
+                _ => session.transaction_age.or(session.state_age),
+            };
+            it.since = said.at.saturating_sub(age.unwrap_or_default());
+            (it.verdict, it.rule) = (Verdict::Leased, said.engine.state_rule());
+            return it;
+        }
+        if hold == Hold::Busy && row.service.is_some_and(|service| STRICT.contains(&service)) {
+            (it.verdict, it.rule) = (Verdict::Busy, "tcp_info");
+            return it;
+        }
+        if said.is_some_and(is_apart) {
+            it.rule = "a session of its own: it listens or holds an advisory lock";
+            return it;
+        }
+        if hold == Hold::Idle
+            && let Some(said) = said
+            && said.engine == Engine::PostgreSql
+            && self.resets.contains_key(&connection.cookie)
+        {
+            it.verdict = if is_reset(said) { Verdict::Free } else { Verdict::Leased };
+            it.rule = "asyncpg's reset";
+            return it;
+        }
+        if matches!(hold, Hold::Idle | Hold::Unknown) {
+            if let Some(held) = it.held {
+                (it.verdict, it.rule) = (Verdict::Held, held.rule());
+            } else if self.lines.is_free(key, connection.cookie, now) {
+                (it.verdict, it.rule) = (Verdict::Free, "rotation");
+            }
+        }
+        it
+    }
+}
+
+/// Since data last went either way.
+pub(super) fn used_age(it: &Connection) -> Option<Duration> {
+    [it.sent_age, it.received_age].into_iter().flatten().min()
+}
+
+fn sight(connection: &&Connection, sessions: &Sessions, service: Option<&str>, now: Duration) -> Option<Sight> {
+    let said = sessions.fresh(connection.cookie, now);
+    let is_strict = service.is_some_and(|it| STRICT.contains(&it));
+    Some(Sight {
+        cookie: connection.cookie,
+        used_at: now.saturating_sub(used_age(connection)?),
+        first_seen: now.saturating_sub(connection.seen_for),
+        born: connection.born,
+        idle: is_strict && matches!(lease::hold(connection, said, now), Hold::Idle | Hold::Unknown),
+        apart: said.is_some_and(is_apart),
+        picked: connection.picked,
+    })
+}
+
+/// A session that no pool gets back: it waits for notifications, or was opened to hold a lock.
+fn is_apart(said: &Said) -> bool {
+    let begins = |text: &str, word: &str| text.get(..word.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(word));
+    said.session.statement.as_deref().is_some_and(|text| {
+        let text = text.trim_start();
+        let takes_lock = text.contains("pg_advisory_lock") || text.contains("pg_try_advisory_lock");
+        begins(text, "LISTEN ") || takes_lock || text.contains("GET_LOCK(")
+    })
+}
+
+fn is_reset(said: &Said) -> bool {
+    said.session.statement.as_deref().is_some_and(|text| {
+        let text = text.trim();
+        text.starts_with(RESET_BEGINS) && text.ends_with(RESET_ENDS)
+    })
+}

@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn a_steady_leak_says_when_the_pool_is_empty() {
         let Value::Between(low, high) = rising(10, 120).empty_in(Some(12.0), seconds(120)) else { panic!("a range") };
-        assert!(low <= 120.0 && 120.0 <= high && high <= 180.0 && low >= 80.0, "{low} to {high}");
+        assert!((80.0..=120.0).contains(&low) && (120.0..=180.0).contains(&high), "{low} to {high}");
     }
 
     #[test]

@@ -174,7 +174,7 @@ impl Pools {
         let sessions = &self.exhaustion.sessions;
         let all = self.seen.iter().flat_map(|row| self.verdicts.of(row, sessions, self.seen_at));
         all.map(|pool| {
-            view::of(&pool, self.exhaustion.waiting(pool.row, self.seen_at), self.leaks.empty_in(&pool), self.seen_at)
+            view::of(&pool, self.exhaustion.waiters(pool.row, self.seen_at), self.leaks.empty_in(&pool), self.seen_at)
         })
         .collect()
     }

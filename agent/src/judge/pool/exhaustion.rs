@@ -241,14 +241,6 @@ impl Exhaustion {
         believed.max_by_key(|it| (it.is_any(), it.is_whole, it.age(), it.at))
     }
 
-    /// Callers that wait for a connection of this pool, as somebody who knows says.
-    pub(super) fn waiting(&self, row: &PoolRow, now: Duration) -> Value {
-        match self.told_of(&row.target, now) {
-            Some(waiters) => Value::Known(waiters.count),
-            None => Value::Unknown(Reason::NotYet("nobody tells who waits")),
-        }
-    }
-
     /// The limit at which a pool has stopped twice.
     pub(super) fn learned(&self, target: &TargetKey) -> Option<Limit> {
         let it = self.learned.get(target).filter(|it| it.times >= 2)?;

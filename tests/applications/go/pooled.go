@@ -9,6 +9,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math/rand"
 	"os"
 	"strconv"
 	"strings"
@@ -205,7 +206,8 @@ func work(of string, number int) {
 			return
 		}
 		time.Sleep(time.Until(due))
-		due = due.Add(time.Duration(workers / every * float64(time.Second)))
+		// People do not come by the clock; a steady beat would always or never meet the agent's own.
+		due = due.Add(time.Duration((0.2 + 1.6*rand.Float64()) * workers / every * float64(time.Second)))
 		err := serve(of, 0.004)
 		lock.Lock()
 		if err == nil {

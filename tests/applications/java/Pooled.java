@@ -155,7 +155,9 @@ public class Pooled {
         while (rates.get(pool) > 0) {
             try {
                 TimeUnit.NANOSECONDS.sleep(due - System.nanoTime());
-                due += (long) (1e9 * WORKERS / Math.max(rates.get(pool), 0.1));
+                // People do not come by the clock; a steady beat would always or never meet the agent's own.
+                double pause = (0.2 + 1.6 * Math.random()) * WORKERS / Math.max(rates.get(pool), 0.1);
+                due += (long) (1e9 * pause);
                 serve(pool, 0.004);
                 served.incrementAndGet();
             } catch (SQLException error) {

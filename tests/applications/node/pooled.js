@@ -100,7 +100,8 @@ async function work(pool, number) {
   let due = Date.now() + (1000 * number) / rates[pool];
   while (rates[pool] > 0) {
     await pause(Math.max(0, due - Date.now()));
-    due += (1000 * WORKERS) / Math.max(rates[pool], 0.1);
+    // People do not come by the clock; a steady beat would always or never meet the agent's own.
+    due += (1000 * WORKERS * (0.2 + 1.6 * Math.random())) / Math.max(rates[pool], 0.1);
     try {
       await serve(pool, 0.004);
       counts.served += 1;

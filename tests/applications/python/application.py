@@ -8,6 +8,7 @@ import argparse
 import importlib
 import json
 import os
+import random
 import socket
 import sys
 import threading
@@ -126,7 +127,8 @@ def work(pool, number, request):
     due = time.monotonic() + number / max(rates[pool], 0.1)
     while rates.get(pool):
         wake.wait(max(0.0, due - time.monotonic()))
-        due = max(due + WORKERS / max(rates[pool], 0.1), time.monotonic() - 1)
+        # People do not come by the clock; a steady beat would always or never meet the agent's own.
+        due = max(due + random.uniform(0.2, 1.8) * WORKERS / max(rates[pool], 0.1), time.monotonic() - 1)
         try:
             request(pool)
             key = "served"

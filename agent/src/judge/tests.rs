@@ -14,6 +14,7 @@ mod endpoints;
 mod exhaustion;
 mod leases;
 mod logs;
+mod params;
 mod poolers;
 mod pools;
 mod processes;

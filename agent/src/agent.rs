@@ -21,6 +21,8 @@ use crate::identity::{Identity, IdentityError};
 use crate::inspect::host::{self, Attention, Ended, Endpoints, HostInspector};
 use crate::inspect::http_endpoint::HttpInspector;
 use crate::inspect::log_tail::LogInspector;
+#[cfg(feature = "mysql")]
+use crate::inspect::mysql::MySqlInspector;
 use crate::inspect::pgbouncer::PgBouncerInspector;
 use crate::inspect::pool_metrics::PoolInspector;
 use crate::inspect::postgres::PostgresInspector;
@@ -458,6 +460,10 @@ fn servers(config: &Config) -> Vec<(Box<dyn Inspector>, Duration)> {
     }
     for it in &config.pgbouncer {
         all.push((Box::new(PgBouncerInspector::new(it.inspector.clone())), it.interval));
+    }
+    #[cfg(feature = "mysql")]
+    for it in &config.mysql {
+        all.push((Box::new(MySqlInspector::new(it.inspector.clone())), it.interval));
     }
     all
 }

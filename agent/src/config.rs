@@ -10,6 +10,8 @@ use tickbird_shared::Labels;
 use toml::Value;
 
 use crate::buffer;
+#[cfg(feature = "mysql")]
+use crate::inspect::mysql;
 use crate::inspect::{host, http_endpoint, log_tail, pgbouncer, pool_metrics, postgres};
 use crate::judge;
 use crate::ship;
@@ -38,6 +40,9 @@ pub struct Config {
     pub postgres: Vec<Server<postgres::Config>>,
     /// PgBouncers whose console is asked.
     pub pgbouncer: Vec<Server<pgbouncer::Config>>,
+    /// MySQL and MariaDB servers.
+    #[cfg(feature = "mysql")]
+    pub mysql: Vec<Server<mysql::Config>>,
     /// What applications say of their own pools.
     pub pools: Vec<PoolSource>,
     /// HTTP endpoints that are probed.
@@ -106,19 +111,27 @@ impl Config {
         host::Config { apps: self.apps.clone(), endpoints, ..host::Config::default() }
     }
 
+    const fn mysql_count(&self) -> usize {
+        #[cfg(feature = "mysql")]
+        return self.mysql.len();
+        #[cfg(not(feature = "mysql"))]
+        return 0;
+    }
+
     /// One paragraph for `check-config`.
     pub fn describe(&self) -> String {
         let files: Vec<_> = self.files.iter().map(|it| it.display().to_string()).collect();
         let collector = self.collector.as_ref().map(ToString::to_string);
         let from = if files.is_empty() { "no file: defaults".to_owned() } else { files.join(", ") };
         format!(
-            "configuration is good ({from})\n  state directory  {}\n  collector        {}\n  applications     {}\n  pool sources     {}\n  postgres         {}\n  pgbouncer        {}\n  logs             {}\n  endpoints        {}",
+            "configuration is good ({from})\n  state directory  {}\n  collector        {}\n  applications     {}\n  pool sources     {}\n  postgres         {}\n  pgbouncer        {}\n  mysql            {}\n  logs             {}\n  endpoints        {}",
             self.state_dir.display(),
             collector.as_deref().unwrap_or("from enrolment, if the agent is enrolled"),
             self.apps.len(),
             self.pools.len(),
             self.postgres.len(),
             self.pgbouncer.len(),
+            self.mysql_count(),
             self.logs.len(),
             self.endpoints.len(),
         )
@@ -134,6 +147,8 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
     let apps = root.sections("app").into_iter().filter_map(|it| app(it, &mut pools)).collect();
     let postgres = root.sections("postgres").into_iter().filter_map(postgres_server).collect();
     let pgbouncer = root.sections("pgbouncer").into_iter().filter_map(pooler).collect();
+    #[cfg(feature = "mysql")]
+    let mysql = root.sections("mysql").into_iter().filter_map(mysql_server).collect();
     let endpoints: Vec<Endpoint> = root.sections("endpoint").into_iter().filter_map(endpoint).collect();
     let logs = log::read(&mut root);
     for (index, it) in endpoints.iter().enumerate() {
@@ -164,6 +179,8 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
         apps,
         postgres,
         pgbouncer,
+        #[cfg(feature = "mysql")]
+        mysql,
         pools,
         endpoints,
         logs,
@@ -198,10 +215,8 @@ fn app(mut section: Section, pools: &mut Vec<PoolSource>) -> Option<host::Declar
     let name = section.text("name");
     let command = section.text("command");
     let expected = section.flag("expected").unwrap_or(false);
-    let (mut pooler, mut required_keys) = (None, Vec::new());
     let pool_limit = section.section("pool").and_then(|mut it| {
         pool_source::read(&mut it, name.as_deref().unwrap_or_default(), pools);
-        (pooler, required_keys) = pool_source::pooler(&mut it);
         it.whole("limit", 1, 1_000_000)
     });
     for (key, value) in [("name", &name), ("command", &command)] {
@@ -216,8 +231,6 @@ fn app(mut section: Section, pools: &mut Vec<PoolSource>) -> Option<host::Declar
         name: name?.into(),
         command: command?,
         pool_limit: pool_limit.and_then(|it| u32::try_from(it).ok()),
-        pooler,
-        required_keys,
         expected,
     })
 }
@@ -232,6 +245,12 @@ fn postgres_server(mut section: Section) -> Option<Server<postgres::Config>> {
 
 fn pooler(section: Section) -> Option<Server<pgbouncer::Config>> {
     server(section, |text| pgbouncer::Config::parse(text).map_err(|error| (error.to_string(), error.advice())))
+}
+
+#[cfg(feature = "mysql")]
+fn mysql_server(mut section: Section) -> Option<Server<mysql::Config>> {
+    let statements = section.flag("statements").unwrap_or(true);
+    server(section, |text| mysql::Config::parse(text, statements).map_err(|error| (error.to_string(), error.advice())))
 }
 
 /// A section with a DSN, which `parse` reads; it may say what is wrong and what to do, and never a part of it.

@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub mod application;
-pub mod dsn_keys;
 pub mod limits;
 pub mod processes;
 

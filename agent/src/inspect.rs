@@ -13,6 +13,8 @@ use crate::discover::TargetKey;
 pub mod host;
 pub mod http_endpoint;
 pub mod log_tail;
+#[cfg(feature = "mysql")]
+pub mod mysql;
 mod network;
 pub mod pgbouncer;
 pub mod pool_metrics;

@@ -12,7 +12,7 @@ mod text;
 mod url;
 
 pub use command_line::command_line;
-pub use sql::sql;
+pub use sql::{mysql, sql};
 pub use text::{database_error, escape, text};
 pub use url::url;
 

@@ -27,7 +27,10 @@ fn the_example_configurations_have_no_mistakes() {
         let agent = Agent::prepare(stage, "", User::Same)?;
         let pooler = room.join("pgbouncer.dsn");
         write(&pooler, "postgresql://stats:secret@127.0.0.1/pgbouncer")?;
+        let mysql = room.join("shop.dsn");
+        write(&mysql, "mysql://tickbird:secret@127.0.0.1:3306/")?;
         let text = example("agent.toml")?
+            .replace("/etc/tickbird/shop.dsn", &mysql.display().to_string())
             .replace("/etc/tickbird/grants.dsn", &dsn.display().to_string())
             .replace("/etc/tickbird/pgbouncer.dsn", &pooler.display().to_string());
         write(&agent.configuration(), &text)?;

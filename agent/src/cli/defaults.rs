@@ -4,6 +4,8 @@ use serde_json::json;
 
 use super::print_json;
 use crate::config::Config;
+#[cfg(feature = "mysql")]
+use crate::inspect::mysql;
 use crate::inspect::{About, host, http_endpoint, log_tail, pgbouncer, pool_metrics, postgres};
 
 pub(super) fn defaults(config: &Config, as_json: bool) -> u8 {
@@ -19,12 +21,20 @@ pub(super) fn defaults(config: &Config, as_json: bool) -> u8 {
 }
 
 /// Every source of facts.
-const INSPECTORS: [&About; 6] =
-    [&host::ABOUT, &postgres::ABOUT, &pgbouncer::ABOUT, &pool_metrics::ABOUT, &http_endpoint::ABOUT, &log_tail::ABOUT];
+const INSPECTORS: &[&About] = &[
+    &host::ABOUT,
+    &postgres::ABOUT,
+    &pgbouncer::ABOUT,
+    #[cfg(feature = "mysql")]
+    &mysql::ABOUT,
+    &pool_metrics::ABOUT,
+    &http_endpoint::ABOUT,
+    &log_tail::ABOUT,
+];
 
 pub(super) fn inspectors(as_json: bool) -> u8 {
     if as_json {
-        let all = INSPECTORS.map(|it| {
+        let all = INSPECTORS.iter().map(|it| {
             let measures =
                 it.measures.iter().map(|m| json!({ "name": m.name, "unit": m.unit.as_str(), "meaning": m.meaning }));
             json!({
@@ -32,7 +42,7 @@ pub(super) fn inspectors(as_json: bool) -> u8 {
                 "measures": measures.collect::<Vec<_>>(),
             })
         });
-        print_json(&json!({ "inspectors": all }));
+        print_json(&json!({ "inspectors": all.collect::<Vec<_>>() }));
         return 0;
     }
     for it in INSPECTORS {

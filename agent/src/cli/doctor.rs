@@ -6,6 +6,8 @@ use super::{Failure, print_json};
 use crate::agent::{Once, wall};
 use crate::config::Config;
 use crate::identity::{Identity, IdentityError};
+#[cfg(feature = "mysql")]
+use crate::inspect::mysql;
 use crate::inspect::{About, host, http_endpoint, log_tail, pgbouncer, postgres};
 use crate::status::{Report, socket};
 
@@ -27,6 +29,8 @@ pub(super) async fn doctor(config: Config, as_json: bool) -> Result<u8, Failure>
     let mut lines = vec![running(&config).await, enrolled(&config)];
     let servers: Vec<_> = config.postgres.iter().map(|it| it.inspector.clone()).collect();
     let poolers: Vec<_> = config.pgbouncer.iter().map(|it| it.inspector.clone()).collect();
+    #[cfg(feature = "mysql")]
+    let mysql: Vec<_> = config.mysql.iter().map(|it| it.inspector.clone()).collect();
     let mut once = Once::new(config);
     once.look().await;
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
@@ -39,6 +43,11 @@ pub(super) async fn doctor(config: Config, as_json: bool) -> Result<u8, Failure>
     for pooler in poolers {
         let what = format!("pgbouncer {}", pooler.dsn);
         lines.push(checked(what, &pgbouncer::ABOUT, pgbouncer::check(&pooler).await));
+    }
+    #[cfg(feature = "mysql")]
+    for server in mysql {
+        let what = format!("mysql {}", server.dsn);
+        lines.push(checked(what, &mysql::ABOUT, mysql::check(&server).await));
     }
     for target in report.targets.iter().filter(|it| it.kind == "endpoint") {
         lines.push(source(&http_endpoint::ABOUT, target.key.clone(), &[&target.key], &report));

@@ -21,7 +21,7 @@ use crate::kernel::unix_path;
 mod activity;
 mod check;
 pub(super) mod connection;
-mod dsn;
+pub(super) mod dsn;
 mod names;
 
 pub use crate::inspect::server::ConnectError;

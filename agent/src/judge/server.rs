@@ -84,7 +84,10 @@ fn headroom(look: &ServerLook, now: Moment, tracks: &mut Tracks) {
     tracks.observe(Subject::of(CheckId::Headroom, &look.target), Seen::value(value.clone()), now, || {
         let sessions = look.sessions.as_deref().unwrap_or_default();
         let by_application = tally(sessions, |it| words::foreign(&it.application_name, 60));
-        let most = by_application.first().map(|(name, count)| format!("; {name:?} holds {count}"));
+        let by_user = tally(sessions, |it| words::foreign(&it.user, 60));
+        // MySQL's clients have no name, and others may have none.
+        let named = by_application.first().filter(|(name, _)| !name.is_empty()).or(by_user.first());
+        let most = named.map(|(name, count)| format!("; {name:?} holds {count}"));
         let [used, slots] = [&look.used, &look.slots].map(|it| words::value(it, Unit::Count));
         let server = look.target.as_str().trim_start_matches("server:");
         Case {
@@ -98,7 +101,7 @@ fn headroom(look: &ServerLook, now: Moment, tracks: &mut Tracks) {
                 "slots": super::evidence::value(&look.slots, Unit::Count),
                 "share": super::evidence::value(&value, Unit::Ratio),
                 "by_application": json_tally(by_application),
-                "by_user": json_tally(tally(sessions, |it| words::foreign(&it.user, 60))),
+                "by_user": json_tally(by_user),
                 "by_client": json_tally(tally(sessions, |it| {
                     it.address.map_or_else(|| "unix socket or hidden".to_owned(), |it| it.to_canonical().to_string())
                 })),

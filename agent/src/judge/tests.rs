@@ -14,7 +14,6 @@ mod endpoints;
 mod exhaustion;
 mod leases;
 mod logs;
-mod params;
 mod poolers;
 mod pools;
 mod processes;

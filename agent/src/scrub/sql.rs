@@ -1,4 +1,6 @@
-//! Statements without their literals, read by the lexical rules of PostgreSQL.
+//! Statements without their literals, read by the lexical rules of PostgreSQL or of MySQL.
+
+mod mysql;
 
 use super::{HIDDEN, MAX_INPUT, bounded, escape, prefix, secret};
 
@@ -15,8 +17,26 @@ const MAX_IDENTIFIER: usize = 63;
 /// identifiers" are kept. Where a literal does not end (the text was cut), or runs into a word, or ends differently
 /// with `standard_conforming_strings` off, the text ends with `…`. `None` when it is not the text of a statement.
 pub fn sql(statement: &str) -> Option<String> {
-    let Lexed { tokens, cut } = lex(prefix(statement, MAX_INPUT))?;
-    let mut shown = render(&tokens);
+    shown(statement, Dialect::PostgreSql)
+}
+
+/// The same for a statement of MySQL or MariaDB, with each literal as `?`. Text in double quotes is a literal, though
+/// it may be a name (`ANSI_QUOTES`); where a backslash may or may not escape a quote (`NO_BACKSLASH_ESCAPES`), and at
+/// a comment that is executed, the text ends with `…`.
+pub fn mysql(statement: &str) -> Option<String> {
+    shown(statement, Dialect::MySql)
+}
+
+/// Whose lexical rules hold.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Dialect {
+    PostgreSql,
+    MySql,
+}
+
+fn shown(statement: &str, dialect: Dialect) -> Option<String> {
+    let Lexed { tokens, cut } = lex(prefix(statement, MAX_INPUT), dialect)?;
+    let mut shown = render(&tokens, dialect);
     if cut || statement.len() > MAX_INPUT {
         shown.push('…');
     }
@@ -48,15 +68,19 @@ enum Next<'a> {
     NotSql,
 }
 
-fn lex(mut rest: &str) -> Option<Lexed<'_>> {
+fn lex(mut rest: &str, dialect: Dialect) -> Option<Lexed<'_>> {
     let mut tokens = Vec::new();
     while let Some(first) = rest.chars().next() {
-        match next(rest, first) {
+        let next = match dialect {
+            Dialect::PostgreSql => next(rest, first),
+            Dialect::MySql => mysql::next(rest, first),
+        };
+        match next {
             Next::Token(token, length) => {
                 rest = &rest[length..];
                 tokens.push(token);
                 // `'it's mine'`: what follows is the inside of a string whose quote was not doubled.
-                if token == Token::Literal && rest.starts_with(|c| is_word(c) || c == '"' || c == '\\') {
+                if token == Token::Literal && rest.starts_with(|c| is_word(c) || "\"`\\".contains(c)) {
                     return Some(Lexed { tokens, cut: true });
                 }
             }
@@ -132,15 +156,20 @@ fn comment(rest: &str) -> Option<usize> {
 /// Length of a string whose quote stands at `open`; `None` when its end is not certain. A quote after a backslash
 /// ends it or not, depending on `standard_conforming_strings`.
 fn string(rest: &str, open: usize) -> Option<usize> {
+    string_in('\'', rest, open)
+}
+
+/// The same for any quote.
+fn string_in(mark: char, rest: &str, open: usize) -> Option<usize> {
     let mut at = open + 1;
     loop {
-        let quote = at + rest[at..].find('\'')?;
+        let quote = at + rest[at..].find(mark)?;
         let backslashes = rest[at..quote].bytes().rev().take_while(|b| *b == b'\\').count();
         if backslashes % 2 == 1 {
             return None;
         }
         at = quote + 1;
-        if !rest[at..].starts_with('\'') {
+        if !rest[at..].starts_with(mark) {
             return Some(at);
         }
         at += 1;
@@ -210,9 +239,13 @@ fn number(rest: &str) -> usize {
     }
 }
 
-fn render(tokens: &[Token<'_>]) -> String {
+fn render(tokens: &[Token<'_>], dialect: Dialect) -> String {
     let taken = tokens.iter().filter_map(|it| if let Token::Parameter(n) = it { Some(*n) } else { None }).max();
     let mut placeholder = taken.unwrap_or(0);
+    let mark = |number: u32| match dialect {
+        Dialect::PostgreSql => format!("${number}"),
+        Dialect::MySql => "?".to_owned(),
+    };
     let mut shown = String::new();
     let mut setting = Setting::default();
     for token in tokens {
@@ -222,14 +255,14 @@ fn render(tokens: &[Token<'_>]) -> String {
             Step::HideFromHere => {
                 placeholder += 1;
                 push_word(&mut shown, token);
-                shown.push_str(&format!(" ${placeholder}"));
+                shown.push_str(&format!(" {}", mark(placeholder)));
                 continue;
             }
         }
         match token {
             Token::Literal => {
                 placeholder += 1;
-                shown.push_str(&format!("${placeholder}"));
+                shown.push_str(&mark(placeholder));
             }
             token => push_word(&mut shown, token),
         }

@@ -12,7 +12,7 @@ use tokio_postgres::config::{ChannelBinding, SslMode, SslNegotiation};
 use crate::inspect::server::Engine;
 use crate::inspect::tls_certificate;
 
-mod pairs;
+pub(in crate::inspect) mod pairs;
 
 use pairs::{KEYS, Key, Use, key_value_pairs, url_pairs};
 
@@ -63,6 +63,12 @@ pub enum DsnError {
     /// Neither form.
     #[error("the DSN is neither a `postgresql://` URL nor `key=value` pairs")]
     Form,
+    /// Not the URL that the section wants.
+    #[error("the DSN is no `{scheme}://` URL")]
+    Url {
+        /// `mysql`.
+        scheme: &'static str,
+    },
     /// `hos 10.0.0.5`, or a value with white space and no quotes.
     #[error("the DSN has a word without `=` behind {after}")]
     NoValue {
@@ -133,6 +139,7 @@ impl DsnError {
     pub fn advice(&self) -> String {
         match self {
             Self::Empty | Self::Form => "write `postgresql://user:password@host:5432/database`".into(),
+            Self::Url { scheme } => format!("write `{scheme}://user:password@host/database`"),
             Self::NoValue { .. } => "put a value with white space into single quotes".into(),
             Self::Unterminated { .. } => "close it with `'`, and write `\\'` for a quote inside".into(),
             Self::UnknownKey { nearest: Some(nearest), .. } => format!("did you mean `{nearest}`?"),
@@ -144,7 +151,7 @@ impl DsnError {
                 "write every character that is no letter or digit as `%` and two hexadecimal digits".into()
             }
             Self::Missing { what } => format!("add `{what}=…`"),
-            Self::SeveralServers => "write one [[postgres]] section for each server".into(),
+            Self::SeveralServers => "write one section for each server, such as one [[postgres]]".into(),
             Self::RootCertificate { .. } => "name a readable file with PEM certificates".into(),
         }
     }
@@ -168,7 +175,13 @@ impl Dsn {
         let text = text.trim();
         let pairs = match text.split_once("://") {
             _ if text.is_empty() => return Err(DsnError::Empty),
-            Some((scheme, rest)) if !scheme.contains(['=', ' ', '\'']) => url_pairs(scheme, rest)?,
+            Some((scheme, rest)) if !scheme.contains(['=', ' ', '\'']) => {
+                let scheme = scheme.split_once('+').map_or(scheme, |(scheme, _driver)| scheme);
+                if !["postgres", "postgresql"].contains(&scheme) {
+                    return Err(DsnError::Form);
+                }
+                url_pairs(rest)?
+            }
             _ => key_value_pairs(text)?,
         };
         let mut given = Given::default();

@@ -56,12 +56,12 @@ pub(super) const KEYS: [(&str, Use); 40] = [
 ];
 
 /// A key as it was written.
-pub(super) struct Key {
-    pub(super) name: String,
+pub(in crate::inspect) struct Key {
+    pub(in crate::inspect) name: String,
     /// An empty value means something: a URL says `user:@host` for an empty password.
     pub(super) wanted: bool,
     /// Which one it is, from 1.
-    pub(super) nth: usize,
+    pub(in crate::inspect) nth: usize,
 }
 
 fn key(name: &str, nth: usize) -> Key {
@@ -111,11 +111,7 @@ fn value<'a>(text: &'a str, key: &str) -> Result<(String, &'a str), DsnError> {
 }
 
 /// Reads what follows `scheme://`.
-pub(super) fn url_pairs(scheme: &str, rest: &str) -> Result<Vec<(Key, String)>, DsnError> {
-    let scheme = scheme.split_once('+').map_or(scheme, |(scheme, _driver)| scheme);
-    if scheme != "postgres" && scheme != "postgresql" {
-        return Err(DsnError::Form);
-    }
+pub(in crate::inspect) fn url_pairs(rest: &str) -> Result<Vec<(Key, String)>, DsnError> {
     if rest.contains(char::is_whitespace) {
         return Err(DsnError::Encoding { part: "whole" });
     }

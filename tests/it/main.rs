@@ -18,4 +18,6 @@ mod xray_blocked;
 mod xray_churn;
 mod xray_dead;
 mod xray_decoys;
+mod xray_growth;
+mod xray_held;
 mod xray_join;

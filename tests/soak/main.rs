@@ -36,7 +36,8 @@ const STACKS: [(&str, Library); 6] = [
 ];
 
 /// Each check that has to have seen a target whose key contains this part.
-const CHECKS: [(&str, &str); 17] = [
+const CHECKS: [(&str, &str); 18] = [
+    ("pool.leak", "psycopg-api"),
     ("pool.idle_in_transaction", "go-api"),
     ("pool.aborted_transaction", "hikari-api"),
     ("pool.close_wait", "node-api"),

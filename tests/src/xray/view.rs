@@ -76,11 +76,11 @@ impl Sample {
 /// Reads the pools of a status report.
 ///
 /// # Errors
-/// When one is not as agreed.
+/// When it has none, or one is not as agreed.
 pub fn pools_in(status: &Value) -> Result<Vec<PoolSeen>, StageError> {
     let wrong =
         |found: &Value| StageError::Malformed { what: "`pools` of the status".into(), found: found.to_string() };
-    let rows = status["pools"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let rows = status["pools"].as_array().ok_or_else(|| wrong(&status["pools"]))?;
     rows.iter().map(|row| pool(row).ok_or_else(|| wrong(row))).collect()
 }
 

@@ -72,15 +72,22 @@ fn a_collector_that_was_away_for_a_minute_hears_everything_in_order_and_pages_on
             found.iter().map(observed_at).collect::<Vec<_>>()
         );
 
-        // Time enough for a second page of the same, if there was to be one.
-        throughout("each page is sent once", 12.s(), || {
+        let pages = || {
             let mut pages: BTreeMap<String, u32> = BTreeMap::new();
             for it in watch.webhook.attempts() {
                 *pages.entry(format!("{} {}", it.kind(), it.json["incident"]["target"])).or_default() += 1;
             }
-            let firing = |name: &str| pages.iter().any(|(page, _)| page.contains("firing") && page.contains(name));
-            let once = pages.values().all(|count| *count == 1) && firing("first") && firing("third");
-            if once { Ok(()) } else { Err(format!("{pages:?}")) }
+            pages
+        };
+        until("both are paged", 30.s(), || {
+            let pages = pages();
+            let firing = |name: &str| pages.keys().any(|page| page.contains("firing") && page.contains(name));
+            if firing("first") && firing("third") { Ok(()) } else { Err(format!("{pages:?}")) }
+        })?;
+        // Time enough for a second page of the same, if there was to be one.
+        throughout("each page is sent once", 12.s(), || {
+            let pages = pages();
+            if pages.values().all(|count| *count == 1) { Ok(()) } else { Err(format!("{pages:?}")) }
         })
     });
 }

@@ -215,7 +215,7 @@ impl Judge {
                 self.end_what_is_gone(now);
             }
             Rows::Server(look) => {
-                self.servers.look(look, now, &mut self.tracks);
+                self.servers.look(look, &self.pools, now, &mut self.tracks);
                 self.pools.server(look, now, &mut self.tracks);
             }
             Rows::PoolStats(said) => self.pools.stats(said, now, &mut self.tracks),
@@ -317,7 +317,13 @@ impl Judge {
         }
         // Nothing to look at is an answer too, once there was time for everything to appear.
         let has_looked = match check {
-            CheckId::Headroom | CheckId::Connect => self.servers.have_looked(),
+            CheckId::Headroom
+            | CheckId::Connect
+            | CheckId::Locks
+            | CheckId::TxAbandoned
+            | CheckId::TxErrors
+            | CheckId::Role
+            | CheckId::Replica => self.servers.have_looked(),
             CheckId::Stats | CheckId::HttpStatus | CheckId::HttpLatency | CheckId::HttpBody | CheckId::Certificate => {
                 true
             }

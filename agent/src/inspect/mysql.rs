@@ -117,6 +117,7 @@ impl MySqlInspector {
             unseen,
             waiters: Vec::new(),
             pool_mode: None,
+            facts: Box::default(),
         };
         let observations = measures::of(&look);
         Reading { rows: Rows::Server(look), observations }

@@ -104,6 +104,7 @@ impl PgBouncerInspector {
             hidden: None,
             unseen: 0,
             waiters,
+            facts: Box::default(),
             pool_mode: self.settings.as_ref().and_then(|it| it.pool_mode),
         };
         let observations = measures::of(&look);

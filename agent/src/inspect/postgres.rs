@@ -14,7 +14,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::discover::TargetKey;
 use crate::inspect::server::kept::{AskError, CONNECT_TIMEOUT};
-use crate::inspect::server::{Engine, measures};
+use crate::inspect::server::{Engine, Facts, measures};
 use crate::inspect::{About, Inspector, Look, Reading, Reason, Rows, ServerLook, Value};
 use crate::kernel::unix_path;
 
@@ -22,6 +22,7 @@ mod activity;
 mod check;
 pub(super) mod connection;
 pub(super) mod dsn;
+mod facts;
 mod names;
 
 pub use crate::inspect::server::ConnectError;
@@ -83,6 +84,8 @@ pub struct PostgresInspector {
     socket_path: Option<Arc<str>>,
     /// Known from the last session on: a server that is full refuses to say it again.
     server: Option<Server>,
+    /// Of the last look; none of them is known without a session.
+    facts: Facts,
 }
 
 /// The connection in use, with what is prepared on it.
@@ -90,6 +93,7 @@ struct Held {
     connection: Connection,
     sessions: Option<Statement>,
     names: Names,
+    asked: facts::Asked,
     /// Whether `server` was read through it: a restart may have changed it.
     is_introduced: bool,
 }
@@ -108,6 +112,7 @@ impl PostgresInspector {
             socket_path: None,
             resolved_at: Duration::ZERO,
             server: None,
+            facts: Facts::default(),
         }
     }
 
@@ -162,7 +167,13 @@ impl PostgresInspector {
         match self.open(now).await {
             Ok(connection) => {
                 self.failed = None;
-                self.held = Some(Held { connection, sessions: None, names: Names::default(), is_introduced: false });
+                self.held = Some(Held {
+                    connection,
+                    sessions: None,
+                    names: Names::default(),
+                    asked: facts::Asked::default(),
+                    is_introduced: false,
+                });
                 Ok(())
             }
             Err(error) => {
@@ -195,8 +206,12 @@ impl PostgresInspector {
         };
         let rows = held.connection.ask(statement).await?;
         held.names.learn(activity::oids(&rows), &held.connection, now).await?;
-        let role = self.server.as_ref().map_or(0, |server| server.role_oid);
-        Activity::read(&rows, &held.names, role, self.config.statements).map_err(NoView::Unclear)
+        let server = self.server.as_ref().ok_or(NoView::NoSession)?;
+        let activity = Activity::read(&rows, &held.names, server.role_oid, self.config.statements);
+        let activity = activity.map_err(NoView::Unclear)?;
+        let address = format!("PostgreSQL at {}", self.config.dsn.address());
+        self.facts = held.asked.ask(&held.connection, server, &activity, &address, now).await?;
+        Ok(activity)
     }
 
     fn reading(&self, activity: Result<Activity, NoView>) -> Reading {
@@ -232,6 +247,10 @@ impl PostgresInspector {
             unseen: 0,
             waiters: Vec::new(),
             pool_mode: None,
+            facts: match &activity {
+                Ok(_) => Box::new(self.facts.clone()),
+                Err(reason) => Box::new(facts::unknown(reason)),
+            },
             sessions: activity.map(|activity| activity.sessions),
         };
         let observations = measures::of(&look);
@@ -380,8 +399,11 @@ mod tests {
             slots: 97,
             role: "app".into(),
             role_oid: 16_384,
+            database: "d".into(),
+            database_oid: 5,
             sees_all: true,
             version: "15".into(),
+            version_number: 150_000,
             is_encrypted: false,
         });
         let (look, observations) = look(&mut inspector, Duration::ZERO).await;

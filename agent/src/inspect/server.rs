@@ -8,10 +8,12 @@ use crate::discover::{End, TargetKey};
 use crate::inspect::{Reason, Value};
 
 mod connect_error;
+mod facts;
 pub(super) mod kept;
 pub(super) mod measures;
 
 pub use connect_error::ConnectError;
+pub use facts::{Blocked, Counters, Fact, Facts, Limit, LimitOf, Replica, Standing};
 
 /// Kinds of servers that can be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,6 +109,8 @@ pub struct ServerLook {
     pub waiters: Vec<Waiter>,
     /// How a pooler hands out its server connections; `None` when this is no pooler.
     pub pool_mode: Option<PoolMode>,
+    /// What it tells of itself beside its sessions.
+    pub facts: Box<Facts>,
 }
 
 /// A client of a pooler that waits for a server connection.

@@ -11,8 +11,8 @@ use super::threshold::Seen;
 use super::tracks::{Place, Subject, Track, Tracks};
 use super::{Moment, evidence::Case};
 use crate::discover::{End, Instance, TargetKey};
-use crate::inspect::host::{Owner, PoolRow};
-use crate::inspect::server::Engine;
+use crate::inspect::host::{Connection, Owner, PoolRow};
+use crate::inspect::server::{Engine, Session};
 use crate::inspect::{HostLook, PoolStats, Reason, ServerLook, Value};
 
 mod absent;
@@ -315,6 +315,29 @@ impl Pools {
                 sum.low().unwrap_or(0.0) + it.low().unwrap_or(0.0),
                 sum.high().unwrap_or(0.0) + it.high().unwrap_or(0.0),
             ),
+        })
+    }
+
+    /// Pools of this host with a connection to a server.
+    pub(super) fn connected_to(&self, server: &TargetKey) -> Vec<&PoolRow> {
+        let Some(server) = self.servers.get(server) else { return Vec::new() };
+        self.rows.iter().filter(|it| server.remotes.contains(&it.remote) && !it.connections.is_empty()).collect()
+    }
+
+    /// `shop, pid 77`.
+    pub(super) fn words_of(&self, row: &PoolRow) -> String {
+        format!("{}, {}", owner_name(row), pids_in_words(&pids([row])))
+    }
+
+    /// Process and descriptor of this host behind a session.
+    pub(super) fn holder(&self, session: &Session) -> Option<(u32, Option<u32>)> {
+        let local = SocketAddr::new(session.address?, session.port?);
+        let is_it = |it: &Connection| {
+            it.local.address().is_some_and(|it| it.ip().to_canonical() == local.ip() && it.port() == local.port())
+        };
+        self.rows.iter().find_map(|row| {
+            let connection = row.connections.iter().find(|it| is_it(it))?;
+            Some((pid(row)?, connection.fds.first().copied()))
         })
     }
 

@@ -7,12 +7,19 @@ use tickbird_shared::Severity;
 
 use super::defaults::CheckId;
 use super::evidence::{Case, number, object, value};
+use super::pool::Pools;
 use super::threshold::Seen;
 use super::tracks::{Subject, Tracks};
 use super::{Moment, words};
 use crate::discover::TargetKey;
 use crate::inspect::server::Session;
 use crate::inspect::{ServerLook, Unit, Value};
+
+mod limits;
+mod locks;
+mod replica;
+mod role;
+mod transactions;
 
 /// Most names in a tally.
 const MAX_NAMES: usize = 8;
@@ -22,14 +29,24 @@ const MAX_NAMES: usize = 8;
 pub(super) struct Servers {
     /// How long the last connection took that was told.
     connected_in: BTreeMap<TargetKey, f64>,
+    deadlocks: locks::Deadlocks,
+    transactions: transactions::Transactions,
+    roles: role::Roles,
+    replicas: replica::Replicas,
     have_looked: bool,
 }
 
 impl Servers {
-    pub(super) fn look(&mut self, look: &ServerLook, now: Moment, tracks: &mut Tracks) {
+    /// `pools` as they were before this look: whose connections lead to the server.
+    pub(super) fn look(&mut self, look: &ServerLook, pools: &Pools, now: Moment, tracks: &mut Tracks) {
         self.have_looked = true;
         headroom(look, now, tracks);
+        limits::look(look, now, tracks);
         self.connect(look, now, tracks);
+        self.deadlocks.look(look, pools, now, tracks);
+        self.transactions.look(look, now, tracks);
+        self.roles.look(look, pools, now, tracks);
+        self.replicas.look(look, now, tracks);
     }
 
     pub(super) const fn have_looked(&self) -> bool {

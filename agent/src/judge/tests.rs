@@ -12,6 +12,7 @@ use crate::inspect::{HostLook, PoolStats, Probe, Reading, ServerLook};
 
 mod endpoints;
 mod exhaustion;
+mod facts;
 mod leases;
 mod logs;
 mod poolers;

@@ -1,6 +1,8 @@
 //! What is asked of a server, and its answers as rows.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_postgres::Row;
@@ -43,7 +45,10 @@ SELECT current_setting('max_connections')::int4, \
        pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'), \
        current_setting('server_version'), \
        coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false), \
-       (SELECT oid FROM pg_roles WHERE rolname = current_user)";
+       (SELECT oid FROM pg_roles WHERE rolname = current_user), \
+       current_database()::text, \
+       (SELECT oid FROM pg_database WHERE datname = current_database()), \
+       current_setting('server_version_num')::int4";
 
 /// What a server is, as [`SERVER`] tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,8 +59,13 @@ pub(super) struct Server {
     pub(super) role: String,
     /// Its oid, by which our other sessions are told.
     pub(super) role_oid: u32,
+    /// The database of our session, whose counters are read.
+    pub(super) database: String,
+    pub(super) database_oid: u32,
     pub(super) sees_all: bool,
     pub(super) version: String,
+    /// `150014` for 15.14.
+    pub(super) version_number: i32,
     pub(super) is_encrypted: bool,
 }
 
@@ -73,6 +83,9 @@ impl Server {
             version: scrub::text(field::<&str>(row, 5)?, MAX_NAME),
             is_encrypted: field(row, 6)?,
             role_oid: field(row, 7)?,
+            database: scrub::text(field::<&str>(row, 8)?, MAX_NAME),
+            database_oid: field(row, 9)?,
+            version_number: field(row, 10)?,
         })
     }
 }
@@ -84,8 +97,12 @@ pub(super) struct Activity {
     pub(super) sessions: Vec<Session>,
     /// How many of them hide their port and state from our role; some may be parallel workers.
     pub(super) hidden: usize,
+    /// Which ones.
+    pub(super) hidden_backends: BTreeSet<u64>,
     /// Sessions of our own: the one that asked, and those of other agents of the same role.
     pub(super) own: usize,
+    /// The databases of those others.
+    pub(super) own_databases: Vec<Arc<str>>,
 }
 
 impl Activity {
@@ -99,10 +116,14 @@ impl Activity {
             let is_hidden = field(row, 13).unwrap_or(true);
             if field(row, 5) == Some(super::APPLICATION_NAME) && field(row, 4) == Some(role) {
                 activity.own += 1;
+                activity.own_databases.extend(field(row, 3).map(|oid| names.database(oid)));
                 continue;
             }
             activity.hidden += usize::from(is_hidden);
             let session = session(row, names, is_hidden, with_statements).ok_or("a row of pg_stat_activity")?;
+            if is_hidden {
+                activity.hidden_backends.insert(session.backend);
+            }
             activity.sessions.push(session);
         }
         Ok(activity)

@@ -115,6 +115,7 @@ pub(crate) fn server(at: &str, sessions: Vec<Session>) -> ServerLook {
         unseen: 0,
         waiters: Vec::new(),
         pool_mode: None,
+        facts: Box::default(),
     }
 }
 

@@ -7,6 +7,7 @@ mod bad_input;
 mod delivery;
 mod endpoints;
 mod exhaustion;
+mod fleet;
 mod healthy;
 mod leak;
 mod packaging;

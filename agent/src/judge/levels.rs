@@ -1,6 +1,7 @@
 //! How full the pools of this host and their servers are now, for the rules over many agents. Nothing is judged here.
 //!
-//! What a server told of itself is kept while it does not answer: a server that is full must not look like another one.
+//! A server is named by its own identifier, which is the same whatever address it is reached by. What it told of itself
+//! is kept while it does not answer: a server that is full must not look like another one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use super::pool::join::{self, Join};
 use super::{CheckId, Moment, lost_sight};
 use crate::discover::TargetKey;
 use crate::inspect::host::{Owner, PoolRow};
+use crate::inspect::server::Standing;
 use crate::inspect::{HostLook, ServerLook, Value};
 
 /// At most so often.
@@ -78,7 +80,11 @@ impl Telling {
             };
             let address = address(look).or_else(|| before.map(|it| it.name.address.clone()));
             let address = address.unwrap_or_else(|| cut(look.target.as_str(), MAX_KEY_BYTES).to_owned());
-            let name = ServerName { system: None, replica: false, address };
+            let name = match (identifier(look), before) {
+                (Some((system, replica)), _) => ServerName { system: Some(system), replica, address },
+                (None, Some(before)) => ServerName { address, ..before.name.clone() },
+                (None, None) => ServerName { system: None, replica: false, address },
+            };
             self.known.insert(look.target.clone(), Known { name, slots });
         }
     }
@@ -191,6 +197,13 @@ fn limit(row: &PoolRow) -> Amount {
         Amount::Known(most) | Amount::Between(_, most) if is_young => Amount::between(0, most),
         other => other,
     }
+}
+
+/// The server's own identifier and whether it is a replica, where it tells both: a replica has its primary's.
+fn identifier(look: &ServerLook) -> Option<(String, bool)> {
+    let system = look.facts.identifier.as_ref()?.as_ref().ok()?;
+    let standing = look.facts.standing.as_ref()?.as_ref().ok()?;
+    Some((cut(system, MAX_KEY_BYTES).to_owned(), matches!(standing, Standing::Replica { .. })))
 }
 
 fn address(look: &ServerLook) -> Option<String> {

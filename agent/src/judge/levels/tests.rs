@@ -121,6 +121,29 @@ fn a_server_that_refuses_keeps_its_slots() {
 }
 
 #[test]
+fn a_server_is_named_by_what_it_said_once_whatever_address_it_is_reached_by() {
+    let mut telling = Telling::default();
+    let host = look(vec![instance(100, 1, Value::Known(30.0))]);
+    let mut asked = server(SERVER, vec![session(900, "10.0.0.9:40100")]);
+    let name = |levels: Option<Levels>| levels.expect("is told").pools[0].server.clone();
+    assert_eq!(name(telling.due(&host, [&asked].into_iter(), at(20))).system, None, "it did not say yet");
+    asked.facts.identifier = Some(Ok("7312".into()));
+    asked.facts.standing = Some(Ok(Standing::Primary(Vec::new())));
+    let known = ServerName { system: Some("7312".into()), replica: false, address: SERVER.into() };
+    assert_eq!(name(telling.due(&host, [&asked].into_iter(), at(30))), known);
+    // It is full: what it says of itself cannot be asked for.
+    let reason = Reason::Unreachable("PostgreSQL: too many clients already".into());
+    asked.facts.identifier = Some(Err(reason.clone()));
+    asked.facts.standing = Some(Err(reason.clone()));
+    asked.sessions = Err(reason);
+    assert_eq!(name(telling.due(&host, [&asked].into_iter(), at(40))), known);
+    // A replica has its primary's identifier.
+    asked.facts.identifier = Some(Ok("7312".into()));
+    asked.facts.standing = Some(Ok(Standing::Replica { is_fed: true, is_caught_up: true, last_change_age: None }));
+    assert!(name(telling.due(&host, [&asked].into_iter(), at(50))).replica);
+}
+
+#[test]
 fn thousands_of_pools_are_cut_and_the_rest_is_said_to_be_left_out() {
     let pools = (0..MAX_POOLS + 7).map(|it| pool(&format!("app-{it}"), it as u32 + 1, SERVER)).collect();
     let levels = told(pools, &[]);

@@ -224,7 +224,7 @@ fn apply(row: &mut Effective, change: Override, mistakes: &mut Vec<Mistake>) {
     row.changed = true;
     row.enabled = change.enabled.unwrap_or(true);
     row.allowed = change.allow_application_names;
-    if !row.allowed.is_empty() && !check.id.ends_with("_transaction") {
+    if !row.allowed.is_empty() && !check.id.ends_with("_transaction") && check.id != "pool.leak" {
         wrong("allow_application_names", (format!("{} does not look at sessions", check.id), "leave it out"));
     }
     // A bound in bytes has another meaning than the shipped share, so it replaces both bounds.

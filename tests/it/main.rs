@@ -14,6 +14,7 @@ mod packaging;
 mod places;
 mod pools;
 mod processes;
+mod servers;
 mod stage;
 mod xray_blocked;
 mod xray_churn;

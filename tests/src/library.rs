@@ -23,6 +23,8 @@ pub enum Library {
     Hikari,
     /// node-postgres: a stack.
     NodePg,
+    /// SQLAlchemy's QueuePool on PyMySQL, for MySQL and MariaDB: it rotates.
+    PyMySql,
 }
 
 /// How many connections a pool has.
@@ -57,7 +59,7 @@ const JARS: [(&str, &str); 4] = [
 const NODE: &str = "/usr/share/nodejs";
 
 impl Library {
-    /// All of them.
+    /// All of them that speak to PostgreSQL.
     pub const ALL: [Self; 7] = [
         Self::QueuePool,
         Self::QueuePoolLifo,
@@ -78,6 +80,7 @@ impl Library {
             Self::GoSql => "go-sql",
             Self::Hikari => "hikari",
             Self::NodePg => "node-pg",
+            Self::PyMySql => "pymysql",
         }
     }
 
@@ -88,6 +91,7 @@ impl Library {
             Self::QueuePoolLifo => Some("queue_pool_lifo"),
             Self::PsycopgPool => Some("rotating_pool"),
             Self::Asyncpg => Some("asyncpg_pool"),
+            Self::PyMySql => Some("pymysql_pool"),
             Self::GoSql | Self::Hikari | Self::NodePg => None,
         }
     }
@@ -96,10 +100,11 @@ impl Library {
     pub(crate) fn program(self, room: &Path) -> Result<Vec<PathBuf>, StageError> {
         let sources = workspace().join("tests/applications");
         match self {
-            Self::QueuePool | Self::QueuePoolLifo | Self::PsycopgPool | Self::Asyncpg => {
+            Self::QueuePool | Self::QueuePoolLifo | Self::PsycopgPool | Self::Asyncpg | Self::PyMySql => {
                 let (directory, package) = match self {
                     Self::PsycopgPool => ("psycopg_pool", "python3-psycopg-pool"),
                     Self::Asyncpg => ("asyncpg", "python3-asyncpg"),
+                    Self::PyMySql => ("pymysql", "python3-pymysql"),
                     _ => ("sqlalchemy", "python3-sqlalchemy"),
                 };
                 installed(&format!("{PYTHON}/{directory}"), package)?;

@@ -4,6 +4,7 @@
 //! by the process list, which knows ports but not whose a unix socket is, and may call hosts by name.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::discover::TargetKey;
@@ -11,6 +12,7 @@ use crate::inspect::postgres::DsnError;
 use crate::inspect::server::kept::{AskError, CONNECT_TIMEOUT, Kept, NoView, Session as _, Source};
 use crate::inspect::server::{ConnectError, Engine, Session, measures};
 use crate::inspect::{About, Inspector, Look, Reading, Reason, Rows, ServerLook, Value, network};
+use crate::kernel::unix_path;
 
 mod connection;
 mod dsn;
@@ -65,13 +67,22 @@ pub struct MySqlInspector {
     slots: Option<u32>,
     names: Names,
     named_at: Duration,
+    /// The unix socket of a server of this host that is asked over TCP.
+    listens: Option<Arc<str>>,
 }
 
 impl MySqlInspector {
     /// Makes no connection yet: the first look does.
     pub fn new(config: Config) -> Self {
         let target = TargetKey::server(&config.dsn.address(), config.dsn.database());
-        Self { target, kept: Kept::new(Server { config }), slots: None, names: Names::new(), named_at: Duration::ZERO }
+        Self {
+            target,
+            kept: Kept::new(Server { config }),
+            slots: None,
+            names: Names::new(),
+            named_at: Duration::ZERO,
+            listens: None,
+        }
     }
 
     async fn look(&mut self, now: Duration) -> Reading {
@@ -81,6 +92,7 @@ impl MySqlInspector {
         let (used, sessions) = match seen {
             Ok(seen) => {
                 self.slots = seen.slots.or(self.slots);
+                self.listens = seen.listens.as_deref().map(unix_path::real);
                 self.learn(&seen.rows, now).await;
                 let config = &self.kept.source.config;
                 let sessions = sessions::read(&seen.rows, &self.names, seen.view.sees_transactions, config.statements);
@@ -107,7 +119,7 @@ impl MySqlInspector {
             target: self.target.clone(),
             engine: Engine::MySql,
             addresses: self.kept.addresses(),
-            socket_path: self.kept.socket_path(),
+            socket_path: self.kept.socket_path().or_else(|| self.listens.clone()),
             connect: self.kept.connect(),
             refused: self.kept.refused().map(Into::into),
             sessions,
@@ -203,6 +215,8 @@ struct Seen {
     view: View,
     used: u32,
     slots: Option<u32>,
+    /// Its unix socket, when it is asked over this host's own address.
+    listens: Option<String>,
 }
 
 impl Source for Server {
@@ -246,6 +260,8 @@ impl Source for Server {
             view,
             used: used.ok_or_else(|| NoView::Unclear("Threads_connected".to_owned()))?,
             slots: slots.first().and_then(|row| row.number(0)),
+            // A server elsewhere may have one of the same name.
+            listens: session.listens.clone().filter(|_| session.address().is_some_and(|it| it.is_loopback())),
         })
     }
 }
@@ -261,6 +277,7 @@ fn version(text: &str) -> String {
 /// missing, and each costs one statement, once for a connection.
 async fn best_view(session: &mut Connection) -> Result<(View, Vec<Cells>), AskError> {
     let server = session.ask(sessions::SERVER).await?;
+    session.listens = server.first().and_then(|row| row.text(3)).filter(|it| it.starts_with('/')).map(str::to_owned);
     let is_on = server.first().and_then(|row| row.text(2)).is_some_and(|it| it == "1" || it.eq_ignore_ascii_case("on"));
     let all = [(true, true), (false, true), (true, false), (false, false)];
     let mut refused = None;

@@ -24,9 +24,11 @@ const NEEDED: [Package; 8] = [
     ("/sbin/ip", "iproute2"),
 ];
 
-/// A pooler, and the libraries whose pools the tests look at. Java runs a file of source by itself.
-const LIBRARIES: [Package; 10] = [
+/// A pooler, another server, and the libraries whose pools the tests look at. Java runs a file of source by itself.
+const LIBRARIES: [Package; 12] = [
     ("/usr/sbin/pgbouncer", "pgbouncer"),
+    ("/usr/sbin/mariadbd", "mariadb-server"),
+    ("/usr/lib/python3/dist-packages/pymysql", "python3-pymysql"),
     ("/usr/lib/python3/dist-packages/psycopg_pool", "python3-psycopg-pool"),
     ("/usr/lib/python3/dist-packages/psycopg", "python3-psycopg"),
     ("/usr/lib/python3/dist-packages/asyncpg", "python3-asyncpg"),

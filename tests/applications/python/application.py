@@ -16,7 +16,7 @@ import time
 
 import inbound
 
-ASK = "SELECT pg_backend_pid() FROM pg_sleep({})"
+ASK_POSTGRES = "SELECT pg_backend_pid() FROM pg_sleep({})"
 WORKERS = 6
 
 arguments = argparse.ArgumentParser()
@@ -27,6 +27,8 @@ arguments.add_argument("--least", type=int, required=True)
 arguments.add_argument("--library", required=True)
 arguments = arguments.parse_args()
 library = importlib.import_module(arguments.library)
+# The number of the session, after so many seconds.
+ASK = getattr(library, "ASK", ASK_POSTGRES)
 
 lock = threading.Lock()
 connections = {}

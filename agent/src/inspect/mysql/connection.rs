@@ -35,6 +35,8 @@ pub(super) struct Connection {
     address: Option<IpAddr>,
     /// What our user may see, once that was tried.
     pub(super) view: Option<super::View>,
+    /// The unix socket on which the server listens too, as it says itself.
+    pub(super) listens: Option<String>,
 }
 
 impl Connection {
@@ -114,7 +116,8 @@ pub(super) async fn open(dsn: &Dsn, addresses: &[SocketAddr], patience: Duration
         match time::timeout(share, dsn.session_at(*address).connect()).await {
             Ok(Ok(session)) => {
                 let seconds = begun.elapsed().as_secs_f64();
-                let mut connection = Connection { session: Some(session), seconds, address: *address, view: None };
+                let mut connection =
+                    Connection { session: Some(session), seconds, address: *address, view: None, listens: None };
                 restrain(&mut connection).await.map_err(|error| error.without_session(&named(dsn)))?;
                 return Ok(connection);
             }

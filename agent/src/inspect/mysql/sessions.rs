@@ -65,7 +65,7 @@ pub(super) const LIST: [&str; 2] = [
 
 /// What a server is.
 pub(super) const SERVER: &str = "/* tickbird */ SELECT CAST(VERSION() AS CHAR), CAST(CURRENT_USER() AS CHAR), \
-                                 CAST(@@global.performance_schema AS CHAR)";
+                                 CAST(@@global.performance_schema AS CHAR), CAST(@@global.socket AS CHAR)";
 
 /// Its slots, and how many are taken: told to everybody.
 pub(super) const SLOTS: &str = "/* tickbird */ SELECT CAST(@@global.max_connections AS CHAR)";

@@ -215,8 +215,10 @@ fn app(mut section: Section, pools: &mut Vec<PoolSource>) -> Option<host::Declar
     let name = section.text("name");
     let command = section.text("command");
     let expected = section.flag("expected").unwrap_or(false);
+    let (mut pooler, mut required_keys) = (None, Vec::new());
     let pool_limit = section.section("pool").and_then(|mut it| {
         pool_source::read(&mut it, name.as_deref().unwrap_or_default(), pools);
+        (pooler, required_keys) = pool_source::pooler(&mut it);
         it.whole("limit", 1, 1_000_000)
     });
     for (key, value) in [("name", &name), ("command", &command)] {
@@ -231,6 +233,8 @@ fn app(mut section: Section, pools: &mut Vec<PoolSource>) -> Option<host::Declar
         name: name?.into(),
         command: command?,
         pool_limit: pool_limit.and_then(|it| u32::try_from(it).ok()),
+        pooler,
+        required_keys,
         expected,
     })
 }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub mod application;
+pub mod dsn_keys;
 pub mod limits;
 pub mod processes;
 

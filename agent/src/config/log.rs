@@ -1,6 +1,6 @@
 //! `[[log]]` sections.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::reader::Section;
 use crate::inspect::log_tail::Config;
@@ -16,7 +16,7 @@ pub(super) fn read(root: &mut Section) -> Vec<Config> {
                 section.wrong("path", "is not an absolute path", Some("begin it with a slash".into()));
             }
             Some(it) if it.len() > 500 => section.wrong("path", "is longer than 500 bytes", None),
-            Some(it) if logs.iter().any(|earlier| earlier.path == PathBuf::from(it)) => {
+            Some(it) if logs.iter().any(|earlier| earlier.path == Path::new(it)) => {
                 section.wrong("path", "is the same file as a log before it", None);
             }
             Some(_) => (),

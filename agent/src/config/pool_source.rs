@@ -1,10 +1,37 @@
 //! `pool.metrics`, `pool.health` and `pool.endpoint` of an `[[app]]` section.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::{HOUR, PoolSource, SECOND, Section};
 use crate::inspect::http_endpoint::ConfigError;
 use crate::inspect::pool_metrics::{Config, Pointer, Pointers};
+use crate::inspect::server::PoolMode;
+
+/// `pool.pooler` and `pool.required`: how the pooler in front of the server hands out connections, and which keys a DSN
+/// needs then.
+pub(super) fn pooler(pool: &mut Section) -> (Option<PoolMode>, Vec<Arc<str>>) {
+    let modes = [PoolMode::Session, PoolMode::Transaction, PoolMode::Statement];
+    let mode = pool.text("pooler").and_then(|text| {
+        let mode = modes.into_iter().find(|it| it.as_str() == text);
+        if mode.is_none() {
+            let advice = "write \"transaction\", \"session\" or \"statement\"";
+            pool.wrong("pooler", "is no mode of a pooler", Some(advice.to_owned()));
+        }
+        mode
+    });
+    let required = pool.texts("required").unwrap_or_default();
+    for text in &required {
+        if text.len() > 200 || !text.split('|').all(|it| it.contains('=')) {
+            let advice = "write \"statement_cache_size=0\", alternatives with | between them";
+            pool.wrong("required", "has an item that is not key=value", Some(advice.to_owned()));
+        }
+    }
+    if !required.is_empty() && mode.is_none() {
+        pool.wrong("required", "is of use only with pool.pooler", None);
+    }
+    (mode, required.into_iter().map(Arc::from).collect())
+}
 
 /// Reads the sources of one application's pools.
 pub(super) fn read(pool: &mut Section, application: &str, sources: &mut Vec<PoolSource>) {

@@ -3,6 +3,9 @@
 //! Read are named keys of the environment, DSNs among them, and the command line. All of them may hold passwords, so
 //! what is kept is the number, whose pool it is, and the kind of place where it stood.
 
+use std::sync::Arc;
+
+use super::dsn_keys::Named;
 use crate::kernel::proc::strings;
 
 /// SQLAlchemy opens so many beyond `pool_size` when nobody says otherwise.
@@ -15,6 +18,7 @@ const MAX_SETTINGS: usize = 32;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
     found: Vec<Setting>,
+    named: Vec<Arc<Named>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +116,7 @@ impl Settings {
         for (key, source) in DSN_KEYS {
             if let Some(dsn) = strings::value_of(environment, key) {
                 settings.add(from_dsn(dsn, source));
+                settings.name(dsn, source);
             }
         }
         let number = |key: Option<&str>| key.and_then(|key| parse_limit(strings::value_of(environment, key)?));
@@ -128,6 +133,7 @@ impl Settings {
                 .map_or(*argument, |(_, value)| value);
             if value.contains("://") {
                 settings.add(from_dsn(value, COMMAND_LINE));
+                settings.name(value, COMMAND_LINE);
             }
         }
         settings
@@ -137,6 +143,17 @@ impl Settings {
         if self.found.len() < MAX_SETTINGS {
             self.found.extend(setting);
         }
+    }
+
+    fn name(&mut self, dsn: &str, source: &'static str) {
+        if self.named.len() < MAX_SETTINGS {
+            self.named.extend(Named::read(dsn, source).map(Arc::new));
+        }
+    }
+
+    /// The first DSN that leads to this port.
+    pub fn named_for(&self, port: u16) -> Option<Arc<Named>> {
+        self.named.iter().find(|it| it.port == port).cloned()
     }
 
     /// The limit of this process's pool to `port`, where `service` is what the port speaks, when it is known.

@@ -8,7 +8,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::discover::dsn_keys::Named;
 use crate::discover::{Application, End, Instance, TargetKey};
+use crate::inspect::server::PoolMode;
 use crate::inspect::{Reason, Value};
 
 mod attention;
@@ -191,6 +193,19 @@ pub struct PoolRow {
     pub process_age: Option<Duration>,
     /// Most connections that this instance's pool may open.
     pub limit: Limit,
+    /// How its process connects.
+    pub dsn: DsnRow,
+}
+
+/// What is known of how a process connects to one server.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DsnRow {
+    /// Its own DSN for this port, without anything secret.
+    pub named: Option<Arc<Named>>,
+    /// How the pooler there hands out connections, as the operator says.
+    pub pooler: Option<PoolMode>,
+    /// Keys that the operator requires of the DSN: `a=0|b=0`.
+    pub required: Vec<Arc<str>>,
 }
 
 /// Who holds a pool.

@@ -29,6 +29,7 @@ mod leak;
 mod lease;
 mod lines;
 mod order;
+mod params;
 mod row;
 mod sessions;
 mod sockets;
@@ -62,6 +63,7 @@ pub(super) struct Pools {
     dead: BTreeMap<TargetKey, close_wait::Dead>,
     sockets: sockets::Sockets,
     ghosts: ghost::Known,
+    modes: params::Modes,
     exhaustion: exhaustion::Exhaustion,
     verdicts: verdict::Verdicts,
     leaks: leak::Leaks,
@@ -111,6 +113,7 @@ impl Pools {
         self.exhaustion.unlearn(&pools);
         self.exhaustion.judge(&pools, now, tracks);
         self.sockets.judge(&pools, now, tracks);
+        params::judge(&self.modes, &pools, now, tracks);
         let mut unviewed = Vec::new();
         for (target, rows) in &pools {
             let place = place(rows[0]);
@@ -247,6 +250,7 @@ impl Pools {
             (Ok(_), _) if !is_strange_again => Some(Reason::NotYet("a second look at the server")),
             (Ok(_), _) => Some(Reason::Translated(look.target.as_str().trim_start_matches("server:").to_owned())),
         };
+        params::learn(&mut self.modes, look);
         ghost::judge(&mut self.ghosts, look, &join, unseen.as_ref(), &bases, now, tracks);
         // Where the application's own numbers are exact, sessions only say less.
         let mut by_sessions = bases.clone();

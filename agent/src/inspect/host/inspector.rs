@@ -23,6 +23,7 @@ use super::{Ended, Gap, HostLook, Owner, PoolRow, Unattributed, measures};
 use crate::discover::application::Declared;
 use crate::discover::processes::Processes;
 use crate::discover::{Instance, TargetKey};
+use crate::inspect::server::PoolMode;
 use crate::inspect::{About, Inspector, Look, Reading, Reason, Rows, Value};
 use crate::kernel::owners::{Candidate, Held, Kin, Owners, Wanted};
 use crate::kernel::proc::Proc;
@@ -67,6 +68,10 @@ pub struct DeclaredApp {
     pub command: String,
     /// Most connections of one process's pool.
     pub pool_limit: Option<u32>,
+    /// How the pooler that it connects to hands out connections; `None` when it is not said.
+    pub pooler: Option<PoolMode>,
+    /// Keys that its DSN needs behind such a pooler: `a=0|b=0`; empty for those of its driver.
+    pub required_keys: Vec<Arc<str>>,
     /// Whether its absence is worth telling.
     pub expected: bool,
 }

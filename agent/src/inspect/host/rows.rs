@@ -7,7 +7,7 @@ use super::endpoints::port_of_path;
 use super::inspector::Config;
 use super::pools::{self, Party};
 use super::watched::Watched;
-use super::{Limit, Owner, PoolRow};
+use super::{DsnRow, Limit, Owner, PoolRow};
 use crate::discover::processes::Processes;
 use crate::discover::{End, Instance, TargetKey};
 use crate::inspect::{Reason, Value};
@@ -31,6 +31,7 @@ pub(super) fn row_of(
         End::Unix(path) => port_of_path(path).unwrap_or_default(),
     };
     let closes_incomplete = matches!(remote, End::Unix(_));
+    let mut dsn = DsnRow::default();
     let (owner, target, limit, process_age) = match pool.key.party {
         Party::Process(instance) => {
             let process = processes.get(instance.pid).filter(|process| process.instance == instance)?;
@@ -41,6 +42,12 @@ pub(super) fn row_of(
                 Some(limit) => Limit { value: Value::Known(limit.into()), source: "configuration".into() },
                 None => limit_of(proc, watched, instance, process.uid, service, port),
             };
+            if let Some(app) = declared {
+                (dsn.pooler, dsn.required) = (app.pooler, app.required_keys.clone());
+            }
+            if let Some(Ok(settings)) = watched.settings(proc, instance) {
+                dsn.named = settings.named_for(port);
+            }
             (Owner::Seen { application, instance }, target, limit, ages.get(&instance).copied())
         }
         Party::Hidden(uid, cgroup) => {
@@ -55,7 +62,19 @@ pub(super) fn row_of(
         }
     };
     let pools::Seen { connections, births, closes, .. } = pool;
-    Some(PoolRow { target, owner, remote, service, connections, births, closes, closes_incomplete, process_age, limit })
+    Some(PoolRow {
+        target,
+        owner,
+        remote,
+        service,
+        connections,
+        births,
+        closes,
+        closes_incomplete,
+        process_age,
+        limit,
+        dsn,
+    })
 }
 
 fn limit_of(

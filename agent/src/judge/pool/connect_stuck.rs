@@ -29,7 +29,7 @@ pub(super) fn judge(all: &mut Trying, pools: &Instances<'_>, now: Moment, tracks
         let place = place(rows[0]);
         let subject = Subject { place: Some(&place), ..Subject::of(CheckId::ConnectStuck, target) };
         tracks.observe(subject, Seen::known(stuck.as_secs_f64()), now, || {
-            let what = format!("that wait for the server's first answer, for {}", words::seconds(stuck.as_secs_f64()));
+            let what = format!("waiting for the server's first answer, for {}", words::seconds(stuck.as_secs_f64()));
             case(rows, &trying, "sock_diag: SYN_SENT older than 1 s, and none was answered since", &what)
         });
     }

@@ -48,7 +48,7 @@ pub(super) fn judge(all: &mut Ends, pools: &Instances<'_>, now: Moment, tracks: 
         let subject = Subject { place: Some(&place), ..Subject::of(CheckId::Storm, target) };
         tracks.observe(subject, Seen::value(value), now, || {
             let rule = "half of the pool in place of ended ones, or 20, born within 10 s in a process older than 60 s";
-            case(rows, &fresh, rule, "that were all opened within 10 s")
+            case(rows, &fresh, rule, "opened within 10 s")
         });
     }
     all.retain(|_, ends| ends.back().is_some_and(|(at, _)| now.mono.saturating_sub(*at) < ENDED));

@@ -71,6 +71,7 @@ pub(crate) fn pool(name: &str, pid: u32, remote: &str) -> PoolRow {
         closes_incomplete: false,
         process_age: Some(Duration::from_secs(3600)),
         limit: Limit { value: Value::Unknown(Reason::NotYet("none")), source: "nobody".into() },
+        dsn: crate::inspect::host::DsnRow::default(),
     }
 }
 

@@ -30,6 +30,8 @@ impl Stage {
             name: (*name).into(),
             command: (*command).into(),
             pool_limit: None,
+            pooler: None,
+            required_keys: Vec::new(),
             expected: true,
         });
         let config = Config { apps: apps.collect(), own_pid, ..Config::default() };

@@ -1,7 +1,7 @@
 //! What an application says of its own pools: its metrics, or a page of its health.
 //!
 //! Only here are used connections and waiting callers exact numbers. Each format has a parser of its own; all of them
-//! give [`Numbers`], which `shape` makes of the names that a library uses. What a source does not say stays unknown.
+//! give `Numbers`, which `shape` makes of the names that a library uses. What a source does not say stays unknown.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -10,7 +10,7 @@ use crate::discover::processes::Processes;
 use crate::discover::{End, Instance};
 use crate::kernel::owners::{Held, Owners};
 
-/// The eyes of [`Pools`].
+/// The eyes of `pools::Pools`.
 pub(super) struct World<'a> {
     pub(super) owners: &'a Owners,
     pub(super) processes: &'a Processes,

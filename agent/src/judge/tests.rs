@@ -20,6 +20,7 @@ mod poolers;
 mod pools;
 mod processes;
 pub(crate) mod rows;
+mod second_pools;
 mod sessions;
 mod sockets;
 mod states;

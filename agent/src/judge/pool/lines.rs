@@ -3,6 +3,10 @@
 //! *Rotation*: in a pool that hands out the longest idle first, a connection that is passed over again and again is not
 //! in the queue: somebody holds it. *Growth*: a pool that opens only on demand opened one more than ever before, so at
 //! that moment every other connection was leased, the idle ones too. Both end with the connection's next traffic.
+//!
+//! Two pools of one process to one server look like one where the server does not tell them apart. So a connection is
+//! missed from a rotation only if it used to take its turn in it, and growth speaks of a pool only while those that it
+//! witnessed stay away: one that comes back was at rest in another pool.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -17,12 +21,25 @@ use crate::inspect::server::Session;
 pub(super) const SLACK: Duration = Duration::from_millis(50);
 /// A connection used so lately is in rotation.
 const IN_ROTATION: Duration = Duration::from_secs(5);
-/// Looks in rotation before it can be missed from it.
+/// Looks in rotation before it is called free.
 const LOOKS_IN_ROTATION: u8 = 5;
+/// A connection that takes its turn comes back after so many rounds: some others are leased for longer. One that comes
+/// sooner stands in no queue.
+const IN_TURN: std::ops::RangeInclusive<f64> = 0.5..=1.5;
+/// Turns after which a connection counts among those that rotate.
+const ROTATES: u8 = 2;
+/// Turns it took before it can be missed from a rotation,
+const TURNS: u8 = 5;
+/// at most this many of which are remembered.
+const MOST_TURNS: u8 = 8;
 /// A quieter one may be held.
 const QUIET: Duration = Duration::from_secs(10);
+/// One that was there before the agent and was hardly used since may rest for longer.
+const LONG_QUIET: Duration = Duration::from_secs(120);
 /// Rounds of the others that it was passed over in.
-const ROUNDS: u64 = 5;
+const ROUNDS: f64 = 5.0;
+/// And so many times more of them than ever of late.
+const TIMES_LONGEST: f64 = 2.0;
 /// Others that rotate at least.
 const LEAST_ROTATING: usize = 3;
 /// Only connections used so lately are asked for the order.
@@ -37,8 +54,23 @@ const START: Duration = Duration::from_secs(60);
 const WITNESS_LEAST: Duration = Duration::from_secs(2);
 /// One that was idle for longer belongs perhaps to another pool.
 const WITNESS_MOST: Duration = Duration::from_secs(120);
-/// Connections that stopped so near to one another: perhaps a second pool that went quiet.
+/// A birth that is to prove something is handed out again within this time, as a pool's connection is.
+const JOINS: Duration = Duration::from_secs(60);
+/// Or so many are born and none is handed out again: each was kept at once.
+const ALL_KEPT: usize = 3;
+/// It may be quiet for so many times its usual gap,
+const TIMES_GAP: u32 = 6;
+/// which after fewer uses is not known yet: the mean of its life stands for it.
+const FEW_USES: u32 = 4;
+/// A single quiet one may be the bottom of another pool's stack.
+const LEAST_QUIET: usize = 2;
+/// One birth may have been another pool's first.
+const LEAST_GROWN: u32 = 2;
+/// Connections that stopped so near to one another: perhaps a second pool that went quiet. A slow pool's stop within
+/// two of its rounds.
 const GROUP: Duration = Duration::from_secs(1);
+/// The longest such time.
+const LONGEST_GROUP: Duration = Duration::from_secs(30);
 /// This many of them.
 const GROUP_LEAST: usize = 3;
 /// Connections of one host that are remembered.
@@ -108,12 +140,79 @@ pub(super) struct Sight {
 #[derive(Debug)]
 struct Line {
     key: Key,
+    first_seen: Duration,
+    born: bool,
     used_at: Duration,
     /// Picks of its pool when it was last used.
     picks: u64,
     looks_in_rotation: u8,
+    /// Uses that came when its turn was, less those that did not.
+    turns: u8,
+    /// Uses seen.
+    uses: u32,
+    /// Between two of its uses: a moving mean, and the longest of late.
+    typical_gap: Duration,
+    longest_gap: Duration,
+    /// Rounds of the others that it was passed over of late, though it came back.
+    longest_wait: f64,
+    /// It was witnessed, and came back soon.
+    is_restful: bool,
+    /// When it was idle while the pool opened one more.
+    witness: Option<Duration>,
     held: Option<HeldBy>,
     look: u64,
+}
+
+impl Line {
+    fn new(key: &Key, sight: &Sight, picks: u64, look: u64) -> Self {
+        Self {
+            key: key.clone(),
+            first_seen: sight.first_seen,
+            born: sight.born,
+            used_at: sight.used_at,
+            picks,
+            looks_in_rotation: 0,
+            turns: 0,
+            uses: 0,
+            typical_gap: Duration::ZERO,
+            longest_gap: Duration::ZERO,
+            longest_wait: 0.0,
+            is_restful: false,
+            witness: None,
+            held: None,
+            look,
+        }
+    }
+
+    /// For how long it may be quiet and come back, going by what it did so far; `None` when it was never seen at work.
+    fn patience(&self) -> Option<Duration> {
+        let mean = self.used_at.saturating_sub(self.first_seen) / self.uses.max(1);
+        let (least, gap) = match self.uses {
+            0 if !self.born => return None,
+            // What it did before the agent came is not known.
+            0..FEW_USES if !self.born => (LONG_QUIET, mean),
+            0..FEW_USES => (QUIET, mean),
+            _ => (QUIET, self.typical_gap.max(mean)),
+        };
+        Some(least.max(self.longest_gap * 2).max(gap * TIMES_GAP))
+    }
+
+    /// Data went over it at `at`, after `passes` uses of the `others` that rotate.
+    fn used(&mut self, at: Duration, passes: u64, others: u64) {
+        let gap = at.saturating_sub(self.used_at);
+        self.typical_gap = if self.uses == 0 { gap } else { (self.typical_gap * 3 + gap) / 4 };
+        self.longest_gap = gap.max(self.longest_gap * 7 / 8);
+        if others > 0 {
+            let rounds = passes as f64 / others as f64;
+            self.longest_wait = rounds.max(self.longest_wait * 7.0 / 8.0);
+            self.turns = match IN_TURN.contains(&rounds) {
+                true => (self.turns + 1).min(MOST_TURNS),
+                false => self.turns.saturating_sub(2),
+            };
+        }
+        self.uses = self.uses.saturating_add(1);
+        (self.used_at, self.held) = (at, None);
+    }
 }
 
 /// What is remembered of one pool.
@@ -124,10 +223,32 @@ struct Pool {
     picks: u64,
     high_water: usize,
     closed_at: Option<Duration>,
-    /// Births that opened one more than ever before, to be looked at once their closes are known.
-    grown: VecDeque<Duration>,
+    /// Births that opened one more than ever before, to be looked at once their closes and their first uses are known.
+    grown: VecDeque<Grown>,
+    /// How many of these proved something.
+    proved: u32,
+    /// Of the connections that were witnessed: how many came back soon, and how many after minutes.
+    returned: u32,
+    stayed: u32,
     used_at: Duration,
     look: u64,
+}
+
+impl Pool {
+    /// One that was witnessed is used again, so long after that.
+    fn returned(&mut self, after: Duration) {
+        *if after <= WITNESS_MOST { &mut self.returned } else { &mut self.stayed } += 1;
+        if self.returned + self.stayed > 64 {
+            (self.returned, self.stayed) = (self.returned / 2, self.stayed / 2);
+        }
+    }
+}
+
+/// A birth that opened one more than ever before.
+#[derive(Debug, Clone, Copy)]
+struct Grown {
+    at: Duration,
+    cookie: u64,
 }
 
 /// Every connection and pool.
@@ -167,26 +288,37 @@ impl Lines {
             if self.lines.len() >= MAX_LINES && !self.lines.contains_key(&sight.cookie) {
                 continue;
             }
-            let line = self.lines.entry(sight.cookie).or_insert_with(|| Line {
-                key: key.clone(),
-                used_at: sight.used_at,
-                picks: pool.picks,
-                looks_in_rotation: 0,
-                held: None,
-                look,
-            });
-            line.look = look;
+            let line = self.lines.entry(sight.cookie).or_insert_with(|| Line::new(key, sight, pool.picks, look));
             if line.key != *key {
                 // Its pool has a name now; what was counted among strangers does not count.
-                (line.key, line.picks, line.looks_in_rotation, line.held) = (key.clone(), pool.picks, 0, None);
+                *line = Line::new(key, sight, pool.picks, look);
             }
+            line.look = look;
             if sight.used_at > line.used_at + SLACK {
-                line.used_at = sight.used_at;
-                line.held = None;
-                pool.picks += 1;
-                pool.used_at = now;
-                used.push(sight.cookie);
+                used.push((sight.cookie, sight.used_at));
             }
+        }
+        let picks = pool.picks + used.len() as u64;
+        let rotates =
+            |it: &&Sight| self.lines.get(&it.cookie).is_some_and(|line| line.turns >= ROTATES && line.held.is_none());
+        let rotating = sights.iter().filter(rotates).count();
+        for (cookie, used_at) in &used {
+            let Some(line) = self.lines.get_mut(cookie) else { continue };
+            let is_other = |it: &&Sight| it.cookie != *cookie && it.used_at > line.used_at + SLACK;
+            let others = sights.iter().filter(is_other).count().max(rotating.saturating_sub(1)) as u64;
+            if let Some(at) = line.witness.take() {
+                let after = used_at.saturating_sub(at);
+                line.is_restful |= after <= WITNESS_MOST;
+                pool.returned(after);
+            }
+            line.used(*used_at, (picks - line.picks).saturating_sub(1), others);
+            // Counted from the end of the look: which of several uses came first is not known.
+            line.picks = picks;
+            pool.used_at = now;
+        }
+        pool.picks = picks;
+        for sight in sights {
+            let Some(line) = self.lines.get_mut(&sight.cookie) else { continue };
             let is_in_rotation = now.saturating_sub(line.used_at) <= IN_ROTATION;
             line.looks_in_rotation = match (is_in_rotation, line.looks_in_rotation) {
                 (true, looks) => looks.saturating_add(1).min(LOOKS_IN_ROTATION),
@@ -195,17 +327,12 @@ impl Lines {
                 (false, _) => 0,
             };
         }
-        // Counted from the end of the look: which of several uses came first is not known.
-        for cookie in used {
-            if let Some(line) = self.lines.get_mut(&cookie) {
-                line.picks = pool.picks;
-            }
-        }
         Self::ask_order(pool, sights, now);
         if sights.len() > pool.high_water {
-            let born = sights.iter().filter(|it| it.born && !is_new).map(|it| it.first_seen).max();
-            if let Some(at) = born.filter(|at| pool.high_water > 0 && now.saturating_sub(*at) <= NO_CLOSE / 2) {
-                pool.grown.push_back(at);
+            let born = sights.iter().filter(|it| it.born && !is_new).max_by_key(|it| it.first_seen);
+            let is_late = |it: &&Sight| now.saturating_sub(it.first_seen) > NO_CLOSE / 2;
+            if let Some(it) = born.filter(|it| pool.high_water > 0 && !is_late(it)) {
+                pool.grown.push_back(Grown { at: it.first_seen, cookie: it.cookie });
             }
             pool.high_water = sights.len();
         }
@@ -227,6 +354,12 @@ impl Lines {
     /// The rule that names a connection, if one does.
     pub(super) fn held(&self, cookie: u64) -> Option<HeldBy> {
         self.lines.get(&cookie)?.held
+    }
+
+    /// A quiet connection's last use and its usual gap, if a rule names it.
+    pub(super) fn stop(&self, cookie: u64) -> Option<Stop> {
+        let line = self.lines.get(&cookie).filter(|it| it.held.is_some())?;
+        Some(Stop { cookie, at: line.used_at, gap: line.typical_gap })
     }
 
     /// Whether an idle connection takes its turn in a pool that rotates.
@@ -261,8 +394,9 @@ impl Lines {
             let others = sights.iter().filter(|it| it.used_at > sight.used_at + SLACK).count();
             let Some(line) = self.lines.get_mut(&sight.cookie) else { continue };
             let passes = pool.picks - line.picks;
-            let was_in = line.looks_in_rotation == LOOKS_IN_ROTATION;
-            if was_in && others >= LEAST_ROTATING && passes >= ROUNDS * others as u64 {
+            let rounds = passes as f64 / others.max(1) as f64;
+            let is_missed = rounds >= ROUNDS.max(line.longest_wait * TIMES_LONGEST);
+            if line.turns >= TURNS && others >= LEAST_ROTATING && is_missed {
                 line.held.get_or_insert(HeldBy::Rotation { passes, others });
             }
         }
@@ -270,33 +404,80 @@ impl Lines {
 
     fn growth(&mut self, key: &Key, sights: &[Sight], age: Option<Duration>, grows: bool, now: Duration) {
         let Some(pool) = self.pools.get_mut(key) else { return };
-        while let Some(at) = pool.grown.front().copied().filter(|at| now.saturating_sub(*at) >= SETTLE) {
-            pool.grown.pop_front();
-            let was_old = age.is_some_and(|age| age.saturating_sub(now.saturating_sub(at)) > START);
-            let closed = pool.closed_at.is_some_and(|closed| closed + NO_CLOSE > at);
-            if !grows || !was_old || closed {
+        let settled = pool.grown.iter().filter(|it| now.saturating_sub(it.at) >= SETTLE).count();
+        let mut waiting = VecDeque::new();
+        for grown in std::mem::take(&mut pool.grown) {
+            let at = grown.at;
+            let since = now.saturating_sub(at);
+            let was_old = age.is_some_and(|age| age.saturating_sub(since) > START);
+            let closed = pool.closed_at.is_some_and(|closed| closed + NO_CLOSE > at && closed <= at + SETTLE);
+            let newborn = sights.iter().find(|it| it.cookie == grown.cookie && !it.apart);
+            let (Some(_), true, true, false) = (newborn, grows, was_old, closed) else { continue };
+            let is_used = self.lines.get(&grown.cookie).is_some_and(|line| line.uses > 0);
+            if since < SETTLE || !is_used && settled < ALL_KEPT {
+                if since < JOINS {
+                    waiting.push_back(grown);
+                }
                 continue;
             }
+            pool.proved += 1;
             for sight in sights.iter().filter(|it| it.idle && !it.apart && it.first_seen < at) {
                 let quiet = at.saturating_sub(sight.used_at);
                 if (WITNESS_LEAST..=WITNESS_MOST).contains(&quiet)
                     && let Some(line) = self.lines.get_mut(&sight.cookie)
                 {
-                    line.held.get_or_insert(HeldBy::Growth { witness: at });
+                    line.witness.get_or_insert(at);
                 }
+            }
+        }
+        pool.grown = waiting;
+        self.believe(key, sights, now);
+    }
+
+    /// Names those that were witnessed, while the others that were stay away.
+    fn believe(&mut self, key: &Key, sights: &[Sight], now: Duration) {
+        let Some(pool) = self.pools.get_mut(key) else { return };
+        let witnessed: Vec<u64> = sights
+            .iter()
+            .filter(|it| self.lines.get(&it.cookie).is_some_and(|line| line.witness.is_some()))
+            .map(|it| it.cookie)
+            .collect();
+        let away = witnessed.len() as u32 + pool.stayed;
+        let is_believed = pool.proved >= LEAST_GROWN && pool.returned * 3 <= away;
+        let is_quiet = |line: &Line| line.patience().is_some_and(|it| now.saturating_sub(line.used_at) > it);
+        let quiet = witnessed.iter().filter_map(|it| self.lines.get(it)).filter(|it| is_quiet(it)).count();
+        for cookie in witnessed {
+            let Some(line) = self.lines.get_mut(&cookie) else { continue };
+            let Some(at) = line.witness else { continue };
+            match line.held {
+                None if is_believed && quiet >= LEAST_QUIET && !line.is_restful && is_quiet(line) => {
+                    line.held = Some(HeldBy::Growth { witness: at });
+                }
+                Some(HeldBy::Growth { .. }) if !is_believed => line.held = None,
+                _ => (),
             }
         }
     }
 }
 
-/// Those of some quiet connections that stopped together: three or more, each within a second of the next.
-pub(super) fn stopped_together(quiet: &[(u64, Duration)]) -> HashSet<u64> {
-    let mut quiet = quiet.to_vec();
-    quiet.sort_by_key(|(_, at)| *at);
+/// One quiet connection: when it stopped, and what lay between its uses.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stop {
+    pub(super) cookie: u64,
+    pub(super) at: Duration,
+    pub(super) gap: Duration,
+}
+
+/// Those of some quiet connections that stopped together: three or more, each within a second of the next, or within
+/// two rounds of a slow pool.
+pub(super) fn stopped_together(mut stops: Vec<Stop>) -> HashSet<u64> {
+    stops.sort_by_key(|it| it.at);
     let mut together = HashSet::new();
-    for three in quiet.windows(GROUP_LEAST) {
-        if three[GROUP_LEAST - 1].1.saturating_sub(three[0].1) <= GROUP {
-            together.extend(three.iter().map(|(cookie, _)| *cookie));
+    for three in stops.windows(GROUP_LEAST) {
+        let gap = three.iter().map(|it| it.gap).min().unwrap_or_default();
+        let within = (gap * 2).clamp(GROUP, LONGEST_GROUP);
+        if three[GROUP_LEAST - 1].at.saturating_sub(three[0].at) <= within {
+            together.extend(three.iter().map(|it| it.cookie));
         }
     }
     together

@@ -142,12 +142,8 @@ impl Verdicts {
         let groups = self.grouped(row).into_iter();
         groups
             .map(|(key, connections)| {
-                let quiet: Vec<(u64, Duration)> = connections
-                    .iter()
-                    .filter(|it| self.lines.held(it.cookie).is_some())
-                    .map(|it| (it.cookie, now.saturating_sub(used_age(it).unwrap_or_default())))
-                    .collect();
-                let together = stopped_together(&quiet);
+                let stops = connections.iter().filter_map(|it| self.lines.stop(it.cookie)).collect();
+                let together = stopped_together(stops);
                 let judged = |connection: &&'a Connection| {
                     let mut it = self.judged(&key, row, connection, sessions, now);
                     // Only a rule's word is weakened by it, never the server's.
@@ -210,6 +206,7 @@ impl Verdicts {
             && let Some(said) = said
             && said.engine == Engine::PostgreSql
             && self.resets.contains_key(&connection.cookie)
+            && said.session.statement.is_some()
         {
             it.verdict = if is_reset(said) { Verdict::Free } else { Verdict::Leased };
             it.rule = "asyncpg's reset";

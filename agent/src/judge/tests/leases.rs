@@ -16,10 +16,10 @@ const REMOTE: &str = "10.0.0.5:5432";
 const GRAIN: f64 = 0.004;
 
 /// Numbers that look random and are the same in every run.
-struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
-    fn unit(&mut self) -> f64 {
+    pub(super) fn unit(&mut self) -> f64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -33,38 +33,45 @@ impl Dice {
 }
 
 /// One connection of the simulated pool.
-struct Line {
-    port: u16,
+pub(super) struct Line {
+    pub(super) port: u16,
     born: f64,
     /// Handed out, and its answer has not come.
     sent: f64,
     received: f64,
     /// When it is given back; infinite for a leak.
     back: f64,
-    leaked: Option<f64>,
+    pub(super) leaked: Option<f64>,
 }
 
 /// A pool with traffic.
-struct Sim {
+pub(super) struct Sim {
     dice: Dice,
     fifo: bool,
-    rate: f64,
-    most: usize,
-    lines: Vec<Line>,
+    pub(super) rate: f64,
+    pub(super) most: usize,
+    /// Port of the first connection.
+    base: u16,
+    pub(super) lines: Vec<Line>,
     free: VecDeque<usize>,
     next: f64,
     now: f64,
     /// Every so many requests one connection is not given back, until so many are.
-    leak_each: usize,
-    leak_most: usize,
+    pub(super) leak_each: usize,
+    pub(super) leak_most: usize,
     requests: usize,
     served: usize,
 }
 
 impl Sim {
-    fn new(seed: u64, fifo: bool, rate: f64, open: usize) -> Self {
+    pub(super) fn new(seed: u64, fifo: bool, rate: f64, open: usize) -> Self {
+        Self::beside(seed, fifo, rate, open, 40_000)
+    }
+
+    /// One whose connections have ports from `base` on.
+    pub(super) fn beside(seed: u64, fifo: bool, rate: f64, open: usize, base: u16) -> Self {
         let lines = |index: usize| Line {
-            port: 40_000 + index as u16,
+            port: base + index as u16,
             born: -900.0,
             sent: -800.0,
             received: -800.0,
@@ -76,6 +83,7 @@ impl Sim {
             fifo,
             rate,
             most: open,
+            base,
             lines: (0..open).map(lines).collect(),
             free: (0..open).collect(),
             next: 0.0,
@@ -122,7 +130,7 @@ impl Sim {
             Some(index) => index,
             None if self.lines.len() < self.most => {
                 self.lines.push(Line {
-                    port: 40_000 + self.lines.len() as u16,
+                    port: self.base + self.lines.len() as u16,
                     born: self.now,
                     sent: self.now,
                     received: self.now,
@@ -158,7 +166,7 @@ impl Sim {
     }
 
     /// One look, and 30 ms later a second dump.
-    fn look(&mut self, at: f64) -> Vec<Connection> {
+    pub(super) fn look(&mut self, at: f64) -> Vec<Connection> {
         self.work(at);
         let mut seen = self.connections();
         let before: Vec<f64> = self.lines.iter().map(|it| it.sent).collect();
@@ -210,7 +218,7 @@ impl Score {
     }
 }
 
-fn host(connections: Vec<Connection>, limit: usize) -> HostLook {
+pub(super) fn host(connections: Vec<Connection>, limit: usize) -> HostLook {
     let mut row: PoolRow = pool("shop", 77, REMOTE);
     row.births = connections.iter().filter(|it| it.born && it.seen_for < Duration::from_secs(1)).count() as u32;
     row.connections = connections;
@@ -298,8 +306,7 @@ fn two_connections_in_one_pool_that_stop_and_come_back_are_no_leak() {
     let mut night = Night::begin();
     let mut sim = Sim::new(11, true, 20.0, 10);
     // A second pool to the same server in the same process, which goes quiet at once.
-    let mut second = Sim::new(12, true, 20.0, 6);
-    second.lines.iter_mut().for_each(|it| it.port += 100);
+    let mut second = Sim::beside(12, true, 20.0, 6, 40_100);
     for second_of in 1..=400 {
         let at = f64::from(second_of);
         if second_of == 200 {

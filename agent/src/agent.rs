@@ -27,6 +27,7 @@ use crate::inspect::pgbouncer::PgBouncerInspector;
 use crate::inspect::pool_metrics::PoolInspector;
 use crate::inspect::postgres::PostgresInspector;
 use crate::inspect::recording::Recorder;
+use crate::inspect::resolver::{Names, NamesInspector};
 use crate::inspect::schedule::{self, Clock, Looked};
 use crate::inspect::summary::Minutes;
 use crate::inspect::{Inspector, Reading, Rows};
@@ -384,6 +385,8 @@ struct Eyes {
     ended: mpsc::Receiver<Ended>,
     /// Where servers are, told to the host inspector as their addresses become known.
     endpoints: Endpoints,
+    /// Names of servers, told to the resolver's inspector as they are come across.
+    names: Names,
     /// What looks at the host do only when the judge asks for it.
     attention: Attention,
     /// Per server (inspector's name): its pace and the two it may have.
@@ -432,13 +435,21 @@ impl Eyes {
         for log in &config.logs {
             steady.push(start(Box::new(LogInspector::new(log.clone())), LOG_INTERVAL, LOG_INTERVAL * 10));
         }
-        Self { looked, ended, endpoints, attention, paces, _steady: steady }
+        let names = Names::default();
+        let resolver = Box::new(NamesInspector::new(names.clone()));
+        steady.push(start(resolver, config.resolver_interval, config.resolver_interval * 3));
+        Self { looked, ended, endpoints, names, attention, paces, _steady: steady }
     }
 
-    /// Connections to a configured server are a pool, whatever its port.
+    /// Connections to a configured server are a pool, whatever its port, and names in DSNs are worth asking for.
     fn learn(&self, looked: &Looked) {
-        if let Some(Reading { rows: Rows::Server(look), .. }) = &looked.reading {
-            self.endpoints.learn(&looked.inspector, look);
+        match &looked.reading {
+            Some(Reading { rows: Rows::Server(look), .. }) => {
+                self.endpoints.learn(&looked.inspector, look);
+                self.names.learn_server(&looked.inspector, look);
+            }
+            Some(Reading { rows: Rows::Host(look), .. }) => self.names.learn_host(look),
+            _ => (),
         }
     }
 

@@ -55,6 +55,8 @@ pub struct Config {
     pub buffer: buffer::Config,
     /// Between two looks at sockets and processes. Default 1 s.
     pub host_interval: Duration,
+    /// Between two questions for the names of servers. Default 15 s.
+    pub resolver_interval: Duration,
     /// The files this came from.
     pub files: Vec<PathBuf>,
 }
@@ -87,6 +89,8 @@ pub struct PoolSource {
 }
 
 const SECOND: Duration = Duration::from_secs(1);
+/// Between two questions for the names of servers.
+const RESOLVER_INTERVAL: Duration = Duration::from_secs(15);
 const HOUR: Duration = Duration::from_secs(3600);
 /// Default of `state_dir`; systemd's `StateDirectory=` makes it.
 const STATE_DIR: &str = "/var/lib/tickbird-agent";
@@ -171,6 +175,10 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
     if let Some(mut section) = root.section("host") {
         host_interval = section.duration("interval", SECOND / 10, HOUR).unwrap_or(SECOND);
     }
+    let mut resolver_interval = RESOLVER_INTERVAL;
+    if let Some(mut section) = root.section("resolver") {
+        resolver_interval = section.duration("interval", SECOND, HOUR).unwrap_or(RESOLVER_INTERVAL);
+    }
     let checks = checks(&mut root);
     Config {
         state_dir,
@@ -187,6 +195,7 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
         checks,
         buffer,
         host_interval,
+        resolver_interval,
         files,
     }
 }

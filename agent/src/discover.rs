@@ -50,6 +50,13 @@ impl TargetKey {
         Self(format!("server:{address}/{database}").into())
     }
 
+    /// The name or address in the key of a database server; `None` for another target.
+    pub fn server_host(&self) -> Option<&str> {
+        let (address, _) = self.0.strip_prefix("server:")?.split_once('/')?;
+        let (host, _) = address.rsplit_once(':')?;
+        Some(host.trim_start_matches('[').trim_end_matches(']'))
+    }
+
     /// An HTTP endpoint; `url` has no credentials, query or fragment.
     pub fn endpoint(url: &str) -> Self {
         Self(format!("endpoint:{url}").into())

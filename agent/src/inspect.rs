@@ -20,6 +20,7 @@ pub mod pgbouncer;
 pub mod pool_metrics;
 pub mod postgres;
 pub mod recording;
+pub mod resolver;
 pub mod schedule;
 pub mod server;
 pub mod summary;
@@ -29,6 +30,7 @@ pub use host::HostLook;
 pub use http_endpoint::Probe;
 pub use log_tail::LogLook;
 pub use pool_metrics::PoolStats;
+pub use resolver::NamesLook;
 pub use server::ServerLook;
 
 /// Reads one source of facts. Measures; never judges, stores or sends.
@@ -250,4 +252,6 @@ pub enum Rows {
     PoolStats(PoolStats),
     /// New lines of one log.
     Log(LogLook),
+    /// What the names of databases lead to.
+    Names(NamesLook),
 }

@@ -221,6 +221,7 @@ impl Judge {
             Rows::PoolStats(said) => self.pools.stats(said, now, &mut self.tracks),
             Rows::Probe(probe) => self.endpoints.look(probe, now, &mut self.tracks),
             Rows::Log(look) => self.logs.look(look, now, &mut self.tracks),
+            Rows::Names(look) => self.pools.names(look, now),
         }
         self.own.tell_blind(now, &mut self.tracks);
         self.tracks.take()

@@ -10,6 +10,7 @@ mod exhaustion;
 mod fleet;
 mod healthy;
 mod leak;
+mod names;
 mod packaging;
 mod places;
 mod pools;

@@ -6,7 +6,7 @@ use super::print_json;
 use crate::config::Config;
 #[cfg(feature = "mysql")]
 use crate::inspect::mysql;
-use crate::inspect::{About, host, http_endpoint, log_tail, pgbouncer, pool_metrics, postgres};
+use crate::inspect::{About, host, http_endpoint, log_tail, pgbouncer, pool_metrics, postgres, resolver};
 
 pub(super) fn defaults(config: &Config, as_json: bool) -> u8 {
     let table = config.checks.table();
@@ -30,6 +30,7 @@ const INSPECTORS: &[&About] = &[
     &pool_metrics::ABOUT,
     &http_endpoint::ABOUT,
     &log_tail::ABOUT,
+    &resolver::ABOUT,
 ];
 
 pub(super) fn inspectors(as_json: bool) -> u8 {
@@ -46,7 +47,10 @@ pub(super) fn inspectors(as_json: bool) -> u8 {
         return 0;
     }
     for it in INSPECTORS {
-        println!("{}\n  reads  {}\n  needs  {}\n  costs  {}\n  gives", it.name, it.source, it.needs, it.cost);
+        println!("{}\n  reads  {}\n  needs  {}\n  costs  {}", it.name, it.source, it.needs, it.cost);
+        if !it.measures.is_empty() {
+            println!("  gives");
+        }
         for m in it.measures {
             println!("    {:32} {:10} {}", m.name, m.unit.as_str(), m.meaning);
         }

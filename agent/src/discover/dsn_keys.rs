@@ -20,6 +20,19 @@ const SAFE_KEYS: [&str; 12] = [
     "binary_parameters",
     "prefer_simple_protocol",
 ];
+const POSTGRESQL: u16 = 5432;
+/// How the URLs begin, and the usual ports.
+const SCHEMES: [(&str, u16); 9] = [
+    ("postgres", POSTGRESQL),
+    ("postgresql", POSTGRESQL),
+    ("mysql", 3306),
+    ("mariadb", 3306),
+    ("redis", 6379),
+    ("rediss", 6379),
+    ("amqp", 5672),
+    ("amqps", 5671),
+    ("mongodb", 27017),
+];
 const MAX_NAME: usize = 255;
 const MAX_VALUE: usize = 40;
 
@@ -48,15 +61,14 @@ impl Named {
         })
     }
 
-    /// Reads a URL of PostgreSQL; `None` for anything else, several hosts among it.
+    /// Reads a URL of a server whose pools are watched; `None` for anything else, several hosts among it.
     pub fn read(dsn: &str, source: &'static str) -> Option<Self> {
         let (is_jdbc, dsn) = dsn.strip_prefix("jdbc:").map_or((false, dsn), |rest| (true, rest));
         let (scheme, rest) = dsn.split_once("://")?;
         let (engine, library) = scheme.split_once('+').unwrap_or((scheme, ""));
-        if !matches!(engine, "postgres" | "postgresql") {
-            return None;
-        }
+        let (_, default_port) = *SCHEMES.iter().find(|(scheme, _)| *scheme == engine)?;
         let driver = match library {
+            _ if default_port != POSTGRESQL => None,
             _ if is_jdbc => Some("jdbc"),
             "asyncpg" => Some("asyncpg"),
             "psycopg" | "psycopg_async" => Some("psycopg"),
@@ -68,7 +80,7 @@ impl Named {
         let host = address.rsplit_once('@').map_or(address, |(_, host)| host).split('/').next()?;
         let (host, port) = match host.rsplit_once(':') {
             Some((host, port)) if !host.ends_with(':') => (host, port.parse().ok()?),
-            _ => (host, 5432),
+            _ => (host, default_port),
         };
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
@@ -112,7 +124,10 @@ mod tests {
             ("postgres://u:p/a@b@10.0.0.5:5433/x", Some("- 10.0.0.5:5433 ")),
             ("postgres://u:p@[::1]:5433/x", Some("- ::1:5433 ")),
             ("postgres://u:p@one:1,two:2/x", None),
-            ("mysql://u:p@db/x", None),
+            ("mysql+pymysql://u:p@db/x", Some("- db:3306 ")),
+            ("redis://:p@cache.internal/0", Some("- cache.internal:6379 ")),
+            ("amqps://u:p@queue/%2f", Some("- queue:5671 ")),
+            ("https://u:p@db/x", None),
             ("host=db port=5432", None),
         ] {
             assert_eq!(shown(dsn).as_deref(), expected, "{dsn}");

@@ -13,7 +13,7 @@ use super::{Moment, evidence::Case};
 use crate::discover::{End, Instance, TargetKey};
 use crate::inspect::host::{Connection, Owner, PoolRow};
 use crate::inspect::server::{Engine, Session};
-use crate::inspect::{HostLook, PoolStats, Reason, ServerLook, Value};
+use crate::inspect::{HostLook, NamesLook, PoolStats, Reason, ServerLook, Value};
 
 mod absent;
 mod churn;
@@ -33,6 +33,7 @@ mod params;
 mod row;
 mod sessions;
 mod sockets;
+mod stale_dns;
 mod stats;
 mod storm;
 mod through_pooler;
@@ -68,6 +69,7 @@ pub(super) struct Pools {
     verdicts: verdict::Verdicts,
     leaks: leak::Leaks,
     stats: stats::Stats,
+    names: stale_dns::Names,
     /// Every pool at the last look at the host, and when that was.
     seen: Vec<PoolRow>,
     seen_at: Duration,
@@ -114,6 +116,7 @@ impl Pools {
         self.exhaustion.judge(&pools, now, tracks);
         self.sockets.judge(&pools, now, tracks);
         params::judge(&self.modes, &pools, now, tracks);
+        self.names.judge(&pools, now, tracks);
         let mut unviewed = Vec::new();
         for (target, rows) in &pools {
             let place = place(rows[0]);
@@ -196,6 +199,11 @@ impl Pools {
             None => self.join(look, &rows, &passed, now, tracks),
         }
         self.rows = rows;
+    }
+
+    /// Takes what the names of servers lead to in.
+    pub(super) fn names(&mut self, look: &NamesLook, now: Moment) {
+        self.names.learn(look, now);
     }
 
     /// Takes what an application says of its pools in.

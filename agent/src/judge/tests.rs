@@ -23,6 +23,7 @@ pub(crate) mod rows;
 mod second_pools;
 mod sessions;
 mod sockets;
+mod stale_dns;
 mod states;
 mod stats;
 

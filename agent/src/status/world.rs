@@ -38,6 +38,8 @@ impl World {
             Rows::Log(look) => {
                 self.logs.insert(look.target.clone(), look);
             }
+            // Names are no targets.
+            Rows::Names(_) => (),
         }
     }
 

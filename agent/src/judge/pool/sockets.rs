@@ -5,7 +5,7 @@ use crate::judge::Moment;
 use crate::judge::defaults::CheckId;
 
 /// Those that say nothing where no socket can be read, and are well where there is no connection.
-pub(super) const CHECKS: [CheckId; 7] = [
+pub(super) const CHECKS: [CheckId; 8] = [
     CheckId::Churn,
     CheckId::Absent,
     CheckId::CloseWait,
@@ -13,6 +13,7 @@ pub(super) const CHECKS: [CheckId; 7] = [
     CheckId::Keepalive,
     CheckId::ConnectStuck,
     CheckId::Storm,
+    CheckId::StaleDns,
 ];
 
 /// What they remember between looks.

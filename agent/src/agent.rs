@@ -27,6 +27,8 @@ use crate::inspect::pgbouncer::PgBouncerInspector;
 use crate::inspect::pool_metrics::PoolInspector;
 use crate::inspect::postgres::PostgresInspector;
 use crate::inspect::recording::Recorder;
+#[cfg(feature = "redis")]
+use crate::inspect::redis::RedisInspector;
 use crate::inspect::resolver::{Names, NamesInspector};
 use crate::inspect::schedule::{self, Clock, Looked};
 use crate::inspect::summary::Minutes;
@@ -475,6 +477,10 @@ fn servers(config: &Config) -> Vec<(Box<dyn Inspector>, Duration)> {
     #[cfg(feature = "mysql")]
     for it in &config.mysql {
         all.push((Box::new(MySqlInspector::new(it.inspector.clone())), it.interval));
+    }
+    #[cfg(feature = "redis")]
+    for it in &config.redis {
+        all.push((Box::new(RedisInspector::new(it.inspector.clone())), it.interval));
     }
     all
 }

@@ -12,6 +12,8 @@ use toml::Value;
 use crate::buffer;
 #[cfg(feature = "mysql")]
 use crate::inspect::mysql;
+#[cfg(feature = "redis")]
+use crate::inspect::redis;
 use crate::inspect::{host, http_endpoint, log_tail, pgbouncer, pool_metrics, postgres};
 use crate::judge;
 use crate::ship;
@@ -43,6 +45,9 @@ pub struct Config {
     /// MySQL and MariaDB servers.
     #[cfg(feature = "mysql")]
     pub mysql: Vec<Server<mysql::Config>>,
+    /// Redis and Valkey servers.
+    #[cfg(feature = "redis")]
+    pub redis: Vec<Server<redis::Config>>,
     /// What applications say of their own pools.
     pub pools: Vec<PoolSource>,
     /// HTTP endpoints that are probed.
@@ -122,13 +127,20 @@ impl Config {
         return 0;
     }
 
+    const fn redis_count(&self) -> usize {
+        #[cfg(feature = "redis")]
+        return self.redis.len();
+        #[cfg(not(feature = "redis"))]
+        return 0;
+    }
+
     /// One paragraph for `check-config`.
     pub fn describe(&self) -> String {
         let files: Vec<_> = self.files.iter().map(|it| it.display().to_string()).collect();
         let collector = self.collector.as_ref().map(ToString::to_string);
         let from = if files.is_empty() { "no file: defaults".to_owned() } else { files.join(", ") };
         format!(
-            "configuration is good ({from})\n  state directory  {}\n  collector        {}\n  applications     {}\n  pool sources     {}\n  postgres         {}\n  pgbouncer        {}\n  mysql            {}\n  logs             {}\n  endpoints        {}",
+            "configuration is good ({from})\n  state directory  {}\n  collector        {}\n  applications     {}\n  pool sources     {}\n  postgres         {}\n  pgbouncer        {}\n  mysql            {}\n  redis            {}\n  logs             {}\n  endpoints        {}",
             self.state_dir.display(),
             collector.as_deref().unwrap_or("from enrolment, if the agent is enrolled"),
             self.apps.len(),
@@ -136,6 +148,7 @@ impl Config {
             self.postgres.len(),
             self.pgbouncer.len(),
             self.mysql_count(),
+            self.redis_count(),
             self.logs.len(),
             self.endpoints.len(),
         )
@@ -153,6 +166,8 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
     let pgbouncer = root.sections("pgbouncer").into_iter().filter_map(pooler).collect();
     #[cfg(feature = "mysql")]
     let mysql = root.sections("mysql").into_iter().filter_map(mysql_server).collect();
+    #[cfg(feature = "redis")]
+    let redis = root.sections("redis").into_iter().filter_map(redis_server).collect();
     let endpoints: Vec<Endpoint> = root.sections("endpoint").into_iter().filter_map(endpoint).collect();
     let logs = log::read(&mut root);
     for (index, it) in endpoints.iter().enumerate() {
@@ -189,6 +204,8 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
         pgbouncer,
         #[cfg(feature = "mysql")]
         mysql,
+        #[cfg(feature = "redis")]
+        redis,
         pools,
         endpoints,
         logs,
@@ -264,6 +281,12 @@ fn pooler(section: Section) -> Option<Server<pgbouncer::Config>> {
 fn mysql_server(mut section: Section) -> Option<Server<mysql::Config>> {
     let statements = section.flag("statements").unwrap_or(true);
     server(section, |text| mysql::Config::parse(text, statements).map_err(|error| (error.to_string(), error.advice())))
+}
+
+#[cfg(feature = "redis")]
+fn redis_server(mut section: Section) -> Option<Server<redis::Config>> {
+    let statements = section.flag("statements").unwrap_or(true);
+    server(section, |text| redis::Config::parse(text, statements).map_err(|error| (error.to_string(), error.advice())))
 }
 
 /// A section with a DSN, which `parse` reads; it may say what is wrong and what to do, and never a part of it.

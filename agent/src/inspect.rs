@@ -20,6 +20,8 @@ pub mod pgbouncer;
 pub mod pool_metrics;
 pub mod postgres;
 pub mod recording;
+#[cfg(feature = "redis")]
+pub mod redis;
 pub mod resolver;
 pub mod schedule;
 pub mod server;
@@ -184,7 +186,7 @@ impl Reason {
                 "run the agent as the application's user, or grant it CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH together",
             ),
             Self::NoCredential(_) => Some(
-                "add its section ([[postgres]], [[pgbouncer]], [[mysql]]) with a dsn_file: a role of the application, or \
+                "add its section ([[postgres]], [[pgbouncer]], [[mysql]], [[redis]]) with a dsn_file: a role of the application, or \
                  one that may see all sessions",
             ),
             Self::Unreachable(_) => Some("check that the server runs and that this host may reach it"),

@@ -6,6 +6,8 @@ use super::print_json;
 use crate::config::Config;
 #[cfg(feature = "mysql")]
 use crate::inspect::mysql;
+#[cfg(feature = "redis")]
+use crate::inspect::redis;
 use crate::inspect::{About, host, http_endpoint, log_tail, pgbouncer, pool_metrics, postgres, resolver};
 
 pub(super) fn defaults(config: &Config, as_json: bool) -> u8 {
@@ -27,6 +29,8 @@ const INSPECTORS: &[&About] = &[
     &pgbouncer::ABOUT,
     #[cfg(feature = "mysql")]
     &mysql::ABOUT,
+    #[cfg(feature = "redis")]
+    &redis::ABOUT,
     &pool_metrics::ABOUT,
     &http_endpoint::ABOUT,
     &log_tail::ABOUT,

@@ -8,6 +8,8 @@ use crate::config::Config;
 use crate::identity::{Identity, IdentityError};
 #[cfg(feature = "mysql")]
 use crate::inspect::mysql;
+#[cfg(feature = "redis")]
+use crate::inspect::redis;
 use crate::inspect::{About, host, http_endpoint, log_tail, pgbouncer, postgres};
 use crate::status::{Report, socket};
 
@@ -31,6 +33,8 @@ pub(super) async fn doctor(config: Config, as_json: bool) -> Result<u8, Failure>
     let poolers: Vec<_> = config.pgbouncer.iter().map(|it| it.inspector.clone()).collect();
     #[cfg(feature = "mysql")]
     let mysql: Vec<_> = config.mysql.iter().map(|it| it.inspector.clone()).collect();
+    #[cfg(feature = "redis")]
+    let redis: Vec<_> = config.redis.iter().map(|it| it.inspector.clone()).collect();
     let mut once = Once::new(config);
     once.look().await;
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
@@ -48,6 +52,11 @@ pub(super) async fn doctor(config: Config, as_json: bool) -> Result<u8, Failure>
     for server in mysql {
         let what = format!("mysql {}", server.dsn);
         lines.push(checked(what, &mysql::ABOUT, mysql::check(&server).await));
+    }
+    #[cfg(feature = "redis")]
+    for server in redis {
+        let what = format!("redis {}", server.dsn);
+        lines.push(checked(what, &redis::ABOUT, redis::check(&server).await));
     }
     for target in report.targets.iter().filter(|it| it.kind == "endpoint") {
         lines.push(source(&http_endpoint::ABOUT, target.key.clone(), &[&target.key], &report));

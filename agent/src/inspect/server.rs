@@ -24,15 +24,20 @@ pub enum Engine {
     PgBouncer,
     /// MySQL, MariaDB and their kin, through `performance_schema` or the process list.
     MySql,
+    /// Redis and Valkey, through `CLIENT LIST`.
+    Redis,
 }
 
 impl Engine {
+    const ALL: [Self; 4] = [Self::PostgreSql, Self::PgBouncer, Self::MySql, Self::Redis];
+
     /// Its name in a sentence.
     pub const fn name(self) -> &'static str {
         match self {
             Self::PostgreSql => "PostgreSQL",
             Self::PgBouncer => "PgBouncer",
             Self::MySql => "MySQL",
+            Self::Redis => "Redis",
         }
     }
 
@@ -42,19 +47,20 @@ impl Engine {
             Self::PostgreSql => "postgresql",
             Self::PgBouncer => "pgbouncer",
             Self::MySql => "mysql",
+            Self::Redis => "redis",
         }
     }
 
     /// The server that can be asked about a port that speaks this.
     pub fn of_service(service: &str) -> Option<Self> {
-        [Self::PostgreSql, Self::PgBouncer, Self::MySql].into_iter().find(|it| it.service() == service)
+        Self::ALL.into_iter().find(|it| it.service() == service)
     }
 
     /// What one session is called there: `backend 4711`.
     pub const fn session_word(self) -> &'static str {
         match self {
             Self::PostgreSql => "backend",
-            Self::PgBouncer => "client",
+            Self::PgBouncer | Self::Redis => "client",
             Self::MySql => "connection",
         }
     }
@@ -65,6 +71,7 @@ impl Engine {
             Self::PostgreSql => "pg_stat_activity.state",
             Self::PgBouncer => "SHOW CLIENTS link and wait, pg_stat_activity.state of the linked backend",
             Self::MySql => "processlist command and innodb_trx",
+            Self::Redis => "CLIENT LIST flags and multi",
         }
     }
 
@@ -74,7 +81,38 @@ impl Engine {
             Self::PostgreSql => "sessions / (max_connections - superuser_reserved_connections - reserved_connections)",
             Self::PgBouncer => "clients / max_client_conn",
             Self::MySql => "Threads_connected / max_connections",
+            Self::Redis => "(connected_clients + connected_slaves + cluster_connections) / maxclients",
         }
+    }
+
+    /// How its part in replication is known.
+    pub const fn role_rule(self) -> &'static str {
+        match self {
+            Self::Redis => "INFO role against the looks before",
+            _ => "pg_is_in_recovery() and system_identifier against the looks before",
+        }
+    }
+
+    /// How a replica's lag is known.
+    pub const fn replica_rule(self) -> &'static str {
+        match self {
+            Self::Redis => {
+                "INFO: since the replica lost its primary; what a replica has not acknowledged of earlier looks at the \
+                 primary"
+            }
+            _ => "pg_last_xact_replay_timestamp() while it lacks changes or its primary; replay_lag of its primary",
+        }
+    }
+
+    /// Whether [`Facts::identifier`] outlives a restart, so that another one is another server.
+    pub const fn keeps_identifier(self) -> bool {
+        !matches!(self, Self::Redis)
+    }
+
+    /// Whether a pool is half seen as long as nobody may ask its server: what its clients leave open there costs others.
+    /// Of the other servers a section is an offer.
+    pub const fn is_missed(self) -> bool {
+        matches!(self, Self::PostgreSql | Self::PgBouncer | Self::MySql)
     }
 }
 
@@ -215,12 +253,14 @@ pub enum SessionState {
     FastPath,
     /// Holds a server connection of a pooler for its transaction: runs a statement or waits inside the transaction.
     InTransaction,
+    /// Waits for what others send, for as long as that takes: it listens by design and leaks nothing.
+    Listening,
     /// Our role may not see it, or `track_activities` is off.
     Unknown,
 }
 
 impl SessionState {
-    /// Whether the session is certainly handed out to somebody: it runs a statement or stands in a transaction.
+    /// Whether the session is certainly handed out to somebody: it runs a statement, stands in a transaction or listens.
     pub const fn is_leased(self) -> bool {
         !matches!(self, Self::Idle | Self::Unknown)
     }
@@ -234,6 +274,7 @@ impl SessionState {
             Self::IdleInTransactionAborted => "idle in transaction (aborted)",
             Self::FastPath => "fastpath function call",
             Self::InTransaction => "in transaction",
+            Self::Listening => "listening",
             Self::Unknown => "not visible",
         }
     }

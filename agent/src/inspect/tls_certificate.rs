@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::client::{ResolvesClientCert, Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
@@ -127,6 +127,30 @@ pub(super) enum Demand {
     AuthorityAndName,
 }
 
+/// Our own certificate and its key, for a server that asks its clients for one.
+#[cfg(feature = "redis")]
+#[derive(Clone)]
+pub(super) struct ClientIdentity(Arc<rustls::sign::CertifiedKey>);
+
+#[cfg(feature = "redis")]
+impl ClientIdentity {
+    /// From PEM files: the certificate with its chain, and its key.
+    pub(super) fn read(certificate: &Path, key: &Path) -> io::Result<Self> {
+        let wrong = |text: &'static str| io::Error::new(io::ErrorKind::InvalidData, text);
+        let chain = read_file(certificate)?;
+        let key = rustls_pki_types::PrivateKeyDer::from_pem_file(key).map_err(|_| wrong("no PEM key in it"))?;
+        let key = ring::sign::any_supported_type(&key).map_err(|_| wrong("a key of an unknown kind"))?;
+        let pair = rustls::sign::CertifiedKey::new(chain, key);
+        pair.keys_match().map_err(|_| wrong("the key is not the certificate's"))?;
+        Ok(Self(Arc::new(pair)))
+    }
+
+    /// Shown to whoever asks for one.
+    pub(super) fn resolver(&self) -> Arc<dyn ResolvesClientCert> {
+        Arc::new(rustls::sign::SingleCertAndKey::from(Arc::clone(&self.0)))
+    }
+}
+
 /// Decides on certificates and keeps the last one, also when it was refused.
 #[derive(Debug)]
 pub(super) struct Verifier {
@@ -167,12 +191,24 @@ impl Verifier {
 
     /// TLS 1.2 and 1.3 without resumption, since a resumed handshake shows no certificate.
     pub(super) fn client_config(self: &Arc<Self>, protocols: &[&[u8]]) -> ClientConfig {
-        let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+        self.client_config_as(protocols, None)
+    }
+
+    /// The same for a server that asks who we are.
+    pub(super) fn client_config_as(
+        self: &Arc<Self>,
+        protocols: &[&[u8]],
+        identity: Option<Arc<dyn ResolvesClientCert>>,
+    ) -> ClientConfig {
+        let config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_safe_default_protocol_versions()
             .expect("ring serves the default versions")
             .dangerous()
-            .with_custom_certificate_verifier(Arc::<Self>::clone(self))
-            .with_no_client_auth();
+            .with_custom_certificate_verifier(Arc::<Self>::clone(self));
+        let mut config = match identity {
+            None => config.with_no_client_auth(),
+            Some(identity) => config.with_client_cert_resolver(identity),
+        };
         config.resumption = Resumption::disabled();
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         config

@@ -391,7 +391,7 @@ impl Pools {
 
     /// Why the server behind a pool has not been asked: `None` when nobody could ask it.
     fn why_not_viewed(&mut self, target: &TargetKey, row: &PoolRow, now: Moment, tracks: &Tracks) -> Option<Reason> {
-        let engine = row.service.and_then(Engine::of_service)?;
+        let engine = row.service.and_then(Engine::of_service).filter(|it| it.is_missed())?;
         let since = *self.waiting.entry(target.clone()).or_insert(now.mono);
         let is_early = now.mono.saturating_sub(since) < FIRST_VIEW && !tracks.ignores_holds();
         Some(match is_early {

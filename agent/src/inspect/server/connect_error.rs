@@ -102,13 +102,13 @@ impl ConnectError {
                 "check the network between here and the server, and the server's load"
             }
             Self::Tls { .. } => {
-                "check the server's certificate, and what the DSN says of TLS (sslmode and sslrootcert, ssl-mode and ssl-ca)"
+                "check the server's certificate, and what the DSN says of TLS (sslmode and sslrootcert, ssl-mode and ssl-ca, ssl_ca_certs)"
             }
             Self::Login { .. } => {
-                "check user, password and database in the DSN, and whom the server lets in from here (pg_hba.conf, grants)"
+                "check user, password and database in the DSN, and whom the server lets in from here (pg_hba.conf, grants, ACLs)"
             }
             Self::TooManyClients { of_server: true, .. } => {
-                "find who holds the connections; raise max_connections only after that"
+                "find who holds the connections; raise the server's limit only after that"
             }
             Self::TooManyClients { .. } => "raise the connection limit of the agent's role or database",
             Self::NotServing { .. } => "look into the server's log: it starts, stops or recovers",

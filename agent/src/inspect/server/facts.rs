@@ -14,8 +14,8 @@ pub type Fact<T> = Option<Result<T, Reason>>;
 /// Facts of one look. The slow ones are as old as their own interval.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
-    /// The same for a server and everything that replicates it byte by byte (PostgreSQL's `system_identifier`); not for
-    /// two servers behind one name.
+    /// Of no two servers behind one name. PostgreSQL's `system_identifier` is shared by everything that replicates it byte
+    /// by byte and lasts; Redis' `run_id` is one server's until it restarts.
     pub identifier: Fact<Arc<str>>,
     /// Whether it takes writes, and how far the replicas are.
     pub standing: Fact<Standing>,

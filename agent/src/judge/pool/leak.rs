@@ -97,7 +97,7 @@ impl History {
     fn learn(&mut self, pools: &[&Pool<'_>], now: Duration) {
         let all = pools.iter().flat_map(|pool| &pool.connections);
         let leased: HashMap<u64, Duration> = all
-            .filter(|it| matches!(it.verdict, Verdict::Leased | Verdict::Busy))
+            .filter(|it| matches!(it.verdict, Verdict::Leased | Verdict::Busy) && !listens(it))
             .map(|it| (it.connection.cookie, now.saturating_sub(it.since)))
             .collect();
         let ended = self.leased.iter().filter(|(cookie, _)| !leased.contains_key(*cookie));
@@ -245,9 +245,14 @@ fn is_held(it: &Judged<'_>) -> bool {
     use SessionState::{Active, FastPath};
     match it.verdict {
         Verdict::Held => true,
-        Verdict::Leased => it.said.is_some_and(|said| !matches!(said.session.state, Active | FastPath)),
+        Verdict::Leased => !listens(it) && it.said.is_some_and(|said| !matches!(said.session.state, Active | FastPath)),
         _ => false,
     }
+}
+
+/// Waits for what others send: its age is no example of a lease's, and no sign of a leak.
+fn listens(it: &Judged<'_>) -> bool {
+    it.said.is_some_and(|said| said.session.state == SessionState::Listening)
 }
 
 /// Connections that the pool may still hand out.

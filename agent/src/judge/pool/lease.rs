@@ -169,8 +169,9 @@ fn is_busy(it: &Connection) -> bool {
         || sent == received && it.acknowledged_age.is_some_and(|age| age < sent && sent - age <= ACKNOWLEDGES)
 }
 
-/// A session that waits for notifications belongs to nobody's request.
+/// A session that waits for notifications, or for what a queue gives, belongs to nobody's request.
 fn listens(session: &Session) -> bool {
     let begins = |text: &str| text.trim_start().get(..7).is_some_and(|it| it.eq_ignore_ascii_case("listen "));
-    session.state == SessionState::Idle && session.statement.as_deref().is_some_and(begins)
+    let is_listen = session.state == SessionState::Idle && session.statement.as_deref().is_some_and(begins);
+    is_listen || session.state == SessionState::Listening
 }

@@ -187,7 +187,7 @@ impl Verdicts {
         {
             let session = &said.session;
             let age = match session.state {
-                SessionState::Active | SessionState::FastPath => session.state_age,
+                SessionState::Active | SessionState::FastPath | SessionState::Listening => session.state_age,
                 _ => session.transaction_age.or(session.state_age),
             };
             it.since = said.at.saturating_sub(age.unwrap_or_default());
@@ -242,9 +242,12 @@ fn sight(connection: &&Connection, sessions: &Sessions, service: Option<&str>, n
     })
 }
 
-/// A session that no pool gets back: it waits for notifications, or was opened to hold a lock.
+/// A session that no pool gets back: it waits for what others send, or was opened to hold a lock.
 fn is_apart(said: &Said) -> bool {
     let begins = |text: &str, word: &str| text.get(..word.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(word));
+    if said.session.state == SessionState::Listening {
+        return true;
+    }
     said.session.statement.as_deref().is_some_and(|text| {
         let text = text.trim_start();
         let takes_lock = text.contains("pg_advisory_lock") || text.contains("pg_try_advisory_lock");

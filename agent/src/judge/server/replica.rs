@@ -113,7 +113,7 @@ fn case(look: &ServerLook, value: &Value) -> Case {
                 "lag_seconds": it.lag.map(|lag| number(lag.as_secs_f64(), Unit::Seconds)),
                 "bytes_behind": it.bytes,
             })).collect::<Vec<_>>(),
-            "rule": "pg_last_xact_replay_timestamp() while it lacks changes or its primary; replay_lag of its primary",
+            "rule": look.engine.replica_rule(),
             "not_visible": [],
         })),
         ..Case::default()

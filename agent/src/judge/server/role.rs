@@ -73,7 +73,8 @@ impl Roles {
         let is_replica = matches!(standing, Standing::Replica { .. });
         let fresh = || Role { is_replica, identifier: identifier.clone(), changed: None, stepped_down: None };
         let role = self.0.entry(look.target.clone()).or_insert_with(fresh);
-        let is_other = matches!((&role.identifier, &identifier), (Some(was), Some(is)) if was != is);
+        let is_other = look.engine.keeps_identifier()
+            && matches!((&role.identifier, &identifier), (Some(was), Some(is)) if was != is);
         let turn = match (role.is_replica, is_replica) {
             _ if is_other => Some(Turn::OtherServer),
             (true, false) => Some(Turn::Promoted),
@@ -145,7 +146,7 @@ impl Roles {
                     "connections_here": stale.iter().map(|it| it.connections.len()).sum::<usize>(),
                     "pools": stale.iter().take(16).map(|it| it.target.as_str()).collect::<Vec<_>>(),
                     "seconds": number(seconds, Unit::Seconds),
-                    "rule": "pg_is_in_recovery() and system_identifier against the looks before",
+                    "rule": look.engine.role_rule(),
                     "not_visible": [],
                 })),
                 age_seconds: (seconds > 0.0).then_some(seconds),

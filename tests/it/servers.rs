@@ -1,4 +1,4 @@
-//! MariaDB: whose session is it, by every route and with either of the server's views; and a full server.
+//! Servers beside PostgreSQL: whose session is it, by every route; and a full server. MariaDB here, with either of its views.
 
 use std::collections::BTreeSet;
 
@@ -8,6 +8,8 @@ use tickbird_tests::certificate::Certificate;
 use tickbird_tests::postgres::Route;
 use tickbird_tests::xray::Truth;
 use tickbird_tests::{Application, Library, MariaDb, Seconds, Sizes, Stage, StageError, Watch, alone, until};
+
+mod redis;
 
 const CHECK: &str = "pool.idle_in_transaction";
 const EACH: usize = 20;
@@ -34,20 +36,27 @@ fn told(finding: &Value) -> BTreeSet<(u64, u64, u64)> {
     rows.iter().filter_map(|it| Some((it["pid"].as_u64()?, it["fd"].as_u64()?, it["backend"].as_u64()?))).collect()
 }
 
-/// Each of the applications leaks its whole pool but the last one, which works and stays silent.
-fn all_are_named(stage: &Stage, server: &MariaDb, routes: &[(&str, Route)]) -> Result<(), StageError> {
-    let mut configuration = check(CHECK, "warning = \"5s\"") + &server.section()?;
+/// Each of the applications leaks its whole pool but the last one, which works and stays silent. `server` is a part of
+/// the server's own target.
+fn all_are_named(
+    stage: &Stage,
+    section: &str,
+    server: &str,
+    routes: &[(&str, Route)],
+    pool: impl Fn(&str, Route) -> Result<Application, StageError>,
+) -> Result<(), StageError> {
+    let mut configuration = check(CHECK, "warning = \"5s\"") + section;
     let mut applications = Vec::new();
     for (name, route) in routes {
-        let it = pool(stage, name, server, *route)?;
+        let it = pool(name, *route)?;
         configuration += &app(name, &it.command());
         applications.push(it);
     }
-    let mut healthy = pool(stage, "healthy-twin", server, Route::V4)?;
+    let mut healthy = pool("healthy-twin", Route::V4)?;
     configuration += &app("healthy-twin", &healthy.command());
     healthy.does("traffic 10")?;
     let watch = Watch::begin(stage, &configuration)?;
-    watch.sees("db.headroom", "/information_schema", "ok", 40.s())?;
+    watch.sees("db.headroom", server, "ok", 40.s())?;
     watch.sees(CHECK, "healthy-twin", "ok", 40.s())?;
     for it in &mut applications {
         watch.sees(CHECK, it.name(), "ok", 40.s())?;
@@ -67,11 +76,16 @@ fn all_are_named(stage: &Stage, server: &MariaDb, routes: &[(&str, Route)]) -> R
     watch.silent_about("healthy-twin")
 }
 
+fn all_of_mariadb(stage: &Stage, server: &MariaDb, routes: &[(&str, Route)]) -> Result<(), StageError> {
+    let start = |name: &str, route| pool(stage, name, server, route);
+    all_are_named(stage, &server.section()?, "/information_schema", routes, start)
+}
+
 #[test]
 fn twenty_of_twenty_sessions_of_mariadb_are_named_by_its_process_list() {
     alone(|stage| {
         let server = MariaDb::start(stage, &Certificate::ending_in(stage, 30)?, false, 200)?;
-        all_are_named(stage, &server, &[("over-v4", Route::V4), ("over-v6", Route::V6), ("over-tls", Route::Tls)])
+        all_of_mariadb(stage, &server, &[("over-v4", Route::V4), ("over-v6", Route::V6), ("over-tls", Route::Tls)])
     });
 }
 
@@ -81,7 +95,7 @@ fn twenty_of_twenty_sessions_of_mariadb_are_named_by_its_performance_schema() {
         let server = MariaDb::start(stage, &Certificate::ending_in(stage, 30)?, true, 200)?;
         let routes =
             [("over-v4", Route::V4), ("over-v6", Route::V6), ("over-tls", Route::Tls), ("over-unix", Route::Unix)];
-        all_are_named(stage, &server, &routes)
+        all_of_mariadb(stage, &server, &routes)
     });
 }
 

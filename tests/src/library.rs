@@ -25,6 +25,8 @@ pub enum Library {
     NodePg,
     /// SQLAlchemy's QueuePool on PyMySQL, for MySQL and MariaDB: it rotates.
     PyMySql,
+    /// redis-py's BlockingConnectionPool, for Redis and Valkey: a stack.
+    RedisPy,
 }
 
 /// How many connections a pool has.
@@ -81,6 +83,7 @@ impl Library {
             Self::Hikari => "hikari",
             Self::NodePg => "node-pg",
             Self::PyMySql => "pymysql",
+            Self::RedisPy => "redis-py",
         }
     }
 
@@ -92,6 +95,7 @@ impl Library {
             Self::PsycopgPool => Some("rotating_pool"),
             Self::Asyncpg => Some("asyncpg_pool"),
             Self::PyMySql => Some("pymysql_pool"),
+            Self::RedisPy => Some("redis_pool"),
             Self::GoSql | Self::Hikari | Self::NodePg => None,
         }
     }
@@ -100,11 +104,17 @@ impl Library {
     pub(crate) fn program(self, room: &Path) -> Result<Vec<PathBuf>, StageError> {
         let sources = workspace().join("tests/applications");
         match self {
-            Self::QueuePool | Self::QueuePoolLifo | Self::PsycopgPool | Self::Asyncpg | Self::PyMySql => {
+            Self::QueuePool
+            | Self::QueuePoolLifo
+            | Self::PsycopgPool
+            | Self::Asyncpg
+            | Self::PyMySql
+            | Self::RedisPy => {
                 let (directory, package) = match self {
                     Self::PsycopgPool => ("psycopg_pool", "python3-psycopg-pool"),
                     Self::Asyncpg => ("asyncpg", "python3-asyncpg"),
                     Self::PyMySql => ("pymysql", "python3-pymysql"),
+                    Self::RedisPy => ("redis", "python3-redis"),
                     _ => ("sqlalchemy", "python3-sqlalchemy"),
                 };
                 installed(&format!("{PYTHON}/{directory}"), package)?;

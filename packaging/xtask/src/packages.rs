@@ -24,11 +24,13 @@ const NEEDED: [Package; 8] = [
     ("/sbin/ip", "iproute2"),
 ];
 
-/// A pooler, another server, and the libraries whose pools the tests look at. Java runs a file of source by itself.
-const LIBRARIES: [Package; 12] = [
+/// A pooler, other servers, and the libraries whose pools the tests look at. Java runs a file of source by itself.
+const LIBRARIES: [Package; 14] = [
     ("/usr/sbin/pgbouncer", "pgbouncer"),
     ("/usr/sbin/mariadbd", "mariadb-server"),
+    ("/usr/bin/redis-server", "redis-server"),
     ("/usr/lib/python3/dist-packages/pymysql", "python3-pymysql"),
+    ("/usr/lib/python3/dist-packages/redis", "python3-redis"),
     ("/usr/lib/python3/dist-packages/psycopg_pool", "python3-psycopg-pool"),
     ("/usr/lib/python3/dist-packages/psycopg", "python3-psycopg"),
     ("/usr/lib/python3/dist-packages/asyncpg", "python3-asyncpg"),

@@ -105,6 +105,8 @@ def keep(number, why):
         fd = leased("main", lease, 0, why)
         if why == "keep":
             lease.commit()
+        if why == "block":
+            lease.block()
         kept.append((lease, fd))
     return [connections[fd]["port"] for _, fd in kept[first:]]
 
@@ -201,6 +203,7 @@ commands = {
     "second": lambda rate: traffic("second", float(rate)),
     "leak": lambda n: keep(int(n), "leak"),
     "keep": lambda n: keep(int(n), "keep"),
+    "block": lambda n: keep(int(n), "block"),
     "repair": repair,
     "burst": lambda n, seconds: burst(int(n), float(seconds)),
     "listen": lambda: by_itself("listen", os.environ["PGAPPNAME"], ["LISTEN orders"]),
@@ -211,6 +214,9 @@ commands = {
     "http": lambda n: inbound.requests(int(n)),
     "served": lambda: {key: counts[key] for key in ("served", "failed", "churned")},
 }
+
+for why, statements in getattr(library, "OWN", {}).items():
+    commands[why] = lambda why=why, statements=statements: by_itself(why, os.environ["PGAPPNAME"], statements)
 
 fill("main", arguments.least)
 threading.Thread(target=tell, daemon=True).start()

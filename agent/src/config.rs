@@ -62,6 +62,8 @@ pub struct Config {
     pub host_interval: Duration,
     /// Between two questions for the names of servers. Default 15 s.
     pub resolver_interval: Duration,
+    /// Whether other network namespaces are entered. Default false: only their socket tables are read.
+    pub namespaces: bool,
     /// The files this came from.
     pub files: Vec<PathBuf>,
 }
@@ -117,7 +119,7 @@ impl Config {
 
     /// What the host inspector needs of it; `endpoints` is filled as the servers' addresses become known.
     pub fn host(&self, endpoints: host::Endpoints) -> host::Config {
-        host::Config { apps: self.apps.clone(), endpoints, ..host::Config::default() }
+        host::Config { apps: self.apps.clone(), endpoints, namespaces: self.namespaces, ..host::Config::default() }
     }
 
     const fn mysql_count(&self) -> usize {
@@ -186,9 +188,10 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
     if let Some(bytes) = bound {
         buffer = buffer.clone().with_max_bytes(bytes).unwrap_or(buffer);
     }
-    let mut host_interval = SECOND;
+    let (mut host_interval, mut namespaces) = (SECOND, false);
     if let Some(mut section) = root.section("host") {
         host_interval = section.duration("interval", SECOND / 10, HOUR).unwrap_or(SECOND);
+        namespaces = section.flag("namespaces").unwrap_or(false);
     }
     let mut resolver_interval = RESOLVER_INTERVAL;
     if let Some(mut section) = root.section("resolver") {
@@ -213,6 +216,7 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
         buffer,
         host_interval,
         resolver_interval,
+        namespaces,
         files,
     }
 }
@@ -438,6 +442,7 @@ mod tests {
             collector.url = "https://collector.internal:7443"
             buffer.max_bytes = "128MiB"
             host.interval = "2s"
+            host.namespaces = true
             [[app]]
             name = "grants-api"
             command = "uvicorn app.main:app"
@@ -464,6 +469,7 @@ mod tests {
         )
         .expect("no mistake");
         assert_eq!(config.labels.get("service"), Some("grants-api"));
+        assert!(config.namespaces);
         assert_eq!(config.apps[0].pool_limit, Some(30));
         assert_eq!(config.pools.iter().map(|it| it.interval.as_secs()).collect::<Vec<_>>(), [10, 10]);
         assert_eq!(config.postgres[0].interval, Duration::from_secs(7));

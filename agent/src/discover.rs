@@ -15,7 +15,8 @@ pub mod processes;
 /// Stable name of one thing inspected. Cheap to clone.
 ///
 /// Forms: `process:<application>/<role>`, `process:<application>/<role>:<port>` when it listens,
-/// `pool:<application>/<role>><address>:<port>`, the same with `/<database>?user=<user>` once the server's view is
+/// `pool:<application>/<role>><address>:<port>` (`netns:127.0.0.1:5432` for loopback in another network namespace,
+/// `unix:<path>`), the same with `/<database>?user=<user>` once the server's view is
 /// joined, `pool:<application>#<name>` as the application itself calls it, `server:<address>:<port>/<database>`,
 /// `endpoint:<url without credentials and query>`, `log:<application>:<path>`, `agent:self`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,16 +90,19 @@ impl fmt::Display for TargetKey {
 pub enum End {
     /// An address and port; v4-mapped addresses are v4.
     Tcp(SocketAddr),
+    /// An address that means something only in the network namespace of its process, which is not the agent's: loopback
+    /// there. Whatever answers to it here is somebody else.
+    Apart(SocketAddr),
     /// A unix socket by the path that its listener is bound to; empty for an end without a name.
     Unix(Arc<str>),
 }
 
 impl End {
-    /// The address, for TCP.
+    /// The address, for TCP, where it means the same to the agent.
     pub const fn address(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(address) => Some(*address),
-            Self::Unix(_) => None,
+            Self::Apart(_) | Self::Unix(_) => None,
         }
     }
 }
@@ -113,6 +117,7 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
+            Self::Apart(address) => write!(f, "netns:{address}"),
             Self::Unix(path) if path.is_empty() => f.write_str("unix"),
             Self::Unix(path) => write!(f, "unix:{path}"),
         }

@@ -167,6 +167,10 @@ pub enum Reason {
     Absent(String),
     /// It runs in another namespace than the agent; the text names what: `the processes that hold these sockets`.
     Elsewhere(String),
+    /// It is in another network namespace than the agent; the text names what is not told of it from outside.
+    OtherNetwork(String),
+    /// It is a server on the loopback of another network namespace, which nobody asks from here; the text names it.
+    Apart(String),
     /// An address is translated on the way, so that two views of one connection do not match; the text names to where.
     Translated(String),
     /// It needs history or a second look that is not there yet.
@@ -196,6 +200,11 @@ impl Reason {
                 "share the application's PID namespace with the agent (shareProcessNamespace, or --pid of a container \
                  engine), or run the agent on the host",
             ),
+            Self::OtherNetwork(_) => Some(
+                "set `namespaces = true` in [host] and grant the agent CAP_SYS_ADMIN beside CAP_SYS_PTRACE and \
+                 CAP_DAC_READ_SEARCH, or run an agent in the application's network namespace",
+            ),
+            Self::Apart(_) => Some("run an agent in the application's network namespace, with the server's section"),
             Self::Translated(_) => Some(
                 "a pooler, proxy or address translation stands between: point the DSN at it, or run an agent behind it",
             ),
@@ -213,6 +222,8 @@ impl fmt::Display for Reason {
             Self::Malformed(what) => write!(f, "cannot understand {what}"),
             Self::Absent(what) => write!(f, "not offered here: {what}"),
             Self::Elsewhere(what) => write!(f, "cannot see {what}: they run in another PID namespace"),
+            Self::Apart(what) => write!(f, "cannot ask {what}: that is loopback of another network namespace"),
+            Self::OtherNetwork(what) => write!(f, "another network namespace: {what}"),
             Self::Translated(to) => {
                 write!(f, "cannot match any connection from here with a session of {to}: address translated")
             }

@@ -79,6 +79,11 @@ impl Once {
         self.attention.want_order_test(self.judge.wants_order_test());
     }
 
+    /// How far was seen from where this process stands; `None` before the first look.
+    pub fn surroundings(&self) -> Option<&host::Surroundings> {
+        self.world.surroundings()
+    }
+
     /// What was seen so far.
     pub fn report(&self) -> Report {
         report(&Source {

@@ -13,6 +13,8 @@ use crate::inspect::redis;
 use crate::inspect::{About, host, http_endpoint, log_tail, pgbouncer, postgres};
 use crate::status::{Report, socket};
 
+mod place;
+
 /// One line of the doctor's.
 struct Line {
     /// What was tried: `host`, `postgres 10.0.0.5:5432/app`, `identity`.
@@ -35,12 +37,14 @@ pub(super) async fn doctor(config: Config, as_json: bool) -> Result<u8, Failure>
     let mysql: Vec<_> = config.mysql.iter().map(|it| it.inspector.clone()).collect();
     #[cfg(feature = "redis")]
     let redis: Vec<_> = config.redis.iter().map(|it| it.inspector.clone()).collect();
+    let who = place::Who::am_i(config.namespaces);
     let mut once = Once::new(config);
     once.look().await;
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     once.look().await;
     let report = once.report();
     lines.push(source(&host::ABOUT, "host".to_owned(), &["process:", "pool:"], &report));
+    lines.extend(once.surroundings().into_iter().flat_map(|it| place::lines(who, it)));
     for server in servers {
         lines.push(of_server(&server).await);
     }

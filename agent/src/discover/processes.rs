@@ -56,6 +56,7 @@ pub struct Processes {
     swept: u32,
     listed: Vec<u32>,
     uptime: Duration,
+    noted: u64,
 }
 
 impl Processes {
@@ -69,6 +70,7 @@ impl Processes {
             swept: 0,
             listed: Vec::new(),
             uptime: Duration::ZERO,
+            noted: 0,
         }
     }
 
@@ -97,6 +99,11 @@ impl Processes {
     /// All of them, by pid.
     pub fn iter(&self) -> impl Iterator<Item = &Process> {
         self.by_pid.values()
+    }
+
+    /// How many lives were ever noted: while it stays the same, no process is new here.
+    pub const fn noted(&self) -> u64 {
+        self.noted
     }
 
     /// Those that may hold sockets.
@@ -189,6 +196,7 @@ impl Processes {
                 let young_until = now + YOUNG.saturating_sub(self.uptime.saturating_sub(started));
                 if let Some(mut process) = self.identified(proc, instance, stat, young_until) {
                     process.zombie_since = stat.is_zombie().then_some(now);
+                    self.noted += 1;
                     self.by_pid.insert(pid, process);
                 }
             }

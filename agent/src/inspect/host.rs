@@ -1,8 +1,9 @@
 //! Sockets and processes of this host, once a second.
 //!
-//! The rows stand here; `inspector` takes a look, `sockets` dumps and sorts, `pools` makes pools of connections, `unix`
-//! finds those over unix sockets, `peers` their other ends on this host, `services` the requests in flight, `watched` reads the processes that matter,
-//! `measures` turns rows into numbers for the summaries.
+//! The rows stand here; `inspector` takes a look, `sockets` dumps and sorts, `networks` does it in other network namespaces,
+//! `pools` makes pools of connections, `unix` finds those over unix sockets, `peers` their other ends on this host,
+//! `services` the requests in flight, `watched` reads the processes that matter, `measures` turns rows into numbers for the
+//! summaries.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ mod endpoints;
 mod gaps;
 mod inspector;
 mod measures;
+mod networks;
 mod peers;
 mod pools;
 mod rows;
@@ -53,6 +55,50 @@ pub struct HostLook {
     pub closes_incomplete: bool,
     /// Connections that lived and died between two looks and cannot be told to belong to one pool.
     pub unattributed: Vec<Unattributed>,
+    /// Where the agent stands, and how far it sees from there.
+    pub surroundings: Surroundings,
+}
+
+/// How far the agent sees from where it stands, for `doctor`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Processes that may hold sockets and are in the agent's PID namespace.
+    pub processes: usize,
+    /// Those of them that were asked for their descriptors and refused them.
+    pub refusing: usize,
+    /// Whether some sockets are held by no process that is seen here.
+    pub has_unheld: bool,
+    /// Other network namespaces that were entered: seen like our own.
+    pub entered: usize,
+    /// Other network namespaces of which only the socket tables are read.
+    pub outside: usize,
+}
+
+/// From where the sockets of a pool are seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Vantage {
+    /// They are in the agent's own network namespace.
+    Own,
+    /// They are in another, in which the agent has sockets of its own: the kernel tells as much of them.
+    Entered,
+    /// They are in another, of which only the socket tables may be read: states and queues, no ages, no ends. The reason
+    /// is that of everything that needs more.
+    Outside(Reason),
+}
+
+impl Vantage {
+    /// Why neither ages nor ends of connections are told.
+    pub const fn untold(&self) -> Option<&Reason> {
+        match self {
+            Self::Outside(reason) => Some(reason),
+            Self::Own | Self::Entered => None,
+        }
+    }
+
+    /// Whether it is the agent's own namespace.
+    pub const fn is_own(&self) -> bool {
+        matches!(self, Self::Own)
+    }
 }
 
 /// Connections to one endpoint whose owner nobody saw: several pools lead there, or none.
@@ -189,6 +235,8 @@ pub struct PoolRow {
     pub closes: Vec<Option<Duration>>,
     /// Births and closes are only a lower bound whatever the look says: the kernel tells no end of a unix socket.
     pub closes_incomplete: bool,
+    /// From where its sockets are seen.
+    pub vantage: Vantage,
     /// Age of the owning process; `None` when the owner is not visible.
     pub process_age: Option<Duration>,
     /// Most connections that this instance's pool may open.

@@ -392,6 +392,10 @@ impl Pools {
     /// Why the server behind a pool has not been asked: `None` when nobody could ask it.
     fn why_not_viewed(&mut self, target: &TargetKey, row: &PoolRow, now: Moment, tracks: &Tracks) -> Option<Reason> {
         let engine = row.service.and_then(Engine::of_service).filter(|it| it.is_missed())?;
+        if let End::Apart(address) = &row.remote {
+            // Nobody could ask it from here, whatever was configured.
+            return Some(Reason::Apart(format!("{} at {address}", engine.name())));
+        }
         let since = *self.waiting.entry(target.clone()).or_insert(now.mono);
         let is_early = now.mono.saturating_sub(since) < FIRST_VIEW && !tracks.ignores_holds();
         Some(match is_early {
@@ -482,6 +486,11 @@ fn owner_name(row: &PoolRow) -> String {
         Owner::Seen { application, .. } => super::words::foreign(&application.name, 80),
         Owner::NotVisible { uid, .. } => format!("an application of uid {uid} (owner: not visible)"),
     }
+}
+
+/// Why neither ages nor ends are told of some of these connections, when that is so.
+fn untold(rows: &[&PoolRow]) -> Option<Value> {
+    rows.iter().find_map(|row| row.vantage.untold()).map(|reason| Value::Unknown(reason.clone()))
 }
 
 fn pid(row: &PoolRow) -> Option<u32> {

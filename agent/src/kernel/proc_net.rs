@@ -1,48 +1,73 @@
-//! TCP sockets from `/proc/net/tcp` and `tcp6`, where sock_diag is refused: states and queues, but no ages.
+//! TCP sockets from `/proc/net/tcp` and `tcp6`, where sock_diag is refused or shows another network namespace: states and
+//! queues, but no ages.
 //!
 //! It costs two to five times a dump and has neither cookies nor destroy events: the inode stands for the cookie, and
 //! connections between two looks go unseen.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use super::KernelError;
 use super::socket::{Socket, TcpState, normalised};
 
-/// Bytes read of one table: some 400,000 sockets.
+/// Bytes read of one table: some 400,000 sockets. They are read and left row by row, so that memory is only taken by those
+/// that are wanted.
 const MAX_TABLE: u64 = 64 << 20;
+/// Sockets kept of one reading.
+const MAX_SOCKETS: usize = 65_536;
+/// Longest row; the kernel pads them to 150 bytes, of v6 to some more.
+const MAX_ROW: u64 = 1024;
 
-/// Appends the TCP sockets that `wanted` (our port, the other port, state) says yes to; those that no process can hold
-/// (TIME_WAIT, SYN_RECV, CLOSE) are left out.
+/// Appends the TCP sockets beneath `root` (`/proc`, or `/proc/<pid>` for the namespace of that process) that `wanted` (our
+/// port, the other port, state) says yes to; those that no process can hold (TIME_WAIT, SYN_RECV, CLOSE) are left out.
+/// Gives how many wanted ones were left out beyond the bound.
 ///
 /// # Errors
 /// When a table cannot be read or has a row that is none: a cut table must not pass for a shorter one.
 pub fn read(
-    proc_root: &Path,
+    root: &Path,
     mut wanted: impl FnMut(u16, u16, TcpState) -> bool,
     sockets: &mut Vec<Socket>,
-) -> Result<(), KernelError> {
+) -> Result<usize, KernelError> {
+    let mut cut = 0;
     for table in ["net/tcp", "net/tcp6"] {
-        let mut text = String::new();
-        match File::open(proc_root.join(table)).map_err(KernelError::from) {
-            Ok(file) => {
-                file.take(MAX_TABLE).read_to_string(&mut text)?;
-            }
+        let file = match File::open(root.join(table)).map_err(KernelError::from) {
+            Ok(file) => file,
             // A kernel without IPv6 has no tcp6 table.
             Err(KernelError::Gone) if table == "net/tcp6" => continue,
             Err(error) => return Err(error),
-        }
-        for row in text.lines().skip(1) {
-            let socket = parse_row(row).ok_or(KernelError::Malformed("a row of the socket table"))?;
+        };
+        let rows = read_table(BufReader::with_capacity(16 << 10, file.take(MAX_TABLE)), |socket| {
             let held = !matches!(socket.state, TcpState::TimeWait | TcpState::SynReceived | TcpState::Close);
             if held && wanted(socket.local.port(), socket.remote.port(), socket.state) {
-                sockets.push(socket);
+                if sockets.len() < MAX_SOCKETS {
+                    sockets.push(socket);
+                } else {
+                    cut += 1;
+                }
             }
+        });
+        rows?;
+    }
+    Ok(cut)
+}
+
+/// Calls `each` for every row after the heading.
+fn read_table(mut table: impl BufRead, mut each: impl FnMut(Socket)) -> Result<(), KernelError> {
+    let mut row = Vec::with_capacity(256);
+    let mut is_heading = true;
+    loop {
+        row.clear();
+        if table.by_ref().take(MAX_ROW).read_until(b'\n', &mut row)? == 0 {
+            return Ok(());
+        }
+        if !std::mem::take(&mut is_heading) {
+            let text = std::str::from_utf8(&row).ok();
+            each(text.and_then(parse_row).ok_or(KernelError::Malformed("a row of the socket table"))?);
         }
     }
-    Ok(())
 }
 
 /// Columns: number, local, remote, state, queues, timer and its expiry, retransmissions, uid, probes, inode;
@@ -133,6 +158,15 @@ mod tests {
         fn never_panics(row in ".{0,200}", end in "[0-9A-F:é]{0,45}") {
             let _ = parse_row(&row);
             let _ = parse_row(&format!("0: {end} {end} 01 0:0 00:0 0 0 0 1"));
+        }
+
+        #[test]
+        fn a_table_of_any_bytes_is_rows_or_an_error(table in proptest::collection::vec(any::<u8>(), 0..4000)) {
+            let mut count = 0;
+            if read_table(&table[..], |_| count += 1).is_ok() {
+                let rows = table.split_inclusive(|byte| *byte == b'\n').count();
+                prop_assert_eq!(count, rows.saturating_sub(1));
+            }
         }
     }
 }

@@ -34,6 +34,8 @@ const DESTROY_GROUPS: u32 = 0x1 | 0x4;
 #[derive(Debug)]
 pub struct SockDiag {
     socket: OwnedFd,
+    /// Of the namespace that its threads are in: only there a new socket is of the same one.
+    is_home: bool,
     datagram: Vec<u8>,
     sequence: u32,
 }
@@ -53,7 +55,16 @@ impl SockDiag {
     /// # Errors
     /// `Absent` or `Denied` where the kernel or a sandbox refuses the family.
     pub fn open() -> Result<Self, KernelError> {
-        Ok(Self { socket: open_dump_socket()?, datagram: vec![0; DATAGRAM], sequence: 0 })
+        Ok(Self { socket: open_dump_socket()?, is_home: true, datagram: vec![0; DATAGRAM], sequence: 0 })
+    }
+
+    /// The same in the network namespace that the calling thread has entered, for threads that have not. Once a dump
+    /// fails it is of no more use.
+    ///
+    /// # Errors
+    /// As [`SockDiag::open`].
+    pub fn open_elsewhere() -> Result<Self, KernelError> {
+        Ok(Self { is_home: false, ..Self::open()? })
     }
 
     /// Appends every TCP socket, v4 and v6, TIME_WAIT left out, that `wanted` says yes to, of those that pass the
@@ -112,7 +123,7 @@ impl SockDiag {
     ) -> Result<(), KernelError> {
         self.sequence = self.sequence.wrapping_add(1);
         let answer = self.exchange(request(self.sequence).as_ref(), take);
-        if answer.is_err() {
+        if answer.is_err() && self.is_home {
             // A dump broken off goes on in the kernel; only a new socket is clean.
             self.socket = open_dump_socket()?;
         }

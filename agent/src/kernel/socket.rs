@@ -9,6 +9,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Socket {
     /// Identity for life. Inodes are used again, cookies are not. (From `/proc/net` it is the inode: the best there is.)
+    /// In another network namespace than the agent's it tells that apart, too: see [`Network::identity`].
     pub cookie: u64,
     /// Our end; v4-mapped addresses are given as v4.
     pub local: SocketAddr,
@@ -44,6 +45,26 @@ pub struct Socket {
     pub segments_out: Option<u32>,
     /// Segments with data received since the connection began.
     pub segments_in: Option<u32>,
+}
+
+/// A network namespace, as this agent numbers those it has met; 0 is its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Network(pub u16);
+
+impl Network {
+    /// The agent's own.
+    pub const OWN: Self = Self(0);
+
+    /// The identity of a socket among those of all namespaces: its cookie, or inode, with this number in the upper bits.
+    /// Older kernels count cookies in each namespace from one; none has come near 2^48.
+    pub const fn identity(self, cookie: u64) -> u64 {
+        cookie ^ (self.0 as u64) << 48
+    }
+
+    /// The namespace of an identity.
+    pub const fn of(identity: u64) -> Self {
+        Self((identity >> 48) as u16)
+    }
 }
 
 /// TCP states of `include/net/tcp_states.h`.
@@ -143,6 +164,14 @@ mod tests {
         }
         assert_eq!(TcpState::from_number(0), None);
         assert_eq!(TcpState::from_number(13), None);
+    }
+
+    #[test]
+    fn one_cookie_in_two_namespaces_is_two_sockets() {
+        assert_eq!(Network::OWN.identity(4711), 4711);
+        let all: std::collections::HashSet<_> = (0..100).map(|number| Network(number).identity(4711)).collect();
+        assert_eq!(all.len(), 100);
+        assert_eq!((Network::of(4711), Network::of(Network(9).identity(4711))), (Network::OWN, Network(9)));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value as Json, json};
 
 use crate::discover::TargetKey;
-use crate::inspect::host::{Owner, PoolRow, ProcessRow, TcpState};
+use crate::inspect::host::{Owner, PoolRow, ProcessRow, Surroundings, TcpState};
 use crate::inspect::http_endpoint::Phase;
 use crate::inspect::pool_metrics::NamedPool;
 use crate::inspect::{HostLook, LogLook, PoolStats, Probe, Rows, ServerLook, Value};
@@ -22,6 +22,11 @@ pub struct World {
 }
 
 impl World {
+    /// How far the last look at the host saw.
+    pub fn surroundings(&self) -> Option<&Surroundings> {
+        self.host.as_ref().map(|look| &look.surroundings)
+    }
+
     /// Takes over what was seen.
     pub fn saw(&mut self, rows: Rows) {
         match rows {

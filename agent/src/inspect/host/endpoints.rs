@@ -73,7 +73,7 @@ impl Endpoints {
     pub fn set(&self, source: &str, service: &'static str, ends: impl IntoIterator<Item = End>) {
         let canonical = |end| match end {
             End::Tcp(one) => End::Tcp(SocketAddr::new(one.ip().to_canonical(), one.port())),
-            End::Unix(path) => End::Unix(path),
+            other => other,
         };
         let ends = ends.into_iter().map(canonical).collect();
         let mut by_source = self.by_source.lock().unwrap_or_else(PoisonError::into_inner);
@@ -97,6 +97,7 @@ impl Endpoints {
                         configured.services.insert(address.port(), service);
                         configured.addresses.insert(*address);
                     }
+                    End::Apart(_) => (),
                     End::Unix(path) => {
                         // Applications may reach the same server over TCP.
                         configured.services.extend(port_of_path(path).map(|port| (port, *service)));
@@ -134,6 +135,8 @@ impl Configured {
     pub(super) fn contains_end(&self, remote: &End) -> bool {
         match remote {
             End::Tcp(remote) => self.contains(*remote),
+            // It leads to no server that this agent could have been told of.
+            End::Apart(_) => false,
             End::Unix(path) => self.has_path(path),
         }
     }
@@ -157,7 +160,7 @@ impl Configured {
     /// What a remote end speaks: as configured, else as usual.
     pub(super) fn service_at(&self, remote: &End) -> Option<&'static str> {
         match remote {
-            End::Tcp(remote) => self.service(remote.port()),
+            End::Tcp(remote) | End::Apart(remote) => self.service(remote.port()),
             End::Unix(path) => self.paths.get(path).copied().or_else(|| service_of_path(path)),
         }
     }

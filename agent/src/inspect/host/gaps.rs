@@ -57,6 +57,12 @@ pub(super) fn refused(error: &KernelError) -> Reason {
     }
 }
 
+/// Why some connections are left out, when some are.
+pub(super) fn cut(count: usize) -> Option<Gap> {
+    let what = format!("more than 65536 connections to watched endpoints; {count} are left out");
+    (count > 0).then(|| Gap { checks: POOL_CHECKS, target: TargetKey::agent(), reason: Reason::Absent(what) })
+}
+
 pub(super) fn no_unix(error: &KernelError) -> Reason {
     match error {
         KernelError::Denied => Reason::Denied("unix sockets over NETLINK_SOCK_DIAG".into()),
@@ -104,14 +110,16 @@ impl Hidden {
     }
 
     /// One gap for each user that refuses us, and one for all those that are in another PID namespace. A listening
-    /// socket of uid 0 that no process holds is the kernel's own (NFS): no gap.
-    pub(super) fn tell(self, denied: &HashSet<u32>, gaps: &mut Vec<Gap>) {
+    /// socket of uid 0 that no process holds is the kernel's own (NFS): no gap. True when some are elsewhere.
+    pub(super) fn tell(self, denied: &HashSet<u32>, gaps: &mut Vec<Gap>) -> bool {
         let all = self.by_uid.len();
+        let mut is_elsewhere = false;
         for (uid, has_pool) in self.by_uid.into_iter().take(MAX_GAPS) {
             if !has_pool && uid == 0 && !denied.contains(&uid) {
                 continue;
             }
             let reason = why_hidden(uid, denied);
+            is_elsewhere |= matches!(reason, Reason::Elsewhere(_));
             // What a pool's sockets tell is told of them all the same; its limit and its process are not known.
             let checks = if has_pool { OWNER_CHECKS } else { PROCESS_CHECKS };
             let gap = Gap { checks, target: TargetKey::agent(), reason };
@@ -123,5 +131,6 @@ impl Hidden {
             let reason = Reason::Denied(format!("the descriptors of processes of {} further users", all - MAX_GAPS));
             gaps.push(Gap { checks: OWNER_CHECKS, target: TargetKey::agent(), reason });
         }
+        is_elsewhere
     }
 }

@@ -1,6 +1,7 @@
 //! One look at the host: dump, difference, owners, pools, processes.
 
 use std::collections::{BTreeSet, HashMap};
+use std::iter;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,15 +12,16 @@ use tokio::sync::mpsc;
 use super::attention::Attention;
 use super::endpoints::{Endpoints, Ports};
 use super::gaps::{self, ALL_CHECKS, Hidden, POOL_CHECKS, PROCESS_CHECKS};
+use super::networks::{Networks, Other};
 use super::peers::Peers;
-use super::pools::{self, Pools};
+use super::pools::{self, Batch, Pools};
 use super::rows::{pid_of, row_of};
 use super::services::{self, Services};
 use super::sockets::Sockets;
 use super::unix::UnixSockets;
 use super::watched::{self, MAX_WATCHED, Watched};
 use super::world::World;
-use super::{Ended, Gap, HostLook, Owner, PoolRow, Unattributed, measures};
+use super::{Ended, Gap, HostLook, Owner, PoolRow, Unattributed, Vantage, measures};
 use crate::discover::application::Declared;
 use crate::discover::processes::Processes;
 use crate::discover::{Instance, TargetKey};
@@ -27,7 +29,7 @@ use crate::inspect::server::PoolMode;
 use crate::inspect::{About, Inspector, Look, Reading, Reason, Rows, Value};
 use crate::kernel::owners::{Candidate, Held, Kin, Owners, Wanted};
 use crate::kernel::proc::Proc;
-use crate::kernel::socket::Socket;
+use crate::kernel::socket::{Network, Socket};
 
 /// What the host inspector is told by configuration. The default watches what it finds.
 #[derive(Debug, Clone)]
@@ -44,6 +46,8 @@ pub struct Config {
     pub attention: Attention,
     /// The agent itself, whose process and sockets are left out.
     pub own_pid: Option<u32>,
+    /// The host mode: every other network namespace is entered once, for which `CAP_SYS_ADMIN` is needed.
+    pub namespaces: bool,
 }
 
 impl Default for Config {
@@ -55,6 +59,7 @@ impl Default for Config {
             endpoints: Endpoints::default(),
             attention: Attention::default(),
             own_pid: Some(std::process::id()),
+            namespaces: false,
         }
     }
 }
@@ -85,12 +90,14 @@ const ORDER_TEST: Duration = Duration::from_millis(30);
 /// What this inspector reads.
 pub static ABOUT: About = About {
     name: "host",
-    source: "NETLINK_SOCK_DIAG dump and destroy events of TCP (else /proc/net/tcp and tcp6), dump of unix sockets; /proc/<pid>/stat, status, \
+    source: "NETLINK_SOCK_DIAG dump and destroy events of TCP (else /proc/net/tcp and tcp6), dump of unix sockets; \
+             of other network namespaces /proc/<pid>/net/tcp and tcp6, or the same dump inside; /proc/<pid>/stat, status, \
              cmdline, limits, smaps_rollup, fd, environ (named keys), cgroup; the cgroup tree's memory files; pidfd",
     needs: "nothing for sockets, CPU and threads; the application's user, or CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH \
-            together, for who holds which socket, PSS and the pool limits of its environment",
+            together, for who holds which socket, PSS and the pool limits of its environment; CAP_SYS_ADMIN beside \
+            them to enter other network namespaces (`namespaces` in [host])",
     cost: "one dump of the host's TCP sockets, one of its unix sockets while a server listens on one, one stat per watched \
-           process; PSS every 10 s, all descriptors once a minute",
+           process; PSS every 10 s, all descriptors once a minute; tables of other namespaces for at most 1 % of a core",
     measures: measures::ALL,
 };
 
@@ -159,6 +166,7 @@ struct State {
     peers: Peers,
     unix: UnixSockets,
     services: Services,
+    networks: Networks,
     has_looked: bool,
     // A buffer, kept from look to look.
     wanted: Vec<Wanted>,
@@ -180,6 +188,7 @@ impl State {
             peers: Peers::default(),
             unix: UnixSockets::default(),
             services: Services::default(),
+            networks: Networks::new(&config.proc_root, config.namespaces),
             has_looked: false,
             wanted: Vec::new(),
             config,
@@ -216,11 +225,16 @@ impl State {
             }
         };
         match self.processes.refresh(proc, now) {
-            Ok(ended) => ended.iter().for_each(|instance| self.owners.forget(instance.pid)),
+            Ok(ended) => {
+                ended.iter().for_each(|instance| self.owners.forget(instance.pid));
+                self.networks.find(&self.processes, &ended, now);
+            }
             Err(error) => {
                 look.gaps.push(Gap { checks: ALL_CHECKS, target: TargetKey::agent(), reason: gaps::no_proc(&error) });
             }
         }
+        self.networks.look(&self.ports, now, &mut look);
+        let elsewhere = &self.networks;
         self.wanted.clear();
         let wanted =
             |socket: &Socket, kin| Wanted { cookie: socket.cookie, inode: socket.inode, kin, is_thorough: true };
@@ -229,13 +243,24 @@ impl State {
         self.wanted.extend(self.peers.wanted());
         self.wanted.extend(self.unix.wanted());
         self.wanted.extend(self.services.wanted(&self.sockets.accepted));
+        for other in elsewhere.iter() {
+            let Sockets { listening, outbound, accepted, .. } = &other.sockets;
+            self.wanted.extend(listening.iter().map(|it| wanted(it, Kin::At(it.local.port()))));
+            self.wanted.extend(outbound.iter().map(|it| wanted(it, Kin::To(it.remote))));
+            self.wanted.extend(other.peers.wanted());
+            self.wanted.extend(other.services.wanted(accepted));
+        }
         let candidates: Vec<Candidate> = self.processes.candidates().collect();
         self.owners.look(proc, &self.wanted, &candidates, now);
         self.peers.settle(&mut self.owners, proc, now);
+        for other in self.networks.iter_mut() {
+            other.peers.settle(&mut self.owners, proc, now);
+        }
 
         let mut listens: HashMap<Instance, Vec<SocketAddr>> = HashMap::new();
         let mut hidden = Hidden::default();
-        for socket in &self.sockets.listening {
+        let elsewhere = self.networks.iter().flat_map(|it| &it.sockets.listening);
+        for socket in self.sockets.listening.iter().chain(elsewhere) {
             match self.owners.of(socket.cookie) {
                 Held::By(holders) => {
                     for holder in holders {
@@ -257,15 +282,14 @@ impl State {
             peers: &self.peers,
             unix: &self.unix,
             listeners: &self.sockets.listeners,
+            networks: &self.networks,
             configured: &configured,
             own_pid: self.config.own_pid,
         };
-        let given = pools::Given {
-            sockets: &self.sockets.outbound,
-            unix: &self.unix.clients,
-            destroyed: &self.sockets.destroyed,
-            now,
-        };
+        let Sockets { outbound, destroyed, .. } = &self.sockets;
+        let own = Batch { network: Network::OWN, is_new: false, sockets: outbound, destroyed };
+        let batches: Vec<Batch<'_>> = iter::once(own).chain(self.networks.iter().map(Other::batch)).collect();
+        let given = pools::Given { sockets: &batches, unix: &self.unix.clients, now };
         let seen = self.pools.look(given, &world);
         let of = |(remote, births): (SocketAddr, u32)| Unattributed {
             remote,
@@ -317,12 +341,23 @@ impl State {
             own_pid,
         };
         look.services = self.services.look(&given);
+        for Other { sockets, services, .. } in self.networks.iter_mut().filter(|it| it.vantage == Vantage::Entered) {
+            let Sockets { listening, accepted, .. } = &*sockets;
+            look.services.extend(services.look(&services::Given { listening, accepted, ..given }));
+        }
 
         let ages: HashMap<Instance, Duration> = look.processes.iter().map(|row| (row.instance, row.age)).collect();
         let denied = gaps::denied_users(&self.owners, &self.processes);
+        look.surroundings.processes = candidates.len();
+        look.surroundings.refusing = self.owners.denied().count();
         for pool in seen.pools {
             let service = configured.service_at(&pool.key.remote);
+            let vantage = self.networks.vantage(pool.key.network);
             let mut row = row_of(pool, service, &self.processes, &self.config, &ages, proc, watched);
+            if let Some(row) = &mut row {
+                row.closes_incomplete |= vantage.untold().is_some();
+                row.vantage = vantage;
+            }
             if let Some(PoolRow { owner: Owner::NotVisible { uid, .. }, limit, .. }) = &mut row {
                 hidden.connected(*uid);
                 limit.value = Value::Unknown(gaps::why_hidden(*uid, &denied));
@@ -334,14 +369,15 @@ impl State {
             self.pick(&mut look.pools, dumped);
         }
         look.absent = absent(&self.config, &self.processes);
-        hidden.tell(&denied, &mut look.gaps);
+        look.surroundings.has_unheld = hidden.tell(&denied, &mut look.gaps);
         look
     }
 
     /// Dumps once more, and notes which connections have sent something since the first dump.
     fn pick(&mut self, pools: &mut [PoolRow], dumped: Instant) {
         std::thread::sleep(ORDER_TEST.saturating_sub(dumped.elapsed()));
-        let sent = self.sockets.sent_again(&self.ports);
+        let mut sent = self.sockets.sent_again(&self.ports);
+        self.networks.sent_again(&self.ports, &mut sent);
         for connection in pools.iter_mut().flat_map(|pool| &mut pool.connections) {
             let (before, after) = (connection.segments_out, sent.get(&connection.cookie));
             connection.picked = before.zip(after.copied()).map(|(before, after)| before != after);

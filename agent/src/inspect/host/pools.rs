@@ -14,7 +14,7 @@ use super::{Connection, Peer, TcpState};
 use crate::discover::{End, Instance};
 use crate::kernel::owners::{Held, Holder};
 use crate::kernel::sock_diag::Destroyed;
-use crate::kernel::socket::{ByNumber, Socket};
+use crate::kernel::socket::{ByNumber, Network, Socket};
 
 /// A connection that ended is remembered so long, for its destroy event may come after the look that missed it.
 const REMEMBERED: Duration = Duration::from_secs(30);
@@ -46,6 +46,7 @@ impl Party {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) party: Party,
+    pub(super) network: Network,
     pub(super) remote: End,
 }
 
@@ -69,13 +70,22 @@ pub(super) struct Look {
 /// What the dump and the events of one look gave.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Given<'a> {
-    /// Outbound sockets to watched endpoints.
-    pub(super) sockets: &'a [Socket],
+    /// Outbound sockets to watched endpoints, by network namespace.
+    pub(super) sockets: &'a [Batch<'a>],
     /// Connections to unix sockets of servers.
     pub(super) unix: &'a [UnixClient],
+    pub(super) now: Duration,
+}
+
+/// What one look gave of one network namespace.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Batch<'a> {
+    pub(super) network: Network,
+    /// It was not looked at before: what is in it was not born since.
+    pub(super) is_new: bool,
+    pub(super) sockets: &'a [Socket],
     /// Connections that ended since the last look.
     pub(super) destroyed: &'a [Destroyed],
-    pub(super) now: Duration,
 }
 
 /// A connection as a dump shows it.
@@ -100,16 +110,16 @@ impl Sight<'_> {
         }
     }
 
-    fn remote(self) -> End {
+    fn remote(self, network: Network) -> End {
         match self {
-            Self::Tcp(socket) => End::Tcp(socket.remote),
+            Self::Tcp(socket) => end_in(network, socket.remote),
             Self::Unix(client) => End::Unix(client.path.clone()),
         }
     }
 
-    fn local(self) -> End {
+    fn local(self, network: Network) -> End {
         match self {
-            Self::Tcp(socket) => End::Tcp(socket.local),
+            Self::Tcp(socket) => end_in(network, socket.local),
             Self::Unix(_) => End::Unix(Arc::default()),
         }
     }
@@ -122,11 +132,11 @@ impl Sight<'_> {
     }
 
     /// What the kernel tells of it.
-    fn connection(self) -> Connection {
+    fn connection(self, network: Network) -> Connection {
         let mut connection = Connection {
             cookie: self.cookie(),
             fds: Vec::new(),
-            local: self.local(),
+            local: self.local(network),
             peer: None,
             state: self.state(),
             sent_age: None,
@@ -161,6 +171,11 @@ impl Sight<'_> {
     }
 }
 
+/// Loopback is another in each network namespace.
+fn end_in(network: Network, address: SocketAddr) -> End {
+    if network == Network::OWN || !address.ip().is_loopback() { End::Tcp(address) } else { End::Apart(address) }
+}
+
 /// The world that decides what the rows mean.
 pub(super) trait World {
     /// Who holds a socket.
@@ -173,8 +188,8 @@ pub(super) trait World {
     fn runs(&self, instance: Instance) -> bool;
     /// Whether even one connection to this endpoint is a pool: it is configured.
     fn is_configured(&self, remote: &End) -> bool;
-    /// Whether connections from `local` to `remote` are watched at all.
-    fn is_watched(&self, local: SocketAddr, remote: SocketAddr) -> bool;
+    /// Whether connections from `local` to `remote` in a network namespace are watched at all.
+    fn is_watched(&self, network: Network, local: SocketAddr, remote: SocketAddr) -> bool;
 }
 
 /// Every connection and pool so far.
@@ -189,6 +204,7 @@ pub(super) struct Pools {
 #[derive(Debug)]
 struct Tracked {
     party: Known,
+    network: Network,
     remote: End,
     first_seen: Duration,
     born: bool,
@@ -220,17 +236,22 @@ impl Pools {
     pub(super) fn look(&mut self, given: Given<'_>, world: &impl World) -> Look {
         self.look += 1;
         let mut unattributed = BTreeMap::new();
-        for socket in given.sockets {
-            self.see(Sight::Tcp(socket), given.now, world);
+        for batch in given.sockets {
+            let is_new = batch.is_new || self.last.is_none();
+            for socket in batch.sockets {
+                self.see(Sight::Tcp(socket), batch.network, is_new, given.now, world);
+            }
         }
         for client in given.unix {
-            self.see(Sight::Unix(client), given.now, world);
+            self.see(Sight::Unix(client), Network::OWN, self.last.is_none(), given.now, world);
         }
         self.note_vanished(given.now, &mut unattributed);
         // Before the first look nothing was counted, so nothing that ended then is missing.
         if let Some(last) = self.last {
-            for event in given.destroyed {
-                self.note_destroyed(event, given.now, last, world, &mut unattributed);
+            for batch in given.sockets {
+                for event in batch.destroyed {
+                    self.note_destroyed(event, batch.network, given.now, last, world, &mut unattributed);
+                }
             }
         }
         self.last = Some(given.now);
@@ -250,14 +271,14 @@ impl Pools {
         })
     }
 
-    fn see(&mut self, sight: Sight<'_>, now: Duration, world: &impl World) {
-        let was_looking = self.last.is_some();
+    fn see(&mut self, sight: Sight<'_>, network: Network, is_new: bool, now: Duration, world: &impl World) {
         let (cookie, state) = (sight.cookie(), sight.state());
         let tracked = self.connections.entry(cookie).or_insert_with(|| Tracked {
             party: Known::NotYet,
-            remote: sight.remote(),
+            network,
+            remote: sight.remote(network),
             first_seen: now,
-            born: was_looking,
+            born: !is_new,
             state,
             state_since: now,
             look: 0,
@@ -285,7 +306,7 @@ impl Pools {
         };
         let before = std::mem::replace(&mut tracked.party, party);
         let Known::Of(party) = party else { return };
-        let key = Key { party, remote: tracked.remote.clone() };
+        let key = Key { party, network, remote: tracked.remote.clone() };
         if self.pools.len() >= MAX_POOLS && !self.pools.contains_key(&key) {
             return;
         }
@@ -308,7 +329,7 @@ impl Pools {
             state_age: now.saturating_sub(tracked.state_since),
             seen_for: now.saturating_sub(tracked.first_seen),
             born: tracked.born,
-            ..sight.connection()
+            ..sight.connection(network)
         });
     }
 
@@ -326,36 +347,40 @@ impl Pools {
                     tracked.closed = Some(now);
                     match tracked.party {
                         Known::Of(party) => {
-                            let key = Key { party, remote: tracked.remote.clone() };
+                            let key = Key { party, network: tracked.network, remote: tracked.remote.clone() };
                             if let Some(pool) = self.pools.get_mut(&key) {
                                 pool.closes.push(tracked.lifetime(now));
                             }
                         }
                         // It ended before its owner was found.
-                        Known::NotYet if tracked.born => lost.push((tracked.remote.clone(), tracked.lifetime(now))),
+                        Known::NotYet if tracked.born => {
+                            lost.push((tracked.network, tracked.remote.clone(), tracked.lifetime(now)));
+                        }
                         Known::NotYet | Known::Ours => (),
                     }
                     true
                 }
             }
         });
-        for (remote, lifetime) in lost {
-            self.attribute(&remote, lifetime, now, unattributed);
+        for (network, remote, lifetime) in lost {
+            self.attribute(network, &remote, lifetime, now, unattributed);
         }
     }
 
     fn note_destroyed(
         &mut self,
         event: &Destroyed,
+        network: Network,
         now: Duration,
         last: Duration,
         world: &impl World,
         unattributed: &mut BTreeMap<SocketAddr, u32>,
     ) {
         let Some(tracked) = self.connections.remove(&event.cookie) else {
-            if world.is_watched(event.local, event.remote) {
+            if world.is_watched(network, event.local, event.remote) {
                 // It lived for less than the time between two looks; that is all that is known, and enough.
-                self.attribute(&End::Tcp(event.remote), Some(now.saturating_sub(last)), now, unattributed);
+                let remote = end_in(network, event.remote);
+                self.attribute(network, &remote, Some(now.saturating_sub(last)), now, unattributed);
             }
             return;
         };
@@ -364,14 +389,16 @@ impl Pools {
         }
         match tracked.party {
             Known::Of(party) => {
-                let key = Key { party, remote: tracked.remote.clone() };
+                let key = Key { party, network: tracked.network, remote: tracked.remote.clone() };
                 if let Some(pool) = self.pools.get_mut(&key) {
                     // It ended between the dump and now.
                     pool.connections.retain(|connection| connection.cookie != event.cookie);
                     pool.closes.push(tracked.lifetime(now));
                 }
             }
-            Known::NotYet if tracked.born => self.attribute(&tracked.remote, tracked.lifetime(now), now, unattributed),
+            Known::NotYet if tracked.born => {
+                self.attribute(network, &tracked.remote, tracked.lifetime(now), now, unattributed);
+            }
             Known::NotYet | Known::Ours => (),
         }
     }
@@ -379,12 +406,14 @@ impl Pools {
     /// A connection whose owner nobody saw belongs to the only pool of its endpoint, if there is just one.
     fn attribute(
         &mut self,
+        network: Network,
         remote: &End,
         lifetime: Option<Duration>,
         now: Duration,
         unattributed: &mut BTreeMap<SocketAddr, u32>,
     ) {
-        let mut of_endpoint = self.pools.iter_mut().filter(|(key, _)| key.remote == *remote);
+        let is_of_it = |key: &Key| key.network == network && key.remote == *remote;
+        let mut of_endpoint = self.pools.iter_mut().filter(|(key, _)| is_of_it(key));
         match (of_endpoint.next(), of_endpoint.next()) {
             (Some((_, pool)), None) => {
                 pool.ever = pool.ever.saturating_add(1);

@@ -7,7 +7,7 @@ use super::endpoints::port_of_path;
 use super::inspector::Config;
 use super::pools::{self, Party};
 use super::watched::Watched;
-use super::{DsnRow, Limit, Owner, PoolRow};
+use super::{DsnRow, Limit, Owner, PoolRow, Vantage};
 use crate::discover::processes::Processes;
 use crate::discover::{End, Instance, TargetKey};
 use crate::inspect::{Reason, Value};
@@ -26,7 +26,7 @@ pub(super) fn row_of(
 ) -> Option<PoolRow> {
     let remote = pool.key.remote;
     let port = match &remote {
-        End::Tcp(remote) => remote.port(),
+        End::Tcp(remote) | End::Apart(remote) => remote.port(),
         // Without a port in its name it is the default one's.
         End::Unix(path) => port_of_path(path).unwrap_or_default(),
     };
@@ -71,6 +71,7 @@ pub(super) fn row_of(
         births,
         closes,
         closes_incomplete,
+        vantage: Vantage::Own,
         process_age,
         limit,
         dsn,

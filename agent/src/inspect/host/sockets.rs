@@ -11,7 +11,7 @@ use crate::discover::TargetKey;
 use crate::inspect::Reason;
 use crate::kernel::sock_diag::message::Row;
 use crate::kernel::sock_diag::{DestroyEvents, Destroyed, SockDiag};
-use crate::kernel::socket::{ByNumber, Socket, TcpState};
+use crate::kernel::socket::{ByNumber, Network, Socket, TcpState};
 use crate::kernel::{KernelError, proc_net};
 
 /// Where socket rows come from.
@@ -26,6 +26,7 @@ pub(super) enum Source {
 #[derive(Debug)]
 pub(super) struct Sockets {
     pub(super) source: Source,
+    network: Network,
     sieve: Sieve,
     events: Option<DestroyEvents>,
     pub(super) listening: Vec<Socket>,
@@ -39,16 +40,32 @@ pub(super) struct Sockets {
     pub(super) listeners: Listeners,
 }
 
+/// What a look at the sockets of one network namespace left out.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// Wanted sockets beyond the bound.
+    pub(super) cut: usize,
+    /// The ends between two looks are not all known.
+    pub(super) is_incomplete: bool,
+}
+
 impl Sockets {
+    /// Those of the agent's own network namespace.
     pub(super) fn open() -> Self {
         let source = match SockDiag::open() {
             Ok(diag) => Source::Netlink(diag),
             Err(error) => Source::Table(gaps::refused(&error)),
         };
+        Self::of(Network::OWN, source, DestroyEvents::open().ok())
+    }
+
+    /// Those of the network namespace `network`, from `source`.
+    pub(super) fn of(network: Network, source: Source, events: Option<DestroyEvents>) -> Self {
         Self {
             source,
+            network,
             sieve: Sieve::default(),
-            events: DestroyEvents::open().ok(),
+            events,
             listening: Vec::new(),
             outbound: Vec::new(),
             accepted: Vec::new(),
@@ -74,7 +91,41 @@ impl Sockets {
             look.gaps.push(Gap { checks, target: TargetKey::agent(), reason });
         }
         self.sort(remote, local);
-        self.drain_events(look);
+        if self.events.is_none() {
+            self.events = DestroyEvents::open().ok();
+        }
+        look.closes_incomplete |= self.drain_events();
+    }
+
+    /// The same in another network namespace; `process` is `/proc/<pid>` of one that is in it.
+    ///
+    /// # Errors
+    /// When its sockets cannot be read now; what was seen of it before stays.
+    pub(super) fn look_elsewhere(
+        &mut self,
+        process: &Path,
+        remote: &Ports,
+        local: &Ports,
+        now: Duration,
+    ) -> Result<Told, KernelError> {
+        let before = std::mem::take(&mut self.outbound);
+        let outcome = match &self.source {
+            Source::Netlink(_) => self.ask(remote, local, now),
+            Source::Table(_) => self.read(process, remote, local),
+        };
+        let cut = match outcome {
+            Ok(cut) => cut,
+            Err(error) => {
+                self.outbound = before;
+                return Err(error);
+            }
+        };
+        let network = self.network;
+        self.outbound.iter_mut().for_each(|it| it.cookie = network.identity(it.cookie));
+        self.sort(remote, local);
+        let is_incomplete = self.drain_events();
+        self.destroyed.iter_mut().for_each(|it| it.cookie = network.identity(it.cookie));
+        Ok(Told { cut, is_incomplete })
     }
 
     fn dump(
@@ -85,31 +136,12 @@ impl Sockets {
         now: Duration,
         look: &mut HostLook,
     ) -> Result<(), (&'static [&'static str], Reason)> {
-        let listen = TcpState::Listen.number();
-        if let Source::Netlink(diag) = &mut self.source {
-            let wanted = |state, ours, other| state == listen || remote.contains(other) || local.contains(ours);
-            let wanted = |row: &Row<'_>| wanted(row.state, row.local_port, row.remote_port);
-            let mut filter = self.sieve.filter(remote, local, now);
-            let mut answer = diag.dump(filter.as_ref(), wanted, &mut self.outbound);
-            if filter.is_some() && answer.is_err() {
-                self.sieve.refuse();
-                self.outbound.clear();
-                filter = None;
-                answer = diag.dump(None, wanted, &mut self.outbound);
-            }
-            if filter.is_none()
-                && let Ok(told) = &answer
-            {
-                self.sieve.count(told.rows, self.outbound.len(), now);
-            }
-            match answer {
-                Ok(told) if told.cut > 0 => {
-                    let what = format!("more than 65536 connections to watched endpoints; {} are left out", told.cut);
-                    let reason = Reason::Absent(what);
-                    look.gaps.push(Gap { checks: POOL_CHECKS, target: TargetKey::agent(), reason });
+        if let Source::Netlink(_) = &self.source {
+            match self.ask(remote, local, now) {
+                Ok(cut) => {
+                    look.gaps.extend(gaps::cut(cut));
                     return Ok(());
                 }
-                Ok(_) => return Ok(()),
                 Err(error @ (KernelError::Denied | KernelError::Absent)) => {
                     self.outbound.clear();
                     self.source = Source::Table(gaps::refused(&error));
@@ -122,15 +154,44 @@ impl Sockets {
             look.closes_incomplete = true;
             look.gaps.push(Gap { checks: &["pool.churn"], target: TargetKey::agent(), reason: reason.clone() });
         }
-        let wanted = |ours, other, state| state == TcpState::Listen || remote.contains(other) || local.contains(ours);
-        proc_net::read(proc_root, wanted, &mut self.outbound).map_err(|error| {
+        let cut = self.read(proc_root, remote, local).map_err(|error| {
             let reason = match error {
                 KernelError::Denied => Reason::Denied("/proc/net/tcp".into()),
                 KernelError::Malformed(what) => Reason::Malformed(what.to_owned()),
                 _ => Reason::Absent("/proc/net/tcp".into()),
             };
             (POOL_CHECKS, reason)
-        })
+        })?;
+        look.gaps.extend(gaps::cut(cut));
+        Ok(())
+    }
+
+    /// Asks the kernel for the sockets; gives how many wanted ones are left out.
+    fn ask(&mut self, remote: &Ports, local: &Ports, now: Duration) -> Result<usize, KernelError> {
+        let Source::Netlink(diag) = &mut self.source else { return Err(KernelError::Absent) };
+        let listen = TcpState::Listen.number();
+        let wanted = |state, ours, other| state == listen || remote.contains(other) || local.contains(ours);
+        let wanted = |row: &Row<'_>| wanted(row.state, row.local_port, row.remote_port);
+        let mut filter = self.sieve.filter(remote, local, now);
+        let mut answer = diag.dump(filter.as_ref(), wanted, &mut self.outbound);
+        if filter.is_some() && answer.is_err() {
+            self.sieve.refuse();
+            self.outbound.clear();
+            filter = None;
+            answer = diag.dump(None, wanted, &mut self.outbound);
+        }
+        if filter.is_none()
+            && let Ok(told) = &answer
+        {
+            self.sieve.count(told.rows, self.outbound.len(), now);
+        }
+        answer.map(|told| told.cut)
+    }
+
+    /// Reads the tables beneath `root`; gives how many wanted sockets are left out.
+    fn read(&mut self, root: &Path, remote: &Ports, local: &Ports) -> Result<usize, KernelError> {
+        let wanted = |ours, other, state| state == TcpState::Listen || remote.contains(other) || local.contains(ours);
+        proc_net::read(root, wanted, &mut self.outbound)
     }
 
     /// Segments sent by now, for each connection to the ports `remote`; empty where the kernel does not tell.
@@ -144,7 +205,7 @@ impl Sockets {
             // Half a dump is no answer; the next look tells why.
             self.again.clear();
         }
-        self.again.iter().filter_map(|it| Some((it.cookie, it.segments_out?))).collect()
+        self.again.iter().filter_map(|it| Some((self.network.identity(it.cookie), it.segments_out?))).collect()
     }
 
     fn sort(&mut self, remote: &Ports, local: &Ports) {
@@ -175,18 +236,16 @@ impl Sockets {
         });
     }
 
-    fn drain_events(&mut self, look: &mut HostLook) {
+    /// Takes the ends since the last look in; true when some were lost.
+    fn drain_events(&mut self) -> bool {
         self.destroyed.clear();
-        if self.events.is_none() {
-            self.events = DestroyEvents::open().ok();
-        }
         match self.events.as_mut().map(|events| events.drain(&mut self.destroyed)) {
-            Some(Ok(lost)) => look.closes_incomplete |= lost,
+            Some(Ok(lost)) => lost,
             Some(Err(_)) => {
                 self.events = None;
-                look.closes_incomplete = true;
+                true
             }
-            None => look.closes_incomplete = true,
+            None => true,
         }
     }
 }

@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 
 use super::endpoints::{Configured, Listeners, Ports};
+use super::networks::Networks;
 use super::peers::Peers;
 use super::unix::UnixSockets;
 use super::{Peer, pools};
 use crate::discover::processes::Processes;
 use crate::discover::{End, Instance};
 use crate::kernel::owners::{Held, Owners};
+use crate::kernel::socket::Network;
 
 /// The eyes of `pools::Pools`.
 pub(super) struct World<'a> {
@@ -18,6 +20,7 @@ pub(super) struct World<'a> {
     pub(super) unix: &'a UnixSockets,
     pub(super) ports: &'a Ports,
     pub(super) listeners: &'a Listeners,
+    pub(super) networks: &'a Networks,
     pub(super) configured: &'a Configured,
     pub(super) own_pid: Option<u32>,
 }
@@ -32,7 +35,7 @@ impl pools::World for World<'_> {
             Held::By(holders) => holders.last().map(|holder| Peer { pid: holder.pid, fd: holder.fd }),
             Held::ByNobodySeen | Held::NotYet => None,
         };
-        self.peers.of(cookie).or_else(of_unix)
+        self.peers.of(cookie).or_else(of_unix).or_else(|| self.networks.peer(cookie))
     }
 
     fn is_ours(&self, pid: u32) -> bool {
@@ -49,7 +52,11 @@ impl pools::World for World<'_> {
         self.configured.contains_end(remote)
     }
 
-    fn is_watched(&self, local: SocketAddr, remote: SocketAddr) -> bool {
-        self.ports.contains(remote.port()) && !self.listeners.accepted(local)
+    fn is_watched(&self, network: Network, local: SocketAddr, remote: SocketAddr) -> bool {
+        let listeners = match network {
+            Network::OWN => Some(self.listeners),
+            other => self.networks.listeners(other),
+        };
+        self.ports.contains(remote.port()) && !listeners.is_some_and(|it| it.accepted(local))
     }
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::churn::Births;
 use super::row::connections;
-use super::{Subject, Tracks, owner_name, pids, pids_in_words};
+use super::{Subject, Tracks, owner_name, pids, pids_in_words, untold};
 use crate::discover::TargetKey;
 use crate::inspect::host::{PoolRow, TcpState};
 use crate::inspect::{Unit, Value};
@@ -35,7 +35,11 @@ pub(super) fn judge(
 ) {
     let has_pool = connections(rows).any(|(_, it)| it.state == TcpState::Established && it.seen_for >= KEPT);
     let instances = rows.len().max(1) as f64;
-    let rate = if has_pool { Value::Known(0.0) } else { births.rate(now.mono).map(|it| it / instances) };
+    let rate = match untold(rows) {
+        _ if has_pool => Value::Known(0.0),
+        Some(untold) => untold,
+        None => births.rate(now.mono).map(|it| it / instances),
+    };
     let seen = Seen { qualifies: is_short, ..Seen::value(rate.clone()) };
     let subject = Subject { place: Some(place), ..Subject::of(CHECK, target) };
     tracks.observe(subject, seen, now, || {

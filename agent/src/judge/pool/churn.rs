@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Subject, Tracks, absent, owner_name, pids, pids_in_words};
+use super::{Subject, Tracks, absent, owner_name, pids, pids_in_words, untold};
 use crate::discover::TargetKey;
 use crate::inspect::host::PoolRow;
 use crate::inspect::{Reason, Unit, Value};
@@ -99,7 +99,11 @@ pub(super) fn judge(
     births.add(rows, incomplete, now.mono);
     // What ends within a look is not seen at all there, so a low rate would say nothing, and a high one could not clear.
     let is_told = !rows.iter().any(|it| it.closes_incomplete);
-    let rate = if is_told { births.rate(now.mono) } else { Value::Unknown(UNTOLD) };
+    let rate = match untold(rows) {
+        Some(untold) => untold,
+        None if is_told => births.rate(now.mono),
+        None => Value::Unknown(UNTOLD),
+    };
     let life = births.median_life();
     let is_short = life.is_some_and(|it| it < SHORT_LIFE);
     absent::judge(births, is_short, target, place, rows, now, tracks);

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use super::{Subject, Tracks, owner_name, pid, pids, pids_in_words};
+use super::{Subject, Tracks, owner_name, pid, pids, pids_in_words, untold};
 use crate::discover::TargetKey;
-use crate::inspect::Unit;
 use crate::inspect::host::{Connection, PoolRow, TcpState};
+use crate::inspect::{Unit, Value};
 use crate::judge::defaults::CheckId;
 use crate::judge::evidence::{Case, number, object};
 use crate::judge::threshold::Seen;
@@ -67,7 +67,9 @@ pub(super) fn judge(
     let window = Duration::try_from_secs_f64(bound).unwrap_or(Duration::MAX);
     let rises = all.entry(target.clone()).or_default().rises(dead.len(), window, now.mono);
     let oldest = if dead.len() < LEAST { 0.0 } else { dead[0].1.state_age.as_secs_f64() };
-    let seen = Seen { qualifies: rises && is_at_work(rows), ..Seen::known(oldest) };
+    // Whether the pool is at work is told by ages alone: without them many dead connections may be an idle pool's.
+    let value = untold(rows).filter(|_| dead.len() >= LEAST).unwrap_or(Value::Known(oldest));
+    let seen = Seen { qualifies: rises && is_at_work(rows), ..Seen::value(value) };
     let subject = Subject { place: Some(place), ..Subject::of(CheckId::CloseWait, target) };
     tracks.observe(subject, seen, now, || case(rows, &dead));
 }

@@ -292,7 +292,9 @@ impl Exhaustion {
         if let Some(told) = self.told_of(&row.target, now).filter(|it| it.is_whole) {
             return Value::Known(told.count);
         }
-        let Some(serving) = self.requests.of(&row.owner) else { return Value::Unknown(NOTHING_TELLS) };
+        let Some(serving) = self.requests.of(&row.owner) else {
+            return Value::Unknown(row.vantage.untold().cloned().unwrap_or(NOTHING_TELLS));
+        };
         let leases = Leases::of(row, &self.sessions, now);
         match self.beyond(row, &leases, serving) {
             0 => Value::Known(0.0),
@@ -330,7 +332,9 @@ impl Exhaustion {
     }
 
     fn outcome<'a>(&'a self, row: &'a PoolRow, now: Duration) -> Outcome<'a> {
-        let Some(serving) = self.requests.of(&row.owner) else { return Outcome::Unknown(NOTHING_TELLS) };
+        let Some(serving) = self.requests.of(&row.owner) else {
+            return Outcome::Unknown(row.vantage.untold().cloned().unwrap_or(NOTHING_TELLS));
+        };
         if serving.oldest() <= OLD {
             return Outcome::Clear;
         }

@@ -50,7 +50,8 @@ pub(super) fn judge(pools: &Instances<'_>, now: Moment, tracks: &mut Tracks) {
         let fires = tracks.of(CHECK).any(|(key, track)| key.target == **target && track.level.firing().is_some());
         let value = match () {
             () if untold > 0 && oldest > 0.0 => Value::Between(oldest, f64::INFINITY),
-            () if untold > 0 => Value::Unknown(Reason::Absent("when a peer was last heard (tcp_info)".to_owned())),
+            () if untold > 0 => super::untold(rows)
+                .unwrap_or_else(|| Value::Unknown(Reason::Absent("when a peer was last heard (tcp_info)".to_owned()))),
             // The ones that were found are heard again or gone; of the others no more can be said than before.
             () if oldest > 0.0 || unasked == 0 || fires => Value::Known(oldest),
             () => Value::Unknown(Reason::NotYet("idle connections without keepalive would not notice a lost peer")),

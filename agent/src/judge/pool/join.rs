@@ -175,6 +175,7 @@ impl<'a> ByPeer<'a> {
 pub(in crate::judge) fn is_of_server<'a>(look: &'a ServerLook, pools: &'a [PoolRow]) -> impl Fn(&End) -> bool + 'a {
     let here: HashSet<IpAddr> = pools
         .iter()
+        .filter(|it| it.vantage.is_own())
         .flat_map(|it| &it.connections)
         .filter_map(|it| Some(canonical(it.local.address()?).ip()))
         .collect();
@@ -188,6 +189,7 @@ pub(in crate::judge) fn is_of_server<'a>(look: &'a ServerLook, pools: &'a [PoolR
             let is_named = look.addresses.iter().any(|it| canonical(*it) == remote);
             is_named || (server_is_here && ports.contains(&remote.port()) && is_here(remote.ip()))
         }
+        End::Apart(_) => false,
         End::Unix(path) => match &look.socket_path {
             Some(named) => named == path,
             // Two servers with one port on one host listen in two directories, and both would have to be asked over TCP.

@@ -41,11 +41,12 @@ fn may_be_lost(it: &Connection) -> bool {
     it.state == TcpState::Established && it.local.address().is_some_and(|it| !it.ip().to_canonical().is_loopback())
 }
 
-/// Whether the timer runs; while data waits for its acknowledgement the kernel shows another timer.
+/// Whether the timer runs; while data waits for its acknowledgement the kernel shows another timer. A socket table does not
+/// tell the segments on the way, but the bytes, which say the same.
 fn has_keepalive(it: &Connection) -> Option<bool> {
     match it.keepalive {
         true => Some(true),
-        false if it.unacknowledged == Some(0) && it.unsent == 0 => Some(false),
+        false if it.unacknowledged.unwrap_or_default() == 0 && it.unsent == 0 => Some(false),
         false => None,
     }
 }

@@ -16,7 +16,7 @@ use super::lines::HeldBy;
 use super::order::Discipline;
 use super::verdict::{Judged, Pool};
 use super::view::Verdict;
-use super::{owner_name, pid, pids, pids_in_words, place, who};
+use super::{owner_name, pid, pids, pids_in_words, place, untold, who};
 use crate::discover::{Instance, TargetKey};
 use crate::inspect::host::Owner;
 use crate::inspect::server::SessionState;
@@ -198,7 +198,7 @@ impl Leaks {
             qualifies: is_steady,
             corroborated: grave,
             forced: (second > 0.0).then_some(if grave { Severity::Critical } else { Severity::Warning }),
-            ..Seen::value(if has_rule { Value::Known(second) } else { Value::Unknown(NO_RULE) })
+            ..Seen::value(if has_rule { Value::Known(second) } else { no_rule(pools) })
         };
         let place = place(pools[0].row);
         let subject = Subject { place: Some(&place), ..Subject::of(CheckId::Leak, target) };
@@ -214,7 +214,7 @@ impl Leaks {
             history.leaks.pop_front();
         }
         let rate = history.leaks.len();
-        let value = if has_rule { Value::Known(rate as f64) } else { Value::Unknown(NO_RULE) };
+        let value = if has_rule { Value::Known(rate as f64) } else { no_rule(pools) };
         let subject = Subject { place: Some(&place), ..Subject::of(CheckId::LeakRate, target) };
         tracks.observe(subject, Seen::value(value), now, || leak.rate_case(rate));
     }
@@ -230,6 +230,12 @@ impl Leaks {
         let unknown = || Value::Unknown(Reason::NotYet("not judged yet"));
         self.pools.get(&target_of(pool)).map_or_else(unknown, |it| it.empty_in.clone())
     }
+}
+
+/// Why nothing can be said of these pools' leases.
+fn no_rule(pools: &[&Pool<'_>]) -> Value {
+    let rows: Vec<_> = pools.iter().map(|pool| pool.row).collect();
+    untold(&rows).unwrap_or(Value::Unknown(NO_RULE))
 }
 
 /// `pool:…`, by database and user where the server names them.

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::row::{Offender, case};
-use super::{Instances, Owner, PoolRow, Subject, Tracks, place};
+use super::{Instances, Owner, PoolRow, Subject, Tracks, place, untold};
 use crate::discover::{End, Instance};
 use crate::inspect::host::Connection;
 use crate::inspect::{Reason, Value};
@@ -42,7 +42,8 @@ pub(super) fn judge(all: &mut Ends, pools: &Instances<'_>, now: Moment, tracks: 
         fresh.sort_by(|a, b| b.age_seconds.total_cmp(&a.age_seconds));
         let value = match why_unseen(rows).filter(|_| fresh.is_empty()) {
             Some(reason) => Value::Unknown(reason),
-            None => Value::Known(if fresh.is_empty() { 0.0 } else { 1.0 }),
+            None if fresh.is_empty() => untold(rows).unwrap_or(Value::Known(0.0)),
+            None => Value::Known(1.0),
         };
         let place = place(rows[0]);
         let subject = Subject { place: Some(&place), ..Subject::of(CheckId::Storm, target) };

@@ -211,7 +211,7 @@ fn is_same(link: &Link, session: &Session, ends: &HashSet<End>) -> bool {
 fn unix_port(end: &End) -> Option<u16> {
     match end {
         End::Unix(path) => path.rsplit('/').next()?.strip_prefix(".s.PGSQL.")?.parse().ok(),
-        End::Tcp(_) => None,
+        End::Tcp(_) | End::Apart(_) => None,
     }
 }
 

@@ -114,6 +114,8 @@ pub(super) fn of(pool: &Pool<'_>, waiters: Value, empty_in: Value, now: Duration
 
 fn connection(it: &Judged<'_>, now: Duration) -> ConnectionView {
     let session = it.said.map(|said| &said.session);
+    // Where the kernel tells no ages nobody knows since when nothing has been known.
+    let is_aged = it.verdict != Verdict::Unknown || used_age(it.connection).is_some();
     ConnectionView {
         cookie: it.connection.cookie,
         fds: it.connection.fds.clone(),
@@ -121,7 +123,7 @@ fn connection(it: &Judged<'_>, now: Duration) -> ConnectionView {
         verdict: it.verdict,
         rule: it.rule,
         facts: facts(it, now),
-        age: Some(now.saturating_sub(it.since)),
+        age: is_aged.then(|| now.saturating_sub(it.since)),
         session: session.map(|it| it.backend),
         state: session.map(|it| it.state),
         statement: session.and_then(|it| it.statement.clone()),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::discover::{Application, End, Instance, TargetKey};
-use crate::inspect::host::{Connection, Ended, Limit, Owner, PoolRow, ProcessRow, TcpState};
+use crate::inspect::host::{Connection, Ended, Limit, Owner, PoolRow, ProcessRow, TcpState, Vantage};
 use crate::inspect::server::{Engine, Session, SessionState};
 use crate::inspect::{Reason, ServerLook, Value};
 
@@ -69,6 +69,7 @@ pub(crate) fn pool(name: &str, pid: u32, remote: &str) -> PoolRow {
         births: 0,
         closes: Vec::new(),
         closes_incomplete: false,
+        vantage: Vantage::Own,
         process_age: Some(Duration::from_secs(3600)),
         limit: Limit { value: Value::Unknown(Reason::NotYet("none")), source: "nobody".into() },
         dsn: crate::inspect::host::DsnRow::default(),

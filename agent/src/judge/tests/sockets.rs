@@ -2,7 +2,8 @@
 
 use super::rows::{connection, pool, server, session};
 use super::*;
-use crate::inspect::host::{Connection, PoolRow, TcpState};
+use crate::inspect::Reason;
+use crate::inspect::host::{Connection, PoolRow, TcpState, Vantage};
 
 fn seconds(count: f64) -> Duration {
     Duration::from_secs_f64(count)
@@ -251,4 +252,50 @@ fn rows_of_another_namespace_and_rows_that_none_joins_are_no_ghosts() {
         haunted(looks % 2)
     });
     assert_eq!(night.told(), "", "one look is no proof");
+}
+
+/// The connections of a pool that is seen from outside its network namespace.
+fn outside(open: u32, each: impl Fn(u32, &mut Connection)) -> PoolRow {
+    let mut it = of(open, |index, one| {
+        (one.sent_age, one.received_age, one.acknowledged_age, one.unacknowledged) = (None, None, None, None);
+        one.segments_out = None;
+        each(index, one);
+    });
+    it.service = Some("postgresql");
+    it.closes_incomplete = true;
+    it.vantage = Vantage::Outside(Reason::OtherNetwork("no ages".into()));
+    it
+}
+
+#[test]
+fn from_outside_a_network_namespace_states_are_judged_and_nothing_that_needs_ages_is_well() {
+    let mut night = Night::begin();
+    let healthy = |row: PoolRow| {
+        let mut look = host_of(vec![row]);
+        look.processes = vec![super::rows::process("shop", 77, 0)];
+        look
+    };
+    for _ in 0..90 {
+        night.wait(1.0).host(&healthy(outside(6, |_, _| ())));
+    }
+    for check in
+        ["pool.churn", "pool.absent", "pool.storm", "pool.leak", "pool.leak_rate", "pool.exhausted", "pool.half_open"]
+    {
+        let expected = if check == "pool.absent" { "ok" } else { "blind" };
+        assert_eq!(night.is(check, "shop"), expected, "{check}");
+    }
+    for check in ["pool.close_wait", "pool.connect_stuck", "pool.keepalive"] {
+        assert_eq!(night.is(check, "shop"), "ok", "{check}");
+    }
+    // One for the one cause, and one for the server that nobody configured.
+    assert_eq!(night.told(), "3s agent.blind began warning\n18s agent.blind began warning");
+
+    for _ in 0..10 {
+        night.wait(1.0).host(&healthy(outside(6, |index, it| {
+            if index < 3 {
+                it.state = TcpState::CloseWait;
+            }
+        })));
+    }
+    assert_eq!(night.is("pool.close_wait", "shop"), "blind", "dead ones in a pool that may be idle");
 }

@@ -44,7 +44,7 @@ impl World for Owned<'_> {
         remote.address().is_some_and(|remote| remote.port() == 6000)
     }
 
-    fn is_watched(&self, _local: SocketAddr, remote: SocketAddr) -> bool {
+    fn is_watched(&self, _network: Network, _local: SocketAddr, remote: SocketAddr) -> bool {
         remote.port() == 5432
     }
 }
@@ -91,7 +91,12 @@ impl Stage {
     }
 
     fn look(&mut self, second: u64, sockets: &[Socket]) -> Look {
-        let given = Given { sockets, unix: &self.unix, destroyed: &self.destroyed, now: Duration::from_secs(second) };
+        self.look_in(second, Network::OWN, sockets)
+    }
+
+    fn look_in(&mut self, second: u64, network: Network, sockets: &[Socket]) -> Look {
+        let batch = Batch { network, is_new: false, sockets, destroyed: &self.destroyed };
+        let given = Given { sockets: &[batch], unix: &self.unix, now: Duration::from_secs(second) };
         let seen = self.pools.look(given, &Owned(&self.owners, &self.nobody, &self.ended));
         self.destroyed.clear();
         seen

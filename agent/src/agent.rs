@@ -31,6 +31,7 @@ use crate::inspect::recording::Recorder;
 use crate::inspect::redis::RedisInspector;
 use crate::inspect::resolver::{Names, NamesInspector};
 use crate::inspect::schedule::{self, Clock, Looked};
+use crate::inspect::sqlite::SqliteInspector;
 use crate::inspect::summary::Minutes;
 use crate::inspect::{Inspector, Reading, Rows};
 use crate::judge::levels::Telling;
@@ -437,6 +438,8 @@ impl Eyes {
         for log in &config.logs {
             steady.push(start(Box::new(LogInspector::new(log.clone())), LOG_INTERVAL, LOG_INTERVAL * 10));
         }
+        let sqlite = Box::new(SqliteInspector::default());
+        steady.push(start(sqlite, config.sqlite_interval, config.sqlite_interval));
         let names = Names::default();
         let resolver = Box::new(NamesInspector::new(names.clone()));
         steady.push(start(resolver, config.resolver_interval, config.resolver_interval * 3));

@@ -64,6 +64,8 @@ pub struct Config {
     pub resolver_interval: Duration,
     /// Whether other network namespaces are entered. Default false: only their socket tables are read.
     pub namespaces: bool,
+    /// Between two looks at who has SQLite databases open. Default 30 s.
+    pub sqlite_interval: Duration,
     /// The files this came from.
     pub files: Vec<PathBuf>,
 }
@@ -98,6 +100,8 @@ pub struct PoolSource {
 const SECOND: Duration = Duration::from_secs(1);
 /// Between two questions for the names of servers.
 const RESOLVER_INTERVAL: Duration = Duration::from_secs(15);
+/// Between two looks at who has SQLite databases open.
+const SQLITE_INTERVAL: Duration = Duration::from_secs(30);
 const HOUR: Duration = Duration::from_secs(3600);
 /// Default of `state_dir`; systemd's `StateDirectory=` makes it.
 const STATE_DIR: &str = "/var/lib/tickbird-agent";
@@ -197,6 +201,10 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
     if let Some(mut section) = root.section("resolver") {
         resolver_interval = section.duration("interval", SECOND, HOUR).unwrap_or(RESOLVER_INTERVAL);
     }
+    let mut sqlite_interval = SQLITE_INTERVAL;
+    if let Some(mut section) = root.section("sqlite") {
+        sqlite_interval = section.duration("interval", SECOND, HOUR).unwrap_or(SQLITE_INTERVAL);
+    }
     let checks = checks(&mut root);
     Config {
         state_dir,
@@ -217,6 +225,7 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
         host_interval,
         resolver_interval,
         namespaces,
+        sqlite_interval,
         files,
     }
 }

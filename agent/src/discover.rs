@@ -18,7 +18,7 @@ pub mod processes;
 /// `pool:<application>/<role>><address>:<port>` (`netns:127.0.0.1:5432` for loopback in another network namespace,
 /// `unix:<path>`), the same with `/<database>?user=<user>` once the server's view is
 /// joined, `pool:<application>#<name>` as the application itself calls it, `server:<address>:<port>/<database>`,
-/// `endpoint:<url without credentials and query>`, `log:<application>:<path>`, `agent:self`.
+/// `endpoint:<url without credentials and query>`, `log:<application>:<path>`, `sqlite:<path>`, `agent:self`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TargetKey(Arc<str>);
 
@@ -66,6 +66,11 @@ impl TargetKey {
     /// An application's log.
     pub fn log(application: &str, path: &str) -> Self {
         Self(format!("log:{application}:{path}").into())
+    }
+
+    /// A SQLite database, by the path under which processes have it open.
+    pub fn sqlite(path: &str) -> Self {
+        Self(format!("sqlite:{path}").into())
     }
 
     /// The agent itself.

@@ -25,6 +25,7 @@ pub mod redis;
 pub mod resolver;
 pub mod schedule;
 pub mod server;
+pub mod sqlite;
 pub mod summary;
 pub mod tls_certificate;
 
@@ -34,6 +35,7 @@ pub use log_tail::LogLook;
 pub use pool_metrics::PoolStats;
 pub use resolver::NamesLook;
 pub use server::ServerLook;
+pub use sqlite::SqliteLook;
 
 /// Reads one source of facts. Measures; never judges, stores or sends.
 pub trait Inspector: Send {
@@ -267,4 +269,6 @@ pub enum Rows {
     Log(LogLook),
     /// What the names of databases lead to.
     Names(NamesLook),
+    /// SQLite databases that processes have open.
+    Sqlite(SqliteLook),
 }

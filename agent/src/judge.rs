@@ -1,7 +1,7 @@
 //! Readings, thresholds and history in; findings with their reasons out. No I/O and no clock.
 //!
 //! Each check turns the rows of a reading into one value for each of its targets (`judge/pool`, `judge/server.rs`,
-//! `judge/process.rs`, `judge/endpoint.rs`, `judge/log.rs`, `judge/own.rs`). `judge/threshold.rs` holds a value against its bounds,
+//! `judge/process.rs`, `judge/endpoint.rs`, `judge/log.rs`, `judge/sqlite.rs`, `judge/own.rs`). `judge/threshold.rs` holds a value against its bounds,
 //! `judge/hold.rs` says when that counts, `judge/tracks.rs` keeps the state of every check on every target and makes
 //! the findings. The table of checks is `judge/defaults.rs`, with the operator's changes `judge/settings.rs`.
 
@@ -29,6 +29,7 @@ mod pool;
 mod process;
 mod server;
 mod settings;
+mod sqlite;
 mod threshold;
 mod tracks;
 mod words;
@@ -162,6 +163,7 @@ pub struct Judge {
     servers: server::Servers,
     endpoints: endpoint::Endpoints,
     logs: log::Logs,
+    databases: sqlite::Databases,
     own: own::Own,
     host_seen: bool,
 }
@@ -176,6 +178,7 @@ impl Judge {
             servers: server::Servers::default(),
             endpoints: endpoint::Endpoints,
             logs: log::Logs::default(),
+            databases: sqlite::Databases::default(),
             own: own::Own::default(),
             host_seen: false,
         }
@@ -221,6 +224,7 @@ impl Judge {
             Rows::PoolStats(said) => self.pools.stats(said, now, &mut self.tracks),
             Rows::Probe(probe) => self.endpoints.look(probe, now, &mut self.tracks),
             Rows::Log(look) => self.logs.look(look, now, &mut self.tracks),
+            Rows::Sqlite(look) => self.databases.look(look, now, &mut self.tracks),
             Rows::Names(look) => self.pools.names(look, now),
         }
         self.own.tell_blind(now, &mut self.tracks);
@@ -325,6 +329,7 @@ impl Judge {
             | CheckId::TxErrors
             | CheckId::Role
             | CheckId::Replica => self.servers.have_looked(),
+            CheckId::SqliteShared => self.databases.have_looked(),
             CheckId::Stats | CheckId::HttpStatus | CheckId::HttpLatency | CheckId::HttpBody | CheckId::Certificate => {
                 true
             }

@@ -13,7 +13,7 @@ mod url;
 
 pub use command_line::command_line;
 pub use sql::{mysql, sql};
-pub use text::{database_error, escape, text};
+pub use text::{database_error, escape, path, text};
 pub use url::url;
 
 /// Stands where something was hidden.

@@ -16,6 +16,7 @@ mod places;
 mod pools;
 mod processes;
 mod servers;
+mod sqlite;
 mod stage;
 mod xray_blocked;
 mod xray_churn;

@@ -9,6 +9,7 @@ use crate::inspect::http_endpoint::HttpInspector;
 use crate::inspect::log_tail::LogInspector;
 use crate::inspect::pool_metrics::PoolInspector;
 use crate::inspect::schedule::Clock;
+use crate::inspect::sqlite::SqliteInspector;
 use crate::inspect::{Inspector, Rows};
 use crate::judge::{Judge, Moment, Who};
 use crate::status::Report;
@@ -43,6 +44,7 @@ impl Once {
         for log in &config.logs {
             inspectors.push(Box::new(LogInspector::new(log.clone())));
         }
+        inspectors.push(Box::new(SqliteInspector::default()));
         // Last, so that it knows where the servers are.
         inspectors.push(Box::new(host));
         let judge = Judge::new(Who::alone(), config.checks.clone()).ignoring_holds();

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::inspect::mysql;
 #[cfg(feature = "redis")]
 use crate::inspect::redis;
-use crate::inspect::{About, host, http_endpoint, log_tail, pgbouncer, pool_metrics, postgres, resolver};
+use crate::inspect::{About, host, http_endpoint, log_tail, pgbouncer, pool_metrics, postgres, resolver, sqlite};
 
 pub(super) fn defaults(config: &Config, as_json: bool) -> u8 {
     let table = config.checks.table();
@@ -35,6 +35,7 @@ const INSPECTORS: &[&About] = &[
     &http_endpoint::ABOUT,
     &log_tail::ABOUT,
     &resolver::ABOUT,
+    &sqlite::ABOUT,
 ];
 
 pub(super) fn inspectors(as_json: bool) -> u8 {

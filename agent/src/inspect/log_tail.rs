@@ -134,7 +134,7 @@ impl Inspector for LogInspector {
             let look = LogLook {
                 target: self.target.clone(),
                 application: self.config.application.clone(),
-                path: scrub::text(&self.config.path.display().to_string(), MAX_SHOWN).into(),
+                path: scrub::path(&self.config.path.display().to_string(), MAX_SHOWN).into(),
                 found,
             };
             Reading { rows: Rows::Log(look), observations }

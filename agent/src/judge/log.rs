@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use tickbird_shared::Severity;
 
 use super::defaults::CheckId;
 use super::evidence::{Case, object};
@@ -27,6 +28,8 @@ const CHECKS: [(CheckId, Kind, &str); 3] = [
     (CheckId::Prepared, Kind::Prepared, "that a prepared statement is not where it was left"),
     (CheckId::AsyncMisuse, Kind::AsyncMisuse, "that several tasks use one session at once"),
 ];
+
+const SQLITE_LOCKED: &str = "that its SQLite database is locked";
 
 /// What every log said lately.
 #[derive(Debug, Default)]
@@ -61,17 +64,28 @@ impl Logs {
             }
             Err(reason) => Some(reason),
         };
+        let value = |count: usize| match unseen {
+            Some(reason) if count == 0 => Value::Unknown(reason.clone()),
+            Some(_) => Value::Between(count as f64, f64::INFINITY),
+            None if said.gap.is_some() => Value::Between(count as f64, f64::INFINITY),
+            None => Value::Known(count as f64),
+        };
         for (check, kind, what) in CHECKS {
-            let count = said.count(kind) as f64;
-            let value = match unseen {
-                Some(reason) if count == 0.0 => Value::Unknown(reason.clone()),
-                Some(_) => Value::Between(count, f64::INFINITY),
-                None if said.gap.is_some() => Value::Between(count, f64::INFINITY),
-                None => Value::Known(count),
-            };
             let subject = Subject::of(check, &look.target);
-            tracks.observe(subject, Seen::value(value), now, || said.case(kind, what, look, now.mono));
+            let seen = Seen::value(value(said.count(kind)));
+            tracks.observe(subject, seen, now, || said.case(kind, what, look, now.mono));
         }
+        // One line says it: the check's own bound is a number of writers.
+        let damaged = said.count(Kind::SqliteDamaged);
+        let locked = said.count(Kind::SqliteLocked);
+        let (kind, forced, what) = match (damaged, locked) {
+            (0, 0) => (Kind::SqliteLocked, None, SQLITE_LOCKED),
+            (0, _) => (Kind::SqliteLocked, Some(Severity::Warning), SQLITE_LOCKED),
+            _ => (Kind::SqliteDamaged, Some(Severity::Critical), "that its SQLite database is damaged"),
+        };
+        let seen = Seen { forced, ..Seen::value(value(damaged + locked)) };
+        let subject = Subject::of(CheckId::SqliteShared, &look.target);
+        tracks.observe(subject, seen, now, || said.case(kind, what, look, now.mono));
     }
 }
 

@@ -106,7 +106,7 @@ impl Night {
         }
     }
 
-    fn rows(&mut self, rows: Rows) {
+    pub(crate) fn rows(&mut self, rows: Rows) {
         let now = self.moment();
         let found = self.judge.look(&Reading { rows, observations: Vec::new() }, now);
         self.tell(found);

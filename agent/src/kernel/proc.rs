@@ -216,6 +216,69 @@ impl Proc {
         if denied { Err(KernelError::Denied) } else { Ok(()) }
     }
 
+    /// Appends the descriptors of `pid` that lead to a file whose path `is_wanted`. A path that is longer than 1 KiB is
+    /// passed over, and so is a file that was deleted.
+    ///
+    /// # Errors
+    /// As [`Proc::sockets`].
+    pub fn files(
+        &mut self,
+        pid: u32,
+        is_wanted: impl Fn(&[u8]) -> bool,
+        found: &mut Vec<(u32, Vec<u8>)>,
+    ) -> Result<(), KernelError> {
+        let directory = self.open_directory(pid, "fd")?;
+        let mut target = [0; 1024];
+        let mut denied = false;
+        numbered_entries(&directory, |fd| {
+            self.path.clear();
+            let _ = write!(self.path, "{fd}");
+            match rustix::fs::readlinkat_raw(&directory, &self.path, &mut target[..]) {
+                Ok(length) if length == target.len() => (),
+                Ok(length) if target[0] == b'/' && is_wanted(&target[..length]) => {
+                    found.push((fd, target[..length].to_vec()));
+                }
+                Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => denied = true,
+                Ok(_) | Err(_) => (),
+            }
+        })?;
+        if denied { Err(KernelError::Denied) } else { Ok(()) }
+    }
+
+    /// Opens what a descriptor of `pid` leads to, for reading and only if it is a plain file. It is the same file,
+    /// whatever stands at its path now, and in whatever namespace.
+    ///
+    /// # Errors
+    /// As [`Proc::file`]; `Absent` when it is no plain file.
+    pub fn open_file_at(&mut self, pid: u32, fd: u32) -> Result<std::fs::File, KernelError> {
+        self.name(pid, "fd/");
+        let _ = write!(self.path, "{fd}");
+        let stat = rustix::fs::statat(&self.directory, &self.path, AtFlags::empty())?;
+        if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
+            return Err(KernelError::Absent);
+        }
+        // A file on a dead network mount must not hold the reader up when it is opened.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        Ok(rustix::fs::openat(&self.directory, &self.path, flags, Mode::empty())?.into())
+    }
+
+    /// Whether a descriptor of `pid` was opened for writing (`/proc/<pid>/fdinfo/<fd>`, `flags`).
+    ///
+    /// # Errors
+    /// As [`Proc::file`].
+    pub fn is_writable(&mut self, pid: u32, fd: u32) -> Result<bool, KernelError> {
+        let bytes = self.small(pid, &format!("fdinfo/{fd}"))?;
+        descriptors::parse_writable(bytes).ok_or(KernelError::Malformed("fdinfo"))
+    }
+
+    /// The short name of a process (`/proc/<pid>/comm`), at most 16 bytes.
+    ///
+    /// # Errors
+    /// As [`Proc::file`].
+    pub fn short_name(&mut self, pid: u32) -> Result<String, KernelError> {
+        Ok(String::from_utf8_lossy(self.small(pid, "comm")?).trim_end().to_owned())
+    }
+
     /// The inode of the socket that one descriptor of `pid` is; `None` when it is none, or may not be read.
     pub fn socket_at(&mut self, pid: u32, fd: u32) -> Option<u64> {
         self.name(pid, "fd/");

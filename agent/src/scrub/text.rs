@@ -14,6 +14,12 @@ pub fn text(input: &str, max: usize) -> String {
     bounded(redact(input), max)
 }
 
+/// A path of a file, at most `max` bytes: each part by itself, so that a part with a random name hides no other.
+pub fn path(input: &str, max: usize) -> String {
+    let parts: Vec<String> = prefix(input, MAX_INPUT).split('/').map(redact).collect();
+    bounded(parts.join("/"), max)
+}
+
 /// The message of a database's error, at most 300 bytes: as [`text`], and without the values that it quotes (after a
 /// colon, after `near`, in `'…'`, in `(column)=(value)`). Names of roles, databases and columns stay.
 pub fn database_error(message: &str) -> String {
@@ -225,6 +231,13 @@ mod tests {
     fn shows(input: &str, expected: &str) {
         assert_eq!(text(input, 500), expected, "{input}");
         assert_eq!(text(expected, 500), expected, "a second time");
+    }
+
+    #[test]
+    fn a_path_loses_the_part_that_may_be_a_secret_and_no_other() {
+        assert_eq!(path("/var/log/shop/app.log", 300), "/var/log/shop/app.log");
+        assert_eq!(path("/tmp/AKIAIOSFODNN7EXAMPLE/shop.db", 300), "/tmp/***/shop.db");
+        assert_eq!(path("/var/log/shop/app.log", 10), "/var/lo…");
     }
 
     #[test]

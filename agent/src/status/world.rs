@@ -43,8 +43,8 @@ impl World {
             Rows::Log(look) => {
                 self.logs.insert(look.target.clone(), look);
             }
-            // Names are no targets.
-            Rows::Names(_) => (),
+            // Names are no targets, and a database is one only to the judge.
+            Rows::Names(_) | Rows::Sqlite(_) => (),
         }
     }
 

@@ -15,6 +15,10 @@ pub enum Kind {
     Prepared,
     /// One session is used by several tasks at once.
     AsyncMisuse,
+    /// A SQLite database is locked by somebody else.
+    SqliteLocked,
+    /// A SQLite database is damaged, by SQLite's own word.
+    SqliteDamaged,
     /// SQLSTATE 40001.
     SerializationFailure,
     /// SQLSTATE 40P01.
@@ -65,6 +69,11 @@ const PATTERNS: &[(Kind, &[Part])] = &[
     (Kind::AsyncMisuse, &[Words("cannot perform operation: another operation is in progress")]),
     (Kind::AsyncMisuse, &[Words("concurrent operations are not permitted")]),
     (Kind::AsyncMisuse, &[Words("greenlet_spawn has not been called")]),
+    // SQLite, in the words of Python's sqlite3 and of most other bindings
+    (Kind::SqliteLocked, &[Words("database is locked")]),
+    (Kind::SqliteLocked, &[Words("database table is locked")]),
+    (Kind::SqliteDamaged, &[Words("database disk image is malformed")]),
+    (Kind::SqliteDamaged, &[Words("file is not a database")]),
     (Kind::SerializationFailure, &[Words("could not serialize access due to ")]),
     (Kind::Deadlock, &[Words("deadlock detected")]),
     (
@@ -211,6 +220,12 @@ mod tests {
                 "sqlalchemy.exc.MissingGreenlet: greenlet_spawn has not been called; can't call await_only() here",
                 Kind::AsyncMisuse,
             ),
+            ("sqlite3.OperationalError: database is locked", Kind::SqliteLocked),
+            (
+                "sqlalchemy.exc.DatabaseError: (sqlite3.DatabaseError) database disk image is malformed",
+                Kind::SqliteDamaged,
+            ),
+            ("sqlite3.DatabaseError: file is not a database", Kind::SqliteDamaged),
             ("ERROR:  could not serialize access due to concurrent update", Kind::SerializationFailure),
             ("psycopg.errors.DeadlockDetected: deadlock detected", Kind::Deadlock),
             (

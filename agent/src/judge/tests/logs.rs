@@ -45,6 +45,22 @@ fn prepared_statements_warn_at_one_a_minute_and_are_critical_at_five() {
 }
 
 #[test]
+fn a_locked_sqlite_database_is_a_warning_and_a_damaged_one_critical() {
+    let mut night = Night::begin();
+    quiet(&mut night, 5);
+    assert_eq!(night.is("sqlite.shared", "log:shop"), "ok");
+    night.wait(1.0).log(&log(&[Kind::SqliteLocked]));
+    quiet(&mut night, 2);
+    assert_eq!(night.told(), "8s sqlite.shared began warning");
+    assert!(night.last().summary.contains("that its SQLite database is locked"), "{}", night.last().summary);
+    night.wait(1.0).log(&log(&[Kind::SqliteDamaged]));
+    quiet(&mut night, 2);
+    assert!(night.told().ends_with("11s sqlite.shared worsened critical"), "{}", night.told());
+    quiet(&mut night, 70);
+    assert!(night.told().ends_with("cleared critical"), "{}", night.told());
+}
+
+#[test]
 fn one_session_in_several_tasks_is_a_warning_and_other_errors_are_none_of_these() {
     let mut night = Night::begin();
     night.wait(1.0).log(&log(&[Kind::AsyncMisuse, Kind::AsyncMisuse, Kind::Deadlock]));

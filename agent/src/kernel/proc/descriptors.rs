@@ -15,6 +15,14 @@ pub fn parse_socket(target: &[u8]) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
+/// Whether the `flags` of a `fdinfo` (octal, as `open(2)` takes them) allow writing; `None` when there are none.
+pub fn parse_writable(bytes: &[u8]) -> Option<bool> {
+    const ACCESS_MODE: u64 = 0o3;
+    let text = std::str::from_utf8(bytes).ok()?;
+    let flags = text.lines().find_map(|it| it.strip_prefix("flags:"))?;
+    Some(u64::from_str_radix(flags.trim(), 8).ok()? & ACCESS_MODE != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -28,9 +36,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_flags_of_a_descriptor_tell_whether_it_writes() {
+        assert_eq!(parse_writable(b"pos:\t0\nflags:\t02100002\nmnt_id:\t29\n"), Some(true));
+        assert_eq!(parse_writable(b"pos:\t0\nflags:\t0100001\n"), Some(true));
+        assert_eq!(parse_writable(b"pos:\t0\nflags:\t0100000\n"), Some(false));
+        assert_eq!(parse_writable(b"pos:\t0\n"), None);
+        assert_eq!(parse_writable(b"flags:\t9\n"), None);
+    }
+
     proptest! {
         #[test]
         fn never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let _ = parse_writable(&bytes);
+            let _ = parse_writable(&[b"flags:", bytes.as_slice()].concat());
             let _ = parse_socket(&bytes);
             let _ = parse_socket(&[b"socket:[", bytes.as_slice(), b"]"].concat());
         }

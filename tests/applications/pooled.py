@@ -9,11 +9,13 @@ standard input ends the application, so it never outlives its test.
     repair      closes every session of the three commands above
     traffic R   R correct requests a second from now on (0 ends it)
     churn R     R requests a second, each on a connection of its own (0 ends it)
+    undumpable  not even its own user may look into it any more
     served      how many requests were served and how many failed
 
 The pool's size stands in DATABASE_URL (`?pool_size=20&max_overflow=10`), where many deployments keep it.
 """
 
+import ctypes
 import json
 import os
 import socket
@@ -31,6 +33,8 @@ overflow = int(url.query.get("max_overflow", 0))
 url = url.difference_update_query(["pool_size", "max_overflow"])
 engine = create_engine(url, pool_size=size, max_overflow=overflow, pool_timeout=2)
 Session = sessionmaker(engine)
+
+PR_SET_DUMPABLE = 4
 
 kept = []
 counts = {"served": 0, "failed": 0}
@@ -130,6 +134,7 @@ commands = {
     "hold": lambda n: [hold() for _ in range(int(n))],
     "repair": lambda _: repair(),
     "traffic": lambda n: at_rate("traffic", serve, float(n)),
+    "undumpable": lambda _: ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0),
     "churn": lambda n: at_rate("churn", connect_each_time, float(n)),
     "served": lambda _: dict(counts),
 }

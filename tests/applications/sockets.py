@@ -4,7 +4,7 @@
 
 Commands as in pooled.py: `dump` answers with the milliseconds of CPU that one netlink dump of all TCP sockets (v4 and
 v6, with tcp_info, nothing parsed) takes; the least anybody has to pay who lists sockets. `ss` answers with those of
-`ss -tnp`, which also names the processes.
+`ss -tnp`, which also names the processes. `churn` opens and closes forty connections more.
 """
 
 import json
@@ -49,7 +49,14 @@ def ss():
     return 1000 * (after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
 
 
-COMMANDS = {"dump": dump, "ss": ss}
+def churn():
+    for _ in range(40):
+        socket.create_connection(("127.0.0.1", port)).close()
+        listener.accept()[0].close()
+    return 40
+
+
+COMMANDS = {"dump": dump, "ss": ss, "churn": churn}
 print(json.dumps({"ready": os.getpid()}), flush=True)
 for line in sys.stdin:
     command = COMMANDS.get(line.strip())

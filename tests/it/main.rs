@@ -13,6 +13,7 @@ mod leak;
 mod names;
 mod packaging;
 mod places;
+mod places_networks;
 mod pools;
 mod processes;
 mod servers;

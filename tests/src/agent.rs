@@ -1,5 +1,6 @@
 //! The shipped agent: enrolled, run, asked, stopped, killed; also as another user with chosen capabilities.
 
+use std::ffi::OsString;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
@@ -7,7 +8,7 @@ use std::process::{Command, ExitStatus, Output, Stdio};
 use serde_json::Value;
 
 use crate::collector::Collector;
-use crate::process::{Running, output, run};
+use crate::process::{Running, installed, output, run};
 use crate::stage::{Stage, StageError};
 use crate::wait::{Seconds, until};
 
@@ -20,6 +21,21 @@ pub enum User {
     Nobody(&'static [&'static str]),
     /// Root in a PID namespace of its own, as in a sidecar container: it shares the network and sees no other process.
     Sidecar,
+    /// User 65534 without capabilities in a mount namespace of its own, as in a container of a pod that shares processes
+    /// and network.
+    Sharing,
+    /// Root in a network namespace of its own: it sees the processes, and shares no address with them.
+    OtherNetwork,
+    /// The same as user 65534 without capabilities.
+    OtherNetworkNobody,
+    /// Root in a network and a PID namespace of its own: a container that shares nothing.
+    Alone,
+}
+
+impl User {
+    const fn is_nobody(self) -> bool {
+        matches!(self, Self::Nobody(_) | Self::Sharing | Self::OtherNetworkNobody)
+    }
 }
 
 const NOBODY: u32 = 65534;
@@ -31,14 +47,16 @@ pub struct Agent {
     room: PathBuf,
     user: User,
     process: Option<Running>,
+    is_traced: bool,
 }
 
 impl Agent {
     /// An agent with this configuration (`state_dir` is added), that neither is enrolled nor runs.
     pub fn prepare(stage: &Stage, configuration: &str, user: User) -> Result<Self, StageError> {
-        let mut it = Self { binary: stage.binary("tickbird-agent")?, room: stage.room("agent")?, user, process: None };
+        let (binary, room) = (stage.binary("tickbird-agent")?, stage.room("agent")?);
+        let mut it = Self { binary, room, user, process: None, is_traced: false };
         std::fs::create_dir(it.state()).map_err(StageError::system("make the agent's state directory"))?;
-        if let User::Nobody(_) = user {
+        if user.is_nobody() {
             // The workspace may be in a home that others may not enter.
             let copy = it.room.join("tickbird-agent");
             std::fs::copy(&it.binary, &copy).map_err(StageError::system("copy the agent's binary"))?;
@@ -90,7 +108,7 @@ impl Agent {
         let failed = || StageError::system("write the enrolment token");
         std::fs::write(&file, token).map_err(failed())?;
         std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).map_err(failed())?;
-        if let User::Nobody(_) = self.user {
+        if self.user.is_nobody() {
             chown(&file, Some(NOBODY), Some(NOBODY)).map_err(failed())?;
         }
         let mut command = self.command("enroll");
@@ -132,25 +150,50 @@ impl Agent {
         output(self.command(name).args(arguments))
     }
 
-    /// setpriv replaces itself with the agent, so the child's pid is the agent's.
+    /// Counts its system calls `setns` in `inspect` and `run` from now on.
+    pub fn traced(mut self) -> Result<Self, StageError> {
+        installed("/usr/bin/strace", "strace")?;
+        self.is_traced = true;
+        Ok(self)
+    }
+
+    /// How often it has called `setns` since, in all of its threads, with what it answered.
+    pub fn namespaces_entered(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.trace()).unwrap_or_default();
+        text.lines().filter(|it| it.contains("setns(")).map(str::to_owned).collect()
+    }
+
+    fn trace(&self) -> PathBuf {
+        self.room.join("setns")
+    }
+
+    /// setpriv, unshare without a fork, and strace with its tracer aside replace themselves with the agent, so the
+    /// child's pid is the agent's.
     fn command(&self, name: &str) -> Command {
-        let mut command = match self.user {
-            User::Same => Command::new(&self.binary),
-            User::Nobody(capabilities) => {
-                let set = capabilities.iter().map(|it| format!(",+{it}")).collect::<String>();
-                let mut command = Command::new("/usr/bin/setpriv");
-                command.args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), "--clear-groups".into()]);
-                command.args([format!("--inh-caps=-all{set}"), format!("--ambient-caps=-all{set}")]);
-                command.arg(&self.binary);
-                command
-            }
-            User::Sidecar => {
-                let mut command = Command::new("/usr/bin/unshare");
-                command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]).arg(&self.binary);
-                command
-            }
-        };
-        command.args(name.split(' ')).arg("--config").arg(self.configuration());
+        let mut words: Vec<OsString> = Vec::new();
+        let mut add = |all: &[&str]| words.extend(all.iter().map(OsString::from));
+        let forking = ["--fork", "--kill-child", "--mount-proc"];
+        match self.user {
+            User::Same | User::Nobody(_) => (),
+            User::Sidecar => add(&[&["/usr/bin/unshare", "--pid"][..], &forking].concat()),
+            User::Sharing => add(&["/usr/bin/unshare", "--mount"]),
+            User::OtherNetwork | User::OtherNetworkNobody => add(&["/usr/bin/unshare", "--net"]),
+            User::Alone => add(&[&["/usr/bin/unshare", "--net", "--pid"][..], &forking].concat()),
+        }
+        if self.user.is_nobody() {
+            let capabilities = if let User::Nobody(it) = self.user { it } else { &[] };
+            let set = capabilities.iter().map(|it| format!(",+{it}")).collect::<String>();
+            let (user, group) = (format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"));
+            let (inherited, ambient) = (format!("--inh-caps=-all{set}"), format!("--ambient-caps=-all{set}"));
+            add(&["/usr/bin/setpriv", &user, &group, "--clear-groups", &inherited, &ambient]);
+        }
+        if self.is_traced && matches!(name, "run" | "inspect") {
+            add(&["/usr/bin/strace", "-D", "-f", "-qq", "-A", "-e", "trace=setns", "-o"]);
+            words.push(self.trace().into());
+        }
+        words.push(self.binary.clone().into());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).args(name.split(' ')).arg("--config").arg(self.configuration());
         command
     }
 

@@ -14,6 +14,8 @@ use crate::process::{Running, installed};
 use crate::stage::{Stage, StageError, workspace};
 use crate::wait::Seconds;
 
+mod elsewhere;
+
 /// A running application.
 #[derive(Debug)]
 pub struct Application {

@@ -52,18 +52,27 @@ impl Postgres {
     /// # Errors
     /// When PostgreSQL 15 is not installed, or will not start: then with the end of its log.
     pub fn start(stage: &Stage, max_connections: u16) -> Result<Self, StageError> {
-        Self::make(stage, max_connections, None)
+        Self::make(stage, max_connections, free_port()?, None)
+    }
+
+    /// The same on a port that is known to be free.
+    pub fn start_on(stage: &Stage, max_connections: u16, port: u16) -> Result<Self, StageError> {
+        Self::make(stage, max_connections, port, None)
     }
 
     /// The same with TLS, which its applications then require.
     pub fn start_tls(stage: &Stage, max_connections: u16, certificate: &Certificate) -> Result<Self, StageError> {
-        Self::make(stage, max_connections, Some(certificate))
+        Self::make(stage, max_connections, free_port()?, Some(certificate))
     }
 
-    fn make(stage: &Stage, max_connections: u16, certificate: Option<&Certificate>) -> Result<Self, StageError> {
+    fn make(
+        stage: &Stage,
+        max_connections: u16,
+        port: u16,
+        certificate: Option<&Certificate>,
+    ) -> Result<Self, StageError> {
         let initdb = installed(&format!("{PROGRAMS}/initdb"), PACKAGE)?;
         let room = stage.room("postgres")?;
-        let port = free_port()?;
         let owner = Owner::of_servers()?;
         owner.give(&room)?;
         let password_file = room.join("superuser");

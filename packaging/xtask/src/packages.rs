@@ -13,7 +13,7 @@ use crate::steps::TaskError;
 /// A file that is there when the package is, and the package.
 type Package = (&'static str, &'static str);
 
-const NEEDED: [Package; 8] = [
+const NEEDED: [Package; 9] = [
     ("/usr/lib/postgresql/15/bin/postgres", "postgresql-15"),
     ("/usr/bin/psql", "postgresql-client-15"),
     ("/usr/bin/python3", "python3"),
@@ -22,6 +22,7 @@ const NEEDED: [Package; 8] = [
     ("/usr/bin/openssl", "openssl"),
     ("/usr/bin/setpriv", "util-linux"),
     ("/sbin/ip", "iproute2"),
+    ("/usr/bin/strace", "strace"),
 ];
 
 /// A pooler, other servers, and the libraries whose pools the tests look at. Java runs a file of source by itself.

@@ -62,18 +62,17 @@ fn rights(who: Who, seen: &Surroundings) -> Line {
 }
 
 fn processes(seen: &Surroundings) -> Line {
-    let (found, advice) = match seen.has_unheld {
-        false => (format!("every watched socket is held by one of the {} processes that are seen", seen.processes), None),
-        true => (
-            "some watched sockets are held by processes in another PID namespace: their ports, ages and sessions are seen, \
-             no process and no descriptor"
-                .to_owned(),
-            Some(
-                "set shareProcessNamespace: true in the pod (or --pid of a container engine) and run the agent as the \
-                 application's user, or run it on the host",
-            ),
-        ),
+    let unheld = "some watched sockets are held by processes in another PID namespace: their ports, ages and sessions are \
+                  seen, no process and no descriptor";
+    let found = match seen.has_unheld {
+        true => unheld.to_owned(),
+        false if seen.processes <= 1 => "no process is seen but the agent, which is in one of its own".to_owned(),
+        false => format!("every watched socket is held by one of the {} processes that are seen", seen.processes),
     };
+    let advice = (seen.has_unheld || seen.processes <= 1).then_some(
+        "set shareProcessNamespace: true in the pod (or --pid of a container engine) and run the agent as the \
+         application's user, or run it on the host",
+    );
     line("place: PID namespace", found, advice.map(str::to_owned))
 }
 

@@ -86,7 +86,10 @@ pub(super) fn denied_users(owners: &Owners, processes: &Processes) -> HashSet<u3
 /// Why the holder of a socket of user `uid` is not visible: refused where processes of that user refuse us, else there
 /// is no such process here.
 pub(super) fn why_hidden(uid: u32, denied: &HashSet<u32>) -> Reason {
-    if denied.contains(&uid) {
+    if denied.contains(&uid) && uid == rustix::process::geteuid().as_raw() {
+        // Whoever runs as that user may look into its processes, unless they forbid it.
+        Reason::Denied(format!("the descriptors of a process of uid {uid} that made itself non-dumpable"))
+    } else if denied.contains(&uid) {
         Reason::Denied(format!("the descriptors of processes of uid {uid}"))
     } else {
         Reason::Elsewhere("the processes that hold these sockets".into())

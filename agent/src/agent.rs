@@ -26,6 +26,8 @@ use crate::inspect::mysql::MySqlInspector;
 use crate::inspect::pgbouncer::PgBouncerInspector;
 use crate::inspect::pool_metrics::PoolInspector;
 use crate::inspect::postgres::PostgresInspector;
+#[cfg(feature = "rabbitmq")]
+use crate::inspect::rabbitmq::RabbitMqInspector;
 use crate::inspect::recording::Recorder;
 #[cfg(feature = "redis")]
 use crate::inspect::redis::RedisInspector;
@@ -484,6 +486,10 @@ fn servers(config: &Config) -> Vec<(Box<dyn Inspector>, Duration)> {
     #[cfg(feature = "redis")]
     for it in &config.redis {
         all.push((Box::new(RedisInspector::new(it.inspector.clone())), it.interval));
+    }
+    #[cfg(feature = "rabbitmq")]
+    for it in &config.rabbitmq {
+        all.push((Box::new(RabbitMqInspector::new(it.inspector.clone())), it.interval));
     }
     all
 }

@@ -12,6 +12,8 @@ use toml::Value;
 use crate::buffer;
 #[cfg(feature = "mysql")]
 use crate::inspect::mysql;
+#[cfg(feature = "rabbitmq")]
+use crate::inspect::rabbitmq;
 #[cfg(feature = "redis")]
 use crate::inspect::redis;
 use crate::inspect::{host, http_endpoint, log_tail, pgbouncer, pool_metrics, postgres};
@@ -48,6 +50,9 @@ pub struct Config {
     /// Redis and Valkey servers.
     #[cfg(feature = "redis")]
     pub redis: Vec<Server<redis::Config>>,
+    /// RabbitMQs whose management API is asked.
+    #[cfg(feature = "rabbitmq")]
+    pub rabbitmq: Vec<Server<rabbitmq::Config>>,
     /// What applications say of their own pools.
     pub pools: Vec<PoolSource>,
     /// HTTP endpoints that are probed.
@@ -140,13 +145,20 @@ impl Config {
         return 0;
     }
 
+    const fn rabbitmq_count(&self) -> usize {
+        #[cfg(feature = "rabbitmq")]
+        return self.rabbitmq.len();
+        #[cfg(not(feature = "rabbitmq"))]
+        return 0;
+    }
+
     /// One paragraph for `check-config`.
     pub fn describe(&self) -> String {
         let files: Vec<_> = self.files.iter().map(|it| it.display().to_string()).collect();
         let collector = self.collector.as_ref().map(ToString::to_string);
         let from = if files.is_empty() { "no file: defaults".to_owned() } else { files.join(", ") };
         format!(
-            "configuration is good ({from})\n  state directory  {}\n  collector        {}\n  applications     {}\n  pool sources     {}\n  postgres         {}\n  pgbouncer        {}\n  mysql            {}\n  redis            {}\n  logs             {}\n  endpoints        {}",
+            "configuration is good ({from})\n  state directory  {}\n  collector        {}\n  applications     {}\n  pool sources     {}\n  postgres         {}\n  pgbouncer        {}\n  mysql            {}\n  redis            {}\n  rabbitmq         {}\n  logs             {}\n  endpoints        {}",
             self.state_dir.display(),
             collector.as_deref().unwrap_or("from enrolment, if the agent is enrolled"),
             self.apps.len(),
@@ -155,6 +167,7 @@ impl Config {
             self.pgbouncer.len(),
             self.mysql_count(),
             self.redis_count(),
+            self.rabbitmq_count(),
             self.logs.len(),
             self.endpoints.len(),
         )
@@ -174,6 +187,8 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
     let mysql = root.sections("mysql").into_iter().filter_map(mysql_server).collect();
     #[cfg(feature = "redis")]
     let redis = root.sections("redis").into_iter().filter_map(redis_server).collect();
+    #[cfg(feature = "rabbitmq")]
+    let rabbitmq = root.sections("rabbitmq").into_iter().filter_map(rabbitmq_server).collect();
     let endpoints: Vec<Endpoint> = root.sections("endpoint").into_iter().filter_map(endpoint).collect();
     let logs = log::read(&mut root);
     for (index, it) in endpoints.iter().enumerate() {
@@ -217,6 +232,8 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
         mysql,
         #[cfg(feature = "redis")]
         redis,
+        #[cfg(feature = "rabbitmq")]
+        rabbitmq,
         pools,
         endpoints,
         logs,
@@ -300,6 +317,11 @@ fn mysql_server(mut section: Section) -> Option<Server<mysql::Config>> {
 fn redis_server(mut section: Section) -> Option<Server<redis::Config>> {
     let statements = section.flag("statements").unwrap_or(true);
     server(section, |text| redis::Config::parse(text, statements).map_err(|error| (error.to_string(), error.advice())))
+}
+
+#[cfg(feature = "rabbitmq")]
+fn rabbitmq_server(section: Section) -> Option<Server<rabbitmq::Config>> {
+    server(section, |text| rabbitmq::Config::parse(text).map_err(|error| (error.to_string(), error.advice())))
 }
 
 /// A section with a DSN, which `parse` reads; it may say what is wrong and what to do, and never a part of it.

@@ -19,6 +19,8 @@ mod network;
 pub mod pgbouncer;
 pub mod pool_metrics;
 pub mod postgres;
+#[cfg(feature = "rabbitmq")]
+pub mod rabbitmq;
 pub mod recording;
 #[cfg(feature = "redis")]
 pub mod redis;
@@ -192,7 +194,7 @@ impl Reason {
                 "run the agent as the application's user, or grant it CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH together",
             ),
             Self::NoCredential(_) => Some(
-                "add its section ([[postgres]], [[pgbouncer]], [[mysql]], [[redis]]) with a dsn_file: a role of the application, or \
+                "add its section ([[postgres]], [[pgbouncer]], [[mysql]], [[redis]], [[rabbitmq]]) with a dsn_file: a role of the application, or \
                  one that may see all sessions",
             ),
             Self::Unreachable(_) => Some("check that the server runs and that this host may reach it"),

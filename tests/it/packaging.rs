@@ -31,7 +31,10 @@ fn the_example_configurations_have_no_mistakes() {
         write(&mysql, "mysql://tickbird:secret@127.0.0.1:3306/")?;
         let redis = room.join("cache.dsn");
         write(&redis, "redis://tickbird:secret@127.0.0.1:6379/0")?;
+        let rabbitmq = room.join("rabbitmq.url");
+        write(&rabbitmq, "http://tickbird:secret@127.0.0.1:15672")?;
         let text = example("agent.toml")?
+            .replace("/etc/tickbird/rabbitmq.url", &rabbitmq.display().to_string())
             .replace("/etc/tickbird/cache.dsn", &redis.display().to_string())
             .replace("/etc/tickbird/shop.dsn", &mysql.display().to_string())
             .replace("/etc/tickbird/grants.dsn", &dsn.display().to_string())

@@ -6,6 +6,8 @@ use super::print_json;
 use crate::config::Config;
 #[cfg(feature = "mysql")]
 use crate::inspect::mysql;
+#[cfg(feature = "rabbitmq")]
+use crate::inspect::rabbitmq;
 #[cfg(feature = "redis")]
 use crate::inspect::redis;
 use crate::inspect::{About, host, http_endpoint, log_tail, pgbouncer, pool_metrics, postgres, resolver, sqlite};
@@ -31,6 +33,8 @@ const INSPECTORS: &[&About] = &[
     &mysql::ABOUT,
     #[cfg(feature = "redis")]
     &redis::ABOUT,
+    #[cfg(feature = "rabbitmq")]
+    &rabbitmq::ABOUT,
     &pool_metrics::ABOUT,
     &http_endpoint::ABOUT,
     &log_tail::ABOUT,

@@ -8,6 +8,8 @@ use crate::config::Config;
 use crate::identity::{Identity, IdentityError};
 #[cfg(feature = "mysql")]
 use crate::inspect::mysql;
+#[cfg(feature = "rabbitmq")]
+use crate::inspect::rabbitmq;
 #[cfg(feature = "redis")]
 use crate::inspect::redis;
 use crate::inspect::{About, host, http_endpoint, log_tail, pgbouncer, postgres};
@@ -37,6 +39,8 @@ pub(super) async fn doctor(config: Config, as_json: bool) -> Result<u8, Failure>
     let mysql: Vec<_> = config.mysql.iter().map(|it| it.inspector.clone()).collect();
     #[cfg(feature = "redis")]
     let redis: Vec<_> = config.redis.iter().map(|it| it.inspector.clone()).collect();
+    #[cfg(feature = "rabbitmq")]
+    let rabbitmq: Vec<_> = config.rabbitmq.iter().map(|it| it.inspector.clone()).collect();
     let who = place::Who::am_i(config.namespaces);
     let mut once = Once::new(config);
     once.look().await;
@@ -61,6 +65,11 @@ pub(super) async fn doctor(config: Config, as_json: bool) -> Result<u8, Failure>
     for server in redis {
         let what = format!("redis {}", server.dsn);
         lines.push(checked(what, &redis::ABOUT, redis::check(&server).await));
+    }
+    #[cfg(feature = "rabbitmq")]
+    for server in rabbitmq {
+        let what = format!("rabbitmq {}", server.url);
+        lines.push(checked(what, &rabbitmq::ABOUT, rabbitmq::check(&server).await));
     }
     for target in report.targets.iter().filter(|it| it.kind == "endpoint") {
         lines.push(source(&http_endpoint::ABOUT, target.key.clone(), &[&target.key], &report));

@@ -13,6 +13,7 @@ use rustls::ClientConfig;
 use crate::discover::TargetKey;
 use crate::inspect::postgres::DsnError;
 use crate::inspect::server::kept::{AskError, CONNECT_TIMEOUT, Kept, NoView, Session as _, Source};
+use crate::inspect::server::tls_keys::Tls;
 use crate::inspect::server::{ConnectError, Engine, Facts, measures};
 use crate::inspect::{About, Inspector, Look, Reading, Reason, Rows, ServerLook, Value};
 use crate::kernel::unix_path;
@@ -202,7 +203,7 @@ struct Server {
 
 impl Server {
     fn new(config: Config) -> Self {
-        Self { tls: connection::tls(&config.dsn), config }
+        Self { tls: config.dsn.tls().map(Tls::client_config), config }
     }
 
     /// An answer, or why there is none for this user; what ends the connection is an error.

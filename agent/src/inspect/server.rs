@@ -11,6 +11,10 @@ mod connect_error;
 mod facts;
 pub(super) mod kept;
 pub(super) mod measures;
+#[cfg(any(feature = "redis", feature = "rabbitmq"))]
+pub(super) mod tls_keys;
+#[cfg(any(feature = "redis", feature = "rabbitmq"))]
+pub(super) mod wire;
 
 pub use connect_error::ConnectError;
 pub use facts::{Blocked, Counters, Fact, Facts, Limit, LimitOf, Replica, Standing};
@@ -26,10 +30,12 @@ pub enum Engine {
     MySql,
     /// Redis and Valkey, through `CLIENT LIST`.
     Redis,
+    /// RabbitMQ, through its management API.
+    RabbitMq,
 }
 
 impl Engine {
-    const ALL: [Self; 4] = [Self::PostgreSql, Self::PgBouncer, Self::MySql, Self::Redis];
+    const ALL: [Self; 5] = [Self::PostgreSql, Self::PgBouncer, Self::MySql, Self::Redis, Self::RabbitMq];
 
     /// Its name in a sentence.
     pub const fn name(self) -> &'static str {
@@ -38,6 +44,7 @@ impl Engine {
             Self::PgBouncer => "PgBouncer",
             Self::MySql => "MySQL",
             Self::Redis => "Redis",
+            Self::RabbitMq => "RabbitMQ",
         }
     }
 
@@ -48,6 +55,7 @@ impl Engine {
             Self::PgBouncer => "pgbouncer",
             Self::MySql => "mysql",
             Self::Redis => "redis",
+            Self::RabbitMq => "rabbitmq",
         }
     }
 
@@ -62,6 +70,7 @@ impl Engine {
             Self::PostgreSql => "backend",
             Self::PgBouncer | Self::Redis => "client",
             Self::MySql => "connection",
+            Self::RabbitMq => "connection from port",
         }
     }
 
@@ -72,6 +81,7 @@ impl Engine {
             Self::PgBouncer => "SHOW CLIENTS link and wait, pg_stat_activity.state of the linked backend",
             Self::MySql => "processlist command and innodb_trx",
             Self::Redis => "CLIENT LIST flags and multi",
+            Self::RabbitMq => "/api/connections state",
         }
     }
 
@@ -82,6 +92,9 @@ impl Engine {
             Self::PgBouncer => "clients / max_client_conn",
             Self::MySql => "Threads_connected / max_connections",
             Self::Redis => "(connected_clients + connected_slaves + cluster_connections) / maxclients",
+            Self::RabbitMq => {
+                "sockets_used / sockets_total of the fullest node, descriptors where sockets are not told"
+            }
         }
     }
 
@@ -107,6 +120,12 @@ impl Engine {
     /// Whether [`Facts::identifier`] outlives a restart, so that another one is another server.
     pub const fn keeps_identifier(self) -> bool {
         !matches!(self, Self::Redis)
+    }
+
+    /// Whether the states of its sessions tell who has a lease. RabbitMQ's connections carry many channels, and no state of
+    /// theirs says that nobody needs one.
+    pub const fn tells_leases(self) -> bool {
+        !matches!(self, Self::RabbitMq)
     }
 
     /// Whether a pool is half seen as long as nobody may ask its server: what its clients leave open there costs others.
@@ -201,10 +220,12 @@ pub struct Link {
     pub server: Option<TargetKey>,
 }
 
-/// One session: a client backend of `pg_stat_activity`, a client of PgBouncer, a thread of MySQL, a client of Redis.
+/// One session: a client backend of `pg_stat_activity`, a client of PgBouncer, a thread of MySQL, a client of Redis, a
+/// connection of RabbitMQ.
 #[derive(Debug, Clone)]
 pub struct Session {
-    /// The server's own number of it: backend's process id, processlist id, client id.
+    /// The server's own number of it: backend's process id, processlist id, client id. RabbitMQ has none; there it is the
+    /// client's port, by which its connections are named.
     pub backend: u64,
     /// Client's address; `None` over a unix socket or when hidden.
     pub address: Option<IpAddr>,

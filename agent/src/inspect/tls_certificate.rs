@@ -128,11 +128,11 @@ pub(super) enum Demand {
 }
 
 /// Our own certificate and its key, for a server that asks its clients for one.
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "rabbitmq"))]
 #[derive(Clone)]
 pub(super) struct ClientIdentity(Arc<rustls::sign::CertifiedKey>);
 
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "rabbitmq"))]
 impl ClientIdentity {
     /// From PEM files: the certificate with its chain, and its key.
     pub(super) fn read(certificate: &Path, key: &Path) -> io::Result<Self> {

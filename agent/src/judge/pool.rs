@@ -265,9 +265,11 @@ impl Pools {
         by_sessions.retain(|target, _| self.stats.share_of(target, now.mono).is_none());
         if let Some(reason) = unseen {
             utilization::unseen(&by_sessions, &reason, now, tracks);
-            self.unseen(&bases, &remotes, &reason, now, tracks);
+            if look.engine.tells_leases() {
+                self.unseen(&bases, &remotes, &reason, now, tracks);
+            }
         } else {
-            let groups = sessions::grouped(&join);
+            let groups = if look.engine.tells_leases() { sessions::grouped(&join) } else { sessions::Groups::new() };
             let mut suspect = utilization::judge(&by_sessions, &join, look.engine, now, tracks);
             self.exhaustion.server(&join, look.engine, now.mono);
             self.exhaustion.pooler(look, &bases, now.mono);

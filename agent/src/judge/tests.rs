@@ -19,6 +19,7 @@ mod params;
 mod poolers;
 mod pools;
 mod processes;
+mod rabbitmq;
 mod redis;
 pub(crate) mod rows;
 mod second_pools;

@@ -6,18 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ClientConfig;
-use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
 use tokio::time::{self, Instant};
-use tokio_rustls::TlsConnector;
 
 use super::dsn::{Dsn, Place};
 use super::resp::{self, MAX_REPLY, Reply, Unreadable};
 use crate::inspect::server::kept::{self, ANSWER_TIMEOUT, AskError, CONNECT_TIMEOUT};
+use crate::inspect::server::wire::{self, Wire};
 use crate::inspect::server::{ConnectError, Engine};
-use crate::inspect::tls_certificate::{self, ClientIdentity, Verifier};
-use crate::inspect::{Reason, network};
+use crate::inspect::{Reason, network, tls_certificate};
 use crate::scrub;
 
 /// How our connection is called in the server's list.
@@ -27,10 +25,6 @@ const CHUNK: usize = 16 << 10;
 
 /// Begins what is said of a session that TLS ended.
 const TLS: &str = "TLS: ";
-
-/// Whatever carries the protocol.
-trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
 
 /// An open connection that the server has let in.
 pub(super) struct Connection {
@@ -59,8 +53,7 @@ impl Connection {
         let reply = match time::timeout(ANSWER_TIMEOUT, exchange(wire.as_mut(), words)).await {
             Ok(Ok(Reply::Error(said))) => return Err(refusal(&said, words)),
             Ok(Ok(reply)) => return Ok(reply),
-            // With TLS 1.3 a server that does not like our certificate says so only after the handshake.
-            Ok(Err(Silence::Wire(error))) if is_of_tls(&error) => {
+            Ok(Err(Silence::Wire(error))) if wire::is_of_tls(&error) => {
                 AskError::Closed(Some(format!("{TLS}{}", tls_certificate::why_handshake_failed(&error))))
             }
             Ok(Err(Silence::Wire(_))) => AskError::Closed(None),
@@ -137,20 +130,9 @@ fn command_of(words: &[&str]) -> String {
     words.iter().take(if has_second { 2 } else { 1 }).copied().collect::<Vec<_>>().join(" ")
 }
 
-fn is_of_tls(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|it| it.is::<rustls::Error>())
-}
-
 /// `Redis at 10.0.0.6:6379`.
 pub(super) fn named(dsn: &Dsn) -> String {
     format!("{} at {}", Engine::Redis.name(), dsn.address())
-}
-
-/// TLS as the DSN demands it; made once, since authorities are read for it.
-pub(super) fn tls(dsn: &Dsn) -> Option<Arc<ClientConfig>> {
-    let tls = dsn.tls()?;
-    let verifier = Verifier::new(tls.demand, &tls.authorities, !tls.authorities.is_empty());
-    Some(Arc::new(verifier.client_config_as(&[], tls.identity.as_ref().map(ClientIdentity::resolver))))
 }
 
 /// Addresses of the server as sockets show them; none for a unix socket.
@@ -170,76 +152,32 @@ pub(super) async fn open(
     addresses: &[SocketAddr],
     patience: Duration,
 ) -> Result<Connection, ConnectError> {
-    let started = Instant::now();
-    let mut tries: Vec<Option<SocketAddr>> = addresses.iter().copied().map(Some).collect();
-    if matches!(dsn.place(), Place::Unix(_)) {
-        tries.push(None);
-    }
-    let mut last = None;
-    for (index, address) in tries.iter().enumerate() {
-        // A first address that swallows everything leaves the others their share.
-        let left = patience.saturating_sub(started.elapsed());
-        let share = left / u32::try_from(tries.len() - index).unwrap_or(u32::MAX);
-        let begun = Instant::now();
-        let error = match time::timeout(share, open_at(dsn, tls, *address, begun)).await {
-            Ok(Ok(connection)) => return Ok(connection),
-            Ok(Err(error)) => error,
-            Err(_) => ConnectError::Timeout { server: named(dsn), seconds: begun.elapsed().as_secs_f64() },
-        };
-        // A server that answers would say the same at its other addresses, and each try takes a slot.
-        if !matches!(error, ConnectError::Unreachable { .. } | ConnectError::Timeout { .. }) {
-            return Err(error);
-        }
-        last = Some(error);
-    }
-    Err(last.unwrap_or_else(|| ConnectError::Resolve { server: named(dsn), said: "no address".into() }))
+    let tries: Vec<Option<SocketAddr>> = match dsn.place() {
+        Place::Unix(_) => vec![None],
+        Place::Tcp { .. } => addresses.iter().copied().map(Some).collect(),
+    };
+    wire::first(&named(dsn), &tries, patience, |address| open_at(dsn, tls, address)).await
 }
 
 async fn open_at(
     dsn: &Dsn,
     tls: Option<&Arc<ClientConfig>>,
     address: Option<SocketAddr>,
-    begun: Instant,
 ) -> Result<Connection, ConnectError> {
-    let unreachable = |error: io::Error| ConnectError::Unreachable { server: named(dsn), said: network::said(&error) };
-    let mut local = None;
-    let wire: Box<dyn Wire> = match (dsn.place(), address) {
-        (Place::Unix(path), _) => Box::new(UnixStream::connect(path).await.map_err(unreachable)?),
-        (Place::Tcp { .. }, None) => return Err(unreachable(io::ErrorKind::NotFound.into())),
-        (Place::Tcp { host, .. }, Some(address)) => {
-            let stream = TcpStream::connect(address).await.map_err(unreachable)?;
-            let _ = stream.set_nodelay(true);
-            local = stream.local_addr().ok().map(|it| SocketAddr::new(it.ip().to_canonical(), it.port()));
-            match tls {
-                None => Box::new(stream),
-                Some(tls) => Box::new(shake_hands(dsn, tls, host, stream).await?),
-            }
+    let (begun, server) = (Instant::now(), named(dsn));
+    let (wire, local): (Box<dyn Wire>, _) = match (dsn.place(), address) {
+        (Place::Unix(path), _) => {
+            let stream = UnixStream::connect(path).await.map_err(|error| wire::unreachable(&server, &error))?;
+            (Box::new(stream), None)
         }
+        (Place::Tcp { host, .. }, Some(address)) => wire::connect(&server, host, address, tls).await?,
+        (Place::Tcp { .. }, None) => return Err(wire::unreachable(&server, &io::ErrorKind::NotFound.into())),
     };
     let address = address.map(|it| it.ip());
     let mut connection = Connection { wire: Some(wire), seconds: 0.0, address, local, id: None, configured: None };
     greet(dsn, &mut connection).await?;
     connection.seconds = begun.elapsed().as_secs_f64();
     Ok(connection)
-}
-
-async fn shake_hands(
-    dsn: &Dsn,
-    tls: &Arc<ClientConfig>,
-    host: &str,
-    stream: TcpStream,
-) -> Result<tokio_rustls::client::TlsStream<TcpStream>, ConnectError> {
-    let server = || named(dsn);
-    let name = ServerName::try_from(host.to_owned())
-        .map_err(|_| ConnectError::Tls { server: server(), said: "not a name that a certificate can have".into() })?;
-    TlsConnector::from(Arc::clone(tls)).connect(name, stream).await.map_err(|error| {
-        let said = tls_certificate::why_handshake_failed(&error);
-        // What the kernel says is no matter of trust.
-        match is_of_tls(&error) {
-            true => ConnectError::Tls { server: server(), said },
-            false => ConnectError::Unreachable { server: server(), said },
-        }
-    })
 }
 
 /// Authentication, our name and our number. Only the first is needed: a user may have no right to the others.

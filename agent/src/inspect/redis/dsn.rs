@@ -2,14 +2,13 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use crate::inspect::postgres::DsnError;
 use crate::inspect::postgres::dsn::pairs::url_pairs;
-use crate::inspect::tls_certificate::{self, ClientIdentity, Demand};
+use crate::inspect::server::tls_keys::{Tls, TlsKeys};
 
 const DEFAULT_PORT: u16 = 6379;
 
@@ -71,19 +70,9 @@ pub(super) enum Place {
     Unix(PathBuf),
 }
 
-/// What TLS is to prove, of the server and of us.
-#[derive(Clone)]
-pub(super) struct Tls {
-    pub(super) demand: Demand,
-    pub(super) authorities: Vec<CertificateDer<'static>>,
-    /// Redis asks its clients for a certificate unless `tls-auth-clients` says otherwise.
-    pub(super) identity: Option<ClientIdentity>,
-}
-
 impl Dsn {
     /// Reads `redis://user:password@host:6379/0`, the same as `rediss://` over TLS, or `unix://user:password@/path?db=0`
-    /// (also `redis+unix://`, and Valkey's names). Keys of TLS are those of redis-py: `ssl_ca_certs`, `ssl_cert_reqs`
-    /// (`required`, the default, or `none`), `ssl_check_hostname`, `ssl_certfile` and `ssl_keyfile`.
+    /// (also `redis+unix://`, and Valkey's names), with redis-py's keys of TLS.
     ///
     /// # Errors
     /// With what is wrong; never with a value.
@@ -93,9 +82,7 @@ impl Dsn {
         let Some(way) = SCHEMES.iter().find(|(name, _)| *name == scheme).map(|(_, way)| *way) else { return Err(form) };
         let (mut host, mut port, mut path, mut database) = (None, None, None, None);
         let (mut user, mut password) = (None, None);
-        let (mut is_checked, mut has_name, mut authorities) = (true, true, Vec::new());
-        let (mut certificate, mut key_file) = (None, None);
-        let mut tls_key = None;
+        let mut tls = TlsKeys::none();
         for (key, value) in url_pairs(rest)? {
             let wrong = |key, expected| DsnError::Value { key, expected };
             match key.name.as_str() {
@@ -111,29 +98,7 @@ impl Dsn {
                     Ok(number) => database = Some(number),
                     Err(_) => return Err(wrong("db", "the number of a database")),
                 },
-                "ssl_ca_certs" | "ssl-ca" | "ssl_ca" => {
-                    let read = tls_certificate::read_file(Path::new(&value));
-                    authorities = read.map_err(|_| wrong("ssl_ca_certs", "a readable file with PEM certificates"))?;
-                    tls_key.get_or_insert("ssl_ca_certs");
-                }
-                "ssl_cert_reqs" => {
-                    is_checked = match value.to_ascii_lowercase().as_str() {
-                        "required" => true,
-                        "none" => false,
-                        _ => return Err(wrong("ssl_cert_reqs", "`required` or `none`")),
-                    };
-                    tls_key.get_or_insert("ssl_cert_reqs");
-                }
-                "ssl_check_hostname" => {
-                    has_name = match value.to_ascii_lowercase().as_str() {
-                        "true" | "1" | "yes" => true,
-                        "false" | "0" | "no" => false,
-                        _ => return Err(wrong("ssl_check_hostname", "`true` or `false`")),
-                    };
-                    tls_key.get_or_insert("ssl_check_hostname");
-                }
-                "ssl_certfile" => certificate = Some(PathBuf::from(value)),
-                "ssl_keyfile" => key_file = Some(PathBuf::from(value)),
+                name if tls.take(name, &value)? => (),
                 name if IGNORED.contains(&name) => (),
                 // It may be a piece of a password.
                 _ => {
@@ -144,24 +109,9 @@ impl Dsn {
                 }
             }
         }
-        let identity = identity(certificate, key_file)?;
-        if identity.is_some() {
-            tls_key.get_or_insert("ssl_certfile");
-        }
-        let tls = match (way, tls_key) {
-            // To ignore it would be to send a password in the clear that was meant to be encrypted.
-            (Way::Plain | Way::Unix, Some(key)) => {
-                return Err(DsnError::Value { key, expected: "of use here: TLS is `rediss://`" });
-            }
-            (Way::Plain | Way::Unix, None) => None,
-            (Way::Tls, _) => {
-                let demand = match (is_checked, has_name) {
-                    (false, _) => Demand::Nothing,
-                    (true, false) => Demand::Authority,
-                    (true, true) => Demand::AuthorityAndName,
-                };
-                Some(Tls { demand, authorities, identity })
-            }
+        let tls = match way {
+            Way::Plain | Way::Unix => tls.refuse("of use here: TLS is `rediss://`").map(|()| None)?,
+            Way::Tls => Some(tls.read()?),
         };
         let is_name = |host: &str| host.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
         let place = match (way, host) {
@@ -216,19 +166,6 @@ impl Dsn {
     }
 }
 
-/// Our own certificate with its key, when both are named.
-fn identity(certificate: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<ClientIdentity>, DsnError> {
-    let (certificate, key) = match (certificate, key) {
-        (None, None) => return Ok(None),
-        (Some(certificate), Some(key)) => (certificate, key),
-        (Some(_), None) => return Err(DsnError::Missing { what: "ssl_keyfile" }),
-        (None, Some(_)) => return Err(DsnError::Missing { what: "ssl_certfile" }),
-    };
-    let expected = "a readable PEM file with a certificate, and its key in `ssl_keyfile`";
-    let read = ClientIdentity::read(&certificate, &key);
-    read.map(Some).map_err(|_| DsnError::Value { key: "ssl_certfile", expected })
-}
-
 impl fmt::Display for Dsn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.address(), self.database)
@@ -246,6 +183,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::inspect::tls_certificate::Demand;
 
     #[track_caller]
     fn refuses(text: &str, expected: &str) {
@@ -277,7 +215,7 @@ mod tests {
     fn tls_is_as_strict_as_was_asked_and_never_ignored() {
         let demand = |query: &str| {
             let dsn = Dsn::parse(&format!("rediss://h/{query}")).expect("good");
-            dsn.tls().map(|it| it.demand)
+            dsn.tls().map(Tls::demand)
         };
         assert_eq!(demand(""), Some(Demand::AuthorityAndName));
         assert_eq!(demand("?ssl_check_hostname=false"), Some(Demand::Authority));

@@ -29,7 +29,7 @@ async fn serve(listener: TcpListener, greeting: &'static str, answers: Vec<(&'st
 }
 
 async fn answer(mut socket: TcpStream, answers: Vec<(&'static str, String)>) {
-    let mut asked = Vec::new();
+    let mut asked = Vec::with_capacity(4096);
     while let Ok(1..) = socket.read_buf(&mut asked).await {
         let text = String::from_utf8_lossy(&asked).into_owned();
         let found = answers.iter().find(|(word, _)| text.contains(word));

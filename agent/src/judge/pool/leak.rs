@@ -187,7 +187,7 @@ impl Leaks {
         history.empty_in = history.trend.empty_in(room, now.mono);
         let has_sight = pools
             .iter()
-            .any(|pool| pool.discipline == Discipline::Rotating || pool.connections.iter().any(|it| it.said.is_some()));
+            .any(|pool| pool.discipline == Discipline::Rotating || pool.connections.iter().any(tells_lease));
         let has_rule = has_sight || !held.is_empty() || !history.named.is_empty();
         held.retain(|it| age(it) >= bound);
         let is_steady = history.is_steady(held.len(), now.mono);
@@ -254,6 +254,11 @@ fn is_held(it: &Judged<'_>) -> bool {
         Verdict::Leased => !listens(it) && it.said.is_some_and(|said| !matches!(said.session.state, Active | FastPath)),
         _ => false,
     }
+}
+
+/// Whether its server says anything of its lease.
+fn tells_lease(it: &Judged<'_>) -> bool {
+    it.said.is_some_and(|said| said.engine.tells_leases())
 }
 
 /// Waits for what others send: its age is no example of a lease's, and no sign of a leak.

@@ -9,6 +9,7 @@ use tickbird_tests::postgres::Route;
 use tickbird_tests::xray::Truth;
 use tickbird_tests::{Application, Library, MariaDb, Seconds, Sizes, Stage, StageError, Watch, alone, until};
 
+mod rabbitmq;
 mod redis;
 
 const CHECK: &str = "pool.idle_in_transaction";

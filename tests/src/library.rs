@@ -27,6 +27,8 @@ pub enum Library {
     PyMySql,
     /// redis-py's BlockingConnectionPool, for Redis and Valkey: a stack.
     RedisPy,
+    /// pika's connections in a stack, for RabbitMQ.
+    Pika,
 }
 
 /// How many connections a pool has.
@@ -84,6 +86,7 @@ impl Library {
             Self::NodePg => "node-pg",
             Self::PyMySql => "pymysql",
             Self::RedisPy => "redis-py",
+            Self::Pika => "pika",
         }
     }
 
@@ -96,6 +99,7 @@ impl Library {
             Self::Asyncpg => Some("asyncpg_pool"),
             Self::PyMySql => Some("pymysql_pool"),
             Self::RedisPy => Some("redis_pool"),
+            Self::Pika => Some("pika_pool"),
             Self::GoSql | Self::Hikari | Self::NodePg => None,
         }
     }
@@ -109,12 +113,14 @@ impl Library {
             | Self::PsycopgPool
             | Self::Asyncpg
             | Self::PyMySql
-            | Self::RedisPy => {
+            | Self::RedisPy
+            | Self::Pika => {
                 let (directory, package) = match self {
                     Self::PsycopgPool => ("psycopg_pool", "python3-psycopg-pool"),
                     Self::Asyncpg => ("asyncpg", "python3-asyncpg"),
                     Self::PyMySql => ("pymysql", "python3-pymysql"),
                     Self::RedisPy => ("redis", "python3-redis"),
+                    Self::Pika => ("pika", "python3-pika"),
                     _ => ("sqlalchemy", "python3-sqlalchemy"),
                 };
                 installed(&format!("{PYTHON}/{directory}"), package)?;

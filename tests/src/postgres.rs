@@ -207,6 +207,7 @@ pub fn free_port() -> Result<u16, StageError> {
 }
 
 /// The user that servers run as: PostgreSQL refuses to be root.
+#[derive(Debug)]
 pub(crate) struct Owner {
     /// `None`: we are not root, so the server runs as we do.
     ids: Option<(u32, u32)>,

@@ -26,12 +26,14 @@ const NEEDED: [Package; 9] = [
 ];
 
 /// A pooler, other servers, and the libraries whose pools the tests look at. Java runs a file of source by itself.
-const LIBRARIES: [Package; 14] = [
+const LIBRARIES: [Package; 16] = [
     ("/usr/sbin/pgbouncer", "pgbouncer"),
     ("/usr/sbin/mariadbd", "mariadb-server"),
     ("/usr/bin/redis-server", "redis-server"),
+    ("/usr/sbin/rabbitmq-server", "rabbitmq-server"),
     ("/usr/lib/python3/dist-packages/pymysql", "python3-pymysql"),
     ("/usr/lib/python3/dist-packages/redis", "python3-redis"),
+    ("/usr/lib/python3/dist-packages/pika", "python3-pika"),
     ("/usr/lib/python3/dist-packages/psycopg_pool", "python3-psycopg-pool"),
     ("/usr/lib/python3/dist-packages/psycopg", "python3-psycopg"),
     ("/usr/lib/python3/dist-packages/asyncpg", "python3-asyncpg"),

@@ -51,6 +51,33 @@ fn the_example_configurations_have_no_mistakes() {
 }
 
 #[test]
+fn the_unit_grants_what_the_agent_needs_to_see_and_forbids_nothing_of_it() -> Result<(), StageError> {
+    let read = |name: &str| {
+        let path = workspace().join("packaging/systemd").join(name);
+        fs::read_to_string(&path).map_err(StageError::system(format!("read {}", path.display())))
+    };
+    let settings = |text: &str| -> Vec<String> {
+        let lines = text.lines().map(str::trim);
+        lines.filter(|it| !it.starts_with('#') && it.contains('=')).map(str::to_owned).collect()
+    };
+    let unit = settings(&read("tickbird-agent.service")?);
+    for wanted in ["AmbientCapabilities=", "CapabilityBoundingSet="] {
+        let wanted = format!("{wanted}CAP_SYS_PTRACE CAP_DAC_READ_SEARCH");
+        assert!(unit.contains(&wanted), "{wanted} is missing: {unit:?}");
+    }
+    let families = unit.iter().find(|it| it.starts_with("RestrictAddressFamilies="));
+    assert!(families.is_none_or(|it| it.contains("AF_NETLINK")), "{families:?}");
+    let hides = |it: &&String| it.starts_with("ProtectProc=") || it.starts_with("ProcSubset=");
+    assert_eq!(unit.iter().find(hides), None, "processes would be hidden");
+    let host_mode = settings(&read("namespaces.conf")?);
+    for wanted in ["AmbientCapabilities=CAP_SYS_ADMIN", "CapabilityBoundingSet=CAP_SYS_ADMIN", "RestrictNamespaces=net"]
+    {
+        assert!(host_mode.iter().any(|it| it == wanted), "{wanted} is missing: {host_mode:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn the_tables_of_checks_and_sources_are_printed_for_people_and_programs() {
     alone(|stage| {
         let agent = Agent::prepare(stage, "", User::Same)?;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tickbird_tests::agent::{User, app, check, postgres};
 use tickbird_tests::truth::descriptors;
 use tickbird_tests::watch::rows_of;
-use tickbird_tests::{Agent, Application, Postgres, Seconds, Stage, StageError, alone, until};
+use tickbird_tests::{Agent, Application, Network, Postgres, Seconds, Stage, StageError, alone, until};
 
 const NO_AGES: &str = "another network namespace: no ages and no ends of its connections are told";
 const UNASKED: &str = "cannot ask PostgreSQL at 127.0.0.1:5432: that is loopback of another network namespace";
@@ -216,6 +216,58 @@ fn in_the_host_mode_each_namespace_is_entered_once_and_seen_like_our_own() {
             other => Err(format!("{other:?}, at first {before}")),
         })?;
         assert_eq!(agent.namespaces_entered().len(), 3);
+        Ok(())
+    });
+}
+
+/// As in a container whose application uses the host's server: its address is routed, so that the server's view joins.
+#[test]
+fn a_container_on_the_hosts_server_is_joined_with_its_sessions_and_aged_in_the_host_mode_only() {
+    alone(|stage| {
+        let network = Network::wired(stage)?;
+        let server = Postgres::start_at(stage, 80, Network::NEAR)?;
+        let mut twin = Application::pooled(stage, "shop", &server)?;
+        twin.does("traffic 20")?;
+        let mut contained = Application::pooled_in(&network, stage, "grants-api", &server)?;
+        contained.does("traffic 20")?;
+        let held = contained.leaks(2)?;
+        let configuration = [
+            postgres(&server.dsn_file("tickbird")?),
+            app("grants-api", &contained.command()),
+            app("shop", &twin.command()),
+            check("pool.idle_in_transaction", "warning = \"1s\""),
+        ]
+        .concat();
+        for (mode, entered) in [("", 0), (HOST_MODE, 1)] {
+            let agent = Agent::prepare(stage, &[mode, &configuration].concat(), User::Same)?.traced()?;
+            let report = until("the leak is old enough to be named", 20.s(), || {
+                let report = agent.report("inspect", &[]).map_err(|error| error.to_string())?;
+                if findings(&report).is_empty() { Err(report["checks"].to_string()) } else { Ok(report) }
+            })?;
+            let [finding] = findings(&report).try_into().expect("one fault");
+            let target = format!("pool:grants-api/main>{}:{}/app?user=app", Network::NEAR, server.port());
+            assert_eq!(json!([finding["check"], finding["target"]]), json!(["pool.idle_in_transaction", target]));
+            let sessions = finding["evidence"]["sessions"].as_array().map(Vec::as_slice).unwrap_or_default();
+            for truth in &held {
+                let row = sessions.iter().find(|it| it["backend"] == truth.backend).expect("each backend is named");
+                let local = format!("{}:{}", Network::FAR, truth.port);
+                assert_eq!(json!([row["pid"], row["fd"], row["local"]]), json!([truth.pid, truth.fd, local]), "{row}");
+            }
+            assert_eq!(sessions.len(), held.len());
+            let [pool] = rows(&report, "pools", "grants-api").try_into().expect("one pool");
+            let truth = descriptors(contained.pid())?;
+            let connections = pool["connections"].as_array().map(Vec::as_slice).unwrap_or_default();
+            assert_eq!((connections.len(), truth.len()), (20, 20));
+            let aged = connections.iter().filter(|it| it["facts"].to_string().contains("tcp_info: last data sent"));
+            assert_eq!(aged.count(), if entered == 0 { 0 } else { 20 }, "{pool}");
+            assert!(connections.iter().all(|it| it["session"].is_u64() && it["fds"][0].is_u64()), "{pool}");
+            let causes: Vec<String> = blind(&report).into_keys().collect();
+            assert_eq!(causes, if entered == 0 { vec![NO_AGES] } else { Vec::new() });
+            let of_twin = states(&report, "shop");
+            assert!(of_twin.values().all(|it| it == "ok" || it == "not yet"), "{of_twin:?}");
+            // A look may be tried more than once above, and each tool enters for itself.
+            assert_eq!(agent.namespaces_entered().is_empty(), entered == 0);
+        }
         Ok(())
     });
 }

@@ -16,6 +16,8 @@ use crate::wait::Seconds;
 
 mod elsewhere;
 
+pub use elsewhere::Network;
+
 /// A running application.
 #[derive(Debug)]
 pub struct Application {

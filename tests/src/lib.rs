@@ -31,7 +31,7 @@ pub mod xray;
 
 pub use agent::Agent;
 pub use alone::alone;
-pub use application::{Application, Held};
+pub use application::{Application, Held, Network};
 pub use collector::Collector;
 pub use library::{Library, Sizes};
 pub use mariadb::MariaDb;

@@ -39,6 +39,7 @@ pub enum Route {
 #[derive(Debug)]
 pub struct Postgres {
     room: PathBuf,
+    host: String,
     port: u16,
     max_connections: u16,
     encrypts: bool,
@@ -52,23 +53,28 @@ impl Postgres {
     /// # Errors
     /// When PostgreSQL 15 is not installed, or will not start: then with the end of its log.
     pub fn start(stage: &Stage, max_connections: u16) -> Result<Self, StageError> {
-        Self::make(stage, max_connections, free_port()?, None)
+        Self::make(stage, max_connections, ("127.0.0.1", free_port()?), None)
     }
 
     /// The same on a port that is known to be free.
     pub fn start_on(stage: &Stage, max_connections: u16, port: u16) -> Result<Self, StageError> {
-        Self::make(stage, max_connections, port, None)
+        Self::make(stage, max_connections, ("127.0.0.1", port), None)
+    }
+
+    /// The same on this address of the stage, too, by which its clients and those of the network behind it come.
+    pub fn start_at(stage: &Stage, max_connections: u16, host: &str) -> Result<Self, StageError> {
+        Self::make(stage, max_connections, (host, free_port()?), None)
     }
 
     /// The same with TLS, which its applications then require.
     pub fn start_tls(stage: &Stage, max_connections: u16, certificate: &Certificate) -> Result<Self, StageError> {
-        Self::make(stage, max_connections, free_port()?, Some(certificate))
+        Self::make(stage, max_connections, ("127.0.0.1", free_port()?), Some(certificate))
     }
 
     fn make(
         stage: &Stage,
         max_connections: u16,
-        port: u16,
+        (host, port): (&str, u16),
         certificate: Option<&Certificate>,
     ) -> Result<Self, StageError> {
         let initdb = installed(&format!("{PROGRAMS}/initdb"), PACKAGE)?;
@@ -82,6 +88,10 @@ impl Postgres {
         initdb.args(["--username=postgres", "--auth-local=trust", "--auth-host=scram-sha-256", "--encoding=UTF8"]);
         initdb.args(["--locale=C", "--no-sync", "--no-instructions", "--pgdata"]).arg(room.join("data"));
         run(initdb.arg("--pwfile").arg(&password_file))?;
+        let rules = room.join("data/pg_hba.conf");
+        let mut text = std::fs::read_to_string(&rules).map_err(StageError::system("read pg_hba.conf"))?;
+        text += "host all all samenet scram-sha-256\n";
+        std::fs::write(&rules, text).map_err(StageError::system("write pg_hba.conf"))?;
         if let Some(it) = certificate {
             for (from, to) in [(&it.chain, "server.crt"), (&it.key, "server.key")] {
                 let to = room.join("data").join(to);
@@ -89,7 +99,8 @@ impl Postgres {
                 owner.give(&to)?;
             }
         }
-        let mut server = Self { room, port, max_connections, encrypts: certificate.is_some(), process: None };
+        let encrypts = certificate.is_some();
+        let mut server = Self { room, host: host.to_owned(), port, max_connections, encrypts, process: None };
         server.serve()?;
         for role in [APPLICATION.0, "tickbird"] {
             server.sql(&format!("CREATE ROLE {role} LOGIN PASSWORD '{}'", password(role)))?;
@@ -104,7 +115,9 @@ impl Postgres {
         let mut command = Owner::of_servers()?.command(Path::new(&format!("{PROGRAMS}/postgres")));
         command.arg("-D").arg(self.room.join("data")).args(["-p", &self.port.to_string()]);
         // Nothing here has to survive a power cut, and the scenario should not wait for the disk.
-        let mut settings = vec!["fsync=off".to_owned(), "listen_addresses=127.0.0.1,::1".into()];
+        let also = if self.host == "127.0.0.1" { String::new() } else { format!(",{}", self.host) };
+        let listen = format!("listen_addresses=127.0.0.1,::1{also}");
+        let mut settings = vec!["fsync=off".to_owned(), listen];
         settings.push(format!("max_connections={}", self.max_connections));
         settings.push(format!("unix_socket_directories={}", self.room.display()));
         settings.extend(self.encrypts.then(|| "ssl=on".to_owned()));
@@ -156,7 +169,7 @@ impl Postgres {
 
     /// DSN of a role in the application's database, password included.
     pub fn dsn(&self, role: &str) -> String {
-        format!("postgresql://{role}:{}@127.0.0.1:{}/{}", password(role), self.port, APPLICATION.1)
+        format!("postgresql://{role}:{}@{}:{}/{}", password(role), self.host, self.port, APPLICATION.1)
     }
 
     /// The same as libpq's environment variables, for a client that comes by this route.

@@ -1,16 +1,74 @@
 //! Applications of another user, and in a network namespace of their own.
 
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use super::{Application, Kind, python};
 use crate::postgres::Postgres;
-use crate::process::installed;
+use crate::process::{Running, installed, run};
 use crate::stage::{Stage, StageError};
+use crate::wait::{Seconds, until};
 
 /// User and group of an application that is not root.
 const NOBODY: u32 = 65534;
 
+/// A network namespace with a wire to the stage's own, as a container engine makes it for a container.
+#[derive(Debug)]
+pub struct Network {
+    /// It is in the namespace, and keeps it while nobody else is.
+    keeper: Running,
+}
+
+impl Network {
+    /// The stage's end of the wire.
+    pub const NEAR: &str = "10.77.0.1";
+    /// The other end.
+    pub const FAR: &str = "10.77.0.2";
+
+    /// Makes the namespace and the wire.
+    pub fn wired(stage: &Stage) -> Result<Self, StageError> {
+        let mut command = Command::new(installed("/usr/bin/unshare", "util-linux")?);
+        command.args(["--net", "/bin/sleep", "3600"]).stdout(Stdio::null());
+        let keeper = Running::start("network", &mut command, &stage.room("network")?.join("log"))?;
+        let (own, other) = ("/proc/self/ns/net".to_owned(), format!("/proc/{}/ns/net", keeper.pid()));
+        until("it has a network of its own", 10.s(), || {
+            let link = |path: &str| std::fs::read_link(path).map_err(|error| error.to_string());
+            if link(&own)? == link(&other)? { Err("it is in ours".to_owned()) } else { Ok(()) }
+        })?;
+        let it = Self { keeper };
+        let pid = it.keeper.pid().to_string();
+        let ip = |inside: bool, words: &str| {
+            let mut command = Command::new(if inside { "/usr/bin/nsenter" } else { "/sbin/ip" });
+            if inside {
+                command.args(["--target", &pid, "--net", "/sbin/ip"]);
+            }
+            run(command.args(words.split(' '))).map(drop)
+        };
+        ip(false, &format!("link add near type veth peer name far netns {pid}"))?;
+        ip(false, &format!("address add {}/30 dev near", Self::NEAR))?;
+        ip(false, "link set near up")?;
+        ip(true, &format!("address add {}/30 dev far", Self::FAR))?;
+        ip(true, "link set far up")?;
+        Ok(it)
+    }
+}
+
 impl Application {
+    /// [`Application::pooled`] in that network, from which `server` is reached.
+    pub fn pooled_in(network: &Network, stage: &Stage, name: &str, server: &Postgres) -> Result<Self, StageError> {
+        let mut program = vec![installed("/usr/bin/nsenter", "util-linux")?];
+        program.extend([format!("--net=/proc/{}/ns/net", network.keeper.pid()).into(), PathBuf::from("--")]);
+        program.extend(python("pooled.py")?);
+        let dsn = format!("{}?pool_size=20&max_overflow=10&application_name={name}", server.dsn("app"));
+        let kind = Kind {
+            program,
+            arguments: vec!["--name".into(), name.into()],
+            environment: vec![("DATABASE_URL", dsn)],
+            log: stage.room(name)?.join("log"),
+        };
+        Self::start(name, kind)
+    }
+
     /// [`Application::pooled`] as user 65534, with none of root's rights.
     pub fn pooled_by_nobody(stage: &Stage, name: &str, server: &Postgres) -> Result<Self, StageError> {
         installed("/usr/lib/python3/dist-packages/sqlalchemy", "python3-sqlalchemy")?;

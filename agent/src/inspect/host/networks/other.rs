@@ -20,9 +20,10 @@ use crate::kernel::{KernelError, netns};
 const QUIET: Duration = Duration::from_secs(10);
 /// After an entered namespace could not be dumped any more it is entered again, not sooner than this.
 const ENTER_AGAIN: Duration = Duration::from_secs(10);
-/// Reading tables may take one part in so many of a core,
-const SHARE: u32 = 100;
-/// and so much of it at once.
+/// Reading tables may take one part in so many of a core, dumps one in so many,
+const SHARE_OF_TABLES: u32 = 200;
+const SHARE_OF_DUMPS: u32 = 50;
+/// and each so much of it at once.
 const AT_ONCE: Duration = Duration::from_millis(50);
 
 const NO_AGES: &str = "no ages and no ends of its connections are told";
@@ -40,8 +41,10 @@ pub(in crate::inspect::host) struct Other {
     /// When it is to be entered; `None` once that is done or refused.
     enter_at: Option<Duration>,
     pub(super) read_at: Option<Duration>,
-    /// Whether this look is the first.
+    /// Whether the last time that it was looked at was the first.
     is_new: bool,
+    /// Whether it was dumped in this look; else what is known of it is some looks old.
+    pub(super) is_fresh: bool,
 }
 
 /// The process through which a namespace is reached.
@@ -53,16 +56,42 @@ pub(super) struct Through<'a> {
     pub(super) inode: u64,
 }
 
-/// What reading tables may take.
-#[derive(Debug, Default)]
+/// What looking into other namespaces may take.
+#[derive(Debug)]
+pub(super) struct Allowances {
+    pub(super) tables: Allowance,
+    pub(super) dumps: Allowance,
+}
+
+impl Default for Allowances {
+    fn default() -> Self {
+        Self { tables: Allowance::of(SHARE_OF_TABLES), dumps: Allowance::of(SHARE_OF_DUMPS) }
+    }
+}
+
+impl Allowances {
+    /// It is this time now.
+    pub(super) fn at(&mut self, now: Duration) {
+        self.tables.at(now);
+        self.dumps.at(now);
+    }
+}
+
+/// One part in `share` of a core's time.
+#[derive(Debug)]
 pub(super) struct Allowance {
+    share: u32,
     owed: Duration,
     at: Duration,
 }
 
 impl Allowance {
-    pub(super) fn at(&mut self, now: Duration) {
-        self.owed = self.owed.saturating_sub(now.saturating_sub(self.at) / SHARE);
+    const fn of(share: u32) -> Self {
+        Self { share, owed: Duration::ZERO, at: Duration::ZERO }
+    }
+
+    fn at(&mut self, now: Duration) {
+        self.owed = self.owed.saturating_sub(now.saturating_sub(self.at) / self.share);
         self.at = now;
     }
 
@@ -70,7 +99,7 @@ impl Allowance {
         self.owed < AT_ONCE
     }
 
-    fn spend(&mut self, time: Duration) {
+    pub(super) fn spend(&mut self, time: Duration) {
         self.owed += time;
     }
 }
@@ -88,6 +117,7 @@ impl Other {
             enter_at,
             read_at: None,
             is_new: true,
+            is_fresh: false,
         }
     }
 
@@ -106,16 +136,18 @@ impl Other {
         &mut self,
         through: Through<'_>,
         remote: &Ports,
-        allowance: &mut Allowance,
+        allowances: &mut Allowances,
         now: Duration,
         look: &mut HostLook,
     ) -> Result<(), KernelError> {
         self.sockets.destroyed.clear();
+        self.is_fresh = false;
         if self.enter_at.is_some_and(|at| at <= now) {
             self.enter(through)?;
         }
         let is_entered = self.vantage == Vantage::Entered;
-        if !is_entered && (!allowance.is_left() || self.is_quiet(now)) {
+        let allowance = if is_entered { &mut allowances.dumps } else { &mut allowances.tables };
+        if !allowance.is_left() || self.is_quiet(now) {
             return Ok(());
         }
         // Without ages nothing can be said of requests, nor has a server told an address that could be joined.
@@ -126,14 +158,13 @@ impl Other {
         };
         let began = Instant::now();
         let outcome = self.sockets.look_elsewhere(&through.proc_root.join(through.pid.to_string()), remote, &near, now);
-        if !is_entered {
-            allowance.spend(began.elapsed());
-        }
+        allowance.spend(began.elapsed());
         match outcome {
             Ok(told) => {
                 self.is_new = self.read_at.is_none();
                 look.gaps.extend(gaps::cut(told.cut));
                 if is_entered {
+                    self.is_fresh = true;
                     look.closes_incomplete |= told.is_incomplete;
                     let Sockets { outbound, accepted, .. } = &self.sockets;
                     self.peers.look(outbound, accepted, |port| near.contains(port), now);
@@ -185,8 +216,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reading_takes_a_hundredth_of_a_core_in_the_long_run() {
-        let (mut allowance, mut spent) = (Allowance::default(), Duration::ZERO);
+    fn an_allowance_is_kept_in_the_long_run() {
+        let (mut allowance, mut spent) = (Allowance::of(100), Duration::ZERO);
         for second in 0..1000 {
             allowance.at(Duration::from_secs(second));
             while allowance.is_left() {

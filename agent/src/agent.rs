@@ -138,7 +138,6 @@ pub async fn run(config: Config, mut orders: mpsc::Receiver<Order>) -> Result<()
             () = tokio::time::sleep(wake) => {
                 let findings = watcher.judge.tick(watcher.moment());
                 watcher.tell(findings).await;
-                watcher.tell_open_list().await;
             }
             Some(ask) = asked.recv() => {
                 // A caller that hung up is no trouble of ours.
@@ -153,6 +152,8 @@ pub async fn run(config: Config, mut orders: mpsc::Receiver<Order>) -> Result<()
                 Some(Order::Stop) | None => break,
             },
         }
+        // Whatever it was that woke us: with a look each second the timer alone may never come round.
+        watcher.tell_open_list().await;
     }
     tracing::info!("agent stopping");
     drop(eyes);
@@ -224,11 +225,16 @@ struct Watcher {
     clock: Clock,
     started_at: Timestamp,
     targets_told: Option<Vec<String>>,
-    open_told: Option<Duration>,
+    /// When the next open list is due, on the monotonic clock.
+    open_due: Duration,
+    /// Urgent records that the buffer had evicted when the last list was told.
+    evicted: u64,
     /// Findings that could not be buffered; they stay visible in `status` and are counted here.
     unbuffered: u64,
 }
 
+/// From a loss to the list that makes up for it.
+const AFTER_LOSS: Duration = Duration::from_secs(60);
 /// The first open list waits until every hold of a shipped default that looks at levels has had its time.
 const FIRST_OPEN_LIST: Duration = Duration::from_secs(90);
 
@@ -250,7 +256,8 @@ impl Watcher {
             clock,
             started_at: wall(),
             targets_told: None,
-            open_told: None,
+            open_due: clock.now() + FIRST_OPEN_LIST,
+            evicted: 0,
             unbuffered: 0,
         }
     }
@@ -262,6 +269,8 @@ impl Watcher {
     async fn reconfigure(&mut self, config: Config) {
         let findings = self.judge.reconfigure(config.checks.clone(), self.moment());
         self.config = config;
+        // Other inspectors have to look first.
+        self.open_due = self.clock.now() + FIRST_OPEN_LIST;
         self.tell(findings).await;
     }
 
@@ -307,12 +316,11 @@ impl Watcher {
         self.append(Lane::Bulk, recordings.into_iter().map(Record::Recording)).await;
     }
 
-    /// The level behind the edges: after start, and every ten minutes.
+    /// The level behind the edges: after start and reload, after findings were lost, and every ten minutes.
     async fn tell_open_list(&mut self) {
         let now = self.clock.now();
-        let due = self.open_told.map_or(FIRST_OPEN_LIST, |last| last + Duration::from_secs(OPEN_SECONDS));
-        if now >= due {
-            self.open_told = Some(now);
+        if now >= self.open_due {
+            self.open_due = now + Duration::from_secs(OPEN_SECONDS);
             let open = self.judge.open(self.moment());
             self.append(Lane::Urgent, [Record::Open(open)]).await;
         }
@@ -352,10 +360,27 @@ impl Watcher {
             return;
         }
         let count = encoded.len() as u64;
-        if let Err(error) = shipping.buffer.append(lane, encoded).await {
-            self.unbuffered += count;
-            tracing::error!(%error, %lane, count, lost = self.unbuffered, "records could not be buffered");
+        match shipping.buffer.append(lane, encoded).await {
+            Ok(appended) => {
+                let had = if lane == Lane::Urgent {
+                    std::mem::replace(&mut self.evicted, appended.evicted)
+                } else {
+                    u64::MAX
+                };
+                if appended.evicted <= had {
+                    return;
+                }
+            }
+            Err(error) => {
+                self.unbuffered += count;
+                tracing::error!(%error, %lane, count, lost = self.unbuffered, "records could not be buffered");
+                if lane == Lane::Bulk {
+                    return;
+                }
+            }
         }
+        // Findings were lost: a list says what still holds, once for all that are lost within a minute.
+        self.open_due = self.open_due.min(self.clock.now() + AFTER_LOSS);
     }
 
     async fn report(&self) -> status::Report {

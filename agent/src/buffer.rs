@@ -162,6 +162,8 @@ pub struct Appended {
     pub first: u64,
     /// How many.
     pub count: u64,
+    /// Records of this lane that were evicted for want of room and are not told yet.
+    pub evicted: u64,
 }
 
 /// Records of one lane with consecutive sequences, as they wait.
@@ -236,7 +238,7 @@ impl Buffer {
             return Err(BufferError::TooMany { records: records.len(), bytes });
         }
         if records.is_empty() {
-            return Ok(Appended { first: self.heads().of(lane), count: 0 });
+            return Ok(Appended { first: self.heads().of(lane), count: 0, evicted: 0 });
         }
         self.ask(|reply| Command::Append { lane, records, reply }).await
     }

@@ -12,7 +12,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 use tickbird_shared::batch::Open;
-use tickbird_shared::{Finding, Severity};
+use tickbird_shared::protocol::MAX_FIRING;
+use tickbird_shared::{Finding, Fingerprint, Severity};
 
 use crate::discover::TargetKey;
 use crate::inspect::host::{Ended, Gap};
@@ -42,7 +43,7 @@ pub use settings::{Effective, Mistake, Override, Thresholds};
 pub use threshold::{Bounds, CLEARING_RATIO, Direction};
 
 use defaults::CheckId;
-use tracks::Tracks;
+use tracks::{Standing, Tracks};
 
 /// How the reason of a value begins that no check looks at: neither ok nor waiting.
 pub(crate) const NOT_JUDGED: &str = "not judged";
@@ -269,15 +270,19 @@ impl Judge {
         self.tracks.firing()
     }
 
-    /// What fires, and the checks of which the collector may resolve everything else: those that looked, saw all of
-    /// their targets, and have nothing waiting for its hold.
+    /// What fires or may, and the checks of which the collector may resolve everything else: those that looked and
+    /// saw all of their targets. A target that was seen too seldom, or waits for its hold, may fire.
     pub fn open(&self, now: Moment) -> Open {
-        let ran = CheckId::all().filter(|it| self.is_settled(*it, now));
-        Open {
-            checks: ran.map(|it| it.check().id.to_owned()).collect(),
-            firing: self.tracks.fingerprints(),
-            observed_at: now.wall,
+        let mut firing = self.tracks.fingerprints();
+        let mut checks = Vec::new();
+        for check in CheckId::all() {
+            let Some(open) = self.may_fire(check, now) else { continue };
+            if firing.len() + open.len() <= MAX_FIRING {
+                checks.push(check.check().id.to_owned());
+                firing.extend(open);
+            }
         }
+        Open { checks, firing, observed_at: now.wall }
     }
 
     /// When each check was last looked at on any target, on the monotonic clock.
@@ -312,14 +317,27 @@ impl Judge {
         self.pools.views()
     }
 
-    fn is_settled(&self, check: CheckId, now: Moment) -> bool {
+    /// What may fire of a check beside what does; `None` when a target of it cannot be seen, or nothing was looked at.
+    fn may_fire(&self, check: CheckId, now: Moment) -> Option<Vec<Fingerprint>> {
         if !self.tracks.thresholds().of(check).enabled {
-            return false;
+            return None;
         }
-        let mut tracks = self.tracks.of(check).map(|(_, track)| track.is_settled()).peekable();
-        if tracks.peek().is_some() {
-            return tracks.all(|it| it);
+        let (mut has_any, mut has_settled, mut open) = (false, false, Vec::new());
+        for (key, track) in self.tracks.of(check) {
+            has_any = true;
+            match track.standing() {
+                Standing::Settled => has_settled = true,
+                Standing::Open => open.push(self.tracks.fingerprint(key)),
+                Standing::Unseen => return None,
+            }
         }
+        if has_any {
+            return has_settled.then_some(open);
+        }
+        self.has_looked(check, now).then(Vec::new)
+    }
+
+    fn has_looked(&self, check: CheckId, now: Moment) -> bool {
         // Nothing to look at is an answer too, once there was time for everything to appear.
         let has_looked = match check {
             CheckId::Headroom

@@ -165,7 +165,7 @@ impl Record<'_> {
 pub struct Open {
     /// Ids of the checks that ran and could see all of their targets.
     pub checks: Vec<String>,
-    /// What fires, of all checks.
+    /// What fires, of all checks, and what was not seen often enough to say that it does not.
     pub firing: Vec<Fingerprint>,
     /// When this was true, by the agent's wall clock.
     pub observed_at: Timestamp,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use tickbird_tests::agent::{app, check};
+use tickbird_tests::postgres::free_port;
 use tickbird_tests::wait::throughout;
 use tickbird_tests::webhook::{Manner, firing, resolved};
 use tickbird_tests::{Application, Seconds, StageError, Watch, alone, until};
@@ -124,6 +125,24 @@ fn what_waits_for_the_collector_can_be_looked_at_and_survives_the_agent() {
         watch.agent.run()?;
         watch.webhook.hears("the page", 60.s(), firing(CHECK))?;
         Ok(())
+    });
+}
+
+/// Several looks a second keep the agent busy all the time: the list has to come all the same.
+#[test]
+fn a_fault_that_ended_while_the_agent_was_down_is_resolved_by_its_first_list() {
+    const STATUS: &str = "http.status";
+    alone(|stage| {
+        let (port, steady) = (free_port()?, Application::web(stage, "steady", 0)?);
+        let urls = [format!("http://127.0.0.1:{port}/"), steady.url()];
+        let endpoint = |url: &String| format!("[[endpoint]]\nurl = \"{url}\"\ninterval = \"1s\"\n");
+        let mut watch = Watch::begin(stage, &urls.iter().map(endpoint).collect::<String>())?;
+        let at = format!(":{port}/");
+        watch.fires(STATUS, &at, 60.s())?;
+        watch.agent.kill()?;
+        let _back = Application::web(stage, "back", port)?;
+        watch.agent.run()?;
+        watch.resolves(STATUS, &at, 150.s()).map(drop)
     });
 }
 

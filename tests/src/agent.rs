@@ -5,6 +5,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::collector::Collector;
@@ -195,6 +196,15 @@ impl Agent {
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).args(name.split(' ')).arg("--config").arg(self.configuration());
         command
+    }
+
+    /// Asks it to read its configuration again (`SIGHUP`).
+    pub fn reload(&self) -> Result<(), StageError> {
+        let process = self.process.as_ref().ok_or_else(Self::does_not_run)?;
+        process.signal(Signal::HUP);
+        until("the agent has reloaded", 20.s(), || {
+            if self.log().contains("configuration reloaded") { Ok(()) } else { Err("not yet".to_owned()) }
+        })
     }
 
     /// Asks it to end (`SIGTERM`): it says goodbye.

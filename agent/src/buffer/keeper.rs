@@ -161,8 +161,9 @@ impl Keeper {
             }
             match self.append(lane, &records) {
                 Ok(mut first) => {
+                    let evicted = self.lanes[index(lane)].evicted();
                     for (count, reply) in calls {
-                        answer(reply, Ok(Appended { first, count }));
+                        answer(reply, Ok(Appended { first, count, evicted }));
                         first += count;
                     }
                 }

@@ -314,6 +314,11 @@ impl LaneQueue {
         Ok(())
     }
 
+    /// Records that were evicted and whose loss is not delivered yet.
+    pub(super) const fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
     /// Whether [`Self::evict_oldest`] would free anything.
     pub(super) fn can_evict(&self) -> bool {
         self.generations.len() > 1 || self.backlog() > 0

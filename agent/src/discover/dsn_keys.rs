@@ -20,18 +20,17 @@ const SAFE_KEYS: [&str; 12] = [
     "binary_parameters",
     "prefer_simple_protocol",
 ];
-const POSTGRESQL: u16 = 5432;
-/// How the URLs begin, and the usual ports.
-const SCHEMES: [(&str, u16); 9] = [
-    ("postgres", POSTGRESQL),
-    ("postgresql", POSTGRESQL),
-    ("mysql", 3306),
-    ("mariadb", 3306),
-    ("redis", 6379),
-    ("rediss", 6379),
-    ("amqp", 5672),
-    ("amqps", 5671),
-    ("mongodb", 27017),
+/// How the URLs begin, what is spoken there, and the usual ports.
+const SCHEMES: [(&str, &str, u16); 9] = [
+    ("postgres", "postgresql", 5432),
+    ("postgresql", "postgresql", 5432),
+    ("mysql", "mysql", 3306),
+    ("mariadb", "mysql", 3306),
+    ("redis", "redis", 6379),
+    ("rediss", "redis", 6379),
+    ("amqp", "rabbitmq", 5672),
+    ("amqps", "rabbitmq", 5671),
+    ("mongodb", "mongodb", 27017),
 ];
 const MAX_NAME: usize = 255;
 const MAX_VALUE: usize = 40;
@@ -41,6 +40,8 @@ const MAX_VALUE: usize = 40;
 pub struct Named {
     /// Driver, where the scheme tells it: `asyncpg`, `psycopg`, `jdbc`.
     pub driver: Option<&'static str>,
+    /// What is spoken there: `postgresql`, `redis`.
+    pub service: &'static str,
     /// Name or address of the server.
     pub host: Arc<str>,
     /// Its port; the usual one when none is given.
@@ -66,9 +67,9 @@ impl Named {
         let (is_jdbc, dsn) = dsn.strip_prefix("jdbc:").map_or((false, dsn), |rest| (true, rest));
         let (scheme, rest) = dsn.split_once("://")?;
         let (engine, library) = scheme.split_once('+').unwrap_or((scheme, ""));
-        let (_, default_port) = *SCHEMES.iter().find(|(scheme, _)| *scheme == engine)?;
+        let (_, service, default_port) = *SCHEMES.iter().find(|(scheme, ..)| *scheme == engine)?;
         let driver = match library {
-            _ if default_port != POSTGRESQL => None,
+            _ if service != "postgresql" => None,
             _ if is_jdbc => Some("jdbc"),
             "asyncpg" => Some("asyncpg"),
             "psycopg" | "psycopg_async" => Some("psycopg"),
@@ -87,7 +88,7 @@ impl Named {
         if host.is_empty() || host.len() > MAX_NAME || !host.chars().all(is_name) {
             return None;
         }
-        Some(Self { driver, host: host.to_ascii_lowercase().into(), port, keys: keys(query), source })
+        Some(Self { driver, service, host: host.to_ascii_lowercase().into(), port, keys: keys(query), source })
     }
 }
 

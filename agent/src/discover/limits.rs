@@ -19,6 +19,7 @@ const MAX_SETTINGS: usize = 32;
 pub struct Settings {
     found: Vec<Setting>,
     named: Vec<Arc<Named>>,
+    libpq_port: Option<u16>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,6 +126,7 @@ impl Settings {
                 Parts { size: number(keys.size), overflow: number(keys.overflow), maximum: number(keys.maximum) };
             settings.add(parts.bound(ENVIRONMENT).map(|bound| Setting { kind: keys.kind, port: None, bound }));
         }
+        settings.libpq_port = strings::value_of(environment, "PGPORT").and_then(|it| it.parse().ok());
         settings.add(from_arguments(arguments));
         for argument in arguments.iter().skip(1) {
             let value = argument
@@ -149,6 +151,12 @@ impl Settings {
         if self.named.len() < MAX_SETTINGS {
             self.named.extend(Named::read(dsn, source).map(Arc::new));
         }
+    }
+
+    /// Ports to which its DSNs lead, with what is spoken there.
+    pub fn ports(&self) -> impl Iterator<Item = (u16, &'static str)> {
+        let libpq = self.libpq_port.map(|port| (port, "postgresql"));
+        self.named.iter().map(|it| (it.port, it.service)).chain(libpq)
     }
 
     /// The first DSN that leads to this port.

@@ -16,6 +16,7 @@ use crate::inspect::{Reason, Value};
 
 mod attention;
 mod endpoints;
+mod found_ports;
 mod gaps;
 mod inspector;
 mod measures;

@@ -66,6 +66,17 @@ impl<'a> Subject<'a> {
     }
 }
 
+/// What a track says for a list of all that fires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It fires, or certainly does not.
+    Settled,
+    /// It does not fire, and has not been seen often enough to say that nothing is wrong.
+    Open,
+    /// It cannot be seen: it says nothing of other targets that were there before, either.
+    Unseen,
+}
+
 /// The offence as it was last seen over a bound.
 #[derive(Debug, Clone)]
 struct Offence {
@@ -263,6 +274,10 @@ impl Tracks {
         firing.map(|(key, _)| key.fingerprint(&self.who)).collect()
     }
 
+    pub(super) fn fingerprint(&self, key: &Key) -> Fingerprint {
+        key.fingerprint(&self.who)
+    }
+
     pub(super) fn states(&self) -> Vec<CheckState> {
         self.all.iter().map(|(key, track)| track.state(key, self.thresholds.of(key.check).holds)).collect()
     }
@@ -432,16 +447,16 @@ impl Track {
     }
 
     /// Whether the collector may conclude from this track that what does not fire is well.
-    pub(super) fn is_settled(&self) -> bool {
+    pub(super) fn standing(&self) -> Standing {
         let is_enough = self.looks_known >= u64::from(self.rule.holds.clearing);
         match self.value {
-            _ if self.level.is_lost() || self.level.is_blind() => false,
-            _ if self.level.firing().is_some() => true,
-            Value::Known(_) => is_enough && !self.level.is_pending(),
-            Value::Between(..) => false,
+            _ if self.level.is_lost() || self.level.is_blind() => Standing::Unseen,
+            _ if self.level.firing().is_some() => Standing::Settled,
+            Value::Known(_) if is_enough && !self.level.is_pending() => Standing::Settled,
+            Value::Known(_) | Value::Between(..) => Standing::Open,
             // What is not judged at all hides nothing; what is not known yet may.
-            Value::Unknown(Reason::NotYet(why)) => why.starts_with(super::NOT_JUDGED),
-            Value::Unknown(_) => false,
+            Value::Unknown(Reason::NotYet(why)) if why.starts_with(super::NOT_JUDGED) => Standing::Settled,
+            Value::Unknown(_) => Standing::Unseen,
         }
     }
 

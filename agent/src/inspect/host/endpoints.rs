@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::found_ports::FoundPorts;
 use crate::discover::End;
 use crate::inspect::ServerLook;
 
@@ -14,6 +15,7 @@ const SERVICES: &[(u16, &str)] = &[
     (3306, "mysql"),
     (4222, "nats"),
     (5432, "postgresql"),
+    (5433, "postgresql"),
     (5671, "rabbitmq"),
     (5672, "rabbitmq"),
     (6379, "redis"),
@@ -119,6 +121,18 @@ pub(super) struct Configured {
 }
 
 impl Configured {
+    /// Adds what is spoken at ports that were found; what somebody configured stands.
+    pub(super) fn add(&mut self, found: &FoundPorts) {
+        for (port, service) in found {
+            self.services.entry(*port).or_insert(service);
+        }
+    }
+
+    /// Whether the path is one of theirs, or a known server's by its name.
+    pub(super) fn watches_path(&self, path: &str) -> bool {
+        self.has_path(path) || service_of_path(path).is_some()
+    }
+
     /// Their ports.
     pub(super) fn ports(&self) -> impl Iterator<Item = u16> {
         self.services.keys().copied()
@@ -281,7 +295,7 @@ mod tests {
         let ports = Ports::known_and([0, 65_535]);
         assert!([0, 65_535, 5432, 6379].iter().all(|port| ports.contains(*port)));
         assert_eq!(Ports::of([65_535, 64, 0, 63, 64]).iter().collect::<Vec<_>>(), [0, 63, 64, 65_535]);
-        assert!([1, 65_534, 5433, 80].iter().all(|port| !ports.contains(*port)));
+        assert!([1, 65_534, 5434, 80].iter().all(|port| !ports.contains(*port)));
     }
 
     #[test]

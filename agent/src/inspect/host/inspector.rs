@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::attention::Attention;
-use super::endpoints::{Endpoints, Ports};
+use super::endpoints::{Configured, Endpoints, Ports};
+use super::found_ports::{self, FoundPorts};
 use super::gaps::{self, ALL_CHECKS, Hidden, POOL_CHECKS, PROCESS_CHECKS};
 use super::networks::{Networks, Other};
 use super::peers::Peers;
@@ -20,7 +21,7 @@ use super::services::{self, Services};
 use super::sockets::Sockets;
 use super::unix::UnixSockets;
 use super::watched::{self, MAX_WATCHED, Watched};
-use super::world::World;
+use super::world::{World, is_agent};
 use super::{Ended, Gap, HostLook, Owner, PoolRow, Unattributed, Vantage, measures};
 use crate::discover::application::Declared;
 use crate::discover::processes::Processes;
@@ -156,6 +157,9 @@ impl Inspector for HostInspector {
 struct State {
     config: Config,
     ports: Ports,
+    /// Servers that were configured or found at the look before.
+    configured: Configured,
+    found: FoundPorts,
     proc: Result<Proc, Reason>,
     sockets: Sockets,
     processes: Processes,
@@ -178,6 +182,8 @@ impl State {
             config.apps.iter().map(|app| Declared { name: app.name.clone(), command: app.command.clone() }).collect();
         Self {
             ports: Ports::known_and(config.ports.iter().copied()),
+            configured: Configured::default(),
+            found: FoundPorts::new(),
             proc: Proc::open(&config.proc_root).map_err(|error| gaps::no_proc(&error)),
             sockets: Sockets::open(),
             processes: Processes::new(declared),
@@ -200,8 +206,10 @@ impl State {
         if self.proc.is_err() {
             self.proc = Proc::open(&self.config.proc_root).map_err(|error| gaps::no_proc(&error));
         }
-        let configured = self.config.endpoints.configured();
-        self.ports = Ports::known_and(self.config.ports.iter().copied().chain(configured.ports()));
+        let mut configured = self.config.endpoints.configured();
+        configured.add(&self.found);
+        let ports = Ports::known_and(self.config.ports.iter().copied().chain(configured.ports()));
+        let ports_before = std::mem::replace(&mut self.ports, ports);
         let near = if self.has_looked {
             Ports::of(self.peers.sought_ports(now).chain(self.services.ports()))
         } else {
@@ -279,6 +287,7 @@ impl State {
             owners: &self.owners,
             processes: &self.processes,
             ports: &self.ports,
+            before: (&ports_before, &self.configured),
             peers: &self.peers,
             unix: &self.unix,
             listeners: &self.sockets.listeners,
@@ -309,7 +318,7 @@ impl State {
             .map(|process| process.instance)
             .chain(listens.keys().copied())
             .chain(self.pools.holders(&world))
-            .filter(|instance| Some(instance.pid) != own_pid)
+            .filter(|instance| !is_agent(&self.processes, own_pid, instance.pid))
             .collect();
         wanted.retain(|instance| !watched.contains(*instance));
         if watched.len() + wanted.len() > MAX_WATCHED {
@@ -326,6 +335,7 @@ impl State {
             now,
         };
         look.processes = watched.look(proc, &given);
+        self.found = found_ports::found(&listens, &self.processes, watched.named_ports(proc));
         look.processes.sort_by(|a, b| (&a.target, a.instance).cmp(&(&b.target, b.instance)));
         look.ended = watched.unheard();
 
@@ -370,6 +380,7 @@ impl State {
         }
         look.absent = absent(&self.config, &self.processes);
         look.surroundings.has_unheld = hidden.tell(&denied, &mut look.gaps);
+        self.configured = configured;
         look
     }
 

@@ -188,6 +188,8 @@ pub(super) trait World {
     fn runs(&self, instance: Instance) -> bool;
     /// Whether even one connection to this endpoint is a pool: it is configured.
     fn is_configured(&self, remote: &End) -> bool;
+    /// Whether an endpoint was not watched at the look before, so that what leads there may be old.
+    fn is_newly_watched(&self, remote: &End) -> bool;
     /// Whether connections from `local` to `remote` in a network namespace are watched at all.
     fn is_watched(&self, network: Network, local: SocketAddr, remote: SocketAddr) -> bool;
 }
@@ -278,7 +280,7 @@ impl Pools {
             network,
             remote: sight.remote(network),
             first_seen: now,
-            born: !is_new,
+            born: !is_new && !world.is_newly_watched(&sight.remote(network)),
             state,
             state_since: now,
             look: 0,
@@ -377,9 +379,9 @@ impl Pools {
         unattributed: &mut BTreeMap<SocketAddr, u32>,
     ) {
         let Some(tracked) = self.connections.remove(&event.cookie) else {
-            if world.is_watched(network, event.local, event.remote) {
+            let remote = end_in(network, event.remote);
+            if world.is_watched(network, event.local, event.remote) && !world.is_newly_watched(&remote) {
                 // It lived for less than the time between two looks; that is all that is known, and enough.
-                let remote = end_in(network, event.remote);
                 self.attribute(network, &remote, Some(now.saturating_sub(last)), now, unattributed);
             }
             return;

@@ -27,6 +27,8 @@ const PSS_PACE: Duration = Duration::from_secs(10);
 const PSS_SHARE: u32 = 1000;
 /// Limits and cgroups change when somebody changes them.
 const LIMITS_PACE: Duration = Duration::from_secs(60);
+/// Processes whose settings are read in one look, beside those that hold a pool.
+const SETTINGS_AT_ONCE: usize = 20;
 /// Processes watched at most.
 pub(super) const MAX_WATCHED: usize = 2_000;
 
@@ -52,6 +54,19 @@ struct One {
     limited: Option<Limited>,
     limits_due: Duration,
     settings: Option<Result<Settings, KernelError>>,
+}
+
+fn read_settings(proc: &mut Proc, instance: Instance) -> Result<Settings, KernelError> {
+    let line = proc.command_line(instance.pid).unwrap_or_default();
+    let environment = proc.environment(instance.pid);
+    let arguments = strings::arguments(&line);
+    let empty = Default::default();
+    let told = Settings::read(environment.as_ref().unwrap_or(&empty), &arguments);
+    // What the command line says counts even where the environment may not be read.
+    match environment {
+        Err(error) if told == Settings::default() => Err(error),
+        _ => Ok(told),
+    }
 }
 
 /// What is told of a process when it has ended, kept where its task finds it.
@@ -151,18 +166,17 @@ impl Watched {
     /// What the settings of a watched process say of its pools; read once.
     pub(super) fn settings(&mut self, proc: &mut Proc, instance: Instance) -> Option<&Result<Settings, KernelError>> {
         let one = self.by_instance.get_mut(&instance)?;
-        Some(one.settings.get_or_insert_with(|| {
-            let line = proc.command_line(instance.pid).unwrap_or_default();
-            let environment = proc.environment(instance.pid);
-            let arguments = strings::arguments(&line);
-            let empty = Default::default();
-            let told = Settings::read(environment.as_ref().unwrap_or(&empty), &arguments);
-            // What the command line says counts even where the environment may not be read.
-            match environment {
-                Err(error) if told == Settings::default() => Err(error),
-                _ => Ok(told),
-            }
-        }))
+        Some(one.settings.get_or_insert_with(|| read_settings(proc, instance)))
+    }
+
+    /// Ports to which the settings of watched processes lead, with what is spoken there. Of new processes a few are
+    /// read at each look.
+    pub(super) fn named_ports(&mut self, proc: &mut Proc) -> impl Iterator<Item = (u16, &'static str)> {
+        let unread = self.by_instance.iter_mut().filter(|(_, one)| one.settings.is_none());
+        for (instance, one) in unread.take(SETTINGS_AT_ONCE) {
+            one.settings = Some(read_settings(proc, *instance));
+        }
+        self.by_instance.values().filter_map(|one| one.settings.as_ref()?.as_ref().ok()).flat_map(Settings::ports)
     }
 
     fn begin(&mut self, process: &Process, now: Duration) -> One {

@@ -19,6 +19,8 @@ pub(super) struct World<'a> {
     pub(super) peers: &'a Peers,
     pub(super) unix: &'a UnixSockets,
     pub(super) ports: &'a Ports,
+    /// Those of the look before, and the servers that were configured then.
+    pub(super) before: (&'a Ports, &'a Configured),
     pub(super) listeners: &'a Listeners,
     pub(super) networks: &'a Networks,
     pub(super) configured: &'a Configured,
@@ -39,7 +41,7 @@ impl pools::World for World<'_> {
     }
 
     fn is_ours(&self, pid: u32) -> bool {
-        self.own_pid == Some(pid)
+        is_agent(self.processes, self.own_pid, pid)
     }
 
     fn runs(&self, instance: Instance) -> bool {
@@ -52,6 +54,14 @@ impl pools::World for World<'_> {
         self.configured.contains_end(remote)
     }
 
+    fn is_newly_watched(&self, remote: &End) -> bool {
+        let (ports, configured) = self.before;
+        match remote {
+            End::Tcp(remote) | End::Apart(remote) => !ports.contains(remote.port()),
+            End::Unix(path) => !configured.watches_path(path),
+        }
+    }
+
     fn is_watched(&self, network: Network, local: SocketAddr, remote: SocketAddr) -> bool {
         let listeners = match network {
             Network::OWN => Some(self.listeners),
@@ -59,4 +69,12 @@ impl pools::World for World<'_> {
         };
         self.ports.contains(remote.port()) && !listeners.is_some_and(|it| it.accepted(local))
     }
+}
+
+/// Whether a process is this agent, or another of its kind: a look from the command line beside the service.
+pub(super) fn is_agent(processes: &Processes, own_pid: Option<u32>, pid: u32) -> bool {
+    const PROGRAM: &str = "tickbird-agent";
+    let is_one =
+        |command: &str| command.split_whitespace().next().and_then(|it| it.rsplit('/').next()) == Some(PROGRAM);
+    own_pid.is_some_and(|own| own == pid || processes.get(pid).is_some_and(|it| is_one(&it.command)))
 }

@@ -100,6 +100,21 @@ fn the_open_list_names_only_checks_that_are_settled() {
 }
 
 #[test]
+fn a_target_that_just_appeared_keeps_no_other_from_being_resolved_and_is_not_resolved_itself() {
+    let mut night = Night::begin();
+    night.hosts(&zombies(0), 5);
+    let mut look = zombies(0);
+    look.processes.push(rows::process("worker", 99, 0));
+    night.hosts(&look, 1);
+    let open = night.judge.open(night.moment());
+    assert!(open.checks.contains(&"fd.limit".to_owned()), "{open:?}");
+    let worker = tickbird_shared::Fingerprint::of("default", "alone", "fd.limit", "process:worker/main", None);
+    assert!(open.firing.contains(&worker), "{open:?}");
+    night.hosts(&look, 5);
+    assert!(!night.judge.open(night.moment()).firing.contains(&worker), "it was seen often enough");
+}
+
+#[test]
 fn every_look_leaves_a_trace_of_its_checks() {
     let mut night = Night::begin();
     night.hosts(&zombies(0), 7);

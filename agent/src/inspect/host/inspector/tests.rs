@@ -96,6 +96,22 @@ fn connection<'a>(pool: &'a PoolRow, client: &TcpStream) -> &'a Connection {
     pool.connections.iter().find(|one| one.cookie == cookie).unwrap()
 }
 
+#[tokio::test]
+async fn connections_that_were_there_before_their_server_was_known_were_not_born_then() {
+    let mut stage = Stage::new("127.0.0.1:0", &[], None);
+    let endpoints = stage.inspector.state.lock().unwrap().config.endpoints.clone();
+    endpoints.set("test", "postgresql", []);
+    let mut held: Vec<_> = (0..3).map(|_| stage.connect()).collect();
+    assert!(stage.look().await.pools.iter().all(|it| it.remote != stage.listener.local_addr().unwrap().into()));
+    endpoints.set("test", "postgresql", [stage.remote().into()]);
+    let pool = stage.pool().await;
+    assert_eq!((pool.connections.len(), pool.births), (3, 0));
+    assert!(pool.connections.iter().all(|it| !it.born), "{pool:?}");
+    held.push(stage.connect());
+    let pool = stage.pool().await;
+    assert_eq!((pool.connections.len(), pool.births), (4, 1));
+}
+
 async fn a_pool_is_seen_as_it_changes(address: &str) {
     let mut stage = Stage::new(address, &[], None);
     let mut held: Vec<_> = (0..3).map(|_| stage.connect()).collect();

@@ -44,6 +44,10 @@ impl World for Owned<'_> {
         remote.address().is_some_and(|remote| remote.port() == 6000)
     }
 
+    fn is_newly_watched(&self, remote: &End) -> bool {
+        remote.address().is_some_and(|remote| remote.port() == 6001)
+    }
+
     fn is_watched(&self, _network: Network, _local: SocketAddr, remote: SocketAddr) -> bool {
         remote.port() == 5432
     }

@@ -1,7 +1,8 @@
 //! Every fault of a pool is found, its end is found, and the twin beside it stays silent.
 
 use tickbird_tests::agent::{app, check, postgres};
-use tickbird_tests::{Application, Postgres, Seconds, Stage, StageError, Watch, alone};
+use tickbird_tests::xray::pools_in;
+use tickbird_tests::{Application, Postgres, Seconds, Stage, StageError, Watch, alone, until};
 
 /// An application, its healthy twin on the same server, and a watch over both.
 struct Pools {
@@ -161,5 +162,32 @@ fn a_server_that_refuses_is_critical_until_it_serves_again() {
         failing.serve()?;
         watch.resolves(CHECK, &failing_key, 60.s())?;
         watch.silent_about(&steady_key)
+    });
+}
+
+/// Nobody has told the agent of this server: its program says what listens there, whatever the port.
+#[test]
+fn a_pool_to_a_server_on_any_port_is_found_without_configuration_and_another_look_beside_it_is_no_application() {
+    alone(|stage| {
+        let server = Postgres::start(stage, 50)?;
+        let shop = Application::pooled(stage, "shop-api", &server)?;
+        let watch = Watch::begin(stage, "")?;
+        let remote = format!(">127.0.0.1:{}", server.port());
+        until("the pool is found", 30.s(), || {
+            let text = |error: StageError| error.to_string();
+            let pools = pools_in(&watch.agent.status().map_err(text)?).map_err(text)?;
+            let is_there = pools.iter().any(|it| it.pid == Some(shop.pid()) && it.target.contains(&remote));
+            if is_there { Ok(()) } else { Err(format!("{pools:?}")) }
+        })?;
+        // A look of its own opens a session of its own, for as long as it lasts.
+        let dsn = server.dsn_file("tickbird")?;
+        watch.agent.configure(&postgres(&dsn))?;
+        for _ in 0..3 {
+            let seen = watch.agent.report("inspect", &[])?;
+            assert!(!seen["targets"].to_string().contains("tickbird-agent"), "{}", seen["targets"]);
+            let running = watch.agent.status()?;
+            assert!(!running["targets"].to_string().contains("tickbird-agent"), "{}", running["targets"]);
+        }
+        Ok(())
     });
 }

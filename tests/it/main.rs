@@ -17,6 +17,7 @@ mod places_networks;
 mod pools;
 mod processes;
 mod servers;
+mod sockets;
 mod sqlite;
 mod stage;
 mod xray_blocked;

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use rustix::process::Signal;
 
 use crate::certificate::Certificate;
+use crate::network::Far;
 use crate::process::{Running, installed, run};
 use crate::stage::{Stage, StageError};
 use crate::wait::{Seconds, until};
@@ -53,22 +54,27 @@ impl Postgres {
     /// # Errors
     /// When PostgreSQL 15 is not installed, or will not start: then with the end of its log.
     pub fn start(stage: &Stage, max_connections: u16) -> Result<Self, StageError> {
-        Self::make(stage, max_connections, ("127.0.0.1", free_port()?), None)
+        Self::make(stage, max_connections, ("127.0.0.1", free_port()?), None, None)
     }
 
     /// The same on a port that is known to be free.
     pub fn start_on(stage: &Stage, max_connections: u16, port: u16) -> Result<Self, StageError> {
-        Self::make(stage, max_connections, ("127.0.0.1", port), None)
+        Self::make(stage, max_connections, ("127.0.0.1", port), None, None)
     }
 
     /// The same on this address of the stage, too, by which its clients and those of the network behind it come.
     pub fn start_at(stage: &Stage, max_connections: u16, host: &str) -> Result<Self, StageError> {
-        Self::make(stage, max_connections, (host, free_port()?), None)
+        Self::make(stage, max_connections, (host, free_port()?), None, None)
+    }
+
+    /// The same on another host.
+    pub fn start_far(stage: &Stage, max_connections: u16, far: &Far) -> Result<Self, StageError> {
+        Self::make(stage, max_connections, (&far.address(), free_port()?), None, Some(far))
     }
 
     /// The same with TLS, which its applications then require.
     pub fn start_tls(stage: &Stage, max_connections: u16, certificate: &Certificate) -> Result<Self, StageError> {
-        Self::make(stage, max_connections, ("127.0.0.1", free_port()?), Some(certificate))
+        Self::make(stage, max_connections, ("127.0.0.1", free_port()?), Some(certificate), None)
     }
 
     fn make(
@@ -76,6 +82,7 @@ impl Postgres {
         max_connections: u16,
         (host, port): (&str, u16),
         certificate: Option<&Certificate>,
+        far: Option<&Far>,
     ) -> Result<Self, StageError> {
         let initdb = installed(&format!("{PROGRAMS}/initdb"), PACKAGE)?;
         let room = stage.room("postgres")?;
@@ -90,7 +97,7 @@ impl Postgres {
         run(initdb.arg("--pwfile").arg(&password_file))?;
         let rules = room.join("data/pg_hba.conf");
         let mut text = std::fs::read_to_string(&rules).map_err(StageError::system("read pg_hba.conf"))?;
-        text += "host all all samenet scram-sha-256\n";
+        text += "host all all all scram-sha-256\n";
         std::fs::write(&rules, text).map_err(StageError::system("write pg_hba.conf"))?;
         if let Some(it) = certificate {
             for (from, to) in [(&it.chain, "server.crt"), (&it.key, "server.key")] {
@@ -101,7 +108,11 @@ impl Postgres {
         }
         let encrypts = certificate.is_some();
         let mut server = Self { room, host: host.to_owned(), port, max_connections, encrypts, process: None };
-        server.serve()?;
+        let command = server.command()?;
+        server.serve_by(match far {
+            Some(far) => far.command(&command),
+            None => command,
+        })?;
         for role in [APPLICATION.0, "tickbird"] {
             server.sql(&format!("CREATE ROLE {role} LOGIN PASSWORD '{}'", password(role)))?;
         }
@@ -112,6 +123,11 @@ impl Postgres {
 
     /// Starts the server of this cluster, after [`Postgres::stop`].
     pub fn serve(&mut self) -> Result<(), StageError> {
+        let command = self.command()?;
+        self.serve_by(command)
+    }
+
+    fn command(&self) -> Result<Command, StageError> {
         let mut command = Owner::of_servers()?.command(Path::new(&format!("{PROGRAMS}/postgres")));
         command.arg("-D").arg(self.room.join("data")).args(["-p", &self.port.to_string()]);
         // Nothing here has to survive a power cut, and the scenario should not wait for the disk.
@@ -122,6 +138,10 @@ impl Postgres {
         settings.push(format!("unix_socket_directories={}", self.room.display()));
         settings.extend(self.encrypts.then(|| "ssl=on".to_owned()));
         command.args(settings.iter().flat_map(|it| ["-c", it]));
+        Ok(command)
+    }
+
+    fn serve_by(&mut self, mut command: Command) -> Result<(), StageError> {
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let mut process = Running::start("postgres", &mut command, &self.room.join("log"))?;
         let room = &self.room;
@@ -135,8 +155,19 @@ impl Postgres {
         Ok(())
     }
 
+    /// It runs no more until [`Postgres::thaws`]: the kernel takes clients in until its queue is full.
+    pub fn freeze(&self) {
+        self.process.iter().for_each(|it| it.signal(Signal::STOP));
+    }
+
+    /// It runs again.
+    pub fn thaws(&self) {
+        self.process.iter().for_each(|it| it.signal(Signal::CONT));
+    }
+
     /// Ends the server as an operator's restart does: sessions are cut, what was committed stays.
     pub fn stop(&mut self) -> Result<(), StageError> {
+        self.thaws();
         if let Some(mut process) = self.process.take() {
             process.signal(Signal::INT); // "fast": PostgreSQL's SIGTERM would wait for its clients
             process.ends(30.s())?;
@@ -175,7 +206,7 @@ impl Postgres {
     /// The same as libpq's environment variables, for a client that comes by this route.
     pub fn environment(&self, role: &str, route: Route) -> Vec<(&'static str, String)> {
         let host = match route {
-            Route::V4 | Route::Tls => "127.0.0.1".to_owned(),
+            Route::V4 | Route::Tls => self.host.clone(),
             Route::V6 => "::1".to_owned(),
             Route::Mapped => "::ffff:127.0.0.1".to_owned(),
             Route::Unix => self.room.display().to_string(),

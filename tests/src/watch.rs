@@ -72,6 +72,29 @@ impl Watch {
         })
     }
 
+    /// Waits until the agent itself tells of `check` on a target that contains `part`, be it only recorded.
+    pub fn tells(&self, check: &str, part: &str, within: Duration) -> Result<Value, StageError> {
+        until(format!("the agent tells {check} of {part}"), within, || {
+            let status = self.agent.status().map_err(|error| error.to_string())?;
+            let all = status["findings"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let found = all.iter().find(|it| is_of(it, check, part)).cloned();
+            found.ok_or_else(|| format!("{:?}", rows_of(&status, check, part)))
+        })
+    }
+
+    /// `check` was never found on targets that contain `part`.
+    ///
+    /// # Errors
+    /// With the findings that there are.
+    pub fn never_told(&self, check: &str, part: &str) -> Result<(), StageError> {
+        let mut found = self.collector.items("findings", "")?;
+        found.retain(|it| is_of(it, check, part));
+        if found.is_empty() {
+            return Ok(());
+        }
+        Err(StageError::Failed { what: format!("silence of {check} about {part}"), said: titles(&found) })
+    }
+
     /// Nothing at all was ever found about targets that contain `part`.
     ///
     /// # Errors
@@ -90,5 +113,9 @@ impl Watch {
 /// Rows of `tickbird-agent status --json` of one check, on targets that contain `part`.
 pub fn rows_of<'s>(status: &'s Value, check: &str, part: &str) -> Vec<&'s Value> {
     let rows = status["checks"].as_array().map(Vec::as_slice).unwrap_or_default();
-    rows.iter().filter(|it| it["check"] == check && it["target"].as_str().is_some_and(|it| it.contains(part))).collect()
+    rows.iter().filter(|it| is_of(it, check, part)).collect()
+}
+
+fn is_of(it: &Value, check: &str, part: &str) -> bool {
+    it["check"] == check && it["target"].as_str().is_some_and(|it| it.contains(part))
 }

@@ -8,6 +8,7 @@ mod delivery;
 mod endpoints;
 mod exhaustion;
 mod fleet;
+mod ghosts;
 mod healthy;
 mod leak;
 mod names;

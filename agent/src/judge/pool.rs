@@ -259,7 +259,8 @@ impl Pools {
             (Ok(_), _) => Some(Reason::Translated(look.target.as_str().trim_start_matches("server:").to_owned())),
         };
         params::learn(&mut self.modes, look);
-        ghost::judge(&mut self.ghosts, look, &join, unseen.as_ref(), &bases, now, tracks);
+        let haunted = ghost::targets(&bases, &remotes, tracks);
+        ghost::judge(&mut self.ghosts, look, &join, unseen.as_ref(), haunted, now, tracks);
         // Where the application's own numbers are exact, sessions only say less.
         let mut by_sessions = bases.clone();
         by_sessions.retain(|target, _| self.stats.share_of(target, now.mono).is_none());

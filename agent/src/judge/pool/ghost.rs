@@ -3,7 +3,7 @@
 //! A row with an address of this host and without a socket here may belong to another network namespace behind the same
 //! address. So only those count whose socket was here, joined at an earlier look: they are certainly ours.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::join::Join;
 use super::{Instances, Subject, Tracks, pid, place};
-use crate::discover::TargetKey;
+use crate::discover::{End, TargetKey};
 use crate::inspect::server::Session;
 use crate::inspect::{Reason, ServerLook, Unit, Value};
 use crate::judge::defaults::CheckId;
@@ -42,18 +42,25 @@ pub(super) struct Once {
     missed: u32,
 }
 
+/// Pools whose ghosts a look at the server at the other end of `bases` and at `remotes` decides on.
+pub(super) fn targets(bases: &Instances<'_>, remotes: &BTreeSet<End>, tracks: &Tracks) -> BTreeMap<TargetKey, Place> {
+    // Ghosts of an application that is gone for good are over when the server ends them.
+    let told = tracks.of(CHECK).filter(|(_, track)| track.level.firing().is_some());
+    let told = told.filter_map(|(key, track)| Some((key.target.clone(), track.place.clone()?)));
+    let present = bases.iter().map(|(target, rows)| ((*target).clone(), place(rows[0])));
+    told.filter(|(_, place)| remotes.contains(&place.remote)).chain(present).collect()
+}
+
 /// Judges one look at a server. `unseen` says why its sessions cannot be told apart, when that is so.
 pub(super) fn judge(
     all: &mut Known,
     look: &ServerLook,
     join: &Join<'_>,
     unseen: Option<&Reason>,
-    bases: &Instances<'_>,
+    mut targets: BTreeMap<TargetKey, Place>,
     now: Moment,
     tracks: &mut Tracks,
 ) {
-    let mut targets: BTreeMap<TargetKey, Place> =
-        bases.iter().map(|(target, rows)| ((*target).clone(), place(rows[0]))).collect();
     let known = all.entry(look.target.clone()).or_default();
     targets.extend(known.values().map(|it| (it.target.clone(), it.place.clone())));
     let not_told = match unseen {
@@ -61,14 +68,19 @@ pub(super) fn judge(
         None if join.joined.is_empty() => Some(Reason::NotYet("a session that joins a connection of this host")),
         None => None,
     };
+    let sessions = look.sessions.as_deref().unwrap_or_default();
     if let Some(reason) = not_told {
+        let there: HashSet<_> = sessions.iter().filter_map(key).collect();
         for (target, place) in &targets {
+            // Sessions that were once known for certain, and are not there any more, are certainly over.
+            let is_left = known.iter().any(|(key, once)| once.target == *target && there.contains(key));
+            let is_over = unseen.is_none() && fires(target, tracks) && !is_left;
+            let value = if is_over { Value::Known(0.0) } else { Value::Unknown(reason.clone()) };
             let subject = Subject { place: Some(place), ..Subject::of(CHECK, target) };
-            tracks.observe(subject, Seen::value(Value::Unknown(reason.clone())), now, Case::default);
+            tracks.observe(subject, Seen::value(value), now, Case::default);
         }
         return;
     }
-    let sessions = look.sessions.as_deref().unwrap_or_default();
     follow(known, sessions, join, now.mono);
     let mut ghosts: BTreeMap<TargetKey, Vec<(&Session, &Once)>> = BTreeMap::new();
     for session in sessions {
@@ -82,6 +94,10 @@ pub(super) fn judge(
         let subject = Subject { place: Some(place), ..Subject::of(CHECK, target) };
         tracks.observe(subject, Seen::known(of_target.len() as f64), now, || case(place, look, of_target, now.mono));
     }
+}
+
+fn fires(target: &TargetKey, tracks: &Tracks) -> bool {
+    tracks.of(CHECK).any(|(key, track)| key.target == *target && track.level.firing().is_some())
 }
 
 /// Brings what is remembered up to this look.

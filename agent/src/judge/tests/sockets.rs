@@ -236,6 +236,39 @@ fn a_session_whose_socket_was_here_and_is_gone_is_a_ghost_after_two_looks() {
     assert_eq!(night.told(), "55s pool.ghost cleared warning");
 }
 
+/// `others` says whether another pool of this host is still joined.
+fn ghosts_of_one_that_never_returns(others: bool) -> Night {
+    let mut night = Night::begin();
+    let scene = |gone: usize, ended: usize| {
+        let (mut host, mut server) = haunted(gone);
+        if gone == 6 {
+            host.pools.clear();
+        }
+        if others {
+            let mut other = pool("billing", 88, "10.0.0.5:5432");
+            other.connections = vec![connection("10.0.0.9:50000", 50)];
+            host.pools.push(other);
+        }
+        let sessions = server.sessions.as_mut().expect("sessions");
+        sessions.drain(..ended);
+        sessions.push(session(990, "10.0.0.9:50000"));
+        (host, server)
+    };
+    night.scenes(3, |_| scene(0, 0));
+    night.scenes(4, |_| scene(2, 0));
+    assert_eq!(night.is("pool.ghost", "shop"), "warning");
+    night.scenes(4, |_| scene(6, 0));
+    assert_eq!(night.is("pool.ghost", "shop"), "warning", "they are still there");
+    night.scenes(4, |_| scene(6, 6));
+    night
+}
+
+#[test]
+fn ghosts_of_an_application_that_never_returns_are_over_when_the_server_ends_them() {
+    assert!(ghosts_of_one_that_never_returns(true).told().ends_with("pool.ghost cleared warning"));
+    assert!(ghosts_of_one_that_never_returns(false).told().ends_with("pool.ghost cleared warning"));
+}
+
 #[test]
 fn rows_of_another_namespace_and_rows_that_none_joins_are_no_ghosts() {
     let mut night = Night::begin();

@@ -11,6 +11,7 @@ mod fleet;
 mod ghosts;
 mod healthy;
 mod leak;
+mod logs;
 mod names;
 mod packaging;
 mod places;

@@ -113,8 +113,36 @@ impl Application {
     /// # Panics
     /// When it is none of [`Application::of_library`].
     pub fn truth(&self) -> &Path {
-        let at = self.kind.arguments.iter().position(|it| it == "--truth").expect("only a pool tells the truth");
+        self.argument("--truth")
+    }
+
+    /// The file that it was told after this word.
+    fn argument(&self, word: &str) -> &Path {
+        let at = self.kind.arguments.iter().position(|it| it == word).expect("it was started with such a file");
         Path::new(&self.kind.arguments[at + 1])
+    }
+
+    /// A worker that writes a log of its own ([`Application::written`]) with the errors of SQLAlchemy and asyncpg.
+    pub fn failing(stage: &Stage, name: &str, server: Vec<(&'static str, String)>) -> Result<Self, StageError> {
+        installed("/usr/lib/python3/dist-packages/sqlalchemy", "python3-sqlalchemy")?;
+        installed("/usr/lib/python3/dist-packages/greenlet", "python3-greenlet")?;
+        installed("/usr/lib/python3/dist-packages/psycopg2", "python3-psycopg2")?;
+        installed("/usr/lib/python3/dist-packages/asyncpg", "python3-asyncpg")?;
+        let room = stage.room(name)?;
+        let written = room.join("app.log").display().to_string();
+        let arguments = ["--name", name, "--log", &written].map(str::to_owned).into();
+        Self::start(
+            name,
+            Kind { program: python("failing.py")?, arguments, environment: server, log: room.join("log") },
+        )
+    }
+
+    /// The log that it writes itself.
+    ///
+    /// # Panics
+    /// When it is none of [`Application::failing`].
+    pub fn written(&self) -> &Path {
+        self.argument("--log")
     }
 
     /// A web server whose requests need a connection of a pool of `size` on `server`, and wait for one.

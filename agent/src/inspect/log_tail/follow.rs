@@ -1,14 +1,17 @@
 //! New lines of a file, through rotation.
 //!
 //! A file is known by device and inode. Renamed away, it is read to its end for a few looks more, because the
-//! application still writes to it until it opens the new one, which is then read from its beginning. Truncated, it is
-//! read from its beginning. Opened are regular files only, never through a symbolic link in the last part of the path,
-//! and never in a way that could block.
+//! application still writes to it until it opens the new one, which is then read from its beginning. Copied and
+//! truncated, the copy beside it is read to its end first, and then the file from its beginning. The first and the
+//! last bytes that were read say whether a file is continued, and which one is its copy; where that is compressed at once or put
+//! elsewhere, what was written since the last look is lost. Opened are regular files only, never through a symbolic
+//! link in the last part of the path, and never in a way that could block.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
@@ -22,6 +25,12 @@ const MAX_BEHIND: u64 = 16 << 20;
 const MAX_LINE: usize = 8 << 10;
 /// Looks for which a renamed file is read further.
 const FAREWELL: u32 = 3;
+/// Bytes of the file's beginning and before the position that are remembered: a first line tells its time, where the
+/// same traceback again may end as the one before.
+const MAX_HEAD: usize = 1 << 10;
+const MAX_KNOWN: usize = 256;
+/// Files that are looked at for a copy.
+const MAX_COPIES: usize = 100;
 
 /// Where reading stands.
 #[derive(Debug)]
@@ -37,6 +46,9 @@ struct Open {
     file: File,
     identity: (u64, u64),
     position: u64,
+    /// What stands at the beginning, and just before the position.
+    head: Vec<u8>,
+    known: Vec<u8>,
     line: Vec<u8>,
     /// The line is longer than is kept; until its end nothing is.
     is_overlong: bool,
@@ -65,7 +77,7 @@ impl Follow {
         };
         self.was_missing = false;
         let is_same = there.as_ref().is_ok_and(|it| identity(it) == open.identity);
-        let is_at_end = open.read(&mut read, &mut line).map_err(|error| self.reason(&error))?;
+        let is_at_end = open.read(&self.path, &mut read, &mut line).map_err(|error| self.reason(&error))?;
         if is_same {
             open.farewells = 0;
             self.open = Some(open);
@@ -77,7 +89,7 @@ impl Follow {
             Ok(_) if is_over => {
                 open.end(&mut line);
                 let mut new = self.open_file(false)?;
-                new.read(&mut read, &mut line).map_err(|error| self.reason(&error))?;
+                new.read(&self.path, &mut read, &mut line).map_err(|error| self.reason(&error))?;
                 self.open = Some(new);
             }
             Err(error) if is_over => {
@@ -99,26 +111,22 @@ impl Follow {
     }
 
     fn try_open(&self, at_end: bool) -> std::io::Result<Open> {
-        let not_regular = || std::io::Error::new(ErrorKind::InvalidInput, "it is not a regular file");
-        // Opening a device may already do something, so it is looked at before; and after, for it may have changed.
-        if !self.path.symlink_metadata()?.is_file() {
-            return Err(not_regular());
-        }
-        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let flags = i32::try_from(flags.bits()).unwrap_or_default();
-        let file = OpenOptions::new().read(true).custom_flags(flags).open(&self.path)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(not_regular());
-        }
+        let (file, metadata) = open_regular(&self.path)?;
         let position = if at_end { metadata.len() } else { 0 };
+        let some = |most: usize| vec![0; usize::try_from(position).unwrap_or(most).min(most)];
+        let (mut head, mut known) = (some(MAX_HEAD), some(MAX_KNOWN));
+        file.read_exact_at(&mut head, 0)?;
+        let from = position - known.len() as u64;
+        file.read_exact_at(&mut known, from)?;
         Ok(Open {
             file,
             identity: identity(&metadata),
             position,
             line: Vec::new(),
             // The line that is being written at the start began before it.
-            is_overlong: at_end && position > 0 && !ends_a_line(&self.path, position),
+            is_overlong: known.last().is_some_and(|it| *it != b'\n'),
+            head,
+            known,
             farewells: 0,
         })
     }
@@ -136,25 +144,73 @@ impl Follow {
 
 impl Open {
     /// Reads what is new, within bounds; true when the end was reached.
-    fn read(&mut self, read: &mut Took, line: &mut impl FnMut(&str)) -> std::io::Result<bool> {
-        let size = self.file.metadata()?.len();
-        if size < self.position {
-            (self.position, self.is_overlong) = (0, false);
-            self.line.clear();
+    fn read(&mut self, path: &Path, read: &mut Took, line: &mut impl FnMut(&str)) -> std::io::Result<bool> {
+        if !self.is_continued_by(&self.file)? {
+            self.read_copy(path, read, line)?;
+            self.position = 0;
+            self.head.clear();
+            self.known.clear();
         }
+        let size = self.file.metadata()?.len().max(self.position);
         if size - self.position > MAX_BEHIND {
             let left_out = size - self.position - MAX_BYTES;
             self.position += left_out;
             read.left_out += left_out;
             self.line.clear();
+            self.known.clear();
             self.is_overlong = true;
         }
         self.file.seek(SeekFrom::Start(self.position))?;
         let mut bytes = Vec::new();
         let count = (&mut self.file).take(MAX_BYTES).read_to_end(&mut bytes)?;
+        if self.head.len() as u64 == self.position {
+            self.head.extend(&bytes[..bytes.len().min(MAX_HEAD.saturating_sub(self.head.len()))]);
+        }
         self.position += count as u64;
+        self.known.extend(&bytes[bytes.len().saturating_sub(MAX_KNOWN)..]);
+        self.known.drain(..self.known.len().saturating_sub(MAX_KNOWN));
         self.take(&bytes, line);
         Ok(self.position >= size)
+    }
+
+    /// Whether what was read last stands in `file` where it was read.
+    fn is_continued_by(&self, file: &File) -> std::io::Result<bool> {
+        for (known, at) in [(&self.head, 0), (&self.known, self.position - self.known.len() as u64)] {
+            let mut found = vec![0; known.len()];
+            match file.read_exact_at(&mut found, at) {
+                Ok(()) if found == *known => (),
+                Err(error) if error.kind() != ErrorKind::UnexpectedEof => return Err(error),
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// What was written between the last look and the copy, which begins as the file did until it was truncated.
+    fn read_copy(&mut self, path: &Path, read: &mut Took, line: &mut impl FnMut(&str)) -> std::io::Result<()> {
+        if let Some((mut copy, size)) = self.copy(path) {
+            copy.seek(SeekFrom::Start(self.position))?;
+            let mut bytes = Vec::new();
+            let count = copy.take(MAX_BYTES).read_to_end(&mut bytes)?;
+            read.left_out += size.saturating_sub(self.position).saturating_sub(count as u64);
+            self.take(&bytes, line);
+            self.end(line);
+        }
+        self.line.clear();
+        self.is_overlong = false;
+        Ok(())
+    }
+
+    /// The newest file beside the log whose name begins as the log's does and which continues what was read.
+    fn copy(&self, path: &Path) -> Option<(File, u64)> {
+        let (name, stem) = (path.file_name()?, path.file_stem()?);
+        let beside = std::fs::read_dir(path.parent()?).ok()?.flatten();
+        let named =
+            beside.filter(|it| it.file_name() != name && it.file_name().as_bytes().starts_with(stem.as_bytes()));
+        let opened = named.take(MAX_COPIES).filter_map(|it| open_regular(&it.path()).ok());
+        let copies = opened.filter(|(file, _)| !self.known.is_empty() && self.is_continued_by(file).unwrap_or(false));
+        let newest = copies.max_by_key(|(_, metadata)| (metadata.mtime(), metadata.mtime_nsec()));
+        newest.map(|(file, metadata)| (file, metadata.len()))
     }
 
     fn take(&mut self, bytes: &[u8], line: &mut impl FnMut(&str)) {
@@ -163,6 +219,9 @@ impl Open {
                 Some(text) => (text, true),
                 None => (part, false),
             };
+            // Whoever does not append goes on at the old place: what is before it reads as zeros.
+            let zeros = if self.line.is_empty() { text.iter().take_while(|it| **it == 0).count() } else { 0 };
+            let text = &text[zeros..];
             if !self.is_overlong {
                 let room = MAX_LINE.saturating_sub(self.line.len());
                 self.line.extend_from_slice(&text[..text.len().min(room)]);
@@ -187,18 +246,22 @@ fn identity(it: &Metadata) -> (u64, u64) {
     (it.dev(), it.ino())
 }
 
-/// Whether the byte before `position` ends a line; where it cannot be read, it does not.
-fn ends_a_line(path: &std::path::Path, position: u64) -> bool {
-    use std::os::unix::fs::FileExt as _;
-    let mut last = [0];
-    let read = File::open(path).and_then(|file| file.read_exact_at(&mut last, position - 1));
-    read.is_ok() && last == *b"\n"
+fn open_regular(path: &Path) -> std::io::Result<(File, Metadata)> {
+    let not_regular = || std::io::Error::new(ErrorKind::InvalidInput, "it is not a regular file");
+    // Opening a device may already do something, so it is looked at before; and after, for it may have changed.
+    if !path.symlink_metadata()?.is_file() {
+        return Err(not_regular());
+    }
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let flags = i32::try_from(flags.bits()).unwrap_or_default();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.is_file() { Ok((file, metadata)) } else { Err(not_regular()) }
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
-    use std::path::Path;
 
     use super::*;
 
@@ -270,6 +333,59 @@ mod tests {
         File::create(&path).expect("truncated");
         append(&path, "anew\n");
         assert_eq!(look(&mut follow), "anew");
+    }
+
+    #[test]
+    fn what_a_copy_took_along_is_read_there_and_nothing_twice() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (path, mut follow) = begun(dir.path());
+        append(&path, "one\n");
+        assert_eq!(look(&mut follow), "one");
+        for (number, late) in ["two\nthree\n", "", "seven\neight, not en"].iter().enumerate() {
+            append(&path, late);
+            // An older rotation, and a file of another service.
+            std::fs::write(dir.path().join("app.log.9"), "old\nother lines\n").expect("an old copy");
+            std::fs::copy(&path, dir.path().join(format!("app.log.{number}"))).expect("copied");
+            OpenOptions::new().write(true).truncate(true).open(&path).expect("truncated");
+            append(
+                &path,
+                &format!("anew {number}, and longer than everything that stood there before it was truncated\n"),
+            );
+            let told = late.lines().map(|it| format!("{it}|")).collect::<String>();
+            let new = format!("anew {number}, and longer than everything that stood there before it was truncated");
+            assert_eq!(look(&mut follow), format!("{told}{new}"));
+            assert_eq!(look(&mut follow), "");
+        }
+    }
+
+    #[test]
+    fn the_same_traceback_in_a_truncated_log_is_another_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (path, mut follow) = begun(dir.path());
+        let record = |second: u32| format!("02:00:{second:02} failed\n{}last\n", "  the same frame\n".repeat(100));
+        let failed = |text: String| text.matches("failed").count();
+        for second in 10..12 {
+            append(&path, &record(second));
+        }
+        assert_eq!(failed(look(&mut follow)), 2);
+        std::fs::copy(&path, dir.path().join("app.log.1")).expect("copied");
+        std::fs::write(&path, "new\n").expect("truncated");
+        for second in 20..25 {
+            append(&path, &record(second));
+        }
+        assert_eq!(failed(look(&mut follow)), 5);
+    }
+
+    #[test]
+    fn whoever_does_not_append_leaves_a_hole_and_its_lines_are_read() {
+        use std::os::unix::fs::FileExt as _;
+        let dir = tempfile::tempdir().expect("a directory");
+        let (path, mut follow) = begun(dir.path());
+        append(&path, &"x\n".repeat(10_000));
+        assert_eq!(look(&mut follow).len(), 19_999);
+        let file = OpenOptions::new().write(true).truncate(true).open(&path).expect("truncated");
+        file.write_all_at(b"after the hole\nnext\n", 20_004).expect("written");
+        assert_eq!(look(&mut follow), "after the hole|next");
     }
 
     #[test]

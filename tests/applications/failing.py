@@ -1,0 +1,109 @@
+"""A worker that writes a log of its own, with the errors of real libraries as those libraries word them.
+
+    failing.py --name NAME --log FILE
+
+The server stands in libpq's environment variables. Commands as in pooled.py, each N times:
+
+    starve N      a request that waits for SQLAlchemy's QueuePool of one connection, which another one keeps
+    serve N       the same while nobody keeps it
+    ask N         a statement that asyncpg prepares, each one another, on the one connection of this worker
+    overlap N     two tasks on one connection of asyncpg
+    lazy N        a connection of SQLAlchemy's asyncio engine used outside of its greenlet
+    say TEXT      a line as it is, with the level that it begins with
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import logging.handlers
+import os
+import sys
+
+import asyncpg
+from sqlalchemy import create_engine, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+arguments = argparse.ArgumentParser()
+arguments.add_argument("--name", required=True)
+arguments.add_argument("--log", required=True)
+arguments = arguments.parse_args()
+
+# It opens the file again when it was renamed, and appends: a truncated one is continued at its new end.
+handler = logging.handlers.WatchedFileHandler(arguments.log)
+handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+log = logging.getLogger(arguments.name)
+log.addHandler(handler)
+log.setLevel(logging.DEBUG)
+
+pool = create_engine("postgresql+psycopg2://", pool_size=1, max_overflow=0, pool_timeout=0.05)
+place = (os.environ["PGUSER"], os.environ["PGPASSWORD"], os.environ["PGHOST"], os.environ["PGPORT"])
+asynchronous = create_async_engine("postgresql+asyncpg://%s:%s@%s:%s/" % place + os.environ["PGDATABASE"])
+loop = asyncio.new_event_loop()
+worker = None
+statements = 0
+
+
+def serve():
+    with pool.connect() as connection:
+        connection.execute(text("SELECT 1"))
+
+
+def starve():
+    with pool.connect():
+        serve()
+
+
+def ask():
+    global worker, statements
+    worker = worker or loop.run_until_complete(asyncpg.connect())
+    statements += 1
+    loop.run_until_complete(worker.fetchrow(f"SELECT {statements}"))
+
+
+def overlap():
+    async def both():
+        connection = await asyncpg.connect()
+        tasks = [asyncio.ensure_future(connection.fetchrow("SELECT pg_sleep(0.05)")) for _ in range(2)]
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        await connection.close()
+        for one in done:
+            if isinstance(one, Exception):
+                raise one
+
+    loop.run_until_complete(both())
+
+
+def lazy():
+    asynchronous.sync_engine.connect()
+
+
+def several(number, request):
+    """How many of them failed; each is logged as a web framework does."""
+    failed = 0
+    for _ in range(int(number)):
+        try:
+            request()
+            log.info("200 /orders")
+        except Exception:
+            failed += 1
+            log.exception("500 /orders")
+    return failed
+
+
+def say(line):
+    level, _, words = line.partition(" ")
+    log.log(logging.getLevelName(level), words)
+    return line
+
+
+requests = {"starve": starve, "serve": serve, "ask": ask, "overlap": overlap, "lazy": lazy}
+print(json.dumps({"ready": os.getpid()}), flush=True)
+for line in sys.stdin:
+    name, _, rest = line.strip().partition(" ")
+    try:
+        answer = {"did": say(rest) if name == "say" else several(rest, requests[name])}
+    except Exception as error:
+        answer = {"failed": f"{type(error).__name__}: {error}"}
+    print(json.dumps(answer), flush=True)
+os._exit(0)

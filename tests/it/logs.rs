@@ -1,0 +1,152 @@
+//! What applications write themselves when their pool fails, in the words of the real libraries.
+
+use std::path::Path;
+
+use serde_json::Value;
+use tickbird_tests::agent::{app, postgres};
+use tickbird_tests::postgres::Route;
+use tickbird_tests::wait::throughout;
+use tickbird_tests::{Application, PgBouncer, Postgres, Seconds, Stage, StageError, Watch, alone, until};
+
+const TIMEOUT: &str = "pool.timeout";
+const PREPARED: &str = "pool.prepared";
+const MISUSE: &str = "db.async_misuse";
+
+/// An application with its log.
+fn sections(it: &Application) -> String {
+    let log = it.written().display();
+    app(it.name(), &it.command()) + &format!("[[log]]\npath = \"{log}\"\napp = \"{}\"\n", it.name())
+}
+
+/// Waits until the evidence counts so many occurrences in the last minute.
+fn counts(watch: &Watch, check: &str, name: &str, count: u64) -> Result<Value, StageError> {
+    until(format!("{count} occurrences of {check}"), 20.s(), || {
+        let told = watch.tells(check, name, 1.s()).map_err(|error| error.to_string())?;
+        if told["evidence"]["occurrences"] == count { Ok(told) } else { Err(told["evidence"].to_string()) }
+    })
+}
+
+/// A worker and its twin on one server, and a watch that has seen both of their logs.
+fn two(stage: &Stage) -> Result<(Application, Application, Watch, Postgres), StageError> {
+    let server = Postgres::start(stage, 50)?;
+    let begin = |name: &str| Application::failing(stage, name, server.environment("app", Route::V4));
+    let (mut faulty, mut twin) = (begin("faulty-api")?, begin("twin-api")?);
+    for it in [&mut faulty, &mut twin] {
+        it.does("serve 1")?;
+    }
+    let text = sections(&faulty) + &sections(&twin) + &postgres(&server.dsn_file("tickbird")?);
+    let watch = Watch::begin(stage, &text)?;
+    for check in [TIMEOUT, PREPARED, MISUSE] {
+        for name in ["log:faulty-api", "log:twin-api"] {
+            watch.sees(check, name, "ok", 30.s())?;
+        }
+    }
+    Ok((faulty, twin, watch, server))
+}
+
+/// As logrotate does it with `copytruncate`.
+fn copy_and_truncate(log: &Path, to: &Path) -> Result<(), StageError> {
+    let failed = || StageError::system(format!("rotate {}", log.display()));
+    std::fs::copy(log, to).map_err(failed())?;
+    std::fs::OpenOptions::new().write(true).truncate(true).open(log).map(drop).map_err(failed())
+}
+
+/// One request without a connection is critical; a minute later it is over. The twin only speaks of such things.
+#[test]
+fn one_request_that_waited_in_vain_is_critical_and_talk_of_it_is_nothing() {
+    alone(|stage| {
+        let (mut faulty, mut twin, watch, _server) = two(stage)?;
+        twin.does("serve 5")?;
+        let text = "QueuePool limit of size 1 overflow 0 reached, connection timed out, timeout 0.05";
+        for said in [
+            format!("INFO POST /search body={{\"q\": \"{text}\"}}"),
+            format!("WARNING ticket 7: \"{text}\" is what the customer reads"),
+            "DEBUG greenlet_spawn has not been called by this path".to_owned(),
+            "WARNING a prepared statement already exists in the plan".to_owned(),
+        ] {
+            twin.does(&format!("say {said}"))?;
+        }
+        assert_eq!(faulty.does("starve 1")?, 1);
+        let found = watch.fires(TIMEOUT, "faulty-api", 20.s())?;
+        assert_eq!(found["severity"], "critical");
+        let told = counts(&watch, TIMEOUT, "faulty-api", 1)?;
+        let line = told["evidence"]["lines"][0]["line"].as_str().unwrap_or_default();
+        assert!(line.contains("QueuePool limit of size 1 overflow 0 reached"), "{told}");
+        watch.resolves(TIMEOUT, "faulty-api", 90.s())?;
+        watch.silent_about("log:twin-api")
+    });
+}
+
+/// Each of the errors is written with its traceback and the chain of its causes, and is one.
+#[test]
+fn a_rotated_log_loses_no_line_and_repeats_none() {
+    alone(|stage| {
+        let (mut faulty, _twin, watch, _server) = two(stage)?;
+        let log = faulty.written().to_owned();
+        let rotated = |number: u32| log.with_file_name(format!("app.log.{number}"));
+        faulty.does("starve 3")?;
+        counts(&watch, TIMEOUT, "faulty-api", 3)?;
+        // Renamed in the middle of the writing; the application opens a new one with its next line.
+        faulty.does("starve 2")?;
+        std::fs::rename(&log, rotated(1)).map_err(StageError::system("rename the log"))?;
+        faulty.does("starve 2")?;
+        counts(&watch, TIMEOUT, "faulty-api", 7)?;
+        // Copied and truncated before anybody can have read the last two, and at once longer than before.
+        faulty.does("starve 2")?;
+        copy_and_truncate(&log, &rotated(2))?;
+        faulty.does("starve 6")?;
+        counts(&watch, TIMEOUT, "faulty-api", 15)?;
+        throughout("it stays so", 5.s(), || {
+            let told = watch.tells(TIMEOUT, "faulty-api", 1.s()).map_err(|error| error.to_string())?;
+            if told["evidence"]["occurrences"] == 15 { Ok(()) } else { Err(told["evidence"].to_string()) }
+        })?;
+        watch.silent_about("log:twin-api")
+    });
+}
+
+/// asyncpg numbers its statements in each process, so the second worker finds the first one's on the shared connection.
+#[test]
+fn prepared_statements_behind_a_pooler_fail_in_the_second_worker() {
+    alone(|stage| {
+        let server = Postgres::start(stage, 50)?;
+        let pooler = PgBouncer::start(stage, &server)?;
+        let begin = |name: &str, environment| Application::failing(stage, name, environment);
+        let mut first = begin("first-worker", pooler.environment(&server, Route::V4))?;
+        let mut second = begin("second-worker", pooler.environment(&server, Route::V4))?;
+        let mut direct = begin("direct-worker", server.environment("app", Route::V4))?;
+        let text = [&first, &second, &direct].map(sections).concat() + &postgres(&server.dsn_file("tickbird")?);
+        let watch = Watch::begin(stage, &text)?;
+        for name in ["log:first-worker", "log:second-worker", "log:direct-worker"] {
+            watch.sees(PREPARED, name, "ok", 30.s())?;
+        }
+        assert_eq!(first.does("ask 6")?, 0, "nobody was there before");
+        assert_eq!(direct.does("ask 6")?, 0);
+        assert_eq!(second.does("ask 1")?, 1);
+        assert_eq!(watch.fires(PREPARED, "log:second-worker", 20.s())?["severity"], "warning");
+        counts(&watch, PREPARED, "second-worker", 1)?;
+        assert_eq!(second.does("ask 5")?, 5);
+        counts(&watch, PREPARED, "second-worker", 6)?;
+        let is_critical = |it: &Value| it["check"] == PREPARED && it["severity"] == "critical";
+        watch.collector.has_incident("it is critical", 20.s(), is_critical)?;
+        for name in ["log:first-worker", "log:direct-worker"] {
+            watch.silent_about(name)?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn one_session_in_two_tasks_and_one_outside_of_its_loop_are_misuse() {
+    alone(|stage| {
+        let (mut faulty, mut twin, watch, _server) = two(stage)?;
+        assert_eq!(twin.does("ask 5")?, 0);
+        assert_eq!(faulty.does("overlap 1")?, 1);
+        assert_eq!(watch.fires(MISUSE, "log:faulty-api", 20.s())?["severity"], "warning");
+        let told = counts(&watch, MISUSE, "faulty-api", 1)?;
+        assert!(told["evidence"].to_string().contains("another operation is in progress"), "{told}");
+        assert_eq!(faulty.does("lazy 2")?, 2);
+        let told = counts(&watch, MISUSE, "faulty-api", 3)?;
+        assert!(told["evidence"].to_string().contains("greenlet_spawn has not been called"), "{told}");
+        watch.silent_about("log:twin-api")
+    });
+}

@@ -547,6 +547,33 @@ mod tests {
         assert!(told.contains("there is no file `/does/not/exist`"), "{told}");
     }
 
+    #[cfg(all(feature = "redis", feature = "rabbitmq"))]
+    #[test]
+    fn mistakes_in_the_sections_of_redis_and_rabbitmq_are_named_without_a_secret() {
+        let told = check(
+            r#"
+            [[redis]]
+            dsn_file = "$DIR/good.dsn"
+            [[rabbitmq]]
+            dsn_file = "$DIR/bad.dsn"
+            statements = false
+            [[redis]]
+            dsn_fil = "/x"
+            "#,
+        )
+        .expect_err("mistakes");
+        for part in [
+            "redis[0].dsn_file: the DSN is no `redis://` URL",
+            "rabbitmq[0].dsn_file: the DSN is no `http://` URL",
+            "rabbitmq[0].statements",
+            "redis[1].dsn_file: give either dsn_file or dsn_env",
+            "did you mean `dsn_file`?",
+        ] {
+            assert!(told.contains(part), "{part} in {told}");
+        }
+        assert!(!told.contains("canary-secret"), "{told}");
+    }
+
     #[test]
     fn a_pool_source_is_a_page_and_where_its_numbers_stand() {
         let told = check(

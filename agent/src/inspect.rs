@@ -191,7 +191,8 @@ impl Reason {
     pub const fn advice(&self) -> Option<&'static str> {
         match self {
             Self::Denied(_) => Some(
-                "run the agent as the application's user, or grant it CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH together",
+                "run the agent as the application's user, or grant it CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH together; at a \
+                 server, give its user there the rights that `tickbird-agent doctor` names",
             ),
             Self::NoCredential(_) => Some(
                 "add its section ([[postgres]], [[pgbouncer]], [[mysql]], [[redis]], [[rabbitmq]]) with a dsn_file: a role of the application, or \

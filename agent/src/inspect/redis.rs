@@ -57,7 +57,8 @@ pub static ABOUT: About = About {
              role, replicas); CONFIG GET maxclients before version 7",
     needs: "a user with `+client|list +info`; with `+client|id +client|setname` too it is seen under its own name. \
             Before version 6.2 `+client`, and `+config|get` for the limit before version 7",
-    cost: "one kept connection; two answers from memory, one of them with a line for each client",
+    cost: "one kept connection; two answers from memory, one of them with a line for each client: 0.1 ms of the server's \
+           thread at 20 clients, 1.5 ms at 1,000, 15 ms at 4,000 (a longer `interval` makes it rarer)",
     measures: measures::ALL,
 };
 

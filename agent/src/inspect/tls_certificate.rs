@@ -363,6 +363,25 @@ pub(super) mod tests {
         }
     }
 
+    #[cfg(any(feature = "redis", feature = "rabbitmq"))]
+    #[test]
+    fn our_own_certificate_is_read_with_its_key_and_with_no_other() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let write = |name: &str, text: &str| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            path
+        };
+        let (key, other) = (KeyPair::generate().expect("a key"), KeyPair::generate().expect("a key"));
+        let params = CertificateParams::new(vec!["agent.internal".to_owned()]).expect("parameters");
+        let certificate = write("agent.crt", &params.self_signed(&key).expect("signs").pem());
+        let key = write("agent.key", &key.serialize_pem());
+        assert!(ClientIdentity::read(&certificate, &key).is_ok());
+        for wrong in [write("other.key", &other.serialize_pem()), write("no.key", "none"), "/no/such".into()] {
+            assert!(ClientIdentity::read(&certificate, &wrong).is_err(), "{}", wrong.display());
+        }
+    }
+
     fn decide(issued: &Issued, demand: Demand, trusted: bool, name: &'static str) -> (bool, Option<Certificate>) {
         let extra = if trusted { std::slice::from_ref(&issued.authority) } else { &[] };
         let verifier = Verifier::new(demand, extra, true);

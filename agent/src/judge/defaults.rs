@@ -174,8 +174,12 @@ const fn seconds(count: u64) -> Hold {
 
 const THREE_LOOKS: Holds = Holds::both(Hold::Looks(3));
 
-const SERVER_VIEW: &str =
-    "a [[postgres]] section with a role of the application or of pg_monitor, and the owner of the sockets";
+const SERVER_VIEW: &str = "a section of the server ([[postgres]] with a role of the application or of pg_monitor, [[pgbouncer]], [[mysql]], \
+                           [[redis]]), and the owner of the sockets";
+
+/// What any server tells.
+const ANY_SERVER: &str = "a section of the server: [[postgres]], [[pgbouncer]], [[mysql]], [[redis]] or [[rabbitmq]]";
+const REPLICATION: &str = "a [[postgres]] or [[redis]] section";
 
 const PG_MONITOR: &str = "a [[postgres]] section with a role in pg_monitor, or one that owns every session";
 
@@ -485,7 +489,7 @@ pub static CHECKS: &[Check] = &[
         impact: 5,
         probability: 0.8,
         false_alarm: FalseAlarm::Low,
-        needs: "a [[postgres]] section",
+        needs: ANY_SERVER,
         advice: "see which applications hold the slots; lower their pools, or put a pooler in front, before raising max_connections",
         reason: "below 80 % one more deploy with both versions running still fits",
     },
@@ -499,7 +503,7 @@ pub static CHECKS: &[Check] = &[
         impact: 5,
         probability: 0.8,
         false_alarm: FalseAlarm::Low,
-        needs: "a [[postgres]] section",
+        needs: ANY_SERVER,
         advice: "check that the server runs and has free slots, then the way to it: name, route, TLS, authentication",
         reason: "a connection takes milliseconds in a data centre; at 5 s the callers' own timeouts begin",
     },
@@ -555,7 +559,7 @@ pub static CHECKS: &[Check] = &[
         impact: 5,
         probability: 0.5,
         false_alarm: FalseAlarm::Low,
-        needs: "a [[postgres]] section",
+        needs: REPLICATION,
         advice: "reconnect the pools: name all servers in the DSN with target_session_attrs=read-write, or recycle connections after a read-only error",
         reason: "a pool that follows a failover does so within its health check; after 30 s every write fails",
     },

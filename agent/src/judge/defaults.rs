@@ -573,7 +573,7 @@ pub static CHECKS: &[Check] = &[
         impact: 4,
         probability: 0.5,
         false_alarm: FalseAlarm::Low,
-        needs: PG_MONITOR,
+        needs: "a [[postgres]] section with a role in pg_monitor, or a [[redis]] section",
         advice: "look for a long query on the replica, a lost connection to the primary, or a burst of writes",
         reason: "a replica replays within a second; nobody reads thirty seconds old data on purpose",
     },

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,7 +13,7 @@ use rand::Rng;
 use tickbird_shared::batch::{Inventory, Record};
 use tickbird_shared::protocol::OPEN_SECONDS;
 use tickbird_shared::{Finding, Lane, Severity};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::buffer::{self, Buffer};
@@ -134,10 +135,16 @@ pub async fn run(config: Config, mut orders: mpsc::Receiver<Order>) -> Result<()
             Some(ended) = eyes.ended.recv() => {
                 let findings = watcher.judge.ended(&ended, watcher.moment());
                 watcher.tell(findings).await;
+                if watcher.judge.waits_for_look() {
+                    eyes.hurry.notify_one();
+                }
             }
             () = tokio::time::sleep(wake) => {
                 let findings = watcher.judge.tick(watcher.moment());
                 watcher.tell(findings).await;
+                if watcher.judge.waits_for_look() {
+                    eyes.hurry.notify_one();
+                }
             }
             Some(ask) = asked.recv() => {
                 // A caller that hung up is no trouble of ours.
@@ -419,6 +426,8 @@ struct Eyes {
     names: Names,
     /// What looks at the host do only when the judge asks for it.
     attention: Attention,
+    /// Asks for a look at the host at once.
+    hurry: Arc<Notify>,
     /// Per server (inspector's name): its pace and the two it may have.
     paces: BTreeMap<String, (watch::Sender<Duration>, Duration, Duration)>,
     /// Paces that never change; dropping one ends its inspector.
@@ -432,16 +441,18 @@ impl Eyes {
     fn open(config: &Config, clock: Clock) -> Self {
         let (out, looked) = mpsc::channel(READINGS);
         let (mut paces, mut steady) = (BTreeMap::new(), Vec::new());
-        let start = |inspector: Box<dyn Inspector>, every: Duration, limit: Duration| {
+        let begin = |inspector: Box<dyn Inspector>, every: Duration, limit: Duration, hurry: Arc<Notify>| {
             let (pace, receiver) = watch::channel(every);
-            tokio::spawn(schedule::run(inspector, receiver, limit, rand::rng().random(), clock, out.clone()));
+            tokio::spawn(schedule::run(inspector, receiver, hurry, limit, rand::rng().random(), clock, out.clone()));
             pace
         };
+        let start = |inspector, every, limit| begin(inspector, every, limit, Arc::default());
         let endpoints = Endpoints::default();
         let attention = Attention::default();
         let host = host::Config { attention: attention.clone(), ..config.host(endpoints.clone()) };
         let (host, ended) = HostInspector::new(host);
-        steady.push(start(Box::new(host), config.host_interval, config.host_interval * 10));
+        let hurry = Arc::<Notify>::default();
+        steady.push(begin(Box::new(host), config.host_interval, config.host_interval * 10, hurry.clone()));
         for (inspector, interval) in servers(config) {
             let name = inspector.name();
             let pace = start(inspector, interval, Duration::from_secs(15));
@@ -470,7 +481,7 @@ impl Eyes {
         let names = Names::default();
         let resolver = Box::new(NamesInspector::new(names.clone()));
         steady.push(start(resolver, config.resolver_interval, config.resolver_interval * 3));
-        Self { looked, ended, endpoints, names, attention, paces, _steady: steady }
+        Self { looked, ended, endpoints, names, attention, hurry, paces, _steady: steady }
     }
 
     /// Connections to a configured server are a pool, whatever its port, and names in DSNs are worth asking for.

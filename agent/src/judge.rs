@@ -249,6 +249,11 @@ impl Judge {
         self.processes.wake_at()
     }
 
+    /// Whether a look at the host is wanted at once: a process ended, and whether another has taken its place decides.
+    pub const fn waits_for_look(&self) -> bool {
+        self.processes.wait_for_look()
+    }
+
     /// An inspector had its turn; `missed` intervals went by without a look since the one before.
     pub fn ran(&mut self, inspector: &str, missed: u32, now: Moment) -> Vec<Finding<'static>> {
         self.late(inspector, missed, now)

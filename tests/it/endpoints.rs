@@ -64,6 +64,28 @@ fn an_endpoint_that_says_the_wrong_thing_is_found() {
     });
 }
 
+#[test]
+fn a_body_that_does_not_match_a_regular_expression_is_found() {
+    alone(|stage| {
+        const CHECK: &str = "http.body";
+        let (mut web, twin) = (Application::web(stage, "shop", 0)?, Application::web(stage, "twin", 0)?);
+        let section = |it: &Application| {
+            format!("[[endpoint]]\nurl = \"{}\"\nbody_matches = \"ok.*true\"\ninterval = \"1s\"\n", it.url())
+        };
+        let watch = Watch::begin(stage, &[section(&web), section(&twin)].concat())?;
+        for it in [&web, &twin] {
+            watch.sees(CHECK, &endpoint(it), "ok", 20.s())?;
+        }
+        web.does("body {\"database\": {\"ok\": false}}")?;
+        let incident = watch.fires(CHECK, &endpoint(&web), 20.s())?;
+        assert!(incident.to_string().contains("ok.*true"), "{incident}");
+        web.does("body {\"database\": {\"ok\": true}}")?;
+        watch.resolves(CHECK, &endpoint(&web), 20.s())?;
+        watch.sees(CHECK, &endpoint(&twin), "ok", 5.s())?;
+        watch.silent_about(&endpoint(&twin))
+    });
+}
+
 /// With the shipped thresholds: 14 days and 3 days.
 #[test]
 fn a_certificate_near_its_end_is_found_by_how_near_it_is() {

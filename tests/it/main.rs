@@ -13,6 +13,7 @@ mod healthy;
 mod leak;
 mod logs;
 mod names;
+mod own;
 mod packaging;
 mod places;
 mod places_networks;

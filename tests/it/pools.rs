@@ -1,6 +1,7 @@
 //! Every fault of a pool is found, its end is found, and the twin beside it stays silent.
 
 use tickbird_tests::agent::{app, check, postgres};
+use tickbird_tests::watch::rows_of;
 use tickbird_tests::xray::pools_in;
 use tickbird_tests::{Application, Postgres, Seconds, Stage, StageError, Watch, alone, until};
 
@@ -117,6 +118,37 @@ fn a_pool_that_is_nearly_used_up_is_found_against_the_limit_in_its_own_dsn() {
         it.faulty.repairs()?;
         it.watch.resolves(CHECK, "faulty-api", 30.s())?;
         it.twin_is_silent(CHECK)
+    });
+}
+
+/// With the shipped thresholds. Every connection up to the limit is certainly used, so the number is exact.
+#[test]
+fn a_pool_that_is_used_up_to_its_configured_limit_is_critical() {
+    alone(|stage| {
+        const CHECK: &str = "pool.utilization";
+        let server = Postgres::start(stage, 100)?;
+        let mut faulty = Application::pooled(stage, "faulty-api", &server)?;
+        let mut twin = Application::pooled(stage, "twin-api", &server)?;
+        let mut settings = postgres(&server.dsn_file("tickbird")?);
+        for it in [&mut faulty, &mut twin] {
+            it.does("traffic 20")?;
+            settings += &(app(it.name(), &it.command()) + "pool.limit = 30\n");
+        }
+        let watch = Watch::begin(stage, &settings)?;
+        watch.sees(CHECK, "faulty-api", "ok", 30.s())?;
+        faulty.leaks(30)?;
+        until("it is critical", 90.s(), || {
+            let status = watch.agent.status().map_err(|error| error.to_string())?;
+            let rows = rows_of(&status, CHECK, "faulty-api");
+            let is_critical = rows.iter().any(|it| it["state"] == "critical");
+            if is_critical { Ok(()) } else { Err(format!("{rows:?}")) }
+        })?;
+        let incident = watch.fires(CHECK, "faulty-api", 10.s())?;
+        assert_eq!(incident["severity"], "critical", "{incident}");
+        faulty.repairs()?;
+        watch.resolves(CHECK, "faulty-api", 40.s())?;
+        watch.sees(CHECK, "twin-api", "ok", 5.s())?;
+        watch.silent_about("twin-api")
     });
 }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::collector::Collector;
 use crate::process::{Running, installed, output, run};
 use crate::stage::{Stage, StageError};
-use crate::wait::{Seconds, until};
+use crate::wait::{Seconds, throughout, until};
 
 /// Whom an agent runs as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,6 +205,15 @@ impl Agent {
         until("the agent has reloaded", 20.s(), || {
             if self.log().contains("configuration reloaded") { Ok(()) } else { Err("not yet".to_owned()) }
         })
+    }
+
+    /// Stops it for so long, as a starved host would (`SIGSTOP`, `SIGCONT`).
+    pub fn held_up(&self, time: std::time::Duration) -> Result<(), StageError> {
+        let process = self.process.as_ref().ok_or_else(Self::does_not_run)?;
+        process.signal(Signal::STOP);
+        let waited = throughout("it is held up", time, || Ok(()));
+        process.signal(Signal::CONT);
+        waited
     }
 
     /// Asks it to end (`SIGTERM`): it says goodbye.

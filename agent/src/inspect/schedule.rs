@@ -3,9 +3,10 @@
 //! A look that takes longer than its interval makes the next one late; what was missed is counted and told, never
 //! caught up with: two looks in a hurry would say less than one on time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::inspect::{Inspector, Reading};
@@ -45,10 +46,12 @@ pub struct Looked {
 
 /// Runs `inspector` until `out` closes. `pace` is the interval and may change while it runs: a server is asked more
 /// often while a pool of it is suspect. `jitter` (0.0 to 1.0) places the first look within the first interval, at most
-/// a second in, so that a hundred checks of one host do not fire in step.
+/// a second in, so that a hundred checks of one host do not fire in step. When `hurry` is notified the next look comes at
+/// once, and the following ones an interval apart from it.
 pub async fn run(
     mut inspector: Box<dyn Inspector>,
     mut pace: watch::Receiver<Duration>,
+    hurry: Arc<Notify>,
     limit: Duration,
     jitter: f64,
     clock: Clock,
@@ -82,6 +85,7 @@ pub async fn run(
                 turn = (turn + wanted).checked_sub(every).unwrap_or(turn).max(Instant::now());
                 every = wanted;
             }
+            () = hurry.notified() => turn = Instant::now(),
             () = out.closed() => return,
         }
     }
@@ -119,7 +123,7 @@ mod tests {
         let (out, mut looked) = mpsc::channel(64);
         let takes = takes.iter().map(|ms| Duration::from_millis(*ms)).collect();
         let limit = Duration::from_millis(3_500);
-        tokio::spawn(run(Box::new(Slow(takes)), receiver, limit, 0.0, Clock::start(), out));
+        tokio::spawn(run(Box::new(Slow(takes)), receiver, Arc::default(), limit, 0.0, Clock::start(), out));
         let mut seen = Vec::new();
         while seen.len() < count {
             let look = looked.recv().await.expect("the schedule runs");
@@ -148,7 +152,15 @@ mod tests {
     async fn the_pace_can_quicken() {
         let (pace, receiver) = watch::channel(Duration::from_secs(5));
         let (out, mut looked) = mpsc::channel(64);
-        tokio::spawn(run(Box::new(Slow(Vec::new())), receiver, Duration::from_secs(4), 0.0, Clock::start(), out));
+        tokio::spawn(run(
+            Box::new(Slow(Vec::new())),
+            receiver,
+            Arc::default(),
+            Duration::from_secs(4),
+            0.0,
+            Clock::start(),
+            out,
+        ));
         assert_eq!(looked.recv().await.expect("first").at, Duration::ZERO);
         pace.send(Duration::from_secs(2)).expect("the schedule listens");
         let at: Vec<_> = [looked.recv().await, looked.recv().await].map(|it| it.expect("more").at.as_secs()).into();

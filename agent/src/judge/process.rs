@@ -84,6 +84,11 @@ impl Processes {
         self.gone.tick(&self.running, &self.targets, now, tracks);
     }
 
+    /// Whether an end waits for a look at the host.
+    pub(super) const fn wait_for_look(&self) -> bool {
+        self.gone.waits_for_look()
+    }
+
     pub(super) fn wake_at(&self) -> Option<Duration> {
         self.gone.wake_at()
     }

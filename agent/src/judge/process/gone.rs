@@ -36,6 +36,9 @@ const HELD_A_POOL: Duration = Duration::from_secs(3600);
 const WORKED: Duration = Duration::from_secs(600);
 /// A successor may start this long before the end, and has as long after it to listen.
 const AROUND: Duration = Duration::from_secs(60);
+/// Without a look for so long after the hold, what was seen before counts: a host too starved to be looked at is no
+/// reason to be silent.
+const BLIND: Duration = Duration::from_secs(2);
 /// Most ends that wait or are told at a time.
 const MAX_ENDS: usize = 1_000;
 /// Programs of people, not services, however long they run.
@@ -71,6 +74,9 @@ pub(super) struct Gone {
     absent: BTreeMap<TargetKey, Duration>,
     /// When the next hold passes.
     due: Option<Duration>,
+    /// When the last look at the host began: an end after it may have a successor that nobody has seen yet.
+    looked_at: Duration,
+    waits_for_look: bool,
 }
 
 impl Gone {
@@ -86,6 +92,11 @@ impl Gone {
         self.due
     }
 
+    /// Whether an end whose hold has passed waits for a look that says whether it was replaced.
+    pub(super) const fn waits_for_look(&self) -> bool {
+        self.waits_for_look
+    }
+
     /// Takes a look in: what runs is not gone.
     pub(super) fn look(
         &mut self,
@@ -95,6 +106,7 @@ impl Gone {
         now: Moment,
         tracks: &mut Tracks,
     ) {
+        self.looked_at = now.mono;
         let mut there: Vec<&TargetKey> = running.iter().map(|it| &it.target).collect();
         there.sort();
         there.dedup();
@@ -130,7 +142,8 @@ impl Gone {
         let hold = hold(tracks);
         let mut next: Option<Duration> = None;
         let mut wait = |due: Duration| next = Some(next.map_or(due, |it| it.min(due)));
-        let mut passed = Vec::new();
+        let (mut passed, mut waits_for_look) = (Vec::new(), false);
+        let looked_at = self.looked_at;
         self.waiting.retain(|ended| {
             let successor = successor(ended, running, targets);
             let patience = if successor == Successor::Starts { hold.max(AROUND) } else { hold };
@@ -142,10 +155,15 @@ impl Gone {
                 wait(due);
                 return true;
             }
+            if looked_at < ended.at && now.mono < due + BLIND {
+                wait(due + BLIND);
+                waits_for_look = true;
+                return true;
+            }
             passed.push(ended.clone());
             false
         });
-        self.due = next;
+        (self.due, self.waits_for_look) = (next, waits_for_look);
         // A parent's end is told first, so that it speaks for its workers.
         passed.sort_by_key(|it| it.application.role != "main");
         for ended in passed {

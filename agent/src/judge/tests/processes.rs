@@ -46,7 +46,7 @@ fn a_declared_process_that_nothing_replaced_is_critical_after_five_seconds() {
     run(&mut night, std::slice::from_ref(&shop), 10);
     assert_eq!(night.is("proc.gone", "shop"), "ok");
     night.wait(0.5).ended(&end_of(&shop, Duration::from_millis(10_500)));
-    tick_for(&mut night, 6.0);
+    run(&mut night, &[], 6);
     assert_eq!(night.told(), "15.5s proc.gone began critical");
     assert!(
         night.last().summary.starts_with("shop, pid 77 (/usr/bin/python3 shop.py), ended after"),
@@ -66,13 +66,31 @@ fn a_hold_of_zero_tells_with_the_event() {
     let shop = declared(process("shop", 77, 8000));
     run(&mut night, std::slice::from_ref(&shop), 3);
     night.wait(0.25).ended(&end_of(&shop, Duration::from_millis(3_250)));
-    assert_eq!(night.told(), "3.25s proc.gone began critical");
+    assert!(night.told().is_empty() && night.judge.waits_for_look(), "whether another runs is asked at once");
+    night.wait(0.01).host(&host(&[]));
+    assert_eq!(night.told(), "3.26s proc.gone began critical");
+    assert!(!night.judge.waits_for_look());
     // The next look tells the same end again.
     let mut look = host(&[]);
     look.ended.push(end_of(&shop, Duration::from_secs(4)));
-    night.wait(0.75).host(&look);
+    night.wait(0.74).host(&look);
     tick_for(&mut night, 10.0);
     assert_eq!(night.told(), "");
+}
+
+#[test]
+fn without_a_hold_a_successor_that_no_look_has_seen_yet_counts() {
+    let mut night = Night::with([Override { hold: text("0s"), ..change("proc.gone") }]);
+    let shop = declared(process("shop", 77, 8000));
+    run(&mut night, std::slice::from_ref(&shop), 3);
+    night.wait(0.25).ended(&end_of(&shop, Duration::from_millis(3_250)));
+    night.wait(0.01).host(&host(&[aged(declared(process("shop", 78, 8000)), 0)]));
+    tick_for(&mut night, 10.0);
+    assert_eq!(night.told(), "");
+    // A host that cannot be looked at: what was seen before counts.
+    night.ended(&end_of(&declared(process("shop", 78, 8000)), night.now()));
+    tick_for(&mut night, 3.0);
+    assert_eq!(night.told(), "15.26s proc.gone began critical");
 }
 
 #[test]
@@ -93,7 +111,7 @@ fn a_replaced_process_and_a_scale_in_are_silent() {
     tick_for(&mut night, 10.0);
     assert_eq!(night.told(), "", "one of three is left");
     night.ended(&end_of(&three[2], night.now()));
-    tick_for(&mut night, 6.0);
+    run(&mut night, &[], 6);
     assert!(night.told().contains("proc.gone began critical"), "the last one is missed");
 }
 

@@ -186,7 +186,7 @@ impl Configured {
 }
 
 /// Ports as a set with one bit each, asked once for every socket of the host.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Ports {
     bits: Box<[u64; 1024]>,
 }

@@ -22,7 +22,7 @@ use crate::kernel::socket::{ByNumber, Network};
 mod other;
 
 pub(super) use other::Other;
-use other::{Allowances, Through};
+use other::{Allowances, Through, Watched};
 
 /// Other namespaces that are looked at; further ones are told of as such.
 const MAX_NETWORKS: usize = 64;
@@ -48,6 +48,8 @@ pub(super) struct Networks {
     all_at: Duration,
     /// What reading tables may take, and what dumps.
     allowances: Allowances,
+    /// Ports that were watched at the last look, and how often they have changed.
+    ports: (Ports, u64),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -71,6 +73,7 @@ impl Networks {
             young: Vec::new(),
             all_at: Duration::ZERO,
             allowances: Allowances::default(),
+            ports: (Ports::of([]), 0),
         }
     }
 
@@ -143,14 +146,21 @@ impl Networks {
 
     /// Looks into each of them: connections to the ports `remote`, and all that listen.
     pub(super) fn look(&mut self, remote: &Ports, now: Duration, look: &mut HostLook) {
+        if self.others.is_empty() {
+            return;
+        }
         self.allowances.at(now);
+        if self.ports.0 != *remote {
+            self.ports = (remote.clone(), self.ports.1 + 1);
+        }
+        let watched = Watched { remote, version: self.ports.1 };
         let mut order: Vec<u64> = self.others.keys().copied().collect();
         order.sort_by_key(|inode| self.others.get(inode).and_then(|it| it.read_at));
         for inode in order {
             let Some(other) = self.others.get_mut(&inode) else { continue };
             let Some(pid) = other.members.first().copied() else { continue };
             let through = Through { proc_root: &self.proc_root, pid, inode };
-            if other.look(through, remote, &mut self.allowances, now, look).is_err() {
+            if other.look(through, watched, &mut self.allowances, now, look).is_err() {
                 // It is ending; another of its namespace is taken at the next look.
                 self.leave(pid);
             }

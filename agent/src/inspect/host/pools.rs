@@ -81,7 +81,7 @@ pub(super) struct Given<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Batch<'a> {
     pub(super) network: Network,
-    /// It was not looked at before: what is in it was not born since.
+    /// It was not looked at before, or not at these ports: what is in it was not born since.
     pub(super) is_new: bool,
     pub(super) sockets: &'a [Socket],
     /// Connections that ended since the last look.
@@ -252,7 +252,7 @@ impl Pools {
         if let Some(last) = self.last {
             for batch in given.sockets {
                 for event in batch.destroyed {
-                    self.note_destroyed(event, batch.network, given.now, last, world, &mut unattributed);
+                    self.note_destroyed(event, batch, given.now, last, world, &mut unattributed);
                 }
             }
         }
@@ -372,15 +372,17 @@ impl Pools {
     fn note_destroyed(
         &mut self,
         event: &Destroyed,
-        network: Network,
+        batch: &Batch<'_>,
         now: Duration,
         last: Duration,
         world: &impl World,
         unattributed: &mut BTreeMap<SocketAddr, u32>,
     ) {
+        let network = batch.network;
         let Some(tracked) = self.connections.remove(&event.cookie) else {
             let remote = end_in(network, event.remote);
-            if world.is_watched(network, event.local, event.remote) && !world.is_newly_watched(&remote) {
+            let is_new = batch.is_new || world.is_newly_watched(&remote);
+            if !is_new && world.is_watched(network, event.local, event.remote) {
                 // It lived for less than the time between two looks; that is all that is known, and enough.
                 self.attribute(network, &remote, Some(now.saturating_sub(last)), now, unattributed);
             }

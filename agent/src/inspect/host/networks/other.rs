@@ -41,7 +41,10 @@ pub(in crate::inspect::host) struct Other {
     /// When it is to be entered; `None` once that is done or refused.
     enter_at: Option<Duration>,
     pub(super) read_at: Option<Duration>,
-    /// Whether the last time that it was looked at was the first.
+    /// [`Watched::version`] when it was last looked at.
+    version: u64,
+    /// Whether the last time that it was looked at was the first, or the first with these ports: what was found then may
+    /// be old.
     is_new: bool,
     /// Whether it was dumped in this look; else what is known of it is some looks old.
     pub(super) is_fresh: bool,
@@ -54,6 +57,13 @@ pub(super) struct Through<'a> {
     pub(super) pid: u32,
     /// Inode of the namespace.
     pub(super) inode: u64,
+}
+
+/// Ports of servers, and how often they have changed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Watched<'a> {
+    pub(super) remote: &'a Ports,
+    pub(super) version: u64,
 }
 
 /// What looking into other namespaces may take.
@@ -116,6 +126,7 @@ impl Other {
             vantage,
             enter_at,
             read_at: None,
+            version: 0,
             is_new: true,
             is_fresh: false,
         }
@@ -135,7 +146,7 @@ impl Other {
     pub(super) fn look(
         &mut self,
         through: Through<'_>,
-        remote: &Ports,
+        watched: Watched<'_>,
         allowances: &mut Allowances,
         now: Duration,
         look: &mut HostLook,
@@ -147,10 +158,12 @@ impl Other {
         }
         let is_entered = self.vantage == Vantage::Entered;
         let allowance = if is_entered { &mut allowances.dumps } else { &mut allowances.tables };
-        if !allowance.is_left() || self.is_quiet(now) {
+        let has_new_ports = self.version != watched.version;
+        if !allowance.is_left() || (self.is_quiet(now) && !has_new_ports) {
             return Ok(());
         }
         // Without ages nothing can be said of requests, nor has a server told an address that could be joined.
+        let remote = watched.remote;
         let near = match self.read_at {
             _ if !is_entered => Ports::of([]),
             Some(_) => Ports::of(self.peers.sought_ports(now).chain(self.services.ports())),
@@ -161,7 +174,8 @@ impl Other {
         allowance.spend(began.elapsed());
         match outcome {
             Ok(told) => {
-                self.is_new = self.read_at.is_none();
+                self.is_new = self.read_at.is_none() || has_new_ports;
+                self.version = watched.version;
                 look.gaps.extend(gaps::cut(told.cut));
                 if is_entered {
                     self.is_fresh = true;

@@ -60,13 +60,17 @@ impl Tree {
         fs::remove_dir_all(self.root.path().join(pid.to_string())).unwrap();
     }
 
-    /// Ports of the connections that are seen in each other namespace.
+    /// Ports of the connections to port 5432 that are seen in each other namespace.
     fn look(&mut self, second: u64) -> Vec<Vec<u16>> {
+        self.look_for(&[5432], second)
+    }
+
+    fn look_for(&mut self, ports: &[u16], second: u64) -> Vec<Vec<u16>> {
         let now = Duration::from_secs(second);
         let ended = self.processes.refresh(&mut self.proc, now).unwrap();
         self.networks.find(&self.processes, &ended, now);
         self.look = HostLook::default();
-        self.networks.look(&Ports::of([5432]), now, &mut self.look);
+        self.networks.look(&Ports::of(ports.iter().copied()), now, &mut self.look);
         let ports = |it: &Other| it.batch().sockets.iter().map(|it| it.local.port()).collect();
         let mut all: Vec<Vec<u16>> = self.networks.iter().map(ports).collect();
         all.sort();
@@ -130,6 +134,18 @@ fn a_namespace_without_a_watched_connection_is_read_every_ten_seconds() {
     assert_eq!(tree.look(11), [[40_000]]);
     fs::write(tree.root.path().join("20/net/tcp"), format!("{TITLE}{}", row(40_001, 8))).unwrap();
     assert_eq!(tree.look(12), [[40_001]]);
+}
+
+#[test]
+fn a_port_that_is_watched_from_now_on_is_looked_for_at_once_and_what_is_found_is_not_new() {
+    let mut tree = Tree::new(false);
+    tree.runs(20, Err(&row(40_000, 7)));
+    assert_eq!(tree.look_for(&[6000], 1), [[0; 0]]);
+    assert_eq!(tree.look_for(&[6000], 2), [[0; 0]]);
+    assert_eq!(tree.look(3), [[40_000]]);
+    assert!(tree.networks.iter().all(|it| it.batch().is_new));
+    tree.look(4);
+    assert!(!tree.networks.iter().any(|it| it.batch().is_new));
 }
 
 #[test]

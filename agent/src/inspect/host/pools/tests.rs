@@ -233,3 +233,36 @@ fn the_age_of_a_state_begins_with_the_state() {
     let ages: Vec<_> = pool.connections.iter().map(|one| (one.state_age.as_secs(), one.seen_for.as_secs())).collect();
     assert_eq!(ages, [(4, 14), (14, 14)]);
 }
+
+#[test]
+fn loopback_of_another_network_is_an_end_of_its_own_and_its_ends_are_no_churn_of_ours() {
+    const LOOPBACK: &str = "127.0.0.1:5432";
+    let other = Network(1);
+    let mut stage = Stage::owned(7, &[1, 2]);
+    stage.own(8, &[other.identity(1), other.identity(2)]);
+    let of = |network: Network| {
+        [1, 2].map(|cookie| {
+            let mut it = socket(cookie, LOOPBACK, TcpState::Established);
+            it.local = format!("127.0.0.1:{}", 40_000 + cookie).parse().unwrap();
+            it.cookie = network.identity(cookie);
+            it
+        })
+    };
+    let (ours, theirs) = (of(Network::OWN), of(other));
+    let mut look = |second, destroyed: &[Destroyed], is_new| {
+        let near = Batch { network: Network::OWN, is_new: false, sockets: &ours, destroyed: &[] };
+        let far = Batch { network: other, is_new, sockets: &theirs, destroyed };
+        let given = Given { sockets: &[near, far], unix: &[], now: Duration::from_secs(second) };
+        let seen = stage.pools.look(given, &Owned(&stage.owners, &[], &[]));
+        let mut all: Vec<(String, u32)> = seen.pools.iter().map(|it| (it.key.remote.to_string(), it.births)).collect();
+        all.sort();
+        assert!(seen.pools.iter().all(|it| it.connections.len() == 2), "{seen:?}");
+        all
+    };
+    let shown = |births: [u32; 2]| [(LOOPBACK.to_owned(), births[0]), (format!("netns:{LOOPBACK}"), births[1])];
+    assert_eq!(look(1, &[], true), shown([0, 0]));
+    let local = "127.0.0.1:50000".parse().unwrap();
+    let gone = |cookie| [Destroyed { cookie: other.identity(cookie), local, remote: LOOPBACK.parse().unwrap() }];
+    assert_eq!(look(2, &gone(9), false), shown([0, 1]));
+    assert_eq!(look(3, &gone(10), true), shown([0, 0]), "it may be older than the first look there");
+}

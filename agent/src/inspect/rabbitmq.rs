@@ -33,6 +33,9 @@ const DATABASE: &str = "rabbitmq";
 /// How long it stands where the cluster listens.
 const OVERVIEW_LASTS: Duration = Duration::from_secs(60);
 
+/// A node that started, and our connection with it, reports within five seconds.
+const FIRST_REPORT: Duration = Duration::from_secs(20);
+
 /// Which cluster is looked at.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -257,6 +260,7 @@ impl Source for Server {
         let room = match self.get(session, answers::NODES).await? {
             Ok(body) => match answers::room(&body) {
                 Ok(Some(room)) => Ok(room),
+                Ok(None) if session.age(now) < FIRST_REPORT => Err(Reason::NotYet("the first report of a node")),
                 Ok(None) => Err(Reason::Absent("sockets_total and fd_total of a node".to_owned())),
                 Err(what) => Err(self.malformed(what)),
             },
@@ -278,9 +282,14 @@ pub async fn check(config: &Config) -> Result<String, (String, Option<&'static s
     let mut session = server.open(&addresses, CONNECT_TIMEOUT).await.map_err(failed)?;
     let seen = server.ask(&mut session, Duration::ZERO).await;
     let seen = seen.map_err(|why| why.in_words(&connection::named(&config.url)))?;
-    let advice = Some("run `rabbitmqctl set_user_tags` with the agent's user and `monitoring`");
-    let connections = seen.connections.map_err(|reason| (reason.to_string(), advice))?;
-    let (used, slots) = seen.room.map_err(|reason| (reason.to_string(), advice))?;
+    let because = |reason: Reason| match &reason {
+        Reason::Denied(_) => {
+            (reason.to_string(), Some("run `rabbitmqctl set_user_tags` with its user and `monitoring`"))
+        }
+        other => (other.to_string(), other.advice()),
+    };
+    let connections = seen.connections.map_err(because)?;
+    let (used, slots) = seen.room.map_err(because)?;
     let ports: Vec<String> = seen.ports.iter().map(u16::to_string).collect();
     Ok(format!(
         "RabbitMQ {} as {}, ready in {:.0} ms; {} connections seen, at ports {}; {used} of {slots} slots used at the fullest \

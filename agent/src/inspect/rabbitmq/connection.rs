@@ -39,11 +39,18 @@ pub(super) struct Connection {
     address: Option<IpAddr>,
     /// Whether the user may see the connections of others.
     pub(super) is_monitor: bool,
+    /// When it was first asked for more than who we are.
+    first_asked: Option<Duration>,
     /// What was told of the cluster, and when.
     pub(super) overview: Option<(Overview, Duration)>,
 }
 
 impl Connection {
+    /// Since it was first asked.
+    pub(super) fn age(&mut self, now: Duration) -> Duration {
+        now.saturating_sub(*self.first_asked.get_or_insert(now))
+    }
+
     /// Asks for one page of the API.
     pub(super) async fn get(&mut self, url: &Url, page: &str) -> Result<Vec<u8>, AskError> {
         let answer = match time::timeout(ANSWER_TIMEOUT, self.exchange(url, page)).await {
@@ -163,6 +170,7 @@ async fn open_at(url: &Url, tls: Option<&Arc<ClientConfig>>, address: SocketAddr
         seconds: 0.0,
         address: Some(address.ip()),
         is_monitor: false,
+        first_asked: None,
         overview: None,
     };
     let who = connection.get(url, answers::WHO).await.map_err(|error| failure(&server, error))?;

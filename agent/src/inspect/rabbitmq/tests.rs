@@ -63,6 +63,11 @@ async fn serve(mut socket: TcpStream, answers: Answers) {
 }
 
 async fn look_at(answers: Answers) -> (ServerLook, String) {
+    look_twice_at(answers, Duration::ZERO).await
+}
+
+/// Two looks with so much between them; gives the last.
+async fn look_twice_at(answers: Answers, between: Duration) -> (ServerLook, String) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("binds");
     let address = listener.local_addr().expect("is bound").to_string();
     tokio::spawn(async move {
@@ -72,7 +77,8 @@ async fn look_at(answers: Answers) -> (ServerLook, String) {
     });
     let config = Config::parse(&format!("http://tickbird:HUNTER2@{address}")).expect("a URL");
     let mut inspector = RabbitMqInspector::new(config);
-    let reading = inspector.inspect(Duration::from_secs(100)).await;
+    let _ = inspector.inspect(Duration::from_secs(100)).await;
+    let reading = inspector.inspect(Duration::from_secs(100) + between).await;
     let Rows::Server(look) = reading.rows else { panic!("other rows") };
     assert!(!format!("{look:?}").contains("HUNTER2"));
     (look, address)
@@ -119,6 +125,8 @@ async fn an_answer_that_cannot_be_understood_is_no_answer() {
     let (look, _) = look_at(with("page=1", 200, r#"{"items":7}"#)).await;
     assert!(matches!(&look.sessions, Err(Reason::Malformed(_))), "{:?}", look.sessions);
     let (look, _) = look_at(with("nodes", 200, "[]")).await;
+    assert!(matches!(&look.slots, Value::Unknown(Reason::NotYet(_))), "a node reports five seconds after its start");
+    let (look, _) = look_twice_at(with("nodes", 200, "[]"), Duration::from_secs(30)).await;
     assert!(matches!(&look.slots, Value::Unknown(Reason::Absent(_))), "{:?}", look.slots);
     let (look, _) = look_at(with("page=2", 400, r#"{"error":"page_out_of_range","reason":"Page out of range"}"#)).await;
     assert_eq!(look.sessions.map(|it| it.len()), Ok(1), "connections ended while pages were turned");

@@ -15,6 +15,7 @@ use crate::inspect::server::PoolMode;
 use crate::inspect::{Reason, Value};
 
 mod attention;
+mod config;
 mod endpoints;
 mod found_ports;
 mod gaps;
@@ -33,8 +34,9 @@ mod world;
 
 pub use crate::kernel::socket::TcpState;
 pub use attention::Attention;
+pub use config::{ABOUT, Config, DeclaredApp};
 pub use endpoints::{Endpoints, port_of_path, service_of};
-pub use inspector::{ABOUT, Config, DeclaredApp, HostInspector};
+pub use inspector::HostInspector;
 
 /// One look at the host.
 #[derive(Debug, Clone, Default)]

@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::unix::UnixClient;
@@ -15,6 +14,10 @@ use crate::discover::{End, Instance};
 use crate::kernel::owners::{Held, Holder};
 use crate::kernel::sock_diag::Destroyed;
 use crate::kernel::socket::{ByNumber, Network, Socket};
+
+mod sight;
+
+use sight::{Sight, end_in};
 
 /// A connection that ended is remembered so long, for its destroy event may come after the look that missed it.
 const REMEMBERED: Duration = Duration::from_secs(30);
@@ -86,94 +89,6 @@ pub(super) struct Batch<'a> {
     pub(super) sockets: &'a [Socket],
     /// Connections that ended since the last look.
     pub(super) destroyed: &'a [Destroyed],
-}
-
-/// A connection as a dump shows it.
-#[derive(Debug, Clone, Copy)]
-enum Sight<'a> {
-    Tcp(&'a Socket),
-    Unix(&'a UnixClient),
-}
-
-impl Sight<'_> {
-    const fn cookie(self) -> u64 {
-        match self {
-            Self::Tcp(socket) => socket.cookie,
-            Self::Unix(client) => client.cookie,
-        }
-    }
-
-    const fn state(self) -> TcpState {
-        match self {
-            Self::Tcp(socket) => socket.state,
-            Self::Unix(client) => client.state,
-        }
-    }
-
-    fn remote(self, network: Network) -> End {
-        match self {
-            Self::Tcp(socket) => end_in(network, socket.remote),
-            Self::Unix(client) => End::Unix(client.path.clone()),
-        }
-    }
-
-    fn local(self, network: Network) -> End {
-        match self {
-            Self::Tcp(socket) => end_in(network, socket.local),
-            Self::Unix(_) => End::Unix(Arc::default()),
-        }
-    }
-
-    const fn hidden(self) -> Party {
-        match self {
-            Self::Tcp(socket) => Party::Hidden(socket.uid, socket.cgroup),
-            Self::Unix(client) => Party::Hidden(client.uid, None),
-        }
-    }
-
-    /// What the kernel tells of it.
-    fn connection(self, network: Network) -> Connection {
-        let mut connection = Connection {
-            cookie: self.cookie(),
-            fds: Vec::new(),
-            local: self.local(network),
-            peer: None,
-            state: self.state(),
-            sent_age: None,
-            received_age: None,
-            acknowledged_age: None,
-            unacknowledged: None,
-            unsent: 0,
-            segments_out: None,
-            picked: None,
-            state_age: Duration::ZERO,
-            seen_for: Duration::ZERO,
-            born: false,
-            keepalive: false,
-            retransmits: 0,
-            probes: 0,
-        };
-        match self {
-            Self::Tcp(socket) => {
-                connection.sent_age = socket.sent_age;
-                connection.received_age = socket.received_age;
-                connection.acknowledged_age = socket.acknowledged_age;
-                connection.unacknowledged = socket.unacknowledged;
-                connection.unsent = socket.send_queue;
-                connection.segments_out = socket.segments_out;
-                connection.keepalive = socket.keepalive;
-                connection.retransmits = socket.retransmits;
-                connection.probes = socket.probes;
-            }
-            Self::Unix(client) => connection.unsent = client.unsent,
-        }
-        connection
-    }
-}
-
-/// Loopback is another in each network namespace.
-fn end_in(network: Network, address: SocketAddr) -> End {
-    if network == Network::OWN || !address.ip().is_loopback() { End::Tcp(address) } else { End::Apart(address) }
 }
 
 /// The world that decides what the rows mean.

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::config::Config;
 use super::endpoints::port_of_path;
-use super::inspector::Config;
 use super::pools::{self, Party};
 use super::watched::Watched;
 use super::{DsnRow, Limit, Owner, PoolRow, Vantage};

@@ -13,7 +13,7 @@ use super::*;
 use crate::discover::End;
 use crate::inspect::Value;
 use crate::inspect::host::sockets::Source;
-use crate::inspect::host::{Connection, Limit, Owner, Peer, PoolRow, ProcessRow, TcpState};
+use crate::inspect::host::{Connection, DeclaredApp, Limit, Owner, Peer, PoolRow, ProcessRow, TcpState};
 
 /// An inspector that takes the test for an application, and the listener that it takes for a server.
 struct Stage {

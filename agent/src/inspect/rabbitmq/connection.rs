@@ -54,10 +54,7 @@ impl Connection {
     /// Asks for one page of the API.
     pub(super) async fn get(&mut self, url: &Url, page: &str) -> Result<Vec<u8>, AskError> {
         let answer = match time::timeout(ANSWER_TIMEOUT, self.exchange(url, page)).await {
-            Ok(Ok((status @ 200..300, body))) => {
-                let _ = status;
-                return Ok(body);
-            }
+            Ok(Ok((200..300, body))) => return Ok(body),
             Ok(Ok((status, body))) => return Err(refusal(status, &body)),
             Ok(Err(error)) => error,
             Err(_) => AskError::Silent,

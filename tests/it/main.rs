@@ -23,6 +23,7 @@ mod servers;
 mod sockets;
 mod sqlite;
 mod stage;
+mod storms;
 mod xray_blocked;
 mod xray_churn;
 mod xray_dead;

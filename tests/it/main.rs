@@ -4,6 +4,7 @@
 
 mod api;
 mod bad_input;
+mod databases;
 mod delivery;
 mod endpoints;
 mod exhaustion;

@@ -145,6 +145,16 @@ impl Application {
         self.argument("--log")
     }
 
+    /// A worker whose transactions wait for one another, fail, or are on a server that was superseded.
+    pub fn transacting(stage: &Stage, name: &str, server: Vec<(&'static str, String)>) -> Result<Self, StageError> {
+        installed("/usr/lib/python3/dist-packages/sqlalchemy", "python3-sqlalchemy")?;
+        installed("/usr/lib/python3/dist-packages/psycopg2", "python3-psycopg2")?;
+        let (arguments, log) = (vec!["--name".into(), name.into()], stage.room(name)?.join("log"));
+        let mut environment = server;
+        environment.push(("PGAPPNAME", name.to_owned()));
+        Self::start(name, Kind { program: python("transactions.py")?, arguments, environment, log })
+    }
+
     /// A web server whose requests need a connection of a pool of `size` on `server`, and wait for one.
     pub fn waiting(stage: &Stage, name: &str, server: &Postgres, size: u32) -> Result<Self, StageError> {
         installed("/usr/lib/python3/dist-packages/sqlalchemy", "python3-sqlalchemy")?;

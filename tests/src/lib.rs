@@ -21,6 +21,7 @@ pub mod postgres;
 pub mod process;
 pub mod rabbitmq;
 pub mod redis;
+pub mod replica;
 pub mod requests;
 pub mod scene;
 pub mod stage;

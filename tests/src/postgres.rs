@@ -127,6 +127,19 @@ impl Postgres {
         self.serve_by(command)
     }
 
+    /// A server on a copy of this one's cluster, with the same roles, on a free port of 127.0.0.1.
+    pub(crate) fn copy(&self, room: PathBuf) -> Result<Self, StageError> {
+        let (host, port) = ("127.0.0.1".to_owned(), free_port()?);
+        let mut it = Self { room, host, port, process: None, ..*self };
+        it.serve()?;
+        Ok(it)
+    }
+
+    /// Its directory, and the port there.
+    pub(crate) fn room(&self) -> &Path {
+        &self.room
+    }
+
     fn command(&self) -> Result<Command, StageError> {
         let mut command = Owner::of_servers()?.command(Path::new(&format!("{PROGRAMS}/postgres")));
         command.arg("-D").arg(self.room.join("data")).args(["-p", &self.port.to_string()]);

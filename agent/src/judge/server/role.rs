@@ -30,8 +30,10 @@ struct Role {
     identifier: Option<Arc<str>>,
     /// The last change, and when it was seen.
     changed: Option<(Turn, Duration)>,
-    /// Since when it takes no writes any more, having taken them before.
+    /// Since when it should get no writes any more, having taken them before.
     stepped_down: Option<Duration>,
+    /// A replica of its cluster was promoted: what it takes since is lost, though it may not know.
+    is_superseded: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +73,13 @@ impl Roles {
         };
         let identifier = look.facts.identifier.as_ref().and_then(|it| it.as_ref().ok()).cloned();
         let is_replica = matches!(standing, Standing::Replica { .. });
-        let fresh = || Role { is_replica, identifier: identifier.clone(), changed: None, stepped_down: None };
+        let fresh = || Role {
+            is_replica,
+            identifier: identifier.clone(),
+            changed: None,
+            stepped_down: None,
+            is_superseded: false,
+        };
         let role = self.0.entry(look.target.clone()).or_insert_with(fresh);
         let is_other = look.engine.keeps_identifier()
             && matches!((&role.identifier, &identifier), (Some(was), Some(is)) if was != is);
@@ -83,12 +91,13 @@ impl Roles {
         };
         role.identifier = identifier.or(role.identifier.take());
         role.is_replica = is_replica;
-        if !is_replica {
+        role.is_superseded &= turn.is_none();
+        if !is_replica && !role.is_superseded {
             role.stepped_down = None;
         }
         if let Some(turn) = turn {
             if turn == Turn::SteppedDown {
-                role.stepped_down = Some(now.mono);
+                role.stepped_down.get_or_insert(now.mono);
             }
             if turn == Turn::Promoted {
                 self.supersede(&look.target, now);
@@ -101,15 +110,19 @@ impl Roles {
         self.tell(look, since, pools, now, tracks);
     }
 
-    /// A replica took over: whoever was the primary of the same cluster, and cannot be seen to be it still, is not.
+    /// A replica took over: whoever was the primary of the same cluster is not, though it runs on as one. Two primaries of
+    /// one cluster are never meant: what the old one takes, the new one does not have.
     fn supersede(&mut self, successor: &TargetKey, now: Moment) {
         let cluster = self.0.get(successor).and_then(|it| it.identifier.clone());
         if cluster.is_none() {
             return;
         }
         for (target, role) in &mut self.0 {
-            if target != successor && role.identifier == cluster && !role.is_replica {
+            // The same server under another name, or another of its databases, was promoted with it.
+            let is_it = matches!(role.changed, Some((Turn::Promoted, at)) if now.mono.saturating_sub(at) < TOLD);
+            if target != successor && role.identifier == cluster && !role.is_replica && !is_it {
                 role.stepped_down.get_or_insert(now.mono);
+                role.is_superseded = true;
             }
         }
     }

@@ -157,6 +157,29 @@ fn an_application_on_a_replica_from_the_start_is_silent_and_another_server_is_a_
 }
 
 #[test]
+fn a_primary_that_lives_on_beside_its_promoted_replica_is_the_old_one() {
+    let other = |address, facts| {
+        let mut look = server(address, Vec::new());
+        look.facts = Box::new(facts);
+        look
+    };
+    let mut night = Night::begin();
+    for look in 0..12 {
+        night.wait(5.0);
+        let (host, old) = scene(is_primary());
+        night.host(&host);
+        night.server(&old);
+        // One server under two names.
+        for address in ["10.0.0.6:5432", "10.0.0.7:5432"] {
+            night.server(&other(address, if look < 4 { is_replica(true, true, 1) } else { is_primary() }));
+        }
+    }
+    let critical: Vec<_> = night.found.iter().filter(|it| it.severity == Severity::Critical).collect();
+    assert!(critical.iter().all(|it| it.target.contains("10.0.0.5")), "{critical:?}");
+    assert!(critical[0].summary.contains("superseded by a replica of its cluster; shop, pid 77"), "{critical:?}");
+}
+
+#[test]
 fn a_primary_that_died_is_the_old_one_once_its_replica_took_over() {
     let other = |facts| {
         let mut look = server("10.0.0.6:5432", Vec::new());

@@ -114,10 +114,12 @@ pub async fn run(config: Config, mut orders: mpsc::Receiver<Order>) -> Result<()
         Some(identity) => Some(Shipping::start(&config, identity)?),
         None => None,
     };
+    let configured = config.collector.as_ref().map(ToString::to_string);
+    let collector = configured.or_else(|| identity.as_ref().map(|it| it.card().url.clone()));
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         agent = identity.as_ref().map(|it| it.card().agent.as_str()),
-        collector = identity.as_ref().map(|it| it.card().url.as_str()),
+        collector = collector.as_deref(),
         "agent started"
     );
 

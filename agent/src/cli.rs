@@ -1,8 +1,10 @@
 //! The command line: one function for each command, which gives the exit code.
 //!
-//! `status`, `inspect` and `doctor` exit by the convention of monitoring plugins (0 ok, 1 warning, 2 critical, 3 blind
-//! only); every other command exits 0, 1 on failure, 2 on wrong usage.
+//! `status`, `inspect` and `doctor` exit by the convention of monitoring plugins (0 ok, 1 warning, 2 critical, 3 not
+//! known: blind and nothing else, or the command itself failed); every other command exits 0, 1 on failure, 2 on wrong
+//! usage.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -45,7 +47,8 @@ enum Command {
     Run,
     /// Ask the running agent what is open now.
     ///
-    /// Exits 0 when nothing is, 1 on a warning, 2 on a critical finding, 3 when some check is blind and nothing else.
+    /// Exits 0 when nothing is, 1 on a warning, 2 on a critical finding, 3 when some check is blind and nothing else, and
+    /// when the agent cannot be asked.
     Status(Show),
     /// Take one look (two, a second apart) at this host and print what was found, with verdicts and the proof.
     ///
@@ -141,18 +144,57 @@ pub async fn run(arguments: Arguments) -> Result<u8, Failure> {
         Command::Inspect { show, watch } => inspect::inspect(Config::load(&place)?, show, watch).await,
         Command::CheckConfig => {
             let config = Config::load(&place)?;
-            println!("{}", config.describe());
-            Ok(0)
+            put(0, format_args!("{}\n", config.describe()))
         }
         Command::Doctor(Json { json }) => doctor::doctor(Config::load(&place)?, json).await,
         Command::Enroll(options) => enroll::enroll(&place, options).await,
-        Command::Defaults(Json { json }) => Ok(defaults::defaults(&Config::load(&place)?, json)),
-        Command::Inspectors(Json { json }) => Ok(defaults::inspectors(json)),
+        Command::Defaults(Json { json }) => defaults::defaults(&Config::load(&place)?, json),
+        Command::Inspectors(Json { json }) => defaults::inspectors(json),
         Command::Buffer(command) => buffer::buffer(&Config::load(&place)?, command).await,
     }
 }
 
+impl Arguments {
+    /// The exit code when the command cannot do its work: 3 where 1 and 2 are verdicts.
+    pub const fn code_of_failure(&self) -> u8 {
+        match self.command {
+            Command::Status(_) | Command::Inspect { .. } | Command::Doctor(_) => UNKNOWN,
+            _ => 1,
+        }
+    }
+}
+
+/// What a monitoring system takes for "nothing can be said".
+const UNKNOWN: u8 = 3;
+
+/// Prints what is wrong with the arguments, or the help that was asked for; gives the exit code.
+pub fn usage(error: &clap::Error) -> u8 {
+    // Nobody is left to be told when that cannot be printed.
+    let _ = error.print();
+    if !error.use_stderr() {
+        return 0;
+    }
+    let mut words = std::env::args().skip(1).filter(|it| !it.starts_with('-'));
+    let is_verdict = words.any(|it| matches!(it.as_str(), "status" | "inspect" | "doctor"));
+    if is_verdict { UNKNOWN } else { 2 }
+}
+
+/// Writes the answer of a command that ends with `code`. A reader who has seen enough is no failure.
+fn put(code: u8, answer: impl std::fmt::Display) -> Result<u8, Failure> {
+    let mut out = std::io::stdout().lock();
+    written(code, write!(out, "{answer}").and_then(|()| out.flush()))
+}
+
+fn written(code: u8, outcome: std::io::Result<()>) -> Result<u8, Failure> {
+    match outcome {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure(format!("cannot write the answer: {error}")))
+        }
+        _ => Ok(code),
+    }
+}
+
 /// One value as JSON on standard output.
-fn print_json(value: &serde_json::Value) {
-    println!("{value:#}");
+fn put_json(code: u8, value: &serde_json::Value) -> Result<u8, Failure> {
+    put(code, format_args!("{value:#}\n"))
 }

@@ -161,6 +161,12 @@ impl Value {
 pub enum Reason {
     /// A right is missing; the text names what may not be read: `the descriptors of processes of uid 1001`.
     Denied(String),
+    /// A file's permissions keep it from the agent; the text names it: `the log /var/log/shop.log`.
+    Unreadable(String),
+    /// The server does not let the agent in as it is configured; the text is what it said.
+    Refused(String),
+    /// The agent's role may not see it at the server; the text names what.
+    NotGranted(String),
     /// No credential is configured; the text names for what: `PostgreSQL at 10.0.0.5:5432`.
     NoCredential(String),
     /// The source does not answer; the text says what and how: `PostgreSQL at 10.0.0.5:5432: connection refused`.
@@ -194,6 +200,16 @@ impl Reason {
                 "run the agent as the application's user, or grant it CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH together; at a \
                  server, give its user there the rights that `tickbird-agent doctor` names",
             ),
+            Self::Unreadable(_) => Some(
+                "let the agent's user read it: by group (usermod -aG), or by an ACL on the file and its directory (setfacl)",
+            ),
+            Self::Refused(_) => Some(
+                "mend the DSN of its section (user, password, database, TLS), or let the agent in at the server \
+                 (pg_hba.conf, grants, ACLs)",
+            ),
+            Self::NotGranted(_) => Some(
+                "grant it to the agent's role at the server; `tickbird-agent inspectors` says what each server needs",
+            ),
             Self::NoCredential(_) => Some(
                 "add its section ([[postgres]], [[pgbouncer]], [[mysql]], [[redis]], [[rabbitmq]]) with a dsn_file: a role of the application, or \
                  one that may see all sessions",
@@ -221,7 +237,8 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Denied(what) => write!(f, "may not read {what}"),
+            Self::Denied(what) | Self::Unreadable(what) | Self::NotGranted(what) => write!(f, "may not read {what}"),
+            Self::Refused(what) => f.write_str(what),
             Self::NoCredential(what) => write!(f, "no credential for {what}"),
             Self::Unreachable(what) => write!(f, "cannot reach {what}"),
             Self::Malformed(what) => write!(f, "cannot understand {what}"),

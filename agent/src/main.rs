@@ -11,19 +11,23 @@ fn main() -> ExitCode {
         eprintln!("tickbird-agent: a TLS provider was already installed");
         return ExitCode::FAILURE;
     }
-    let arguments = cli::Arguments::parse();
+    let arguments = match cli::Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return ExitCode::from(cli::usage(&error)),
+    };
+    let on_failure = arguments.code_of_failure();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("tickbird-agent: cannot start: {error}");
-            return ExitCode::FAILURE;
+            return ExitCode::from(on_failure);
         }
     };
     match runtime.block_on(cli::run(arguments)) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             eprintln!("tickbird-agent: {failure}");
-            ExitCode::FAILURE
+            ExitCode::from(on_failure)
         }
     }
 }

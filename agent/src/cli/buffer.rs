@@ -6,7 +6,7 @@ use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 use tickbird_shared::Lane;
 
-use super::{Failure, Json, print_json};
+use super::{Failure, Json, put, put_json, written};
 use crate::buffer::examine;
 use crate::config::Config;
 
@@ -51,12 +51,7 @@ fn answer(directory: &std::path::Path, command: Command) -> Result<u8, Failure> 
     match command {
         Command::Stat(Json { json }) => {
             let stat = examine::stat(directory).map_err(failed)?;
-            if json {
-                print_json(&stat.to_json())
-            } else {
-                println!("{stat}")
-            }
-            Ok(0)
+            if json { put_json(0, &stat.to_json()) } else { put(0, format_args!("{stat}\n")) }
         }
         Command::Peek { lane, limit, json: Json { json } } => {
             let lane = match lane {
@@ -65,27 +60,52 @@ fn answer(directory: &std::path::Path, command: Command) -> Result<u8, Failure> 
             };
             let found = examine::peek(directory, lane, limit).map_err(failed)?;
             if json {
-                print_json(&json!({ "records": found.iter().map(|it| it.to_json(lane)).collect::<Vec<_>>() }));
-            } else {
-                found.iter().for_each(|it| println!("{}", it.to_json(lane)));
+                return put_json(0, &json!({ "records": found.iter().map(|it| it.to_json(lane)).collect::<Vec<_>>() }));
             }
-            Ok(0)
+            put(0, found.iter().map(|it| format!("{}\n", it.to_json(lane))).collect::<String>())
         }
         Command::Verify(Json { json }) => {
             let verified = examine::verify(directory).map_err(failed)?;
-            if json {
-                print_json(&verified.to_json())
-            } else {
-                print!("{verified}")
-            }
-            Ok(if verified.is_good() { 0 } else { 1 })
+            let code = if verified.is_good() { 0 } else { 1 };
+            if json { put_json(code, &verified.to_json()) } else { put(code, verified) }
         }
         Command::Export => {
-            let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-            let written = examine::export(directory, &mut out).map_err(failed)?;
-            out.flush().map_err(|error| Failure(format!("cannot write: {error}")))?;
-            eprintln!("{written} records");
+            let mut out = Outlet { out: std::io::BufWriter::new(std::io::stdout().lock()), error: None };
+            let lines = examine::export(directory, &mut out);
+            let flushed = out.flush();
+            if let Some(error) = out.error {
+                return written(0, Err(error));
+            }
+            flushed.map_err(|error| Failure(format!("cannot write the answer: {error}")))?;
+            eprintln!("{} records", lines.map_err(failed)?);
             Ok(0)
         }
+    }
+}
+
+/// Remembers why standard output failed: to the reader of the buffer it is one error among others.
+struct Outlet<W> {
+    out: W,
+    error: Option<std::io::Error>,
+}
+
+impl<W: Write> Outlet<W> {
+    fn noting<T>(&mut self, outcome: std::io::Result<T>) -> std::io::Result<T> {
+        if let Err(error) = &outcome {
+            self.error = Some(error.kind().into());
+        }
+        outcome
+    }
+}
+
+impl<W: Write> Write for Outlet<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let outcome = self.out.write(bytes);
+        self.noting(outcome)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        let outcome = self.out.flush();
+        self.noting(outcome)
     }
 }

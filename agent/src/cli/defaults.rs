@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::print_json;
+use super::{Failure, put, put_json};
 use crate::config::Config;
 #[cfg(feature = "mysql")]
 use crate::inspect::mysql;
@@ -12,16 +12,12 @@ use crate::inspect::rabbitmq;
 use crate::inspect::redis;
 use crate::inspect::{About, host, http_endpoint, log_tail, pgbouncer, pool_metrics, postgres, resolver, sqlite};
 
-pub(super) fn defaults(config: &Config, as_json: bool) -> u8 {
+pub(super) fn defaults(config: &Config, as_json: bool) -> Result<u8, Failure> {
     let table = config.checks.table();
     if as_json {
-        print_json(&json!({ "checks": table.iter().map(|it| it.json()).collect::<Vec<_>>() }));
-        return 0;
+        return put_json(0, &json!({ "checks": table.iter().map(|it| it.json()).collect::<Vec<_>>() }));
     }
-    for it in table {
-        println!("{it}\n");
-    }
-    0
+    put(0, table.iter().map(|it| format!("{it}\n\n")).collect::<String>())
 }
 
 /// Every source of facts.
@@ -42,7 +38,7 @@ const INSPECTORS: &[&About] = &[
     &sqlite::ABOUT,
 ];
 
-pub(super) fn inspectors(as_json: bool) -> u8 {
+pub(super) fn inspectors(as_json: bool) -> Result<u8, Failure> {
     if as_json {
         let all = INSPECTORS.iter().map(|it| {
             let measures =
@@ -52,18 +48,16 @@ pub(super) fn inspectors(as_json: bool) -> u8 {
                 "measures": measures.collect::<Vec<_>>(),
             })
         });
-        print_json(&json!({ "inspectors": all.collect::<Vec<_>>() }));
-        return 0;
+        return put_json(0, &json!({ "inspectors": all.collect::<Vec<_>>() }));
     }
-    for it in INSPECTORS {
-        println!("{}\n  reads  {}\n  needs  {}\n  costs  {}", it.name, it.source, it.needs, it.cost);
-        if !it.measures.is_empty() {
-            println!("  gives");
-        }
-        for m in it.measures {
-            println!("    {:32} {:10} {}", m.name, m.unit.as_str(), m.meaning);
-        }
-        println!();
+    put(0, INSPECTORS.iter().map(|it| paragraph(it)).collect::<String>())
+}
+
+fn paragraph(it: &About) -> String {
+    let mut lines = vec![format!("{}\n  reads  {}\n  needs  {}\n  costs  {}", it.name, it.source, it.needs, it.cost)];
+    if !it.measures.is_empty() {
+        lines.push("  gives".to_owned());
     }
-    0
+    lines.extend(it.measures.iter().map(|m| format!("    {:32} {:10} {}", m.name, m.unit.as_str(), m.meaning)));
+    lines.join("\n") + "\n\n"
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Failure, print_json};
+use super::{Failure, put, put_json};
 use crate::agent::{Once, wall};
 use crate::config::Config;
 use crate::identity::{Identity, IdentityError};
@@ -12,6 +12,7 @@ use crate::inspect::mysql;
 use crate::inspect::rabbitmq;
 #[cfg(feature = "redis")]
 use crate::inspect::redis;
+use crate::inspect::server::Obstacle;
 use crate::inspect::{About, host, http_endpoint, log_tail, pgbouncer, postgres};
 use crate::status::{Report, socket};
 
@@ -21,7 +22,7 @@ mod place;
 struct Line {
     /// What was tried: `host`, `postgres 10.0.0.5:5432/app`, `identity`.
     what: String,
-    /// `ok`, `blind`, `warning` or `critical`.
+    /// `ok`, `note`, `blind`, `warning` or `critical`.
     state: &'static str,
     /// What was found.
     found: String,
@@ -30,6 +31,10 @@ struct Line {
     /// What to do.
     advice: Option<String>,
 }
+
+const IDENTITY: &str = "identity";
+/// Neither well nor a fault.
+const NOTE: &str = "note";
 
 pub(super) async fn doctor(config: Config, as_json: bool) -> Result<u8, Failure> {
     let mut lines = vec![running(&config).await, enrolled(&config)];
@@ -84,18 +89,14 @@ pub(super) async fn doctor(config: Config, as_json: bool) -> Result<u8, Failure>
         needs: None,
         advice: it.advice.clone(),
     }));
-    show(&lines, as_json);
-    let worst = lines.iter().map(|it| it.state);
-    Ok(
-        match worst.fold((false, false, false), |(w, c, b), it| {
-            (w || it == "warning", c || it == "critical", b || it == "blind")
-        }) {
-            (_, true, _) => 2,
-            (true, ..) => 1,
-            (.., true) => 3,
-            _ => 0,
-        },
-    )
+    let is_any = |state: &str| lines.iter().any(|it| it.state == state);
+    let code = match () {
+        () if is_any("critical") => 2,
+        () if is_any("warning") => 1,
+        () if is_any("blind") => 3,
+        () => 0,
+    };
+    show(code, &lines, as_json)
 }
 
 async fn running(config: &Config) -> Line {
@@ -104,22 +105,23 @@ async fn running(config: &Config) -> Line {
         Ok(report) => Line { what, state: "ok", found: format!("pid {}", report.agent.pid), needs: None, advice: None },
         // The doctor is also called before the first start: no agent is no fault of the checks.
         Err(error) => {
-            Line { what, state: "ok", found: error.to_string(), needs: None, advice: Some(error.advice().to_owned()) }
+            Line { what, state: NOTE, found: error.to_string(), needs: None, advice: Some(error.advice().to_owned()) }
         }
     }
 }
 
 fn enrolled(config: &Config) -> Line {
-    let what = "identity".to_owned();
+    let what = IDENTITY.to_owned();
     match Identity::load(&config.state_dir, wall()) {
         Ok(it) => {
             let card = it.card();
-            let found = format!("{} at {}, certificate until {}", card.agent, card.url, card.expires_at);
+            let url = config.collector.as_ref().map_or_else(|| card.url.clone(), ToString::to_string);
+            let found = format!("{} at {url}, certificate until {}", card.agent, card.expires_at);
             Line { what, state: "ok", found, needs: None, advice: None }
         }
         Err(error @ IdentityError::NotEnrolled { .. }) => {
             let advice = error.advice().map(str::to_owned);
-            Line { what, state: "ok", found: "none: the agent watches alone".to_owned(), needs: None, advice }
+            Line { what, state: NOTE, found: "none: the agent watches alone".to_owned(), needs: None, advice }
         }
         Err(error) => {
             let advice = error.advice().map(str::to_owned);
@@ -142,13 +144,8 @@ fn source(about: &'static About, what: String, keys: &[&str], report: &Report) -
         count("blind"),
         count("info") + count("warning") + count("critical"),
     );
-    let state = if count("critical") > 0 {
-        "critical"
-    } else if count("warning") > 0 {
-        "warning"
-    } else {
-        "ok"
-    };
+    let worst = ["critical", "warning", "blind"].into_iter().find(|it| count(it) > 0);
+    let state = worst.unwrap_or("ok");
     Line { what, state, found, needs: Some(about.needs), advice: None }
 }
 
@@ -173,35 +170,39 @@ async fn of_server(config: &postgres::Config) -> Line {
         }
         Err(error) => {
             let advice = error.advice().map(str::to_owned);
-            Line { what, state: "critical", found: error.to_string(), needs, advice }
+            let state = if error.is_blind() { "blind" } else { "critical" };
+            Line { what, state, found: error.to_string(), needs, advice }
         }
     }
 }
 
 /// What one look at a server showed.
-fn checked(what: String, about: &About, outcome: Result<String, (String, Option<&'static str>)>) -> Line {
+fn checked(what: String, about: &About, outcome: Result<String, Obstacle>) -> Line {
     let needs = Some(about.needs);
     match outcome {
         Ok(found) => Line { what, state: "ok", found, needs, advice: None },
-        Err((found, advice)) => Line { what, state: "critical", found, needs, advice: advice.map(str::to_owned) },
+        Err(Obstacle { found, advice, is_blind }) => {
+            // A server that keeps the agent out is no fault of the server's; `inspect` says the same.
+            let state = if is_blind { "blind" } else { "critical" };
+            Line { what, state, found, needs, advice: advice.map(str::to_owned) }
+        }
     }
 }
 
-fn show(lines: &[Line], as_json: bool) {
+fn show(code: u8, lines: &[Line], as_json: bool) -> Result<u8, Failure> {
     if as_json {
         let lines = lines.iter().map(|it| {
             json!({ "what": it.what, "state": it.state, "found": it.found, "needs": it.needs, "advice": it.advice })
         });
-        print_json(&json!({ "schema": "tickbird.doctor/1", "lines": lines.collect::<Vec<_>>() }));
-        return;
+        return put_json(code, &json!({ "schema": "tickbird.doctor/1", "lines": lines.collect::<Vec<_>>() }));
     }
+    let mut shown = String::new();
     for it in lines {
-        println!("{:8}  {}: {}", it.state, it.what, crate::scrub::text(&it.found, 2000));
-        if let Some(needs) = it.needs {
-            println!("          needs:  {needs}");
-        }
-        if let Some(advice) = &it.advice {
-            println!("          do:     {advice}");
-        }
+        // The agent's own id looks like a token, and is none.
+        let found = if it.what == IDENTITY { it.found.clone() } else { crate::scrub::text(&it.found, 2000) };
+        shown.push_str(&format!("{:8}  {}: {found}\n", it.state, it.what));
+        shown.extend(it.needs.map(|needs| format!("          needs:  {needs}\n")));
+        shown.extend(it.advice.as_ref().map(|advice| format!("          do:     {advice}\n")));
     }
+    put(code, shown)
 }

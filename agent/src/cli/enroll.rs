@@ -40,9 +40,11 @@ pub(super) async fn enroll(place: &Place, options: Options) -> Result<u8, Failur
     };
     let identity = enrolment.run(wall()).await.map_err(|error| Failure::of(&error, error.advice()))?;
     let card = identity.card();
-    println!("enrolled as {} (tenant {}), certificate until {}", card.agent, card.tenant, card.expires_at);
-    println!("records go to {}", card.url);
-    Ok(0)
+    let (agent, tenant, until, url) = (&card.agent, &card.tenant, card.expires_at, &card.url);
+    super::put(
+        0,
+        format_args!("enrolled as {agent} (tenant {tenant}), certificate until {until}\nrecords go to {url}\n"),
+    )
 }
 
 fn read_token(path: &std::path::Path) -> Result<EnrolmentToken, Failure> {

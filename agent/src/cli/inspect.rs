@@ -3,8 +3,8 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use super::{Failure, Show};
-use crate::agent::{Once, wall};
+use super::{Failure, Show, put, written};
+use crate::agent::Once;
 use crate::config::Config;
 use crate::status::render::{self, Style};
 use crate::status::{Report, socket};
@@ -12,8 +12,7 @@ use crate::status::{Report, socket};
 pub(super) async fn status(config: &Config, show: Show) -> Result<u8, Failure> {
     let path = config.state_dir.join(socket::NAME);
     let report = socket::ask(&path).await.map_err(|error| Failure::of(&error, Some(error.advice())))?;
-    print(&report, show);
-    Ok(report.exit_code())
+    put(report.exit_code(), text(&report, show)?)
 }
 
 pub(super) async fn inspect(config: Config, show: Show, watch: bool) -> Result<u8, Failure> {
@@ -23,25 +22,25 @@ pub(super) async fn inspect(config: Config, show: Show, watch: bool) -> Result<u
         tokio::time::sleep(Duration::from_secs(1)).await;
         once.look().await;
         let report = once.report();
-        if watch && !show.json.json && std::io::stdout().is_terminal() {
-            // Home and clear: the next report stands where this one stood.
-            print!("\x1b[H\x1b[2J");
-        }
-        print(&report, show);
+        // Home and clear: the next report stands where this one stood.
+        let is_screen = watch && !show.json.json && std::io::stdout().is_terminal();
+        let before = if is_screen { "\x1b[H\x1b[2J" } else { "" };
+        let answer = format!("{before}{}", text(&report, show)?);
         if !watch {
-            return Ok(report.exit_code());
+            return put(report.exit_code(), answer);
         }
-        let _ = std::io::stdout().flush();
+        let mut out = std::io::stdout().lock();
+        let outcome = out.write_all(answer.as_bytes()).and_then(|()| out.flush());
+        if outcome.is_err() {
+            return written(report.exit_code(), outcome);
+        }
     }
 }
 
-fn print(report: &Report, Show { json, checks, sessions, why }: Show) {
+fn text(report: &Report, Show { json, checks, sessions, why }: Show) -> Result<String, Failure> {
     if json.json {
-        match serde_json::to_string(report) {
-            Ok(text) => println!("{text}"),
-            Err(error) => eprintln!("tickbird-agent: the report of {} cannot be shown: {error}", wall()),
-        }
-    } else {
-        print!("{}", render::report(report, &Style { checks, sessions, why, ..Style::of_terminal() }));
+        let text = serde_json::to_string(report);
+        return text.map(|it| it + "\n").map_err(|error| Failure(format!("the report cannot be shown: {error}")));
     }
+    Ok(render::report(report, &Style { checks, sessions, why, ..Style::of_terminal() }))
 }

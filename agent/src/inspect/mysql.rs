@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::discover::TargetKey;
 use crate::inspect::postgres::DsnError;
 use crate::inspect::server::kept::{AskError, CONNECT_TIMEOUT, Kept, NoView, Session as _, Source};
-use crate::inspect::server::{ConnectError, Engine, Session, measures};
+use crate::inspect::server::{ConnectError, Engine, Obstacle, Session, measures};
 use crate::inspect::{About, Inspector, Look, Reading, Reason, Rows, ServerLook, Value, network};
 use crate::kernel::unix_path;
 
@@ -139,7 +139,7 @@ impl MySqlInspector {
     fn hidden(&self, view: View, sessions: &[Session]) -> Option<Reason> {
         let dsn = &self.kept.source.config.dsn;
         if !view.sees_transactions {
-            return Some(Reason::Denied(format!(
+            return Some(Reason::NotGranted(format!(
                 "transactions and the sessions of other users (the user {} has no PROCESS right) at {}",
                 dsn.user(),
                 dsn.address(),
@@ -296,10 +296,10 @@ async fn best_view(session: &mut Connection) -> Result<(View, Vec<Cells>), AskEr
 ///
 /// # Errors
 /// With why nothing can be seen, and what to do.
-pub async fn check(config: &Config) -> Result<String, (String, Option<&'static str>)> {
+pub async fn check(config: &Config) -> Result<String, Obstacle> {
     let server = Server { config: config.clone() };
     let named = connection::named(&config.dsn);
-    let failed = |error: ConnectError| (error.to_string(), Some(error.advice()));
+    let failed = |error: ConnectError| Obstacle::from(error);
     let addresses = server.addresses().await.map_err(failed)?;
     let mut session = server.open(&addresses, CONNECT_TIMEOUT).await.map_err(failed)?;
     let in_words = |why: NoView| why.in_words(&named);
@@ -319,7 +319,10 @@ pub async fn check(config: &Config) -> Result<String, (String, Option<&'static s
     );
     match seen.view.sees_transactions {
         true => Ok(found),
-        false => Err((found, Some("run `GRANT PROCESS ON *.* TO` the agent's user; it counts from the next login"))),
+        false => {
+            let advice = "run `GRANT PROCESS ON *.* TO` the agent's user; it counts from the next login";
+            Err(Obstacle::hidden(found, Some(advice)))
+        }
     }
 }
 
@@ -360,7 +363,7 @@ mod tests {
 
         let (look, _) = look_at(1045, "Access denied for user").await;
         assert_eq!(look.refused, None);
-        assert!(matches!(&look.sessions, Err(Reason::Denied(_))) && matches!(look.connect, Value::Unknown(_)));
+        assert!(matches!(&look.sessions, Err(Reason::Refused(_))) && matches!(look.connect, Value::Unknown(_)));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::discover::TargetKey;
 use crate::inspect::postgres::connection::{self, Connection};
 use crate::inspect::postgres::{Dsn, DsnError};
 use crate::inspect::server::kept::{CONNECT_TIMEOUT, Kept, NoView, Session as _, Source};
-use crate::inspect::server::{ConnectError, Engine, measures};
+use crate::inspect::server::{ConnectError, Engine, Obstacle, measures};
 use crate::inspect::{About, Inspector, Look, Reading, Reason, Rows, ServerLook, Value};
 
 mod console;
@@ -223,9 +223,9 @@ impl crate::inspect::server::kept::Session for Session {
 ///
 /// # Errors
 /// With why nothing can be seen, and what to do.
-pub async fn check(config: &Config) -> Result<String, (String, Option<&'static str>)> {
+pub async fn check(config: &Config) -> Result<String, Obstacle> {
     let console = Console::new(config.clone());
-    let failed = |error: ConnectError| (error.to_string(), Some(error.advice()));
+    let failed = |error: ConnectError| Obstacle::from(error);
     let addresses = console.addresses().await.map_err(failed)?;
     let mut session = console.open(&addresses, CONNECT_TIMEOUT).await.map_err(failed)?;
     let view = console.ask(&mut session, Duration::ZERO).await.map_err(|why| why.in_words(&config.dsn.named()))?;

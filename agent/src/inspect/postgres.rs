@@ -228,7 +228,7 @@ impl PostgresInspector {
             (None, Some(error)) => Value::Unknown(error.reason()),
             (None, None) => Value::Unknown(Reason::NotYet("no connection was opened yet")),
         };
-        let unseen = |server: &Server| Reason::Denied(format!("{} at {address}", pg_monitor(&server.role)));
+        let unseen = |server: &Server| Reason::NotGranted(format!("{} at {address}", pg_monitor(&server.role)));
         let hides = matches!(&activity, Ok(activity) if activity.hidden > 0);
         let look = ServerLook {
             target: self.target.clone(),
@@ -418,7 +418,7 @@ mod tests {
         let mut inspector = inspector(&format!("postgres://app:hunter2@{address}/d?sslmode=disable"));
         let (look, _) = look(&mut inspector, Duration::ZERO).await;
         assert_eq!(look.refused, None);
-        assert!(matches!(&look.sessions, Err(Reason::Denied(_))) && matches!(look.connect, Value::Unknown(_)));
+        assert!(matches!(&look.sessions, Err(Reason::Refused(_))) && matches!(look.connect, Value::Unknown(_)));
         assert!(!format!("{look:?}").contains("hunter2"));
     }
 }

@@ -15,7 +15,7 @@ use crate::discover::TargetKey;
 use crate::inspect::postgres::DsnError;
 use crate::inspect::server::kept::{CONNECT_TIMEOUT, Kept, NoView, Session as _, Source};
 use crate::inspect::server::tls_keys::Tls;
-use crate::inspect::server::{ConnectError, Engine, measures};
+use crate::inspect::server::{ConnectError, Engine, Obstacle, measures};
 use crate::inspect::{About, Inspector, Look, Reading, Reason, Rows, ServerLook, Value};
 
 mod answers;
@@ -207,7 +207,7 @@ impl Server {
 
     async fn connections(&self, session: &mut Connection) -> Result<Result<Connections, Reason>, NoView> {
         if !session.is_monitor {
-            return Ok(Err(Reason::Denied(format!(
+            return Ok(Err(Reason::NotGranted(format!(
                 "connections of other users (the user {} has no tag `monitoring`) at {}",
                 self.config.url.user(),
                 self.config.url.address(),
@@ -275,18 +275,20 @@ impl Source for Server {
 ///
 /// # Errors
 /// With why nothing can be seen, and what to do.
-pub async fn check(config: &Config) -> Result<String, (String, Option<&'static str>)> {
+pub async fn check(config: &Config) -> Result<String, Obstacle> {
     let server = Server::new(config.clone());
-    let failed = |error: ConnectError| (error.to_string(), Some(error.advice()));
+    let failed = |error: ConnectError| Obstacle::from(error);
     let addresses = server.addresses().await.map_err(failed)?;
     let mut session = server.open(&addresses, CONNECT_TIMEOUT).await.map_err(failed)?;
     let seen = server.ask(&mut session, Duration::ZERO).await;
     let seen = seen.map_err(|why| why.in_words(&connection::named(&config.url)))?;
     let because = |reason: Reason| match &reason {
-        Reason::Denied(_) => {
-            (reason.to_string(), Some("run `rabbitmqctl set_user_tags` with its user and `monitoring`"))
+        Reason::NotGranted(_) => {
+            let advice = "run `rabbitmqctl set_user_tags` with its user and `monitoring`";
+            Obstacle::hidden(reason.to_string(), Some(advice))
         }
-        other => (other.to_string(), other.advice()),
+        Reason::Refused(_) => Obstacle::hidden(reason.to_string(), reason.advice()),
+        other => Obstacle { found: other.to_string(), advice: other.advice(), is_blind: false },
     };
     let connections = seen.connections.map_err(because)?;
     let (used, slots) = seen.room.map_err(because)?;

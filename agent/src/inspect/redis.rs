@@ -14,7 +14,7 @@ use crate::discover::TargetKey;
 use crate::inspect::postgres::DsnError;
 use crate::inspect::server::kept::{AskError, CONNECT_TIMEOUT, Kept, NoView, Session as _, Source};
 use crate::inspect::server::tls_keys::Tls;
-use crate::inspect::server::{ConnectError, Engine, Facts, measures};
+use crate::inspect::server::{ConnectError, Engine, Facts, Obstacle, measures};
 use crate::inspect::{About, Inspector, Look, Reading, Reason, Rows, ServerLook, Value};
 use crate::kernel::unix_path;
 
@@ -297,16 +297,16 @@ impl Source for Server {
 ///
 /// # Errors
 /// With why nothing can be seen, and what to do.
-pub async fn check(config: &Config) -> Result<String, (String, Option<&'static str>)> {
+pub async fn check(config: &Config) -> Result<String, Obstacle> {
     let server = Server::new(config.clone());
-    let failed = |error: ConnectError| (error.to_string(), Some(error.advice()));
+    let failed = |error: ConnectError| Obstacle::from(error);
     let addresses = server.addresses().await.map_err(failed)?;
     let mut session = server.open(&addresses, CONNECT_TIMEOUT).await.map_err(failed)?;
     let seen = server.ask(&mut session, Duration::ZERO).await;
     let seen = seen.map_err(|why| why.in_words(&connection::named(&config.dsn)))?;
     let advice = Some("run `ACL SETUSER` for the agent's user with `+client|list +info +client|id +client|setname`");
-    let clients = seen.clients.map_err(|reason| (reason.to_string(), advice))?;
-    let info = seen.info.map_err(|reason| (reason.to_string(), advice))?;
+    let clients = seen.clients.map_err(|reason| Obstacle::hidden(reason.to_string(), advice))?;
+    let info = seen.info.map_err(|reason| Obstacle::hidden(reason.to_string(), advice))?;
     let told = |number: Option<u32>| number.map_or_else(|| "?".to_owned(), |it| it.to_string());
     let found = format!(
         "{} {} as {}{}, ready in {:.0} ms; {} clients seen; {} of {} slots used",
@@ -321,7 +321,7 @@ pub async fn check(config: &Config) -> Result<String, (String, Option<&'static s
     );
     match seen.slots {
         Ok(_) => Ok(found),
-        Err(reason) => Err((format!("{found}: {reason}"), advice)),
+        Err(reason) => Err(Obstacle::hidden(format!("{found}: {reason}"), advice)),
     }
 }
 

@@ -135,6 +135,30 @@ impl Engine {
     }
 }
 
+/// Why a look at a server, taken to try it out, did not come to its end.
+#[derive(Debug)]
+pub struct Obstacle {
+    /// What was found, without secrets.
+    pub found: String,
+    /// What the operator can do.
+    pub advice: Option<&'static str>,
+    /// The server is there and may serve others well: it is the agent that may not see.
+    pub is_blind: bool,
+}
+
+impl Obstacle {
+    /// Something that the agent's user may not see.
+    pub(super) const fn hidden(found: String, advice: Option<&'static str>) -> Self {
+        Self { found, advice, is_blind: true }
+    }
+}
+
+impl From<ConnectError> for Obstacle {
+    fn from(error: ConnectError) -> Self {
+        Self { found: error.to_string(), advice: Some(error.advice()), is_blind: error.is_our_fault() }
+    }
+}
+
 /// One look at one server.
 #[derive(Debug, Clone)]
 pub struct ServerLook {

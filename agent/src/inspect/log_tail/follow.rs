@@ -134,7 +134,7 @@ impl Follow {
     fn reason(&self, error: &std::io::Error) -> Reason {
         let shown = crate::scrub::path(&self.path.display().to_string(), 300);
         match error.kind() {
-            ErrorKind::PermissionDenied => Reason::Denied(format!("the log {shown}")),
+            ErrorKind::PermissionDenied => Reason::Unreadable(format!("the log {shown}")),
             ErrorKind::NotFound => Reason::Unreachable(format!("the log {shown}: there is no such file")),
             ErrorKind::InvalidInput => Reason::Unreachable(format!("the log {shown}: {error}")),
             kind => Reason::Unreachable(format!("the log {shown}: {kind}")),

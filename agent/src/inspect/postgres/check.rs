@@ -47,11 +47,19 @@ pub enum CheckError {
 }
 
 impl CheckError {
+    /// Whether the server is there, and the agent may not see.
+    pub const fn is_blind(&self) -> bool {
+        match self {
+            Self::Connect(error) => error.is_our_fault(),
+            Self::Ask(reason) => matches!(reason, Reason::NotGranted(_) | Reason::Refused(_)),
+        }
+    }
+
     /// What the operator can do.
     pub const fn advice(&self) -> Option<&'static str> {
         match self {
             Self::Connect(error) => Some(error.advice()),
-            Self::Ask(Reason::Denied(_)) => Some("grant pg_monitor to the agent's role"),
+            Self::Ask(Reason::NotGranted(_)) => Some("grant pg_monitor to the agent's role"),
             Self::Ask(reason) => reason.advice(),
         }
     }

@@ -113,7 +113,7 @@ async fn a_user_without_the_tag_is_told_which_it_needs() {
 async fn a_wrong_password_is_our_own_blindness_and_a_broken_server_is_evidence() {
     let (look, _) = look_at(with("whoami", 401, r#"{"error":"not_authorized","reason":"Login failed"}"#)).await;
     assert_eq!(look.refused, None);
-    assert!(matches!(&look.sessions, Err(Reason::Denied(_))) && matches!(look.connect, Value::Unknown(_)));
+    assert!(matches!(&look.sessions, Err(Reason::Refused(_))) && matches!(look.connect, Value::Unknown(_)));
     let (look, address) = look_at(with("whoami", 503, "starting")).await;
     assert_eq!(look.refused.as_deref(), Some(&*format!("RabbitMQ at {address}: HTTP 503")));
     let (look, address) = look_at(with("whoami", 200, "<html>")).await;

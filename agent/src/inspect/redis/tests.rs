@@ -83,7 +83,7 @@ async fn a_right_that_is_missing_hides_its_own_part_only() {
     let answers = [("AUTH", "+OK\r\n"), ("SETNAME", NOPERM), ("ID", ":4\r\n"), ("INFO", NOPERM), ("LIST", &list)];
     let (look, _) = look_at("", &answers).await;
     assert_eq!(look.sessions.map(|it| it.len()), Ok(1));
-    assert!(matches!(look.used, Value::Unknown(Reason::Denied(_))) && matches!(look.slots, Value::Unknown(_)));
+    assert!(matches!(look.used, Value::Unknown(Reason::NotGranted(_))) && matches!(look.slots, Value::Unknown(_)));
 }
 
 #[tokio::test]
@@ -106,7 +106,7 @@ async fn a_full_server_is_evidence_and_a_wrong_password_is_our_own_blindness() {
     let wrong = "-WRONGPASS invalid username-password pair or user is disabled.\r\n";
     let (look, _) = look_at("", &[("AUTH", wrong)]).await;
     assert_eq!(look.refused, None);
-    assert!(matches!(&look.sessions, Err(Reason::Denied(_))) && matches!(look.connect, Value::Unknown(_)));
+    assert!(matches!(&look.sessions, Err(Reason::Refused(_))) && matches!(look.connect, Value::Unknown(_)));
 
     let (look, _) = look_at("", &[("AUTH", "-LOADING Redis is loading the dataset in memory\r\n")]).await;
     assert!(look.refused.is_some_and(|it| it.contains("loading")));

@@ -127,7 +127,7 @@ impl ConnectError {
     /// Why nothing is known of the server.
     pub fn reason(&self) -> Reason {
         match self {
-            _ if self.is_our_fault() => Reason::Denied(self.to_string()),
+            _ if self.is_our_fault() => Reason::Refused(self.to_string()),
             Self::Foreign { .. } => Reason::Malformed(self.to_string()),
             _ => Reason::Unreachable(self.to_string()),
         }

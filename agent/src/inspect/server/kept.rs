@@ -9,7 +9,7 @@ use std::time::Duration;
 use tickbird_shared::backoff::Backoff;
 use tokio::time::Instant;
 
-use super::{ConnectError, Engine};
+use super::{ConnectError, Engine, Obstacle};
 use crate::inspect::{Reason, Value};
 use crate::kernel::unix_path;
 
@@ -105,7 +105,7 @@ impl AskError {
     /// Why nothing is known of `server`.
     pub(in crate::inspect) fn reason(&self, server: &str) -> Reason {
         match self {
-            Self::Refused { denied: true, message } => Reason::Denied(format!("{server}: {message}")),
+            Self::Refused { denied: true, message } => Reason::NotGranted(format!("{server}: {message}")),
             Self::Refused { message, .. } | Self::Closed(Some(message)) => {
                 Reason::Unreachable(format!("{server}: {message}"))
             }
@@ -140,13 +140,14 @@ impl NoView {
     }
 
     /// The same for a person, with what to do.
-    pub(in crate::inspect) fn in_words(&self, server: &str) -> (String, Option<&'static str>) {
+    pub(in crate::inspect) fn in_words(&self, server: &str) -> Obstacle {
         let reason = self.reason(server);
         let advice = match &reason {
-            Reason::Denied(_) => Some("use a role that may see the sessions of all others"),
+            Reason::NotGranted(_) => Some("use a role that may see the sessions of all others"),
             other => other.advice(),
         };
-        (reason.to_string(), advice)
+        let is_blind = matches!(reason, Reason::NotGranted(_) | Reason::Refused(_));
+        Obstacle { found: reason.to_string(), advice, is_blind }
     }
 }
 

@@ -120,7 +120,7 @@ impl Pools {
         let mut unviewed = Vec::new();
         for (target, rows) in &pools {
             let place = place(rows[0]);
-            churn::judge(&mut self.births, target, &place, rows, look.closes_incomplete, now, tracks);
+            churn::judge(&mut self.births, target, &place, rows, look, now, tracks);
             close_wait::judge(&mut self.dead, target, &place, rows, now, tracks);
             if !self.is_viewed(&place.remote) {
                 let reason = self.why_not_viewed(target, rows[0], now, tracks);

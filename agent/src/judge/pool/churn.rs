@@ -1,4 +1,7 @@
 //! Connections that are opened and closed all the time, counted by the kernel's own events.
+//!
+//! An event names no process. Where several pools lead to one server, a connection that lived between two looks may be
+//! any one's: each pool is given the share that it certainly has by those that were seen, and the rest makes a range.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -8,7 +11,7 @@ use serde_json::json;
 use super::{Subject, Tracks, absent, owner_name, pids, pids_in_words, untold};
 use crate::discover::TargetKey;
 use crate::inspect::host::PoolRow;
-use crate::inspect::{Reason, Unit, Value};
+use crate::inspect::{HostLook, Reason, Unit, Value};
 use crate::judge::defaults::CheckId;
 use crate::judge::evidence::{Case, number, object};
 use crate::judge::threshold::Seen;
@@ -25,6 +28,10 @@ const SHORT_LIFE: Duration = Duration::from_secs(2);
 const LEAST_LIVES: usize = 5;
 /// Most lives that are kept of a window.
 const MAX_LIVES: usize = 1_024;
+/// So few connections a second that name no process change nothing.
+const FEW: f64 = 0.5;
+/// A share is certain in nineteen of twenty cases.
+const DEVIATIONS: f64 = 1.645;
 
 const UNTOLD: Reason = Reason::NotYet("not judged: the kernel does not tell the ends of unix sockets");
 
@@ -40,7 +47,26 @@ pub(super) struct Births {
 struct BirthsOfLook {
     at: Duration,
     count: u32,
+    beside: Beside,
     is_lower_bound: bool,
+}
+
+/// What else was born at the same server in one look.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Beside {
+    /// In pools of others.
+    elsewhere: u32,
+    /// In some pool.
+    unowned: u32,
+}
+
+impl Beside {
+    pub(super) fn of(look: &HostLook, rows: &[&PoolRow]) -> Self {
+        let (target, remote) = (&rows[0].target, &rows[0].remote);
+        let others = look.pools.iter().filter(|it| it.remote == *remote && it.target != *target);
+        let unowned = look.unattributed.iter().filter(|it| remote.address() == Some(it.remote));
+        Self { elsewhere: others.map(|it| it.births).sum(), unowned: unowned.map(|it| it.births).sum() }
+    }
 }
 
 impl Births {
@@ -49,11 +75,11 @@ impl Births {
         self.looks.back().is_some_and(|it| now.saturating_sub(it.at) < WINDOW)
     }
 
-    fn add(&mut self, rows: &[&PoolRow], incomplete: bool, now: Duration) {
+    fn add(&mut self, rows: &[&PoolRow], beside: Beside, incomplete: bool, now: Duration) {
         let since = *self.since.get_or_insert(now);
         // What the first look finds was born before it.
         let count = if since == now { 0 } else { rows.iter().map(|it| it.births).sum() };
-        self.looks.push_back(BirthsOfLook { at: now, count, is_lower_bound: incomplete });
+        self.looks.push_back(BirthsOfLook { at: now, count, beside, is_lower_bound: incomplete });
         let lives = rows.iter().flat_map(|it| &it.closes).flatten();
         self.lives.extend(lives.map(|life| (now, *life)));
         let is_old = |at: Duration| now.saturating_sub(at) >= WINDOW;
@@ -70,13 +96,50 @@ impl Births {
         if time < LEAST_TIME {
             return Value::Unknown(Reason::NotYet("ten seconds of births"));
         }
-        let births: u64 = self.looks.iter().map(|it| u64::from(it.count)).sum();
-        let rate = births as f64 / time.as_secs_f64();
+        let rate = |births: f64| births / time.as_secs_f64();
+        let (own, unowned) = (self.own(), self.unowned());
+        let low = rate(own + self.share() * unowned);
         if self.looks.iter().any(|it| it.is_lower_bound) {
-            Value::Between(rate, f64::INFINITY)
+            Value::Between(low, f64::INFINITY)
+        } else if rate(unowned) >= FEW {
+            Value::Between(low, rate(own + unowned))
         } else {
-            Value::Known(rate)
+            Value::Known(rate(own))
         }
+    }
+
+    fn own(&self) -> f64 {
+        self.looks.iter().map(|it| f64::from(it.count)).sum()
+    }
+
+    fn unowned(&self) -> f64 {
+        self.looks.iter().map(|it| f64::from(it.beside.unowned)).sum()
+    }
+
+    /// The least share that this pool has in what is born at its server, by the births that were seen (Wilson's bound).
+    fn share(&self) -> f64 {
+        let (own, elsewhere) = (self.own(), self.looks.iter().map(|it| f64::from(it.beside.elsewhere)).sum::<f64>());
+        let (all, square) = (own + elsewhere, DEVIATIONS * DEVIATIONS);
+        if own == 0.0 {
+            return 0.0;
+        }
+        let part = own / all;
+        let spread = DEVIATIONS * (part * (1.0 - part) / all + square / (4.0 * all * all)).sqrt();
+        ((part + square / (2.0 * all) - spread) / (1.0 + square / all)).max(0.0)
+    }
+
+    fn not_visible(&self) -> Vec<&'static str> {
+        let lost = self.looks.iter().any(|it| it.is_lower_bound);
+        let lost = lost.then_some("events were lost: the rate is a lower bound");
+        let unowned = (self.unowned() > 0.0).then_some("whose the connections were that ended between two looks");
+        lost.into_iter().chain(unowned).collect()
+    }
+
+    /// Whether most connections do not live long. Those that no look saw did not.
+    fn is_short(&self) -> bool {
+        let long = self.lives.iter().filter(|it| it.1 >= SHORT_LIFE).count() as f64;
+        let short = self.lives.len() as f64 - long + self.share() * self.unowned();
+        short + long >= LEAST_LIVES as f64 && short > long
     }
 
     fn median_life(&self) -> Option<Duration> {
@@ -91,12 +154,13 @@ pub(super) fn judge(
     target: &TargetKey,
     place: &Place,
     rows: &[&PoolRow],
-    incomplete: bool,
+    look: &HostLook,
     now: Moment,
     tracks: &mut Tracks,
 ) {
+    let incomplete = look.closes_incomplete;
     let births = all.entry(target.clone()).or_default();
-    births.add(rows, incomplete, now.mono);
+    births.add(rows, Beside::of(look, rows), incomplete, now.mono);
     // What ends within a look is not seen at all there, so a low rate would say nothing, and a high one could not clear.
     let is_told = !rows.iter().any(|it| it.closes_incomplete);
     let rate = match untold(rows) {
@@ -105,7 +169,7 @@ pub(super) fn judge(
         None => Value::Unknown(UNTOLD),
     };
     let life = births.median_life();
-    let is_short = life.is_some_and(|it| it < SHORT_LIFE);
+    let is_short = births.is_short();
     absent::judge(births, is_short, target, place, rows, now, tracks);
     let qualifies = is_short && !absent::fires(target, tracks);
     let seen = Seen { qualifies, ..Seen::value(rate.clone()) };
@@ -128,7 +192,8 @@ pub(super) fn judge(
                 "open": rows.iter().map(|it| it.connections.len()).sum::<usize>(),
                 "pids": pids,
                 "rule": "sock_diag destroy events",
-                "not_visible": if incomplete { vec!["events were lost: the rate is a lower bound"] } else { Vec::new() },
+                "ended_between_looks": births.unowned(),
+                "not_visible": births.not_visible(),
             })),
             ..Case::default()
         }

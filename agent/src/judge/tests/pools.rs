@@ -2,7 +2,7 @@
 
 use super::rows::{connection, pool, server, session};
 use super::*;
-use crate::inspect::host::{Limit, PoolRow, TcpState};
+use crate::inspect::host::{Limit, PoolRow, TcpState, Unattributed};
 use crate::inspect::server::SessionState;
 use crate::inspect::{Reason, Value};
 
@@ -99,6 +99,29 @@ fn many_births_of_long_lived_connections_a_start_and_rare_probes_are_not_churn()
     watch(&mut night, 20, |_| churning(20, Duration::from_millis(20)));
     watch(&mut night, 400, |second| churning(u32::from((second as u32).is_multiple_of(5)), Duration::from_millis(20)));
     assert_eq!(night.told(), "");
+}
+
+/// Two pools at one server, and `unowned` connections a second of which no look sees whose they are.
+fn beside(second: f64, unowned: u32) -> HostLook {
+    let is_seen = unowned > 0 && (second as u32).is_multiple_of(6);
+    let mut look = churning(u32::from(is_seen), Duration::from_millis(400));
+    let mut twin = pool("billing", 88, "10.0.0.5:6379");
+    twin.connections.push(connection("10.0.0.9:38888", 8));
+    look.pools.push(twin);
+    let remote = "10.0.0.5:6379".parse().expect("an address");
+    look.unattributed.push(Unattributed { remote, service: None, births: unowned });
+    look
+}
+
+#[test]
+fn what_ends_between_two_looks_counts_for_the_pool_whose_connections_were_seen() {
+    let mut night = Night::begin();
+    watch(&mut night, 400, |second| beside(second, 20));
+    assert_eq!(night.told().matches("pool.churn").count(), 1, "{}", night.told());
+    assert!(night.last().summary.starts_with("shop, pid 77"), "{}", night.last().summary);
+    watch(&mut night, 60, |second| beside(second, 0));
+    assert!(night.told().ends_with("pool.churn cleared warning"), "{}", night.told());
+    assert_eq!(night.is("pool.churn", "billing"), "ok");
 }
 
 #[test]

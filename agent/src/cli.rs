@@ -7,7 +7,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Config};
 
@@ -18,13 +18,18 @@ mod enroll;
 mod inspect;
 mod run;
 
+const EXIT_CODES: &str = "\
+Exit codes:
+  status, inspect, doctor  0 ok, 1 warning, 2 critical, 3 not known: blind only, a failure or wrong usage
+  every other command      0 done, 1 failure, 2 wrong usage";
+
 /// Looks at an application's connection pools, processes and endpoints from beside it, without touching it.
 ///
 /// With no configuration at all, `tickbird-agent inspect` takes two looks at this host a second apart and prints the
 /// pools, processes and listening ports it found, with verdicts and the proof. `tickbird-agent run` keeps looking, and
 /// ships what it finds to a collector once the agent is enrolled.
 #[derive(Debug, Parser)]
-#[command(name = "tickbird-agent", version, propagate_version = true, max_term_width = 100)]
+#[command(name = "tickbird-agent", version, propagate_version = true, max_term_width = 100, after_help = EXIT_CODES)]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -144,6 +149,9 @@ pub async fn run(arguments: Arguments) -> Result<u8, Failure> {
         Command::Inspect { show, watch } => inspect::inspect(Config::load(&place)?, show, watch).await,
         Command::CheckConfig => {
             let config = Config::load(&place)?;
+            for it in &config.warnings {
+                say(&format!("warning: {}\n  advice: {}", it.what, it.advice));
+            }
             put(0, format_args!("{}\n", config.describe()))
         }
         Command::Doctor(Json { json }) => doctor::doctor(Config::load(&place)?, json).await,
@@ -169,14 +177,31 @@ const UNKNOWN: u8 = 3;
 
 /// Prints what is wrong with the arguments, or the help that was asked for; gives the exit code.
 pub fn usage(error: &clap::Error) -> u8 {
-    // Nobody is left to be told when that cannot be printed.
-    let _ = error.print();
-    if !error.use_stderr() {
-        return 0;
+    let printed = error.print();
+    if error.use_stderr() {
+        return code_of_usage(std::env::args_os());
     }
-    let mut words = std::env::args().skip(1).filter(|it| !it.starts_with('-'));
-    let is_verdict = words.any(|it| matches!(it.as_str(), "status" | "inspect" | "doctor"));
-    if is_verdict { UNKNOWN } else { 2 }
+    written(0, printed).unwrap_or_else(|failure| {
+        tell(&failure);
+        1
+    })
+}
+
+/// The exit code for arguments that were not understood, by the command that they name.
+fn code_of_usage(words: impl Iterator<Item = std::ffi::OsString>) -> u8 {
+    let understood = Arguments::command().ignore_errors(true).try_get_matches_from(words);
+    let is_verdict = |name: &str| matches!(name, "status" | "inspect" | "doctor");
+    if understood.is_ok_and(|it| it.subcommand_name().is_some_and(is_verdict)) { UNKNOWN } else { 2 }
+}
+
+/// Writes why the agent failed to standard error.
+pub fn tell(failure: &dyn std::fmt::Display) {
+    say(&format!("tickbird-agent: {failure}"));
+}
+
+/// Writes a line to standard error. Where that is closed or full there is nobody to tell.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Writes the answer of a command that ends with `code`. A reader who has seen enough is no failure.
@@ -197,4 +222,28 @@ fn written(code: u8, outcome: std::io::Result<()>) -> Result<u8, Failure> {
 /// One value as JSON on standard output.
 fn put_json(code: u8, value: &serde_json::Value) -> Result<u8, Failure> {
     put(code, format_args!("{value:#}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<u8, u8> {
+        let words: Vec<_> = line.split(' ').map(std::ffi::OsString::from).collect();
+        Arguments::try_parse_from(&words).map(|it| it.code_of_failure()).map_err(|_| code_of_usage(words.into_iter()))
+    }
+
+    #[test]
+    fn a_failure_never_looks_like_a_verdict_and_a_value_is_no_command() {
+        Arguments::command().debug_assert();
+        for command in ["status", "inspect", "doctor"] {
+            assert_eq!(read(&format!("agent --config x {command}")), Ok(3));
+            for wrong in ["--nonsense", "nonsense", "--config"] {
+                assert_eq!(read(&format!("agent {command} {wrong}")), Err(3), "{command} {wrong}");
+            }
+        }
+        for wrong in ["check-config --nonsense", "nonsense", "--config status run --nonsense", "buffer nonsense"] {
+            assert_eq!(read(&format!("agent {wrong}")), Err(2), "{wrong}");
+        }
+    }
 }

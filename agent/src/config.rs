@@ -25,7 +25,7 @@ mod log;
 mod pool_source;
 pub mod reader;
 
-pub use files::Place;
+pub use files::{Place, Warning};
 pub use reader::{Mistake, Mistakes, nearest, parse_duration, show};
 use reader::{Notes, Section};
 
@@ -73,6 +73,8 @@ pub struct Config {
     pub sqlite_interval: Duration,
     /// The files this came from.
     pub files: Vec<PathBuf>,
+    /// What is no mistake, and should be mended all the same.
+    pub warnings: Vec<Warning>,
 }
 
 /// A server and how often it is asked.
@@ -121,7 +123,8 @@ impl Config {
     pub fn load(place: &Place) -> Result<Self, Mistakes> {
         let notes = Notes::default();
         let (table, files) = place.read(&notes);
-        let config = compose(Section::root(table, notes.clone()), place, files);
+        let mut config = compose(Section::root(table, notes.clone()), place, files);
+        config.warnings = notes.warnings();
         let mistakes = notes.take();
         if mistakes.0.is_empty() { Ok(config) } else { Err(mistakes) }
     }
@@ -244,6 +247,7 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
         namespaces,
         sqlite_interval,
         files,
+        warnings: Vec::new(),
     }
 }
 
@@ -330,6 +334,9 @@ fn server<C>(mut section: Section, parse: impl FnOnce(&str) -> Result<C, (String
     let interval = section.duration("interval", SECOND, HOUR).unwrap_or(5 * SECOND);
     let (key, text) = match (file, variable) {
         (Some(path), None) => {
+            if let Some(warning) = files::readable_by_others(Path::new(&path)) {
+                section.warn(warning);
+            }
             ("dsn_file", read_secret(Path::new(&path)).map_err(|it| (it, "make it readable to the agent's user")))
         }
         (None, Some(name)) => {

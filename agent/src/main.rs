@@ -8,7 +8,7 @@ use tickbird_agent::cli;
 fn main() -> ExitCode {
     // One provider for every TLS connection; a second one in the process would be a build mistake.
     if rustls::crypto::ring::default_provider().install_default().is_err() {
-        eprintln!("tickbird-agent: a TLS provider was already installed");
+        cli::tell(&"a TLS provider was already installed");
         return ExitCode::FAILURE;
     }
     let arguments = match cli::Arguments::try_parse() {
@@ -19,14 +19,14 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("tickbird-agent: cannot start: {error}");
+            cli::tell(&format!("cannot start: {error}"));
             return ExitCode::from(on_failure);
         }
     };
     match runtime.block_on(cli::run(arguments)) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            eprintln!("tickbird-agent: {failure}");
+            cli::tell(&failure);
             ExitCode::from(on_failure)
         }
     }

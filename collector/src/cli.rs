@@ -6,7 +6,7 @@ mod serve;
 mod table;
 mod token;
 
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -114,10 +114,15 @@ pub fn run(arguments: Arguments) -> ExitCode {
         // Whoever read the answer has seen enough of it.
         Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            eprint!("{}", told(&error));
+            say(&told(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Writes `text` to standard error. Where that is closed or full there is nobody to tell.
+fn say(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 /// The error with its causes and what to do.
@@ -152,7 +157,6 @@ impl Where {
 
     /// Prints `json`, or `text` for people.
     fn print(&self, json: &serde_json::Value, text: impl FnOnce() -> String) -> Result<(), CliError> {
-        use std::io::Write;
         let mut answer = if self.json { json.to_string() } else { text() };
         if !answer.ends_with('\n') {
             answer.push('\n');

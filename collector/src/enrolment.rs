@@ -10,10 +10,12 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use axum::body::Body;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Extension, State};
 use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
+use http_body_util::BodyExt;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tickbird_shared::Timestamp;
@@ -30,6 +32,10 @@ use crate::token;
 const MAX_BODY: usize = MAX_REQUEST_BYTES + 4_096;
 /// Requests that are worked on at once.
 const AT_ONCE: usize = 8;
+/// Most bytes of a body that are read at all: what is over [`MAX_BODY`] is thrown away.
+const MAX_DRAINED: usize = 8 << 20;
+/// How long a body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Wrong tokens that one address may show in a row.
 const WRONG_BURST: f64 = 10.0;
 /// How long it takes until one more may be shown.
@@ -87,7 +93,8 @@ impl Enrolment {
 
     /// The route; it needs no bearer token, and a [`ConnectInfo`] in the request.
     pub fn router(&self) -> Router {
-        Router::new().route(ENROL_PATH, post(enrol)).layer(DefaultBodyLimit::max(MAX_BODY)).with_state(self.clone())
+        // `enrol` reads the body itself, and holds at most MAX_BODY of it.
+        Router::new().route(ENROL_PATH, post(enrol)).layer(DefaultBodyLimit::disable()).with_state(self.clone())
     }
 
     /// What it has done.
@@ -157,11 +164,17 @@ impl fmt::Debug for Enrolment {
 async fn enrol(
     State(enrolment): State<Enrolment>,
     Extension(ConnectInfo(peer)): Extension<ConnectInfo<SocketAddr>>,
-    body: axum::body::Bytes,
+    body: Body,
 ) -> Result<Json<EnrolmentAnswer>, Problem> {
-    let answer = match serde_json::from_slice::<EnrolmentRequest>(&body) {
+    let body = tokio::time::timeout(BODY_TIMEOUT, read(body)).await;
+    let asked = match body.unwrap_or(Err(StatusCode::REQUEST_TIMEOUT)) {
+        Ok(body) => serde_json::from_slice::<EnrolmentRequest>(&body)
+            .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "malformed", error.to_string())),
+        Err(status) => Err(unreadable(status)),
+    };
+    let answer = match asked {
         Ok(asked) => enrolment.enrol(peer.ip(), &asked).await,
-        Err(error) => Err(Problem::new(StatusCode::BAD_REQUEST, "malformed", error.to_string())),
+        Err(problem) => Err(problem),
     };
     let counters = enrolment.counters();
     if answer.is_ok() {
@@ -170,6 +183,32 @@ async fn enrol(
         counters.refused.inc()
     };
     answer.map(Json)
+}
+
+/// Reads a request. One that is too large is read on and thrown away for a while, so that its sender can finish writing
+/// and hear why.
+async fn read(body: Body) -> Result<Vec<u8>, StatusCode> {
+    let (mut body, mut bytes, mut read) = (body, Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| StatusCode::BAD_REQUEST)?.into_data() else { continue };
+        read += data.len();
+        if read <= MAX_BODY {
+            bytes.extend_from_slice(&data);
+        } else if read > MAX_DRAINED {
+            break;
+        }
+    }
+    if read > MAX_BODY { Err(StatusCode::PAYLOAD_TOO_LARGE) } else { Ok(bytes) }
+}
+
+fn unreadable(status: StatusCode) -> Problem {
+    match status {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            Problem::new(status, "too_large", format!("a request to enrol has at most {MAX_BODY} bytes"))
+        }
+        StatusCode::REQUEST_TIMEOUT => Problem::new(status, "too_slow", "the request did not come in time"),
+        _ => Problem::new(status, "malformed", "the request ended before its body did"),
+    }
 }
 
 impl Shared {

@@ -47,6 +47,13 @@ fn only_the_state_of_health_is_told_without_a_token() {
         let token = made.split_whitespace().find(|word| word.len() >= 32).expect("the token is printed once");
         assert_eq!(collector.get_as("/v1/incidents", Some(token))?.status, 200);
         assert!(!collector.log().contains(collector.admin_token()), "no token in the log");
+        let list = collector.command(&["token", "list", "--json"])?;
+        assert!(list.contains(r#""kind":"api""#) && list.contains(r#""kind":"enrolment""#), "{list}");
+        assert!(list.contains("dashboard") && !list.contains(token), "named, and not told: {list}");
+        collector.command(&["token", "revoke", "dashboard"])?;
+        problem(&collector.get_as("/v1/incidents", Some(token))?, 401)?;
+        assert!(!collector.command(&["token", "list"])?.contains("dashboard"), "its name is free again");
+        assert!(collector.command(&["token", "revoke", "dashboard"]).is_err(), "there is none any more");
         Ok(())
     });
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::process::{Command, Stdio};
 
+use serde_json::Value;
 use tickbird_tests::agent::{app, postgres};
 use tickbird_tests::postgres::password;
 use tickbird_tests::process::output;
@@ -82,6 +83,58 @@ fn a_wrong_password_is_blind_wherever_it_is_met_and_its_remedy_is_at_the_server(
             assert!(!said.contains("CAP_SYS_PTRACE") || name == "doctor", "{name}: {said}");
             assert!(!said.contains("canary"), "{name}: {said}");
         }
+        Ok(())
+    });
+}
+
+#[test]
+fn the_doctor_names_what_each_check_lacks_and_a_secret_that_others_may_read() {
+    alone(|stage| {
+        let watch = Watch::begin(stage, "")?;
+        let line = |what: &str| {
+            let report = watch.agent.report("doctor", &[])?;
+            let has = |it: &&Value| it["what"].as_str().is_some_and(|it| it.split(", ").any(|it| it == what));
+            let lines = report["lines"].as_array().cloned().unwrap_or_default();
+            Ok::<_, StageError>(lines.iter().find(has).cloned().unwrap_or_default())
+        };
+        for check in ["pool.idle_in_transaction", "db.locks", "endpoint.status"] {
+            let found = line(check)?;
+            let section = if check.starts_with("endpoint") { "[[endpoint]]" } else { "[[postgres]]" };
+            assert_eq!(found["state"], "note", "{check}: {found}");
+            assert!(found["found"].as_str().is_some_and(|it| it.contains(section)), "{check}: {found}");
+        }
+        let path = stage.room("dsn")?.join("app.dsn");
+        std::fs::write(&path, "postgresql://app:canary@127.0.0.1:1/app").map_err(StageError::system("write a DSN"))?;
+        watch.agent.configure(&postgres(&path))?;
+        for (mode, is_warned) in [(0o644, true), (0o600, false)] {
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+                .map_err(StageError::system("set the mode of a DSN"))?;
+            let checked = watch.agent.ask("check-config", &[])?;
+            let said = String::from_utf8_lossy(&checked.stderr);
+            assert!(checked.status.success(), "{said}");
+            assert_eq!(said.contains(&format!("chmod 600 {}", path.display())), is_warned, "{mode:o}: {said}");
+            assert_eq!(line("secrets")?["state"] == "note", is_warned);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn help_tells_the_exit_codes_and_nothing_panics_over_standard_error() {
+    alone(|stage| {
+        let watch = Watch::begin(stage, "")?;
+        let full = || File::options().write(true).open("/dev/full").map_err(StageError::system("open /dev/full"));
+        let binary = stage.binary("tickbird-agent")?;
+        let help = output(Command::new(&binary).arg("--help"))?;
+        let text = String::from_utf8_lossy(&help.stdout);
+        assert!(
+            help.status.success() && text.contains("status, inspect, doctor  0 ok, 1 warning, 2 critical"),
+            "{text}"
+        );
+        assert_eq!(run(stage, &watch, &["--help"], full()?.into())?.0, Some(1), "help that nobody gets");
+        let missing = stage.directory().join("missing.toml");
+        let broken = Command::new(&binary).args(["status", "--config"]).arg(missing).stderr(full()?).status();
+        assert_eq!(broken.map_err(StageError::system("run the agent"))?.code(), Some(3), "and no panic");
         Ok(())
     });
 }

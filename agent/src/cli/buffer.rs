@@ -6,7 +6,7 @@ use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 use tickbird_shared::Lane;
 
-use super::{Failure, Json, put, put_json, written};
+use super::{Failure, Json, put, put_json, say, written};
 use crate::buffer::examine;
 use crate::config::Config;
 
@@ -77,7 +77,7 @@ fn answer(directory: &std::path::Path, command: Command) -> Result<u8, Failure> 
                 return written(0, Err(error));
             }
             flushed.map_err(|error| Failure(format!("cannot write the answer: {error}")))?;
-            eprintln!("{} records", lines.map_err(failed)?);
+            say(&format!("{} records", lines.map_err(failed)?));
             Ok(0)
         }
     }

@@ -16,6 +16,7 @@ use crate::inspect::server::Obstacle;
 use crate::inspect::{About, host, http_endpoint, log_tail, pgbouncer, postgres};
 use crate::status::{Report, socket};
 
+mod checks;
 mod place;
 
 /// One line of the doctor's.
@@ -37,6 +38,8 @@ const IDENTITY: &str = "identity";
 const NOTE: &str = "note";
 
 pub(super) async fn doctor(config: Config, as_json: bool) -> Result<u8, Failure> {
+    let sections = checks::Sections::of(&config);
+    let warnings = config.warnings.clone();
     let mut lines = vec![running(&config).await, enrolled(&config)];
     let servers: Vec<_> = config.postgres.iter().map(|it| it.inspector.clone()).collect();
     let poolers: Vec<_> = config.pgbouncer.iter().map(|it| it.inspector.clone()).collect();
@@ -89,14 +92,26 @@ pub(super) async fn doctor(config: Config, as_json: bool) -> Result<u8, Failure>
         needs: None,
         advice: it.advice.clone(),
     }));
-    let is_any = |state: &str| lines.iter().any(|it| it.state == state);
-    let code = match () {
-        () if is_any("critical") => 2,
-        () if is_any("warning") => 1,
-        () if is_any("blind") => 3,
+    lines.extend(sections.missing(&report));
+    lines.extend(warnings.into_iter().map(|it| Line {
+        what: "secrets".to_owned(),
+        state: NOTE,
+        found: it.what,
+        needs: None,
+        advice: Some(it.advice),
+    }));
+    show(exit_code(report.exit_code(), &lines), &lines, as_json)
+}
+
+/// The worst of what the report says, as `inspect` would, and of what was tried here.
+fn exit_code(of_report: u8, lines: &[Line]) -> u8 {
+    let is = |state: &str, code: u8| of_report == code || lines.iter().any(|it| it.state == state);
+    match () {
+        () if is("critical", 2) => 2,
+        () if is("warning", 1) => 1,
+        () if is("blind", 3) => 3,
         () => 0,
-    };
-    show(code, &lines, as_json)
+    }
 }
 
 async fn running(config: &Config) -> Line {
@@ -205,4 +220,19 @@ fn show(code: u8, lines: &[Line], as_json: bool) -> Result<u8, Failure> {
         shown.extend(it.advice.as_ref().map(|advice| format!("          do:     {advice}\n")));
     }
     put(code, shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_code_is_the_worst_of_the_report_and_the_lines() {
+        let line = |state| Line { what: String::new(), state, found: String::new(), needs: None, advice: None };
+        assert_eq!(exit_code(0, &[line("ok"), line(NOTE)]), 0);
+        assert_eq!(exit_code(0, &[line("blind"), line(NOTE)]), 3);
+        assert_eq!(exit_code(1, &[line("blind")]), 1);
+        assert_eq!(exit_code(3, &[line("critical")]), 2);
+        assert_eq!(exit_code(2, &[line("ok")]), 2);
+    }
 }

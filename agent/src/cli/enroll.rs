@@ -29,6 +29,9 @@ const MAX_TOKEN_BYTES: u64 = 4096;
 
 pub(super) async fn enroll(place: &Place, options: Options) -> Result<u8, Failure> {
     let config = Config::load(place)?;
+    if let Some(it) = crate::config::files::readable_by_others(&options.token_file) {
+        super::say(&format!("warning: {}\n  advice: {}", it.what, it.advice));
+    }
     let token = read_token(&options.token_file)?;
     let host = host_name();
     let enrolment = Enrolment {

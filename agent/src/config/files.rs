@@ -1,5 +1,6 @@
 //! Finds and reads the configuration's files: one file and the fragments beside it, merged.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
@@ -21,6 +22,32 @@ pub const DEFAULT_FILE: &str = "/etc/tickbird/agent.toml";
 /// Largest configuration file that is read.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
+/// Something that works, and should be mended all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// What was found.
+    pub what: String,
+    /// What to do.
+    pub advice: String,
+}
+
+/// A warning when others than the owner may read the file of a secret.
+pub fn readable_by_others(path: &Path) -> Option<Warning> {
+    let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
+    let mode = metadata.permissions().mode() & 0o777;
+    let who = match (mode & 0o040 != 0, mode & 0o004 != 0) {
+        (false, false) => return None,
+        (true, false) => "its group",
+        (false, true) => "everybody",
+        (true, true) => "its group and everybody",
+    };
+    let shown = path.display();
+    Some(Warning {
+        what: format!("`{shown}` holds a secret, and {who} may read it (mode {mode:04o})"),
+        advice: format!("make it the agent's user's own and set mode 0600: chmod 600 {shown}"),
+    })
+}
+
 impl Place {
     /// Reads the file and its fragments (`agent.d/*.toml` beside `agent.toml`, in order of name) into one table. Lists
     /// are joined, tables are merged, and a value that two files set is a mistake.
@@ -29,10 +56,10 @@ impl Place {
         let mut whole = Table::new();
         let mut read = Vec::new();
         if self.file.is_some() || file.exists() {
-            read_into(&mut whole, &file, notes, &mut read);
+            read_into(&mut whole, &file, false, notes, &mut read);
         }
         for fragment in fragments(&file, notes) {
-            read_into(&mut whole, &fragment, notes, &mut read);
+            read_into(&mut whole, &fragment, true, notes, &mut read);
         }
         (whole, read)
     }
@@ -54,7 +81,7 @@ fn fragments(file: &Path, notes: &Notes) -> Vec<PathBuf> {
     paths
 }
 
-fn read_into(whole: &mut Table, path: &Path, notes: &Notes, read: &mut Vec<PathBuf>) {
+fn read_into(whole: &mut Table, path: &Path, is_fragment: bool, notes: &Notes, read: &mut Vec<PathBuf>) {
     let shown = path.display().to_string();
     let text = match std::fs::metadata(path).and_then(|it| {
         if it.len() > MAX_FILE_BYTES {
@@ -72,11 +99,36 @@ fn read_into(whole: &mut Table, path: &Path, notes: &Notes, read: &mut Vec<PathB
     };
     match text.parse::<Table>() {
         Ok(table) => {
+            if is_fragment {
+                trace(whole, &table, &mut String::new(), &shown, notes);
+            }
             merge(whole, table, &mut String::new(), &shown, notes);
             read.push(path.to_owned());
         }
         // The library's text shows line, column and the line itself; a secret never stands in this file.
         Err(error) => notes.add(shown, format!("is not TOML: {}", error.to_string().trim_end()), None),
+    }
+}
+
+/// Remembers which parts of the whole come from this fragment: what it adds to a list, and every key that is new.
+fn trace(whole: &Table, part: &Table, at: &mut String, file: &str, notes: &Notes) {
+    for (key, value) in part {
+        let length = at.len();
+        if !at.is_empty() {
+            at.push('.');
+        }
+        at.push_str(key);
+        match (whole.get(key), value) {
+            (Some(Value::Table(old)), Value::Table(new)) => trace(old, new, at, file, notes),
+            (old @ (None | Some(Value::Array(_))), Value::Array(new)) => {
+                let first = old.and_then(Value::as_array).map_or(0, Vec::len);
+                (first..first + new.len()).for_each(|index| notes.stands_in(format!("{at}[{index}]"), file));
+            }
+            (None, _) => notes.stands_in(at.clone(), file),
+            // Set twice: that mistake names the file itself.
+            (Some(_), _) => (),
+        }
+        at.truncate(length);
     }
 }
 
@@ -127,6 +179,39 @@ mod tests {
         assert!(told.starts_with("0 mistakes"), "{told}");
         assert_eq!(table["app"].as_array().map(Vec::len), Some(2));
         assert_eq!(table["check"]["pool.leak"].as_table().map(Table::len), Some(2));
+    }
+
+    #[test]
+    fn a_mistake_in_a_fragment_names_its_file() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).expect("written");
+        std::fs::create_dir(directory.path().join("agent.d")).expect("made");
+        write("agent.toml", "[[app]]\nname = \"a\"\ncomand = \"x\"");
+        write("agent.d/10-b.toml", "[[app]]\nname = \"b\"\ncomand = \"y\"\n[check.\"pool.lek\"]\nenabled = true");
+        write("agent.d/20-c.toml", "nonsense = 1");
+        let place = Place { file: Some(directory.path().join("agent.toml")), state_dir: None };
+        let told = crate::config::Config::load(&place).expect_err("it has mistakes").0;
+        let file_of = |at: &str| {
+            let found = told.iter().find(|it| it.at == at).unwrap_or_else(|| panic!("{at}: {told:?}"));
+            found.what.split_once("(in `").map(|it| it.1.rsplit('/').next().unwrap_or_default().to_owned())
+        };
+        assert_eq!(file_of("app[0].comand"), None);
+        assert_eq!(file_of("app[1].comand").as_deref(), Some("10-b.toml`)"));
+        assert_eq!(file_of("nonsense").as_deref(), Some("20-c.toml`)"));
+    }
+
+    #[test]
+    fn a_secret_that_others_may_read_is_warned_of_with_the_mode_to_set() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let warned = |mode: u32| {
+            std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).expect("set");
+            readable_by_others(file.path())
+        };
+        assert_eq!(warned(0o600), None);
+        let warning = warned(0o644).expect("others may read it");
+        assert!(warning.what.contains("its group and everybody may read it (mode 0644)"), "{warning:?}");
+        assert!(warning.advice.contains("chmod 600 /"), "{warning:?}");
+        assert!(warned(0o640).is_some_and(|it| it.what.contains("and its group may")));
     }
 
     #[test]

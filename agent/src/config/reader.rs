@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
+use super::files::Warning;
+
 /// One thing that is wrong in a configuration, in the operator's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
@@ -44,17 +46,42 @@ impl std::error::Error for Mistakes {}
 
 /// Where mistakes are collected while a configuration is read.
 #[derive(Debug, Clone, Default)]
-pub struct Notes(Rc<RefCell<Vec<Mistake>>>);
+pub struct Notes {
+    mistakes: Rc<RefCell<Vec<Mistake>>>,
+    warnings: Rc<RefCell<Vec<Warning>>>,
+    /// Which parts of the configuration came from which fragment.
+    origins: Rc<RefCell<Vec<(String, String)>>>,
+}
 
 impl Notes {
     /// Notes one mistake.
     pub fn add(&self, at: impl Into<String>, what: impl fmt::Display, advice: Option<String>) {
-        self.0.borrow_mut().push(Mistake { at: at.into(), what: what.to_string(), advice });
+        self.mistakes.borrow_mut().push(Mistake { at: at.into(), what: what.to_string(), advice });
     }
 
-    /// All of them, in order.
+    /// Remembers that `at` (`app[1]`, `check.pool.leak`) stands in a fragment.
+    pub fn stands_in(&self, at: String, file: &str) {
+        self.origins.borrow_mut().push((at, file.to_owned()));
+    }
+
+    /// All of them, in order, those within a fragment with its name.
     pub fn take(&self) -> Mistakes {
-        Mistakes(self.0.take())
+        let mut mistakes = self.mistakes.take();
+        let origins = self.origins.borrow();
+        for it in &mut mistakes {
+            let at = it.at.replace('"', "");
+            let is_within =
+                |part: &str| at.strip_prefix(part).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+            if let Some((_, file)) = origins.iter().filter(|(part, _)| is_within(part)).max_by_key(|it| it.0.len()) {
+                it.what.push_str(&format!(" (in `{file}`)"));
+            }
+        }
+        Mistakes(mistakes)
+    }
+
+    /// The warnings.
+    pub fn warnings(&self) -> Vec<Warning> {
+        self.warnings.take()
     }
 }
 
@@ -87,6 +114,11 @@ impl Section {
     /// Notes a mistake that was found elsewhere.
     pub fn note(&self, at: String, what: impl fmt::Display, advice: Option<String>) {
         self.notes.add(at, what, advice);
+    }
+
+    /// Notes what is no mistake.
+    pub fn warn(&self, warning: Warning) {
+        self.notes.warnings.borrow_mut().push(warning);
     }
 
     fn take(&mut self, key: &'static str) -> Option<Value> {

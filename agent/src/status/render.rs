@@ -222,11 +222,17 @@ fn cell(fact: &str, value: Option<&Json>) -> String {
             all.join(" ")
         }
         Some(Json::Object(pairs)) => {
-            let all: Vec<_> = pairs.iter().map(|(name, it)| format!("{} {name}", cell(fact, Some(it)))).collect();
+            let all: Vec<_> = pairs.iter().map(|(name, it)| named(name, it, fact)).collect();
             all.join(", ")
         }
         Some(Json::Bool(flag)) => flag.to_string(),
     }
+}
+
+/// One fact of several: `20 established`, and `phase connect`.
+fn named(name: &str, value: &Json, fact: &str) -> String {
+    let shown = cell(fact, Some(value));
+    if value.is_number() { format!("{shown} {name}") } else { format!("{name} {shown}") }
 }
 
 /// Each instance's pool as one glance, its connections behind it when they are asked for.
@@ -285,7 +291,7 @@ fn why(out: &mut String, report: &Report, pid: u32, style: &Style) {
         |it: &&CheckPart| keys.iter().any(|key| it.target == *key || it.target.starts_with(&format!("{key}/")));
     for it in report.checks.iter().filter(concerns) {
         let _ = writeln!(out, "  {}  {}  {}", style.state(&it.state, 8), it.check, visible(&it.target));
-        let _ = writeln!(out, "      value: {} {}", cut(&cell("", Some(&it.value)), 200), it.unit);
+        let _ = writeln!(out, "      value: {} {}", cut(&cell("", Some(&it.value)), 200), unit_of(it));
         let _ = writeln!(out, "      why:   {}", visible(&it.reason));
     }
 }
@@ -368,10 +374,15 @@ fn checks(out: &mut String, report: &Report, style: &Style) {
     let _ = writeln!(out, "\n{}", style.heading("CHECKS"));
     for it in &report.checks {
         let value = cut(&cell("", Some(&it.value)), 80);
-        let unit = if it.value.is_number() || it.value.is_array() { it.unit.as_str() } else { "" };
+        let unit = unit_of(it);
         let _ = write!(out, "  {}  {:26} {}  {value} {unit}", style.state(&it.state, 8), it.check, visible(&it.target));
         trim_line(out);
     }
+}
+
+/// The unit behind a value; a text that says why there is none has no unit.
+fn unit_of(it: &CheckPart) -> &str {
+    if it.value.is_number() || it.value.is_array() { &it.unit } else { "" }
 }
 
 /// Bytes with a binary unit.
@@ -427,6 +438,18 @@ mod tests {
         report.findings[0].evidence = json!({ "name": "a\u{7}b" });
         let text = shown(&report);
         assert!(!text.contains(['\u{1b}', '\u{202e}', '\u{7}']), "{text}");
+    }
+
+    #[test]
+    fn a_text_stands_behind_its_name_and_has_no_unit() {
+        let failure = serde_json::json!({ "phase": "connect", "what": "connection refused" });
+        assert_eq!(cell("failure", Some(&failure)), "phase connect, what connection refused");
+        assert_eq!(cell("by_state", Some(&serde_json::json!({ "established": 20 }))), "20 established");
+        let mut check = crate::status::tests::leaking().checks.remove(0);
+        check.value = "not judged: it tells nothing of its pool".into();
+        assert_eq!(unit_of(&check), "");
+        check.value = 3.into();
+        assert_eq!(unit_of(&check), check.unit);
     }
 
     #[test]

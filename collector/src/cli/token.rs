@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tickbird_shared::{Labels, Timestamp};
 
 use super::table::{labels, table, time};
-use super::{CliError, Where, now};
+use super::{CliError, Where, now, say};
 use crate::config::duration;
 use crate::pki::Authority;
 use crate::store::TokenRow;
@@ -70,10 +70,13 @@ pub(super) struct List {
     at: Where,
 }
 
-/// Ends an enrolment token now. Agents that it enrolled stay.
+/// Ends a token now, one for enrolment by its id or one for the API by its name.
+///
+/// Agents that an enrolment token enrolled stay. A token for the API is refused from its next request on, and its name is
+/// free again.
 #[derive(Debug, Args)]
 pub(super) struct Revoke {
-    /// As in the list.
+    /// As in the list: an id of an enrolment token, or the name of a token for the API.
     id: String,
     #[command(flatten)]
     at: Where,
@@ -111,7 +114,7 @@ impl Create {
         // Standard output has the token and nothing else, so that it can be written to a file.
         self.at.print(&json, || token)?;
         if !self.at.json {
-            eprintln!("{}: {} use(s), until {}; shown only now", row.id, row.uses, time(row.expires_at));
+            say(&format!("{}: {} use(s), until {}; shown only now\n", row.id, row.uses, time(row.expires_at)));
         }
         Ok(())
     }
@@ -136,7 +139,7 @@ impl List {
     fn run(self) -> Result<(), CliError> {
         let writer = self.at.writer()?;
         let (tokens, api_tokens, now) = (writer.rows().tokens()?, writer.rows().api_tokens()?, now());
-        let of_api = |it: &crate::store::ApiTokenRow| json!({ "tenant": it.tenant, "name": it.name, "role": it.role, "created_at": it.created_at });
+        let of_api = |it: &crate::store::ApiTokenRow| json!({ "kind": "api", "tenant": it.tenant, "name": it.name, "role": it.role, "created_at": it.created_at });
         let json = json!({
             "enrolment": tokens.iter().map(|it| shown(it, now)).collect::<Vec<_>>(),
             "api": api_tokens.iter().map(of_api).collect::<Vec<_>>(),
@@ -146,14 +149,21 @@ impl List {
                 .iter()
                 .map(|it| {
                     let used = format!("{} of {}", it.used, it.uses);
-                    [it.id.clone(), state(it, now).into(), used, time(it.expires_at), labels(&it.labels)]
+                    [
+                        it.id.clone(),
+                        state(it, now).into(),
+                        used,
+                        time(it.created_at),
+                        time(it.expires_at),
+                        labels(&it.labels),
+                    ]
                 })
                 .collect();
             let api: Vec<_> =
                 api_tokens.iter().map(|it| [it.name.clone(), it.role.clone(), time(it.created_at)]).collect();
             format!(
                 "{}\n\n{}",
-                table(["ENROLMENT", "STATE", "USED", "EXPIRES", "LABELS"], &rows),
+                table(["ENROLMENT", "STATE", "USED", "CREATED", "EXPIRES", "LABELS"], &rows),
                 table(["API", "ROLE", "CREATED"], &api)
             )
         })
@@ -164,11 +174,16 @@ impl Revoke {
     fn run(self) -> Result<(), CliError> {
         let mut writer = self.at.writer()?;
         let transaction = writer.transaction()?;
-        if !transaction.revoke_token(DEFAULT_TENANT, &self.id, now())? {
-            return Err(CliError::Unknown { kind: "enrolment token", id: self.id });
-        }
+        let kind = if transaction.revoke_token(DEFAULT_TENANT, &self.id, now())? {
+            "enrolment"
+        } else if transaction.revoke_api_token(DEFAULT_TENANT, &self.id)? {
+            "api"
+        } else {
+            return Err(CliError::Unknown { kind: "token", id: self.id });
+        };
         transaction.commit()?;
-        self.at.print(&json!({ "id": self.id, "revoked": true }), || format!("{} is revoked", self.id))
+        let json = json!({ "id": self.id, "kind": kind, "revoked": true });
+        self.at.print(&json, || format!("{} is revoked", self.id))
     }
 }
 
@@ -186,6 +201,7 @@ fn state(token: &TokenRow, now: Timestamp) -> &'static str {
 
 fn shown(token: &TokenRow, now: Timestamp) -> Value {
     json!({
+        "kind": "enrolment",
         "tenant": token.tenant,
         "id": token.id,
         "state": state(token, now),

@@ -251,6 +251,7 @@ async fn what_is_too_large_too_many_or_unreadable_is_refused_as_a_whole() {
         let mut connection = scene.connect(&agent).await;
         let (found, problem) = post(&mut connection, path, encoding, body).await.expect("answers");
         assert_eq!((found, problem["code"].as_str()), (status, Some(code)), "{problem}");
+        assert!(problem["request_id"].as_str().is_some_and(|it| it.len() == 26), "{problem}");
         drop(connection);
         until("the connection's seat is free", || scene.collector().connections() == 0).await;
     }
@@ -349,6 +350,17 @@ async fn a_token_enrols_as_often_as_it_says_and_a_wrong_one_never() {
         last = scene.enrol_with("guessed-guessed-guessed", &key).await;
     }
     assert_eq!((last.0, &last.1["code"]), (429, &json!("rate_limited")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_to_enrol_that_is_far_too_large_hears_so() {
+    let scene = Scene::begin().await;
+    let people = scene.collector().addresses().people;
+    let mut connection = connect(people, trust(&scene.directory.authority(), None)).await.expect("connects");
+    let answer = post(&mut connection, ENROL_PATH, None, vec![b' '; 3 << 20].into()).await;
+    let (status, problem) = answer.expect("the whole body is taken, so that the answer arrives");
+    assert_eq!((status, problem["code"].as_str()), (413, Some("too_large")), "{problem}");
+    assert!(connection.ready().await.is_ok(), "the connection is not broken");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -160,7 +160,10 @@ impl Ingest {
 
     fn refuse(&self, error: &IngestError) -> Response<Body> {
         self.count(error.code());
-        let mut response = error.problem().into_response();
+        // The log of the agent and that of a proxy between have something in common by it.
+        let id = ulid::Ulid::new().to_string();
+        tracing::debug!(request_id = id, code = error.code(), "a request was refused");
+        let mut response = error.problem().with("request_id", id).into_response();
         if matches!(error, IngestError::NotAdmitted | IngestError::TooManyConnections) {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }

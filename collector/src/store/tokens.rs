@@ -90,6 +90,15 @@ impl Transaction<'_> {
             })?;
         Ok(added > 0)
     }
+
+    /// Ends a token for the API, and frees its name; false when the tenant has none of that name.
+    pub fn revoke_api_token(&self, tenant: &str, name: &str) -> Result<bool, StoreError> {
+        let removed = self
+            .connection()
+            .prepare_cached("DELETE FROM api_tokens WHERE tenant = ?1 AND name = ?2")?
+            .execute((tenant, name))?;
+        Ok(removed > 0)
+    }
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<TokenRow> {

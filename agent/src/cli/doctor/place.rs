@@ -34,7 +34,7 @@ pub(super) fn lines(who: Who, seen: &Surroundings) -> [Line; 3] {
 }
 
 fn line(what: &str, found: String, advice: Option<String>) -> Line {
-    Line { what: what.to_owned(), state: "ok", found, needs: None, advice }
+    Line { what: what.to_owned(), state: super::NOTE, found, needs: None, advice }
 }
 
 fn rights(who: Who, seen: &Surroundings) -> Line {

@@ -62,6 +62,8 @@ const ALL_KEPT: usize = 3;
 const TIMES_GAP: u32 = 6;
 /// which after fewer uses is not known yet: the mean of its life stands for it.
 const FEW_USES: u32 = 4;
+/// One that came back so often though it was witnessed rests in another pool; once may have been a starved host.
+const RESTFUL: u8 = 2;
 /// A single quiet one may be the bottom of another pool's stack.
 const LEAST_QUIET: usize = 2;
 /// One birth may have been another pool's first.
@@ -155,8 +157,8 @@ struct Line {
     longest_gap: Duration,
     /// Rounds of the others that it was passed over of late, though it came back.
     longest_wait: f64,
-    /// It was witnessed, and came back soon.
-    is_restful: bool,
+    /// How often it was witnessed, and came back soon.
+    rests: u8,
     /// When it was idle while the pool opened one more.
     witness: Option<Duration>,
     held: Option<HeldBy>,
@@ -177,7 +179,7 @@ impl Line {
             typical_gap: Duration::ZERO,
             longest_gap: Duration::ZERO,
             longest_wait: 0.0,
-            is_restful: false,
+            rests: 0,
             witness: None,
             held: None,
             look,
@@ -308,7 +310,7 @@ impl Lines {
             let others = sights.iter().filter(is_other).count().max(rotating.saturating_sub(1)) as u64;
             if let Some(at) = line.witness.take() {
                 let after = used_at.saturating_sub(at);
-                line.is_restful |= after <= WITNESS_MOST;
+                line.rests = line.rests.saturating_add(u8::from(after <= WITNESS_MOST));
                 pool.returned(after);
             }
             line.used(*used_at, (picks - line.picks).saturating_sub(1), others);
@@ -450,7 +452,7 @@ impl Lines {
             let Some(line) = self.lines.get_mut(&cookie) else { continue };
             let Some(at) = line.witness else { continue };
             match line.held {
-                None if is_believed && quiet >= LEAST_QUIET && !line.is_restful && is_quiet(line) => {
+                None if is_believed && quiet >= LEAST_QUIET && line.rests < RESTFUL && is_quiet(line) => {
                     line.held = Some(HeldBy::Growth { witness: at });
                 }
                 Some(HeldBy::Growth { .. }) if !is_believed => line.held = None,

@@ -38,7 +38,7 @@ use crate::inspect::sqlite::SqliteInspector;
 use crate::inspect::summary::Minutes;
 use crate::inspect::{Inspector, Reading, Rows};
 use crate::judge::levels::Telling;
-use crate::judge::{Judge, Moment, Who};
+use crate::judge::{BufferSeen, Judge, Moment, Who};
 use crate::ship::{self, Ship};
 use crate::status::report::Source;
 use crate::status::world::World;
@@ -162,6 +162,7 @@ pub async fn run(config: Config, mut orders: mpsc::Receiver<Order>) -> Result<()
             },
         }
         // Whatever it was that woke us: with a look each second the timer alone may never come round.
+        watcher.look_at_itself().await;
         watcher.tell_open_list().await;
     }
     tracing::info!("agent stopping");
@@ -236,12 +237,16 @@ struct Watcher {
     targets_told: Option<Vec<String>>,
     /// When the next open list is due, on the monotonic clock.
     open_due: Duration,
+    /// When the agent last looked at its own buffer and clock.
+    itself_seen: Option<Duration>,
     /// Urgent records that the buffer had evicted when the last list was told.
     evicted: u64,
     /// Findings that could not be buffered; they stay visible in `status` and are counted here.
     unbuffered: u64,
 }
 
+/// Between two looks of the agent at itself.
+const OWN_INTERVAL: Duration = Duration::from_secs(10);
 /// From a loss to the list that makes up for it.
 const AFTER_LOSS: Duration = Duration::from_secs(60);
 /// The first open list waits until every hold of a shipped default that looks at levels has had its time.
@@ -266,6 +271,7 @@ impl Watcher {
             started_at: wall(),
             targets_told: None,
             open_due: clock.now() + FIRST_OPEN_LIST,
+            itself_seen: None,
             evicted: 0,
             unbuffered: 0,
         }
@@ -323,6 +329,23 @@ impl Watcher {
         let recordings: Vec<_> = findings.iter().filter_map(|it| self.recorder.of(it, now.mono, now.wall)).collect();
         self.append(Lane::Urgent, findings.into_iter().map(Record::Finding)).await;
         self.append(Lane::Bulk, recordings.into_iter().map(Record::Recording)).await;
+    }
+
+    /// The buffer and the clock, every ten seconds.
+    async fn look_at_itself(&mut self) {
+        let now = self.moment();
+        if self.itself_seen.is_some_and(|last| now.mono < last + OWN_INTERVAL) {
+            return;
+        }
+        self.itself_seen = Some(now.mono);
+        let ahead = self.shipping.as_ref().and_then(|it| it.health.borrow().ahead);
+        let mut findings = self.judge.own_clock(since_boot(), ahead, now);
+        if let Some(shipping) = &self.shipping {
+            let stat = shipping.buffer.stat().await.ok();
+            let seen = BufferSeen { stat: stat.as_ref(), unbuffered: self.unbuffered };
+            findings.extend(self.judge.own_buffer(&seen, now));
+        }
+        self.tell(findings).await;
     }
 
     /// The level behind the edges: after start and reload, after findings were lost, and every ten minutes.
@@ -537,6 +560,12 @@ const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often a server is asked while a pool of it is over 80 % or suspect.
 const SUSPECT_PACE: Duration = Duration::from_secs(2);
+
+/// Since the host started, its sleep included.
+fn since_boot() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::try_from(time).unwrap_or_default()
+}
 
 /// The wall clock.
 pub fn wall() -> Timestamp {

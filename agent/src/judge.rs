@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::value::RawValue;
 use tickbird_shared::batch::Open;
 use tickbird_shared::protocol::MAX_FIRING;
@@ -37,6 +37,7 @@ mod words;
 
 pub use defaults::{CHECKS, Check, FalseAlarm};
 pub use hold::{Hold, Holds};
+pub use own::BufferSeen;
 pub use pool::join::{Join, Joined, join};
 pub use pool::view::{ConnectionView, PoolView, Verdict};
 pub use settings::{Effective, Mistake, Override, Thresholds};
@@ -247,6 +248,27 @@ impl Judge {
     /// When [`Self::tick`] is due, on the monotonic clock; `None` while nothing waits.
     pub fn wake_at(&self) -> Option<Duration> {
         self.processes.wake_at()
+    }
+
+    /// Takes in how the agent's own buffer stands.
+    pub fn own_buffer(&mut self, buffer: &BufferSeen<'_>, now: Moment) -> Vec<Finding<'static>> {
+        self.own.buffer(buffer, now, &mut self.tracks);
+        self.tracks.take()
+    }
+
+    /// Takes in the clocks. `since_boot` counts while the host sleeps, and was read together with `now.wall`; `ahead` are
+    /// bounds of how far the collector's clock is ahead of this host's, when there is a collector and it has answered.
+    pub fn own_clock(
+        &mut self,
+        since_boot: Duration,
+        ahead: Option<(SignedDuration, SignedDuration)>,
+        now: Moment,
+    ) -> Vec<Finding<'static>> {
+        self.own.clock(since_boot, now, &mut self.tracks);
+        if ahead.is_some() {
+            own::Own::skew(ahead, now, &mut self.tracks);
+        }
+        self.tracks.take()
     }
 
     /// Whether a look at the host is wanted at once: a process ended, and whether another has taken its place decides.

@@ -38,6 +38,7 @@ mod error;
 mod health;
 mod origin;
 mod pace;
+mod skew;
 
 pub use breaker::BreakerState;
 pub use connection::ConnectionError;
@@ -338,8 +339,13 @@ impl Ship {
         self.pace.spend(records, self.now());
         self.health.send_modify(|health| health.bytes_sent += bytes);
         let post = Post { path: RECORDS_PATH, body: Bytes::from(body), is_zstd: true };
+        let sent = (self.config.clock)();
         let answer = self.line.post(&post).await?;
-        answer::judge(&answer, (self.config.clock)())
+        let received = (self.config.clock)();
+        if let Some(ahead) = answer.date.as_deref().and_then(|date| skew::of(date, sent, received)) {
+            self.health.send_modify(|health| health.ahead = Some(ahead));
+        }
+        answer::judge(&answer, received)
     }
 
     fn succeeded(&mut self, count: impl FnOnce(&mut Health)) {

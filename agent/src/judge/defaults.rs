@@ -99,6 +99,8 @@ pub(super) enum CheckId {
     Certificate,
     Blind,
     Slow,
+    Buffer,
+    Clock,
 }
 
 impl CheckId {
@@ -154,6 +156,8 @@ impl CheckId {
             Certificate,
             Blind,
             Slow,
+            Buffer,
+            Clock,
         ]
         .into_iter()
     }
@@ -731,6 +735,34 @@ pub static CHECKS: &[Check] = &[
         advice: "see whether the host is starved, or the source of this inspector slow; a longer interval costs less",
         reason: "one look left out is a hiccup; three are a fault that would have gone unseen",
     },
+    Check {
+        id: "agent.buffer",
+        meaning: "the agent's buffer fills, has lost findings, or takes none",
+        value: "bytes on disk against the bound; what was lost or refused is critical whatever the share",
+        unit: Unit::Ratio,
+        bounds: Bounds::above(Some(0.8), None),
+        holds: Holds::both(Hold::Looks(1)),
+        impact: 2,
+        probability: 0.5,
+        false_alarm: FalseAlarm::Low,
+        needs: "an agent that is enrolled",
+        advice: "see whether the collector can be reached (`tickbird-agent status`) and the file system has space; buffer.max_bytes is the bound",
+        reason: "a full buffer gives up its oldest summaries first; findings are lost only when these are gone",
+    },
+    Check {
+        id: "agent.clock",
+        meaning: "the host's clock is wrong, or was set: times in findings lie",
+        value: "seconds between the collector's clock and this one; seconds by which this one was set within the last minute",
+        unit: Unit::Seconds,
+        bounds: Bounds::above(Some(5.0), None),
+        holds: Holds::both(Hold::Looks(1)),
+        impact: 2,
+        probability: 0.5,
+        false_alarm: FalseAlarm::Low,
+        needs: "nothing for steps; a collector for the offset",
+        advice: "run a time service (chrony, systemd-timesyncd) on this host and on the collector's",
+        reason: "5 s is more than any time service leaves, and enough to put causes behind their effects",
+    },
 ];
 
 #[cfg(test)]
@@ -745,7 +777,7 @@ mod tests {
         for id in CheckId::all() {
             assert_eq!(CheckId::find(id.check().id), Some(id));
         }
-        assert_eq!(CheckId::Slow as usize, CHECKS.len() - 1);
+        assert_eq!(CheckId::Clock as usize, CHECKS.len() - 1);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! What the agent says of itself: where it cannot see, and where it is late.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use jiff::SignedDuration;
 use serde_json::json;
 use tickbird_shared::protocol::MAX_KEY_BYTES;
 
@@ -14,6 +16,11 @@ use crate::discover::TargetKey;
 use crate::inspect::host::Gap;
 use crate::inspect::{Reason, Value};
 
+mod buffer;
+mod clock;
+
+pub use buffer::BufferSeen;
+
 /// Longest reason or name in a sub-key, in characters.
 const CAUSE: usize = 200;
 /// Most targets in the evidence.
@@ -24,6 +31,8 @@ const MAX_TARGETS: usize = 50;
 pub(super) struct Own {
     /// What was told as blind at the last look.
     blind: BTreeSet<String>,
+    losses: buffer::Losses,
+    steps: clock::Steps,
 }
 
 /// What one cause keeps from being seen.
@@ -43,6 +52,21 @@ impl Own {
             }
         }
         tracks.end("it can be read now", now, |key, track| is_gap(key) && track.seen_at < now.mono);
+    }
+
+    /// Takes in what the agent knows of its own buffer.
+    pub(super) fn buffer(&mut self, seen: &BufferSeen<'_>, now: Moment, tracks: &mut Tracks) {
+        self.losses.look(seen, now, tracks);
+    }
+
+    /// Compares the wall clock with the time since boot.
+    pub(super) fn clock(&mut self, since_boot: Duration, now: Moment, tracks: &mut Tracks) {
+        self.steps.look(since_boot, now, tracks);
+    }
+
+    /// Takes in how far the collector's clock is ahead.
+    pub(super) fn skew(ahead: Option<(SignedDuration, SignedDuration)>, now: Moment, tracks: &mut Tracks) {
+        clock::skew(ahead, now, tracks);
     }
 
     /// One `agent.blind` for each cause, whatever the checks that it blinds: who mends it mends all of them.

@@ -15,6 +15,7 @@ mod exhaustion;
 mod facts;
 mod leases;
 mod logs;
+mod own;
 mod params;
 mod poolers;
 mod pools;

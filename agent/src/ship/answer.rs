@@ -94,7 +94,10 @@ mod tests {
     }
 
     fn judged(status: u16, retry_after: Option<&str>, body: &str) -> Result<Verdict, ShipError> {
-        judge(&Answer { status, retry_after: retry_after.map(str::to_owned), body: body.as_bytes().to_vec() }, now())
+        judge(
+            &Answer { status, retry_after: retry_after.map(str::to_owned), date: None, body: body.as_bytes().to_vec() },
+            now(),
+        )
     }
 
     #[test]
@@ -144,7 +147,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_answer_makes_it_panic(status: u16, wait in proptest::option::of("\\PC{0,40}"), body in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let verdict = judge(&Answer { status, retry_after: wait, body }, now());
+            let verdict = judge(&Answer { status, retry_after: wait, date: None, body }, now());
             prop_assert!(status == 200 || !matches!(verdict, Ok(Verdict::Acknowledged(_))));
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, DATE, HOST, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -115,6 +115,8 @@ impl ConnectionError {
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) retry_after: Option<String>,
+    /// The answer's `Date`.
+    pub(super) date: Option<String>,
     pub(super) body: Vec<u8>,
 }
 
@@ -230,8 +232,9 @@ impl Line {
                     }
                 },
             };
-            let retry_after = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::to_owned);
-            Ok(Answer { status: head.status.as_u16(), retry_after, body })
+            let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+            let (retry_after, date) = (header(RETRY_AFTER), header(DATE));
+            Ok(Answer { status: head.status.as_u16(), retry_after, date, body })
         });
         let within = self.request_timeout;
         exchanged.await.unwrap_or_else(|_| Err(ConnectionError::TimedOut { to: to.clone(), within }))

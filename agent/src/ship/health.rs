@@ -1,5 +1,6 @@
 //! How shipping goes, for `status`, metrics and whoever waits for it.
 
+use jiff::SignedDuration;
 use std::error::Error;
 use std::fmt;
 
@@ -41,6 +42,8 @@ pub struct Health {
     pub last_success: Option<Timestamp>,
     /// The last failure, while nothing succeeded since.
     pub last_error: Option<Failure>,
+    /// How far the collector's clock is ahead of this host's, by its last answer: from the first to the second.
+    pub ahead: Option<(SignedDuration, SignedDuration)>,
 }
 
 /// A failure, fit to be shown.
@@ -74,6 +77,7 @@ impl Health {
             bytes_sent: 0,
             last_success: None,
             last_error: None,
+            ahead: None,
         }
     }
 
@@ -89,6 +93,7 @@ impl Health {
             "collector": self.collector, "breaker": self.breaker.to_string(), "failures_in_a_row": self.failures_in_a_row,
             "sent": self.sent, "acknowledged": self.acknowledged, "refused": self.refused, "set_aside": self.set_aside,
             "requests": self.requests, "heartbeats": self.heartbeats, "failures": self.failures,
+            "collector_clock_ahead_seconds": self.ahead.map(|(low, high)| [low.as_secs_f64(), high.as_secs_f64()]),
             "bytes_sent": self.bytes_sent, "last_success": self.last_success, "last_error": failure,
         })
     }

@@ -1,0 +1,105 @@
+//! Whether the agent's buffer is filling, has lost something, or takes nothing.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tickbird_shared::{Lane, Severity};
+
+use crate::buffer::Stat;
+use crate::discover::TargetKey;
+use crate::inspect::{Reason, Unit, Value};
+use crate::judge::defaults::CheckId;
+use crate::judge::evidence::{Case, number, object};
+use crate::judge::threshold::Seen;
+use crate::judge::tracks::{Subject, Tracks};
+use crate::judge::{Moment, words};
+
+/// For so long a loss is told: afterwards the collector's own counts and the loss records speak of it.
+const LOST_LATELY: Duration = Duration::from_secs(600);
+/// For so long an append that failed says that the buffer takes nothing.
+const FAILED_LATELY: Duration = Duration::from_secs(60);
+
+/// The buffer, as the task that fills it knows it.
+#[derive(Debug, Clone, Copy)]
+pub struct BufferSeen<'a> {
+    /// Its sums; `None` when it does not answer.
+    pub stat: Option<&'a Stat>,
+    /// Records that could not be appended since the agent started.
+    pub unbuffered: u64,
+}
+
+/// What was lost so far, and when it last grew.
+#[derive(Debug, Default)]
+pub(super) struct Losses {
+    lost: Option<u64>,
+    lost_at: Option<Duration>,
+    unbuffered: u64,
+    failed_at: Option<Duration>,
+}
+
+impl Losses {
+    pub(super) fn look(&mut self, seen: &BufferSeen<'_>, now: Moment, tracks: &mut Tracks) {
+        if let Some(stat) = seen.stat {
+            let urgent = stat.lanes.iter().filter(|it| it.lane == Lane::Urgent);
+            let lost = urgent.map(|it| it.evicted + it.quarantined).sum();
+            // What a former life of the agent lost was told by it.
+            if self.lost.replace(lost).is_some_and(|before| lost > before) {
+                self.lost_at = Some(now.mono);
+            }
+        }
+        if seen.unbuffered > self.unbuffered {
+            (self.unbuffered, self.failed_at) = (seen.unbuffered, Some(now.mono));
+        }
+        let is_late = |at: Option<Duration>, window| at.is_some_and(|at| now.mono.saturating_sub(at) < window);
+        let is_short = seen.stat.is_some_and(|it| it.floor_bytes.is_some_and(|floor| it.available_bytes < floor));
+        let trouble = match () {
+            () if is_late(self.failed_at, FAILED_LATELY) => Some("takes no records"),
+            () if is_late(self.lost_at, LOST_LATELY) => Some("has lost findings"),
+            () if is_short => Some("has no space on its file system"),
+            () => None,
+        };
+        let share = seen.stat.and_then(|it| Some((used(it), it.max_bytes.filter(|it| *it > 0)?)));
+        let value = match share {
+            Some((used, bound)) => Value::Known(used as f64 / bound as f64),
+            None if trouble.is_some() => Value::Between(0.0, f64::INFINITY),
+            None => Value::Unknown(Reason::NotYet("the buffer's sums")),
+        };
+        let target = TargetKey::agent();
+        let words = trouble.map(str::to_owned);
+        let seen_now = Seen { forced: trouble.map(|_| Severity::Critical), words, ..Seen::value(value) };
+        tracks.observe(Subject::of(CheckId::Buffer, &target), seen_now, now, || case(seen, trouble, share));
+    }
+}
+
+fn used(stat: &Stat) -> u64 {
+    stat.lanes.iter().map(|it| it.bytes_on_disk).sum()
+}
+
+fn case(seen: &BufferSeen<'_>, trouble: Option<&str>, share: Option<(u64, u64)>) -> Case {
+    let filled = share.map_or_else(String::new, |(used, bound)| {
+        format!("{} of its {} bytes are used", words::number(used as f64, Unit::Count), bound)
+    });
+    let summary = match trouble {
+        Some(what) if filled.is_empty() => format!("the agent's buffer {what}"),
+        Some(what) => format!("the agent's buffer {what}; {filled}"),
+        None => format!("the agent's buffer fills: {filled}"),
+    };
+    let lanes = seen.stat.iter().flat_map(|it| &it.lanes).map(|it| {
+        json!({
+            "lane": it.lane, "backlog": it.backlog, "bytes_on_disk": it.bytes_on_disk, "evicted": it.evicted,
+            "quarantined": it.quarantined,
+        })
+    });
+    Case {
+        summary,
+        evidence: object(json!({
+            "lanes": lanes.collect::<Vec<_>>(),
+            "used_share": share.map(|(used, bound)| number(used as f64 / bound as f64, Unit::Ratio)),
+            "available_bytes": seen.stat.map(|it| it.available_bytes),
+            "records_not_buffered": seen.unbuffered,
+            "rule": "the buffer's own sums, every 10 s",
+            "not_visible": if seen.stat.is_none() { vec!["the buffer does not answer"] } else { vec![] },
+        })),
+        ..Case::default()
+    }
+}

@@ -1,0 +1,116 @@
+//! The agent's own buffer and clock.
+
+use tickbird_shared::Lane;
+
+use super::*;
+use crate::buffer::{LaneStat, Stat};
+
+fn stat(used: u64, evicted: u64) -> Stat {
+    let lane = |lane, bytes_on_disk, evicted| LaneStat {
+        lane,
+        appended: 10_000,
+        acknowledged: 0,
+        evicted,
+        refused: 0,
+        quarantined: 0,
+        backlog: 10_000,
+        through: 0,
+        generations: 2,
+        bytes_on_disk,
+    };
+    Stat {
+        epoch: "01M7YQCFAJTV39H1RJT6RV8PMH".to_owned().try_into().expect("an epoch"),
+        created_at: "2026-11-20T00:00:00Z".parse().expect("a time"),
+        lanes: [lane(Lane::Urgent, 0, evicted), lane(Lane::Bulk, used, 0)],
+        max_bytes: Some(64 << 20),
+        moved_aside: 0,
+        available_bytes: 10 << 30,
+        floor_bytes: Some(64 << 20),
+    }
+}
+
+/// Looks every ten seconds.
+fn own(night: &mut Night, looks: u32, seen: BufferSeen<'_>, ahead: Option<(f64, f64)>) {
+    let ahead = ahead.map(|(low, high)| {
+        (SignedDuration::from_millis((low * 1e3) as i64), SignedDuration::from_millis((high * 1e3) as i64))
+    });
+    for _ in 0..looks {
+        night.wait(10.0);
+        let (now, since_boot) = (night.moment(), night.now());
+        let mut found = night.judge.own_clock(since_boot, ahead, now);
+        found.extend(night.judge.own_buffer(&seen, now));
+        night.tell(found);
+    }
+}
+
+fn buffer(night: &mut Night, looks: u32, stat: &Stat, unbuffered: u64) {
+    own(night, looks, BufferSeen { stat: Some(stat), unbuffered }, None);
+}
+
+#[test]
+fn a_buffer_that_fills_is_a_warning_until_it_empties() {
+    let mut night = Night::begin();
+    buffer(&mut night, 3, &stat(40 << 20, 0), 0);
+    assert_eq!((night.told().as_str(), night.is("agent.buffer", "agent")), ("", "ok"));
+    buffer(&mut night, 2, &stat(52 << 20, 0), 0);
+    assert_eq!(night.told(), "40s agent.buffer began warning");
+    buffer(&mut night, 3, &stat(1 << 20, 0), 0);
+    assert!(night.told().ends_with("cleared warning"));
+}
+
+#[test]
+fn findings_that_are_lost_or_refused_are_critical_and_those_of_a_former_life_are_not() {
+    let mut night = Night::begin();
+    buffer(&mut night, 2, &stat(1 << 20, 7), 0);
+    assert_eq!(night.told(), "", "they were told when they were lost");
+    buffer(&mut night, 1, &stat(1 << 20, 9), 0);
+    assert_eq!(night.told(), "30s agent.buffer began critical");
+    assert!(night.last().summary.starts_with("the agent's buffer has lost findings"), "{}", night.last().summary);
+    buffer(&mut night, 64, &stat(1 << 20, 9), 0);
+    assert!(night.told().ends_with("cleared critical"), "{}", night.told());
+    buffer(&mut night, 1, &stat(1 << 20, 9), 3);
+    assert!(night.told().ends_with("agent.buffer began critical"), "{}", night.told());
+    assert!(night.last().summary.contains("takes no records"), "{}", night.last().summary);
+    let full = Stat { available_bytes: 1 << 20, ..stat(1 << 20, 9) };
+    buffer(&mut night, 10, &full, 3);
+    assert_eq!(night.is("agent.buffer", "agent"), "critical", "no space is left for the next one");
+    buffer(&mut night, 4, &stat(1 << 20, 9), 3);
+    assert!(night.told().ends_with("cleared critical"), "{}", night.told());
+}
+
+#[test]
+fn a_clock_that_differs_from_the_collectors_is_told_and_an_unsure_one_clears_nothing() {
+    let mut night = Night::begin();
+    let seen = BufferSeen { stat: None, unbuffered: 0 };
+    own(&mut night, 3, seen, Some((-0.9, 1.1)));
+    assert_eq!(night.told(), "");
+    own(&mut night, 1, seen, Some((-600.5, -599.4)));
+    assert_eq!(night.told(), "40s agent.clock began warning");
+    assert!(night.last().summary.starts_with("this host's clock is 600.0 s ahead of"), "{}", night.last().summary);
+    own(&mut night, 5, seen, Some((-20.0, 30.0)));
+    assert!(!night.told().contains("cleared"), "an answer that took long says little");
+    own(&mut night, 3, seen, Some((-0.5, 0.6)));
+    assert!(night.told().ends_with("cleared warning"), "{}", night.told());
+}
+
+#[test]
+fn a_clock_that_is_set_is_told_for_a_minute_and_one_that_is_slewed_is_not() {
+    let mut night = Night::begin();
+    let look = |night: &mut Night, ahead: f64| {
+        night.wait(1.0);
+        let wall = night.moment().wall.checked_add(SignedDuration::from_millis((ahead * 1e3) as i64)).expect("fits");
+        let found = night.judge.own_clock(night.now(), None, Moment { wall, ..night.moment() });
+        night.tell(found);
+    };
+    for second in 0..60 {
+        look(&mut night, f64::from(second) * 0.05);
+    }
+    assert_eq!(night.told(), "", "slewed by three seconds in a minute");
+    look(&mut night, -3_600.0);
+    assert_eq!(night.told(), "61s agent.clock began warning");
+    assert!(night.last().summary.starts_with("this host's clock was set back by 3602.9 s"), "{}", night.last().summary);
+    for _ in 0..70 {
+        look(&mut night, -3_600.0);
+    }
+    assert!(night.told().ends_with("cleared warning"), "{}", night.told());
+}

@@ -38,7 +38,7 @@ use crate::inspect::sqlite::SqliteInspector;
 use crate::inspect::summary::Minutes;
 use crate::inspect::{Inspector, Reading, Rows};
 use crate::judge::levels::Telling;
-use crate::judge::{BufferSeen, Judge, Moment, Who};
+use crate::judge::{BufferSeen, BufferSums, Judge, LaneSums, Moment, Who};
 use crate::ship::{self, Ship};
 use crate::status::report::Source;
 use crate::status::world::World;
@@ -341,8 +341,8 @@ impl Watcher {
         let ahead = self.shipping.as_ref().and_then(|it| it.health.borrow().ahead);
         let mut findings = self.judge.own_clock(since_boot(), ahead, now);
         if let Some(shipping) = &self.shipping {
-            let stat = shipping.buffer.stat().await.ok();
-            let seen = BufferSeen { stat: stat.as_ref(), unbuffered: self.unbuffered };
+            let sums = shipping.buffer.stat().await.ok().as_ref().map(buffer_sums);
+            let seen = BufferSeen { sums, unbuffered: self.unbuffered };
             findings.extend(self.judge.own_buffer(&seen, now));
         }
         self.tell(findings).await;
@@ -560,6 +560,22 @@ const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often a server is asked while a pool of it is over 80 % or suspect.
 const SUSPECT_PACE: Duration = Duration::from_secs(2);
+
+/// What the buffer says of itself, as the judge takes it.
+fn buffer_sums(stat: &buffer::Stat) -> BufferSums {
+    BufferSums {
+        lanes: stat.lanes.map(|it| LaneSums {
+            lane: it.lane,
+            backlog: it.backlog,
+            bytes_on_disk: it.bytes_on_disk,
+            evicted: it.evicted,
+            quarantined: it.quarantined,
+        }),
+        max_bytes: stat.max_bytes.unwrap_or(0),
+        available_bytes: stat.available_bytes,
+        is_disk_full: stat.is_disk_full(),
+    }
+}
 
 /// Since the host started, its sleep included.
 fn since_boot() -> Duration {

@@ -19,7 +19,7 @@ use crate::inspect::{Reason, Value};
 mod buffer;
 mod clock;
 
-pub use buffer::BufferSeen;
+pub use buffer::{BufferSeen, BufferSums, LaneSums};
 
 /// Longest reason or name in a sub-key, in characters.
 const CAUSE: usize = 200;
@@ -55,7 +55,7 @@ impl Own {
     }
 
     /// Takes in what the agent knows of its own buffer.
-    pub(super) fn buffer(&mut self, seen: &BufferSeen<'_>, now: Moment, tracks: &mut Tracks) {
+    pub(super) fn buffer(&mut self, seen: &BufferSeen, now: Moment, tracks: &mut Tracks) {
         self.losses.look(seen, now, tracks);
     }
 

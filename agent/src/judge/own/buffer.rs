@@ -5,7 +5,6 @@ use std::time::Duration;
 use serde_json::json;
 use tickbird_shared::{Lane, Severity};
 
-use crate::buffer::Stat;
 use crate::discover::TargetKey;
 use crate::inspect::{Reason, Unit, Value};
 use crate::judge::defaults::CheckId;
@@ -21,11 +20,39 @@ const FAILED_LATELY: Duration = Duration::from_secs(60);
 
 /// The buffer, as the task that fills it knows it.
 #[derive(Debug, Clone, Copy)]
-pub struct BufferSeen<'a> {
+pub struct BufferSeen {
     /// Its sums; `None` when it does not answer.
-    pub stat: Option<&'a Stat>,
+    pub sums: Option<BufferSums>,
     /// Records that could not be appended since the agent started.
     pub unbuffered: u64,
+}
+
+/// What the buffer says of itself.
+#[derive(Debug, Clone, Copy)]
+pub struct BufferSums {
+    /// Urgent, then bulk.
+    pub lanes: [LaneSums; 2],
+    /// Bound of both lanes on disk, in bytes; 0 when there is none.
+    pub max_bytes: u64,
+    /// Free bytes of the file system.
+    pub available_bytes: u64,
+    /// Too few of them: nothing is appended.
+    pub is_disk_full: bool,
+}
+
+/// One lane of it. Counts are records, across restarts.
+#[derive(Debug, Clone, Copy)]
+pub struct LaneSums {
+    /// Which one.
+    pub lane: Lane,
+    /// Waiting.
+    pub backlog: u64,
+    /// Bytes on disk.
+    pub bytes_on_disk: u64,
+    /// Gone to make room.
+    pub evicted: u64,
+    /// Could not be read back.
+    pub quarantined: u64,
 }
 
 /// What was lost so far, and when it last grew.
@@ -38,9 +65,9 @@ pub(super) struct Losses {
 }
 
 impl Losses {
-    pub(super) fn look(&mut self, seen: &BufferSeen<'_>, now: Moment, tracks: &mut Tracks) {
-        if let Some(stat) = seen.stat {
-            let urgent = stat.lanes.iter().filter(|it| it.lane == Lane::Urgent);
+    pub(super) fn look(&mut self, seen: &BufferSeen, now: Moment, tracks: &mut Tracks) {
+        if let Some(sums) = &seen.sums {
+            let urgent = sums.lanes.iter().filter(|it| it.lane == Lane::Urgent);
             let lost = urgent.map(|it| it.evicted + it.quarantined).sum();
             // What a former life of the agent lost was told by it.
             if self.lost.replace(lost).is_some_and(|before| lost > before) {
@@ -51,14 +78,14 @@ impl Losses {
             (self.unbuffered, self.failed_at) = (seen.unbuffered, Some(now.mono));
         }
         let is_late = |at: Option<Duration>, window| at.is_some_and(|at| now.mono.saturating_sub(at) < window);
-        let is_short = seen.stat.is_some_and(|it| it.floor_bytes.is_some_and(|floor| it.available_bytes < floor));
+        let is_short = seen.sums.is_some_and(|it| it.is_disk_full);
         let trouble = match () {
             () if is_late(self.failed_at, FAILED_LATELY) => Some("takes no records"),
             () if is_late(self.lost_at, LOST_LATELY) => Some("has lost findings"),
             () if is_short => Some("has no space on its file system"),
             () => None,
         };
-        let share = seen.stat.and_then(|it| Some((used(it), it.max_bytes.filter(|it| *it > 0)?)));
+        let share = seen.sums.filter(|it| it.max_bytes > 0).map(|it| (used(&it), it.max_bytes));
         let value = match share {
             Some((used, bound)) => Value::Known(used as f64 / bound as f64),
             None if trouble.is_some() => Value::Between(0.0, f64::INFINITY),
@@ -71,11 +98,11 @@ impl Losses {
     }
 }
 
-fn used(stat: &Stat) -> u64 {
-    stat.lanes.iter().map(|it| it.bytes_on_disk).sum()
+fn used(sums: &BufferSums) -> u64 {
+    sums.lanes.iter().map(|it| it.bytes_on_disk).sum()
 }
 
-fn case(seen: &BufferSeen<'_>, trouble: Option<&str>, share: Option<(u64, u64)>) -> Case {
+fn case(seen: &BufferSeen, trouble: Option<&str>, share: Option<(u64, u64)>) -> Case {
     let filled = share.map_or_else(String::new, |(used, bound)| {
         format!("{} of its {} bytes are used", words::number(used as f64, Unit::Count), bound)
     });
@@ -84,7 +111,7 @@ fn case(seen: &BufferSeen<'_>, trouble: Option<&str>, share: Option<(u64, u64)>)
         Some(what) => format!("the agent's buffer {what}; {filled}"),
         None => format!("the agent's buffer fills: {filled}"),
     };
-    let lanes = seen.stat.iter().flat_map(|it| &it.lanes).map(|it| {
+    let lanes = seen.sums.iter().flat_map(|it| &it.lanes).map(|it| {
         json!({
             "lane": it.lane, "backlog": it.backlog, "bytes_on_disk": it.bytes_on_disk, "evicted": it.evicted,
             "quarantined": it.quarantined,
@@ -95,10 +122,10 @@ fn case(seen: &BufferSeen<'_>, trouble: Option<&str>, share: Option<(u64, u64)>)
         evidence: object(json!({
             "lanes": lanes.collect::<Vec<_>>(),
             "used_share": share.map(|(used, bound)| number(used as f64 / bound as f64, Unit::Ratio)),
-            "available_bytes": seen.stat.map(|it| it.available_bytes),
+            "available_bytes": seen.sums.map(|it| it.available_bytes),
             "records_not_buffered": seen.unbuffered,
             "rule": "the buffer's own sums, every 10 s",
-            "not_visible": if seen.stat.is_none() { vec!["the buffer does not answer"] } else { vec![] },
+            "not_visible": if seen.sums.is_none() { vec!["the buffer does not answer"] } else { vec![] },
         })),
         ..Case::default()
     }

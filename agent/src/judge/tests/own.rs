@@ -3,34 +3,21 @@
 use tickbird_shared::Lane;
 
 use super::*;
-use crate::buffer::{LaneStat, Stat};
+use crate::judge::{BufferSums, LaneSums};
 
-fn stat(used: u64, evicted: u64) -> Stat {
-    let lane = |lane, bytes_on_disk, evicted| LaneStat {
-        lane,
-        appended: 10_000,
-        acknowledged: 0,
-        evicted,
-        refused: 0,
-        quarantined: 0,
-        backlog: 10_000,
-        through: 0,
-        generations: 2,
-        bytes_on_disk,
-    };
-    Stat {
-        epoch: "01M7YQCFAJTV39H1RJT6RV8PMH".to_owned().try_into().expect("an epoch"),
-        created_at: "2026-11-20T00:00:00Z".parse().expect("a time"),
+fn sums(used: u64, evicted: u64) -> BufferSums {
+    let lane =
+        |lane, bytes_on_disk, evicted| LaneSums { lane, backlog: 10_000, bytes_on_disk, evicted, quarantined: 0 };
+    BufferSums {
         lanes: [lane(Lane::Urgent, 0, evicted), lane(Lane::Bulk, used, 0)],
-        max_bytes: Some(64 << 20),
-        moved_aside: 0,
+        max_bytes: 64 << 20,
         available_bytes: 10 << 30,
-        floor_bytes: Some(64 << 20),
+        is_disk_full: false,
     }
 }
 
 /// Looks every ten seconds.
-fn own(night: &mut Night, looks: u32, seen: BufferSeen<'_>, ahead: Option<(f64, f64)>) {
+fn own(night: &mut Night, looks: u32, seen: BufferSeen, ahead: Option<(f64, f64)>) {
     let ahead = ahead.map(|(low, high)| {
         (SignedDuration::from_millis((low * 1e3) as i64), SignedDuration::from_millis((high * 1e3) as i64))
     });
@@ -43,45 +30,45 @@ fn own(night: &mut Night, looks: u32, seen: BufferSeen<'_>, ahead: Option<(f64, 
     }
 }
 
-fn buffer(night: &mut Night, looks: u32, stat: &Stat, unbuffered: u64) {
-    own(night, looks, BufferSeen { stat: Some(stat), unbuffered }, None);
+fn buffer(night: &mut Night, looks: u32, sums: BufferSums, unbuffered: u64) {
+    own(night, looks, BufferSeen { sums: Some(sums), unbuffered }, None);
 }
 
 #[test]
 fn a_buffer_that_fills_is_a_warning_until_it_empties() {
     let mut night = Night::begin();
-    buffer(&mut night, 3, &stat(40 << 20, 0), 0);
+    buffer(&mut night, 3, sums(40 << 20, 0), 0);
     assert_eq!((night.told().as_str(), night.is("agent.buffer", "agent")), ("", "ok"));
-    buffer(&mut night, 2, &stat(52 << 20, 0), 0);
+    buffer(&mut night, 2, sums(52 << 20, 0), 0);
     assert_eq!(night.told(), "40s agent.buffer began warning");
-    buffer(&mut night, 3, &stat(1 << 20, 0), 0);
+    buffer(&mut night, 3, sums(1 << 20, 0), 0);
     assert!(night.told().ends_with("cleared warning"));
 }
 
 #[test]
 fn findings_that_are_lost_or_refused_are_critical_and_those_of_a_former_life_are_not() {
     let mut night = Night::begin();
-    buffer(&mut night, 2, &stat(1 << 20, 7), 0);
+    buffer(&mut night, 2, sums(1 << 20, 7), 0);
     assert_eq!(night.told(), "", "they were told when they were lost");
-    buffer(&mut night, 1, &stat(1 << 20, 9), 0);
+    buffer(&mut night, 1, sums(1 << 20, 9), 0);
     assert_eq!(night.told(), "30s agent.buffer began critical");
     assert!(night.last().summary.starts_with("the agent's buffer has lost findings"), "{}", night.last().summary);
-    buffer(&mut night, 64, &stat(1 << 20, 9), 0);
+    buffer(&mut night, 64, sums(1 << 20, 9), 0);
     assert!(night.told().ends_with("cleared critical"), "{}", night.told());
-    buffer(&mut night, 1, &stat(1 << 20, 9), 3);
+    buffer(&mut night, 1, sums(1 << 20, 9), 3);
     assert!(night.told().ends_with("agent.buffer began critical"), "{}", night.told());
     assert!(night.last().summary.contains("takes no records"), "{}", night.last().summary);
-    let full = Stat { available_bytes: 1 << 20, ..stat(1 << 20, 9) };
-    buffer(&mut night, 10, &full, 3);
+    let full = BufferSums { available_bytes: 1 << 20, is_disk_full: true, ..sums(1 << 20, 9) };
+    buffer(&mut night, 10, full, 3);
     assert_eq!(night.is("agent.buffer", "agent"), "critical", "no space is left for the next one");
-    buffer(&mut night, 4, &stat(1 << 20, 9), 3);
+    buffer(&mut night, 4, sums(1 << 20, 9), 3);
     assert!(night.told().ends_with("cleared critical"), "{}", night.told());
 }
 
 #[test]
 fn a_clock_that_differs_from_the_collectors_is_told_and_an_unsure_one_clears_nothing() {
     let mut night = Night::begin();
-    let seen = BufferSeen { stat: None, unbuffered: 0 };
+    let seen = BufferSeen { sums: None, unbuffered: 0 };
     own(&mut night, 3, seen, Some((-0.9, 1.1)));
     assert_eq!(night.told(), "");
     own(&mut night, 1, seen, Some((-600.5, -599.4)));

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::discover::TargetKey;
-use crate::inspect::postgres::DsnError;
 use crate::inspect::server::kept::{AskError, CONNECT_TIMEOUT, Kept, NoView, Session as _, Source};
-use crate::inspect::server::{ConnectError, Engine, Obstacle, Session, measures};
-use crate::inspect::{About, Inspector, Look, Reading, Reason, Rows, ServerLook, Value, network};
+use crate::inspect::server::{ConnectError, DsnError, Engine, Obstacle, Session, measures};
+use crate::inspect::{About, Inspector, Look, Reading, Reason, ServerLook, Value, network};
 use crate::kernel::unix_path;
 
 mod connection;
@@ -96,8 +95,7 @@ impl MySqlInspector {
                 self.learn(&seen.rows, now).await;
                 let config = &self.kept.source.config;
                 let sessions = sessions::read(&seen.rows, &self.names, seen.view.sees_transactions, config.statements);
-                let sessions =
-                    sessions.map_err(|what| Reason::Malformed(format!("{}: {what}", connection::named(&config.dsn))));
+                let sessions = sessions.map_err(|what| Reason::Malformed(format!("{}: {what}", config.dsn.named())));
                 hidden = sessions.as_ref().ok().and_then(|it| self.hidden(seen.view, it));
                 if !seen.view.sees_transactions && !seen.view.has_schema {
                     unseen = (seen.used as usize).saturating_sub(seen.rows.len() + 1);
@@ -115,24 +113,9 @@ impl MySqlInspector {
             (None, Err(reason)) => Value::Unknown(reason.clone()),
             (None, Ok(_)) => Value::Unknown(Reason::Absent("max_connections".to_owned())),
         };
-        let look = ServerLook {
-            target: self.target.clone(),
-            engine: Engine::MySql,
-            addresses: self.kept.addresses(),
-            socket_path: self.kept.socket_path().or_else(|| self.listens.clone()),
-            connect: self.kept.connect(),
-            refused: self.kept.refused().map(Into::into),
-            sessions,
-            slots,
-            used,
-            hidden,
-            unseen,
-            waiters: Vec::new(),
-            pool_mode: None,
-            facts: Box::default(),
-        };
-        let observations = measures::of(&look);
-        Reading { rows: Rows::Server(look), observations }
+        let mut look = self.kept.server_look(&self.target, sessions, used, slots);
+        look.socket_path = look.socket_path.or_else(|| self.listens.clone());
+        ServerLook { hidden, unseen, ..look }.into()
     }
 
     /// What our user may not see, or this server does not tell.
@@ -232,14 +215,11 @@ impl Source for Server {
     }
 
     async fn addresses(&self) -> Result<Vec<SocketAddr>, ConnectError> {
-        connection::addresses(&self.config.dsn).await
+        self.config.dsn.place().addresses(self.config.dsn.named()).await
     }
 
     fn socket(&self) -> Option<String> {
-        match self.config.dsn.place() {
-            dsn::Place::Unix(path) => Some(path.display().to_string()),
-            dsn::Place::Tcp { .. } => None,
-        }
+        self.config.dsn.place().socket()
     }
 
     async fn open(&self, addresses: &[SocketAddr], patience: Duration) -> Result<Connection, ConnectError> {
@@ -298,7 +278,7 @@ async fn best_view(session: &mut Connection) -> Result<(View, Vec<Cells>), AskEr
 /// With why nothing can be seen, and what to do.
 pub async fn check(config: &Config) -> Result<String, Obstacle> {
     let server = Server { config: config.clone() };
-    let named = connection::named(&config.dsn);
+    let named = config.dsn.named();
     let failed = |error: ConnectError| Obstacle::from(error);
     let addresses = server.addresses().await.map_err(failed)?;
     let mut session = server.open(&addresses, CONNECT_TIMEOUT).await.map_err(failed)?;
@@ -332,6 +312,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::inspect::Rows;
 
     /// A look at a server that says this to everybody, before any handshake.
     async fn look_at(number: u16, said: &str) -> (ServerLook, String) {

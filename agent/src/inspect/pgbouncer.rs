@@ -10,11 +10,11 @@ use tokio_postgres::SimpleQueryRow;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::discover::TargetKey;
+use crate::inspect::postgres::Dsn;
 use crate::inspect::postgres::connection::{self, Connection};
-use crate::inspect::postgres::{Dsn, DsnError};
 use crate::inspect::server::kept::{CONNECT_TIMEOUT, Kept, NoView, Session as _, Source};
-use crate::inspect::server::{ConnectError, Engine, Obstacle, measures};
-use crate::inspect::{About, Inspector, Look, Reading, Reason, Rows, ServerLook, Value};
+use crate::inspect::server::{ConnectError, DsnError, Engine, Obstacle, measures};
+use crate::inspect::{About, Inspector, Look, Reading, Reason, ServerLook, Value};
 
 mod console;
 
@@ -91,24 +91,9 @@ impl PgBouncerInspector {
             Ok(Clients { sessions, waiters }) => (Ok(sessions), waiters),
             Err(reason) => (Err(reason), Vec::new()),
         };
-        let look = ServerLook {
-            target: self.target.clone(),
-            engine: Engine::PgBouncer,
-            addresses: self.kept.addresses(),
-            socket_path: self.kept.socket_path(),
-            connect: self.kept.connect(),
-            refused: self.kept.refused().map(Into::into),
-            sessions,
-            slots,
-            used,
-            hidden: None,
-            unseen: 0,
-            waiters,
-            facts: Box::default(),
-            pool_mode: self.settings.as_ref().and_then(|it| it.pool_mode),
-        };
-        let observations = measures::of(&look);
-        Reading { rows: Rows::Server(look), observations }
+        let pool_mode = self.settings.as_ref().and_then(|it| it.pool_mode);
+        let look = self.kept.server_look(&self.target, sessions, used, slots);
+        ServerLook { waiters, pool_mode, ..look }.into()
     }
 }
 

@@ -1,22 +1,17 @@
 //! One PostgreSQL server's own view: its client backends and slots, through one kept connection.
 //!
-//! The connection is opened when there is none, with growing waits after failures, so that a dead server costs nothing
-//! and a full one is not asked for one more slot at each look. That the server is full is itself evidence.
+//! That the server is full is itself evidence, and needs no slot to be told.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use tickbird_shared::backoff::Backoff;
-use tokio::time::Instant;
 use tokio_postgres::Statement;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::discover::TargetKey;
-use crate::inspect::server::kept::{AskError, CONNECT_TIMEOUT};
+use crate::inspect::server::kept::{self, Kept, NoView, Source};
 use crate::inspect::server::{Engine, Facts, measures};
-use crate::inspect::{About, Inspector, Look, Reading, Reason, Rows, ServerLook, Value};
-use crate::kernel::unix_path;
+use crate::inspect::{About, Inspector, Look, Reading, Reason, ServerLook, Value};
 
 mod activity;
 mod check;
@@ -25,9 +20,9 @@ pub(super) mod dsn;
 mod facts;
 mod names;
 
-pub use crate::inspect::server::ConnectError;
+pub use crate::inspect::server::{ConnectError, DsnError};
 pub use check::{CheckError, Checked, check};
-pub use dsn::{Dsn, DsnError};
+pub use dsn::Dsn;
 
 use activity::{Activity, Server};
 use connection::Connection;
@@ -40,13 +35,6 @@ pub const APPLICATION_NAME: &str = "tickbird-agent";
 /// writes, and no function that somebody made in a schema of the search path is called with our rights.
 const SESSION_OPTIONS: &str = "-c statement_timeout=500 -c lock_timeout=250 -c idle_in_transaction_session_timeout=10000 \
 -c default_transaction_read_only=on -c search_path=pg_catalog";
-
-/// A first wait as long as a usual look, and a last one after which a recovered server is seen soon enough.
-const FIRST_WAIT: Duration = Duration::from_secs(2);
-const LAST_WAIT: Duration = Duration::from_secs(30);
-
-/// How long the addresses of a name stand while the connection lasts.
-const ADDRESSES_LAST: Duration = Duration::from_secs(60);
 
 /// Which server is looked at, and what of it is told.
 #[derive(Debug, Clone)]
@@ -68,34 +56,12 @@ pub static ABOUT: About = About {
     measures: measures::ALL,
 };
 
-/// Looks at one server. Holds at most one connection; none while the server refuses it, but for attempts with growing
-/// waits between them.
+/// Looks at one server through one kept connection.
 pub struct PostgresInspector {
-    config: Config,
     target: TargetKey,
-    tls: MakeRustlsConnect,
-    held: Option<Held>,
-    backoff: Backoff,
-    /// What the last attempt failed with, and when the next one may be made.
-    failed: Option<(ConnectError, Duration)>,
-    addresses: Vec<SocketAddr>,
-    resolved_at: Duration,
-    /// The unix socket that the DSN names, its directory's links followed.
-    socket_path: Option<Arc<str>>,
+    kept: Kept<Postgres>,
     /// Known from the last session on: a server that is full refuses to say it again.
     server: Option<Server>,
-    /// Of the last look; none of them is known without a session.
-    facts: Facts,
-}
-
-/// The connection in use, with what is prepared on it.
-struct Held {
-    connection: Connection,
-    sessions: Option<Statement>,
-    names: Names,
-    asked: facts::Asked,
-    /// Whether `server` was read through it: a restart may have changed it.
-    is_introduced: bool,
 }
 
 impl PostgresInspector {
@@ -103,185 +69,53 @@ impl PostgresInspector {
     pub fn new(config: Config) -> Self {
         Self {
             target: TargetKey::server(&config.dsn.address(), config.dsn.database()),
-            tls: connection::connector(&config.dsn),
-            config,
-            held: None,
-            backoff: Backoff::new(FIRST_WAIT, LAST_WAIT),
-            failed: None,
-            addresses: Vec::new(),
-            socket_path: None,
-            resolved_at: Duration::ZERO,
+            kept: Kept::new(Postgres { tls: connection::connector(&config.dsn), config }),
             server: None,
-            facts: Facts::default(),
         }
     }
 
     async fn look(&mut self, now: Duration) -> Reading {
-        let mut activity = self.ask(now).await;
-        // Ended since the last look, by a restart perhaps: a new one may answer at once.
-        if matches!(activity, Err(NoView::Ask(AskError::Closed(_)))) {
-            activity = self.ask(now).await;
+        let seen = self.kept.look(now).await;
+        if let Ok(seen) = &seen {
+            self.server = Some(seen.server.clone());
         }
-        match &activity {
-            Err(NoView::Ask(error)) if !error.keeps_session() => {
-                self.fail(error.without_session(&self.config.dsn.named()), now);
-            }
-            Err(NoView::NoSession) => (),
-            _ => self.backoff.reset(),
-        }
-        self.reading(activity)
-    }
-
-    /// One answer of the server, on the connection in use or a new one.
-    async fn ask(&mut self, now: Duration) -> Result<Activity, NoView> {
-        self.connect(now).await?;
-        let answer = self.ask_connected(now).await;
-        if matches!(&answer, Err(NoView::Ask(error)) if !error.keeps_session()) {
-            self.held = None;
-        }
-        answer
-    }
-
-    fn fail(&mut self, error: ConnectError, now: Duration) {
-        let wait = self.backoff.after_failure(rand::random(), None);
-        self.failed = Some((error, now + wait));
-    }
-
-    async fn connect(&mut self, now: Duration) -> Result<(), NoView> {
-        if self.held.as_ref().is_some_and(|held| held.connection.is_closed()) {
-            self.held = None;
-        }
-        if self.held.is_some() {
-            if now.saturating_sub(self.resolved_at) >= ADDRESSES_LAST {
-                // The connection outlives its name; that it cannot be resolved now is no failure of the server.
-                if let Ok(addresses) = connection::addresses(&self.config.dsn).await {
-                    self.addresses = addresses;
-                }
-                self.resolved_at = now;
-            }
-            return Ok(());
-        }
-        if self.failed.as_ref().is_some_and(|(_, retry_at)| now < *retry_at) {
-            return Err(NoView::NoSession);
-        }
-        match self.open(now).await {
-            Ok(connection) => {
-                self.failed = None;
-                self.held = Some(Held {
-                    connection,
-                    sessions: None,
-                    names: Names::default(),
-                    asked: facts::Asked::default(),
-                    is_introduced: false,
-                });
-                Ok(())
-            }
-            Err(error) => {
-                self.fail(error, now);
-                Err(NoView::NoSession)
-            }
-        }
-    }
-
-    async fn open(&mut self, now: Duration) -> Result<Connection, ConnectError> {
-        let begun = Instant::now();
-        self.socket_path = self.config.dsn.socket_path().map(|path| unix_path::real(&path));
-        self.addresses = connection::addresses(&self.config.dsn).await?;
-        self.resolved_at = now;
-        let patience = CONNECT_TIMEOUT.saturating_sub(begun.elapsed());
-        connection::open(&self.config.dsn, &self.tls, &self.addresses, patience).await
-    }
-
-    async fn ask_connected(&mut self, now: Duration) -> Result<Activity, NoView> {
-        let held = self.held.as_mut().ok_or(NoView::NoSession)?;
-        if !held.is_introduced {
-            let statement = held.connection.prepare(activity::SERVER).await?;
-            let rows = held.connection.ask(&statement).await?;
-            self.server = Some(Server::read(&rows).ok_or(NoView::Unclear("its settings".into()))?);
-            held.is_introduced = true;
-        }
-        let statement = match &held.sessions {
-            Some(statement) => statement,
-            None => held.sessions.insert(held.connection.prepare(activity::SESSIONS).await?),
+        let slots = match (&self.server, &seen) {
+            (Some(server), _) => Value::Known(server.slots.into()),
+            (None, Err(reason)) => Value::Unknown(reason.clone()),
+            (None, Ok(_)) => Value::Unknown(Reason::NotYet("the settings were not read yet")),
         };
-        let rows = held.connection.ask(statement).await?;
-        held.names.learn(activity::oids(&rows), &held.connection, now).await?;
-        let server = self.server.as_ref().ok_or(NoView::NoSession)?;
-        let activity = Activity::read(&rows, &held.names, server.role_oid, self.config.statements);
-        let activity = activity.map_err(NoView::Unclear)?;
-        let address = format!("PostgreSQL at {}", self.config.dsn.address());
-        self.facts = held.asked.ask(&held.connection, server, &activity, &address, now).await?;
-        Ok(activity)
-    }
-
-    fn reading(&self, activity: Result<Activity, NoView>) -> Reading {
-        let address = self.config.dsn.address();
-        let failed = self.failed.as_ref().map(|(error, _)| error);
-        let activity = activity.map_err(|why| match (why, failed) {
-            (NoView::Ask(error), _) => error.reason(&self.config.dsn.named()),
-            (NoView::Unclear(what), _) => Reason::Malformed(format!("PostgreSQL at {address}: {what}")),
-            (NoView::NoSession, Some(error)) => error.reason(),
-            (NoView::NoSession, None) => Reason::NotYet("the server was not asked yet"),
-        });
-        let connect = match (&self.held, failed) {
-            (Some(held), _) => Value::Known(held.connection.seconds),
-            (None, Some(error)) => Value::Unknown(error.reason()),
-            (None, None) => Value::Unknown(Reason::NotYet("no connection was opened yet")),
+        let used = match &seen {
+            Ok(seen) => used(&seen.activity),
+            Err(reason) => self.used_of_full().unwrap_or_else(|| Value::Unknown(reason.clone())),
         };
-        let unseen = |server: &Server| Reason::NotGranted(format!("{} at {address}", pg_monitor(&server.role)));
-        let hides = matches!(&activity, Ok(activity) if activity.hidden > 0);
-        let look = ServerLook {
-            target: self.target.clone(),
-            engine: Engine::PostgreSql,
-            socket_path: self.socket_path.clone(),
-            addresses: self.seen_addresses(),
-            connect,
-            refused: failed.filter(|error| !error.is_our_fault()).map(|error| error.to_string().into()),
-            slots: match (&self.server, &activity) {
-                (Some(server), _) => Value::Known(server.slots.into()),
-                (None, Err(reason)) => Value::Unknown(reason.clone()),
-                (None, Ok(_)) => Value::Unknown(Reason::NotYet("the settings were not read yet")),
-            },
-            used: self.used(&activity),
-            hidden: self.server.as_ref().filter(|_| hides).map(unseen),
-            unseen: 0,
-            waiters: Vec::new(),
-            pool_mode: None,
-            facts: match &activity {
-                Ok(_) => Box::new(self.facts.clone()),
-                Err(reason) => Box::new(facts::unknown(reason)),
-            },
-            sessions: activity.map(|activity| activity.sessions),
+        let address = self.kept.source.config.dsn.address();
+        let hidden = seen
+            .as_ref()
+            .ok()
+            .filter(|it| it.activity.hidden > 0)
+            .map(|it| Reason::NotGranted(format!("{} at {address}", pg_monitor(&it.server.role))));
+        let (facts, sessions) = match seen {
+            Ok(seen) => (seen.facts, Ok(seen.activity.sessions)),
+            Err(reason) => (facts::unknown(&reason), Err(reason)),
         };
-        let observations = measures::of(&look);
-        Reading { rows: Rows::Server(look), observations }
+        let look = self.kept.server_look(&self.target, sessions, used, slots);
+        ServerLook { hidden, facts: Box::new(facts), ..look }.into()
     }
 
-    /// The answers of the name, and the address in use though the name may have left it since.
-    fn seen_addresses(&self) -> Vec<SocketAddr> {
-        let mut addresses = self.addresses.clone();
-        if let Some(address) = self.held.as_ref().and_then(|held| held.connection.address)
-            && let Some(port) = addresses.first().map(SocketAddr::port)
-            && !addresses.iter().any(|known| known.ip() == address)
-        {
-            addresses.push(SocketAddr::new(address, port));
-        }
-        addresses
+    /// What is used when the server refuses us because it is full: the reserved slots may be free.
+    fn used_of_full(&self) -> Option<Value> {
+        let server = self.server.as_ref().filter(|_| self.kept.is_full())?;
+        Some(Value::Between(server.slots.into(), server.max_connections.into()))
     }
+}
 
-    fn used(&self, activity: &Result<Activity, Reason>) -> Value {
-        let count = |count: usize| u32::try_from(count).map_or(f64::from(u32::MAX), f64::from);
-        let is_full = matches!(self.failed, Some((ConnectError::TooManyClients { of_server: true, .. }, _)));
-        match (activity, &self.server) {
-            (Ok(it), _) if it.hidden == 0 => Value::Known(count(it.own + it.sessions.len())),
-            // Some of the hidden ones may be parallel workers, which take no slot.
-            (Ok(it), _) => {
-                let all = it.own + it.sessions.len();
-                Value::Between(count(all - it.hidden), count(all))
-            }
-            (Err(_), Some(server)) if is_full => Value::Between(server.slots.into(), server.max_connections.into()),
-            (Err(reason), _) => Value::Unknown(reason.clone()),
-        }
+fn used(activity: &Activity) -> Value {
+    let count = |count: usize| u32::try_from(count).map_or(f64::from(u32::MAX), f64::from);
+    let all = activity.own + activity.sessions.len();
+    match activity.hidden {
+        0 => Value::Known(count(all)),
+        // Some of the hidden ones may be parallel workers, which take no slot.
+        hidden => Value::Between(count(all - hidden), count(all)),
     }
 }
 
@@ -291,7 +125,7 @@ impl Inspector for PostgresInspector {
     }
 
     fn name(&self) -> String {
-        format!("postgres {}", self.config.dsn)
+        format!("postgres {}", self.kept.source.config.dsn)
     }
 
     fn inspect<'a>(&'a mut self, now: Duration) -> Look<'a> {
@@ -299,18 +133,88 @@ impl Inspector for PostgresInspector {
     }
 }
 
-/// Why a look did not see the sessions.
-enum NoView {
-    /// None is open: `failed` says why.
-    NoSession,
-    Ask(AskError),
-    /// An answer that is not as asked for.
-    Unclear(String),
+/// The server and who asks it.
+struct Postgres {
+    config: Config,
+    tls: MakeRustlsConnect,
 }
 
-impl From<AskError> for NoView {
-    fn from(error: AskError) -> Self {
-        Self::Ask(error)
+/// The connection in use, with what is prepared on it.
+struct Held {
+    connection: Connection,
+    sessions: Option<Statement>,
+    names: Names,
+    asked: facts::Asked,
+    /// Read through this connection: a restart may have changed it.
+    server: Option<Server>,
+}
+
+/// One look.
+struct Seen {
+    activity: Activity,
+    server: Server,
+    facts: Facts,
+}
+
+impl Source for Postgres {
+    type Session = Held;
+    type View = Seen;
+
+    fn engine(&self) -> Engine {
+        Engine::PostgreSql
+    }
+
+    fn address(&self) -> String {
+        self.config.dsn.address()
+    }
+
+    async fn addresses(&self) -> Result<Vec<SocketAddr>, ConnectError> {
+        connection::addresses(&self.config.dsn).await
+    }
+
+    fn socket(&self) -> Option<String> {
+        self.config.dsn.socket_path()
+    }
+
+    async fn open(&self, addresses: &[SocketAddr], patience: Duration) -> Result<Held, ConnectError> {
+        let connection = connection::open(&self.config.dsn, &self.tls, addresses, patience).await?;
+        Ok(Held { connection, sessions: None, names: Names::default(), asked: facts::Asked::default(), server: None })
+    }
+
+    async fn ask(&self, session: &mut Held, now: Duration) -> Result<Seen, NoView> {
+        let Held { connection, sessions, names, asked, server } = session;
+        let server = match server {
+            Some(server) => server,
+            None => {
+                let statement = connection.prepare(activity::SERVER).await?;
+                let rows = connection.ask(&statement).await?;
+                server.insert(Server::read(&rows).ok_or(NoView::Unclear("its settings".into()))?)
+            }
+        };
+        let statement = match sessions {
+            Some(statement) => statement,
+            None => sessions.insert(connection.prepare(activity::SESSIONS).await?),
+        };
+        let rows = connection.ask(statement).await?;
+        names.learn(activity::oids(&rows), connection, now).await?;
+        let activity = Activity::read(&rows, names, server.role_oid, self.config.statements);
+        let activity = activity.map_err(NoView::Unclear)?;
+        let facts = asked.ask(connection, server, &activity, &self.config.dsn.named(), now).await?;
+        Ok(Seen { activity, server: server.clone(), facts })
+    }
+}
+
+impl kept::Session for Held {
+    fn is_closed(&self) -> bool {
+        self.connection.is_closed()
+    }
+
+    fn seconds(&self) -> f64 {
+        self.connection.seconds
+    }
+
+    fn address(&self) -> Option<IpAddr> {
+        self.connection.address
     }
 }
 
@@ -329,7 +233,8 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::inspect::Observation;
+    use crate::inspect::server::kept::{FIRST_WAIT, LAST_WAIT};
+    use crate::inspect::{Observation, Rows};
 
     fn inspector(dsn: &str) -> PostgresInspector {
         PostgresInspector::new(Config { dsn: Dsn::parse(dsn).expect("a DSN"), statements: true })

@@ -12,11 +12,10 @@ use std::time::Duration;
 use rustls::ClientConfig;
 
 use crate::discover::TargetKey;
-use crate::inspect::postgres::DsnError;
 use crate::inspect::server::kept::{CONNECT_TIMEOUT, Kept, NoView, Session as _, Source};
 use crate::inspect::server::tls_keys::Tls;
-use crate::inspect::server::{ConnectError, Engine, Obstacle, measures};
-use crate::inspect::{About, Inspector, Look, Reading, Reason, Rows, ServerLook, Value};
+use crate::inspect::server::{ConnectError, DsnError, Engine, Obstacle, measures, place};
+use crate::inspect::{About, Inspector, Look, Reading, Reason, ServerLook, Value};
 
 mod answers;
 mod connection;
@@ -109,24 +108,8 @@ impl RabbitMqInspector {
                 (Value::Unknown(reason.clone()), slots, Err(reason))
             }
         };
-        let look = ServerLook {
-            target: self.target.clone(),
-            engine: Engine::RabbitMq,
-            addresses: self.addresses(),
-            socket_path: None,
-            connect: self.kept.connect(),
-            refused: self.kept.refused().map(Into::into),
-            sessions,
-            slots,
-            used,
-            hidden: None,
-            unseen: 0,
-            waiters: Vec::new(),
-            pool_mode: None,
-            facts: Box::default(),
-        };
-        let observations = measures::of(&look);
-        Reading { rows: Rows::Server(look), observations }
+        let look = self.kept.server_look(&self.target, sessions, used, slots);
+        ServerLook { addresses: self.addresses(), ..look }.into()
     }
 
     /// Where clients reach the cluster: at the ports that it tells of the host that was asked, and where its nodes took
@@ -178,13 +161,13 @@ impl Server {
     async fn get(&self, session: &mut Connection, page: &str) -> Result<Result<Vec<u8>, Reason>, NoView> {
         match session.get(&self.config.url, page).await {
             Ok(body) => Ok(Ok(body)),
-            Err(error) if error.keeps_session() => Ok(Err(error.reason(&connection::named(&self.config.url)))),
+            Err(error) if error.keeps_session() => Ok(Err(error.reason(&self.config.url.named()))),
             Err(error) => Err(error.into()),
         }
     }
 
     fn malformed(&self, what: &str) -> Reason {
-        Reason::Malformed(format!("{}: {what}", connection::named(&self.config.url)))
+        Reason::Malformed(format!("{}: {what}", self.config.url.named()))
     }
 
     async fn overview(&self, session: &mut Connection, now: Duration) -> Result<Overview, NoView> {
@@ -244,7 +227,7 @@ impl Source for Server {
     }
 
     async fn addresses(&self) -> Result<Vec<SocketAddr>, ConnectError> {
-        connection::addresses(&self.config.url).await
+        place::resolve(self.config.url.host(), self.config.url.port(), self.config.url.named()).await
     }
 
     fn socket(&self) -> Option<String> {
@@ -281,7 +264,7 @@ pub async fn check(config: &Config) -> Result<String, Obstacle> {
     let addresses = server.addresses().await.map_err(failed)?;
     let mut session = server.open(&addresses, CONNECT_TIMEOUT).await.map_err(failed)?;
     let seen = server.ask(&mut session, Duration::ZERO).await;
-    let seen = seen.map_err(|why| why.in_words(&connection::named(&config.url)))?;
+    let seen = seen.map_err(|why| why.in_words(&config.url.named()))?;
     let because = |reason: Reason| match &reason {
         Reason::NotGranted(_) => {
             let advice = "run `rabbitmqctl set_user_tags` with its user and `monitoring`";

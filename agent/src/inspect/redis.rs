@@ -11,11 +11,10 @@ use std::time::Duration;
 use rustls::ClientConfig;
 
 use crate::discover::TargetKey;
-use crate::inspect::postgres::DsnError;
 use crate::inspect::server::kept::{AskError, CONNECT_TIMEOUT, Kept, NoView, Session as _, Source};
 use crate::inspect::server::tls_keys::Tls;
-use crate::inspect::server::{ConnectError, Engine, Facts, Obstacle, measures};
-use crate::inspect::{About, Inspector, Look, Reading, Reason, Rows, ServerLook, Value};
+use crate::inspect::server::{ConnectError, DsnError, Engine, Facts, Obstacle, measures};
+use crate::inspect::{About, Inspector, Look, Reading, Reason, ServerLook, Value};
 use crate::kernel::unix_path;
 
 mod clients;
@@ -128,24 +127,9 @@ impl RedisInspector {
                 (used, slots, Err(reason))
             }
         };
-        let look = ServerLook {
-            target: self.target.clone(),
-            engine: Engine::Redis,
-            addresses: self.addresses(),
-            socket_path: self.kept.socket_path().or_else(|| self.places.socket_path.clone()),
-            connect: self.kept.connect(),
-            refused: self.kept.refused().map(Into::into),
-            sessions,
-            slots,
-            used,
-            hidden: None,
-            unseen: 0,
-            waiters: Vec::new(),
-            pool_mode: None,
-            facts: Box::new(facts),
-        };
-        let observations = measures::of(&look);
-        Reading { rows: Rows::Server(look), observations }
+        let mut look = self.kept.server_look(&self.target, sessions, used, slots);
+        look.socket_path = look.socket_path.or_else(|| self.places.socket_path.clone());
+        ServerLook { addresses: self.addresses(), facts: Box::new(facts), ..look }.into()
     }
 
     /// Where the server listens too, such as for TLS, by where it took its clients. Only when it sees its own address as
@@ -209,7 +193,7 @@ impl Server {
 
     /// An answer, or why there is none for this user; what ends the connection is an error.
     async fn text(&self, session: &mut Connection, words: &[&str]) -> Result<Result<String, Reason>, NoView> {
-        let named = connection::named(&self.config.dsn);
+        let named = self.config.dsn.named();
         match session.ask(words).await {
             Ok(reply) => match reply.text() {
                 Some(text) => Ok(Ok(text)),
@@ -231,7 +215,7 @@ impl Server {
                 limit.filter(|it| *it > 0).ok_or_else(|| Reason::Absent("maxclients".to_owned()))
             }
             Ok(_) => Err(Reason::Absent("maxclients".to_owned())),
-            Err(error @ AskError::Refused { .. }) => Err(error.reason(&connection::named(&self.config.dsn))),
+            Err(error @ AskError::Refused { .. }) => Err(error.reason(&self.config.dsn.named())),
             Err(error) => return Err(error.into()),
         };
         session.configured = Some(limit.clone());
@@ -259,14 +243,11 @@ impl Source for Server {
     }
 
     async fn addresses(&self) -> Result<Vec<SocketAddr>, ConnectError> {
-        connection::addresses(&self.config.dsn).await
+        self.config.dsn.place().addresses(self.config.dsn.named()).await
     }
 
     fn socket(&self) -> Option<String> {
-        match self.config.dsn.place() {
-            dsn::Place::Unix(path) => Some(path.display().to_string()),
-            dsn::Place::Tcp { .. } => None,
-        }
+        self.config.dsn.place().socket()
     }
 
     async fn open(&self, addresses: &[SocketAddr], patience: Duration) -> Result<Connection, ConnectError> {
@@ -286,7 +267,7 @@ impl Source for Server {
         };
         let clients = match self.text(session, &["CLIENT", "LIST"]).await? {
             Ok(text) => Clients::read(&text, ourselves, self.config.statements)
-                .map_err(|what| Reason::Malformed(format!("{}: {what}", connection::named(&self.config.dsn)))),
+                .map_err(|what| Reason::Malformed(format!("{}: {what}", self.config.dsn.named()))),
             Err(reason) => Err(reason),
         };
         Ok(Seen { info, slots, clients })
@@ -303,7 +284,7 @@ pub async fn check(config: &Config) -> Result<String, Obstacle> {
     let addresses = server.addresses().await.map_err(failed)?;
     let mut session = server.open(&addresses, CONNECT_TIMEOUT).await.map_err(failed)?;
     let seen = server.ask(&mut session, Duration::ZERO).await;
-    let seen = seen.map_err(|why| why.in_words(&connection::named(&config.dsn)))?;
+    let seen = seen.map_err(|why| why.in_words(&config.dsn.named()))?;
     let advice = Some("run `ACL SETUSER` for the agent's user with `+client|list +info +client|id +client|setname`");
     let clients = seen.clients.map_err(|reason| Obstacle::hidden(reason.to_string(), advice))?;
     let info = seen.info.map_err(|reason| Obstacle::hidden(reason.to_string(), advice))?;

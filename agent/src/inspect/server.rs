@@ -7,16 +7,20 @@ use std::time::Duration;
 use crate::discover::{End, TargetKey};
 use crate::inspect::{Reason, Value};
 
+pub(super) mod attempts;
 mod connect_error;
+pub(super) mod dsn;
 mod facts;
 pub(super) mod kept;
 pub(super) mod measures;
+pub(super) mod place;
 #[cfg(any(feature = "redis", feature = "rabbitmq"))]
 pub(super) mod tls_keys;
 #[cfg(any(feature = "redis", feature = "rabbitmq"))]
 pub(super) mod wire;
 
 pub use connect_error::ConnectError;
+pub use dsn::DsnError;
 pub use facts::{Blocked, Counters, Fact, Facts, Limit, LimitOf, Replica, Standing};
 
 /// Kinds of servers that can be asked.
@@ -46,6 +50,11 @@ impl Engine {
             Self::Redis => "Redis",
             Self::RabbitMq => "RabbitMQ",
         }
+    }
+
+    /// One of them, as it is called in texts: `PostgreSQL at 10.0.0.5:5432`.
+    pub(super) fn at(self, address: &str) -> String {
+        format!("{} at {address}", self.name())
     }
 
     /// What its port speaks, as pools are named: `postgresql`.

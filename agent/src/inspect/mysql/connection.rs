@@ -7,11 +7,11 @@ use sqlx::mysql::MySqlDatabaseError;
 use sqlx::{ConnectOptions as _, Connection as _, MySqlConnection, Row as _};
 use tokio::time::{self, Instant};
 
-use super::dsn::{Dsn, Place};
+use super::dsn::Dsn;
 use super::sessions::Cells;
 use crate::inspect::network;
-use crate::inspect::server::kept::{self, ANSWER_TIMEOUT, AskError, CONNECT_TIMEOUT};
-use crate::inspect::server::{ConnectError, Engine};
+use crate::inspect::server::kept::{self, ANSWER_TIMEOUT, AskError};
+use crate::inspect::server::{ConnectError, Engine, attempts};
 use crate::scrub;
 
 /// What an orderly farewell may take before the connection is cut.
@@ -90,51 +90,22 @@ impl kept::Session for Connection {
     }
 }
 
-/// Addresses of the server as sockets show them; none for a unix socket.
-pub(super) async fn addresses(dsn: &Dsn) -> Result<Vec<SocketAddr>, ConnectError> {
-    match dsn.place() {
-        Place::Unix(_) => Ok(Vec::new()),
-        Place::Tcp { host, port } => network::resolve(host, *port, CONNECT_TIMEOUT)
-            .await
-            .map_err(|error| ConnectError::Resolve { server: named(dsn), said: network::said(&error) }),
-    }
-}
-
 /// Opens a session at the first of these addresses that gives one, within `patience` altogether.
 pub(super) async fn open(dsn: &Dsn, addresses: &[SocketAddr], patience: Duration) -> Result<Connection, ConnectError> {
-    let started = Instant::now();
     let mut tries: Vec<Option<IpAddr>> = addresses.iter().map(|address| Some(address.ip())).collect();
     if tries.is_empty() {
         tries.push(None);
     }
-    let mut last = None;
-    for (index, address) in tries.iter().enumerate() {
-        // A first address that swallows everything leaves the others their share.
-        let left = patience.saturating_sub(started.elapsed());
-        let share = left / u32::try_from(tries.len() - index).unwrap_or(u32::MAX);
-        let begun = Instant::now();
-        match time::timeout(share, dsn.session_at(*address).connect()).await {
-            Ok(Ok(session)) => {
-                let seconds = begun.elapsed().as_secs_f64();
-                let mut connection =
-                    Connection { session: Some(session), seconds, address: *address, view: None, listens: None };
-                restrain(&mut connection).await.map_err(|error| error.without_session(&named(dsn)))?;
-                return Ok(connection);
-            }
-            Ok(Err(error)) => {
-                let error = failure(dsn, &error);
-                // A server that answers would say the same at its other addresses.
-                if !matches!(error, ConnectError::Unreachable { .. }) {
-                    return Err(error);
-                }
-                last = Some(error);
-            }
-            Err(_) => {
-                last = Some(ConnectError::Timeout { server: named(dsn), seconds: begun.elapsed().as_secs_f64() });
-            }
-        }
-    }
-    Err(last.unwrap_or_else(|| ConnectError::Resolve { server: named(dsn), said: "no address".into() }))
+    attempts::first(&dsn.named(), &tries, patience, |address| open_at(dsn, address)).await
+}
+
+async fn open_at(dsn: &Dsn, address: Option<IpAddr>) -> Result<Connection, ConnectError> {
+    let begun = Instant::now();
+    let session = dsn.session_at(address).connect().await.map_err(|error| failure(dsn, &error))?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let mut connection = Connection { session: Some(session), seconds, address, view: None, listens: None };
+    restrain(&mut connection).await.map_err(|error| error.without_session(&dsn.named()))?;
+    Ok(connection)
 }
 
 /// Settings of our session. An old server knows fewer of them, and is asked all the same.
@@ -146,11 +117,6 @@ async fn restrain(connection: &mut Connection) -> Result<(), AskError> {
         }
     }
     Ok(())
-}
-
-/// `MySQL at 10.0.0.5:3306`.
-pub(super) fn named(dsn: &Dsn) -> String {
-    format!("{} at {}", Engine::MySql.name(), dsn.address())
 }
 
 fn number(error: &sqlx::Error) -> Option<(u16, String)> {
@@ -173,7 +139,7 @@ const DENIED: [u16; 8] = [1044, 1142, 1143, 1227, 1370, 1054, 1109, 1146];
 
 /// Why there is no session.
 fn failure(dsn: &Dsn, error: &sqlx::Error) -> ConnectError {
-    let server = named(dsn);
+    let server = dsn.named();
     if let Some((number, said)) = number(error) {
         return match number {
             1040 => ConnectError::TooManyClients { server, said, of_server: true },

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use sqlx::ConnectOptions as _;
 use sqlx::mysql::{MySqlConnectOptions, MySqlSslMode};
 
-use crate::inspect::postgres::DsnError;
-use crate::inspect::postgres::dsn::pairs::url_pairs;
+use crate::inspect::server::dsn::url_pairs;
+use crate::inspect::server::place::{self, Place};
+use crate::inspect::server::{DsnError, Engine};
 use crate::inspect::tls_certificate;
 
 const DEFAULT_PORT: u16 = 3306;
@@ -38,13 +39,6 @@ pub struct Dsn {
     authority: Option<PathBuf>,
 }
 
-/// Where the server listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
-    Tcp { host: String, port: u16 },
-    Unix(PathBuf),
-}
-
 impl Dsn {
     /// Reads `mysql://user:password@host:3306/database` (also `mariadb://`, and with a driver: `mysql+pymysql://`).
     /// `?socket=/run/mysqld/mysqld.sock` asks over a unix socket; `ssl-mode` and `ssl-ca` are those of the server's own
@@ -69,10 +63,7 @@ impl Dsn {
                 "dbname" => database = Some(value),
                 "host" if value.starts_with('/') => socket = Some(PathBuf::from(value)),
                 "host" => host = Some(value),
-                "port" => match value.parse() {
-                    Ok(number) if number > 0 => port = Some(number),
-                    _ => return Err(wrong("port", "a number from 1 to 65535")),
-                },
+                "port" => port = Some(place::port(&value)?),
                 "socket" | "unix_socket" if value.starts_with('/') => socket = Some(value.into()),
                 "socket" | "unix_socket" => return Err(wrong("socket", "an absolute path")),
                 "ssl-mode" | "ssl_mode" | "sslmode" => {
@@ -94,23 +85,12 @@ impl Dsn {
                     authority = Some(PathBuf::from(value));
                 }
                 name if IGNORED.contains(&name) => (),
-                // It may be a piece of a password.
-                _ => {
-                    return Err(DsnError::UnknownKey {
-                        what: format!("number {} of the query", key.nth),
-                        nearest: None,
-                    });
-                }
+                _ => return Err(key.unknown()),
             }
         }
-        let is_name = |host: &str| host.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-        let place = match (socket, host) {
-            (Some(path), _) => Place::Unix(path),
-            (None, Some(host)) if host.parse::<IpAddr>().is_ok() || is_name(&host) => {
-                Place::Tcp { host, port: port.unwrap_or(DEFAULT_PORT) }
-            }
-            (None, Some(_)) => return Err(DsnError::Value { key: "host", expected: "a name or an address" }),
-            (None, None) => return Err(DsnError::Missing { what: "host" }),
+        let place = match socket {
+            Some(path) => Place::Unix(path),
+            None => Place::tcp(host, port.unwrap_or(DEFAULT_PORT))?,
         };
         // As the server's own client has it: who names an authority wants it asked.
         let wants_authority = authority.is_some() && matches!(mode, MySqlSslMode::Preferred | MySqlSslMode::Required);
@@ -130,11 +110,12 @@ impl Dsn {
 
     /// `10.0.0.5:3306`, `[::1]:3306`, `/run/mysqld/mysqld.sock`: the server, as it is called in targets and texts.
     pub fn address(&self) -> String {
-        match &self.place {
-            Place::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
-            Place::Tcp { host, port } => format!("{host}:{port}"),
-            Place::Unix(path) => path.display().to_string(),
-        }
+        self.place.address()
+    }
+
+    /// `MySQL at 10.0.0.5:3306`.
+    pub(super) fn named(&self) -> String {
+        Engine::MySql.at(&self.address())
     }
 
     /// The database that the DSN names, or the one that is read.

@@ -14,8 +14,8 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::dsn::{Dsn, Place, Trust};
 use crate::inspect::network;
-use crate::inspect::server::kept::{self, ANSWER_TIMEOUT, AskError, CONNECT_TIMEOUT};
-use crate::inspect::server::{ConnectError, Engine};
+use crate::inspect::server::kept::{self, ANSWER_TIMEOUT, AskError};
+use crate::inspect::server::{ConnectError, Engine, attempts, place};
 use crate::inspect::tls_certificate::{self, Demand, Verifier};
 use crate::scrub;
 
@@ -203,9 +203,7 @@ pub(in crate::inspect) async fn addresses(dsn: &Dsn) -> Result<Vec<SocketAddr>, 
     match dsn.place() {
         Place::Unix { .. } => Ok(Vec::new()),
         Place::Tcp { address: Some(address), port, .. } => Ok(vec![SocketAddr::new(address.to_canonical(), *port)]),
-        Place::Tcp { host, port, .. } => network::resolve(host, *port, CONNECT_TIMEOUT)
-            .await
-            .map_err(|error| ConnectError::Resolve { server: dsn.named(), said: network::said(&error) }),
+        Place::Tcp { host, port, .. } => place::resolve(host, *port, dsn.named()).await,
     }
 }
 
@@ -218,41 +216,22 @@ pub(in crate::inspect) async fn open(
     patience: Duration,
 ) -> Result<Connection, ConnectError> {
     let patience = dsn.connect_timeout().unwrap_or(patience).min(patience);
-    let started = Instant::now();
     let mut tries: Vec<Option<IpAddr>> = addresses.iter().map(|address| Some(address.ip())).collect();
     if matches!(dsn.place(), Place::Unix { .. }) {
         tries.push(None);
     }
-    let mut last = None;
-    for (index, address) in tries.iter().enumerate() {
-        // A first address that swallows everything leaves the others their share.
-        let left = patience.saturating_sub(started.elapsed());
-        let share = left / u32::try_from(tries.len() - index).unwrap_or(u32::MAX);
-        let begun = Instant::now();
-        match time::timeout(share, dsn.session_at(*address).connect(tls.clone())).await {
-            Ok(Ok((client, connection))) => {
-                let driver = tokio::spawn(async move {
-                    // How it ended is told to whoever asks the client.
-                    let _ = connection.await;
-                });
-                let seconds = begun.elapsed().as_secs_f64();
-                return Ok(Connection { client, driver: Some(driver), seconds, address: *address });
-            }
-            Ok(Err(error)) => {
-                let error = failure(dsn, &error);
-                // A server that answers would say the same at its other addresses, and each try takes a slot.
-                if !matches!(error, ConnectError::Unreachable { .. }) {
-                    return Err(error);
-                }
-                last = Some(error);
-            }
-            Err(_) => {
-                let seconds = begun.elapsed().as_secs_f64();
-                last = Some(ConnectError::Timeout { server: dsn.named(), seconds });
-            }
-        }
-    }
-    Err(last.unwrap_or_else(|| ConnectError::Resolve { server: dsn.named(), said: "no address".into() }))
+    attempts::first(&dsn.named(), &tries, patience, |address| open_at(dsn, tls, address)).await
+}
+
+async fn open_at(dsn: &Dsn, tls: &MakeRustlsConnect, address: Option<IpAddr>) -> Result<Connection, ConnectError> {
+    let begun = Instant::now();
+    let opened = dsn.session_at(address).connect(tls.clone()).await;
+    let (client, connection) = opened.map_err(|error| failure(dsn, &error))?;
+    let driver = tokio::spawn(async move {
+        // How it ended is told to whoever asks the client.
+        let _ = connection.await;
+    });
+    Ok(Connection { client, driver: Some(driver), seconds: begun.elapsed().as_secs_f64(), address })
 }
 
 #[cfg(test)]
@@ -264,6 +243,7 @@ mod tests {
 
     use super::*;
     use crate::inspect::Reason;
+    use crate::inspect::server::kept::CONNECT_TIMEOUT;
 
     /// What a session with a server is refused with that answers the first message with these bytes and hangs up.
     async fn refused_by(answer: &'static [u8], options: &str) -> ConnectError {

@@ -1,7 +1,6 @@
 //! Where a PostgreSQL server is and who asks it: a DSN, read strictly and never shown.
 
 use std::fmt;
-use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,12 +8,13 @@ use std::time::Duration;
 use rustls_pki_types::CertificateDer;
 use tokio_postgres::config::{ChannelBinding, SslMode, SslNegotiation};
 
-use crate::inspect::server::Engine;
+use crate::inspect::server::dsn::{DsnError, Key, url_pairs};
+use crate::inspect::server::{Engine, place};
 use crate::inspect::tls_certificate;
 
-pub(in crate::inspect) mod pairs;
+mod pairs;
 
-use pairs::{KEYS, Key, Use, key_value_pairs, url_pairs};
+use pairs::{KEYS, Use, key_value_pairs};
 
 /// What libpq takes when nothing is said: the port of every server, the directory of Debian and its kin.
 const DEFAULT_PORT: u16 = 5432;
@@ -52,109 +52,6 @@ pub(super) enum Trust {
     Anything,
     /// Signed by a trusted authority (`verify-ca`), and of this name (`verify-full`).
     Authority { roots: Vec<CertificateDer<'static>>, name: bool },
-}
-
-/// What is wrong with a DSN. Never repeats a value of it.
-#[derive(Debug, thiserror::Error)]
-pub enum DsnError {
-    /// Nothing but white space.
-    #[error("the DSN is empty")]
-    Empty,
-    /// Neither form.
-    #[error("the DSN is neither a `postgresql://` URL nor `key=value` pairs")]
-    Form,
-    /// Not the URL that the section wants.
-    #[error("the DSN is no `{scheme}://` URL")]
-    Url {
-        /// `mysql`.
-        scheme: &'static str,
-    },
-    /// `hos 10.0.0.5`, or a value with white space and no quotes.
-    #[error("the DSN has a word without `=` behind {after}")]
-    NoValue {
-        /// The key before it: `` `password` ``, or `its beginning`.
-        after: String,
-    },
-    /// A quoted value that does not end.
-    #[error("the value of `{key}` has no closing quote")]
-    Unterminated {
-        /// The key.
-        key: &'static str,
-    },
-    /// A key that libpq does not know. Named when it is nearly one that it does: else it may be a piece of a password.
-    #[error("the DSN has an unknown key: {what}")]
-    UnknownKey {
-        /// `` `pasword` ``, or `the one behind `host``.
-        what: String,
-        /// The key that was probably meant.
-        nearest: Option<&'static str>,
-    },
-    /// The same key a second time.
-    #[error("`{key}` is given twice")]
-    Twice {
-        /// The key.
-        key: &'static str,
-    },
-    /// A value that the key cannot have.
-    #[error("the value of `{key}` is not {expected}")]
-    Value {
-        /// The key.
-        key: &'static str,
-        /// What would have been understood.
-        expected: &'static str,
-    },
-    /// A key that libpq knows and this agent does not serve.
-    #[error("`{key}` is not supported")]
-    Unsupported {
-        /// The key.
-        key: &'static str,
-    },
-    /// A part of a URL that is not percent-encoded rightly.
-    #[error("the {part} of the URL is not percent-encoded")]
-    Encoding {
-        /// `user or password`, `database`, `query`.
-        part: &'static str,
-    },
-    /// A key that must be there.
-    #[error("the DSN names no {what}")]
-    Missing {
-        /// `user`.
-        what: &'static str,
-    },
-    /// `host=a,b`.
-    #[error("the DSN names several servers")]
-    SeveralServers,
-    /// `sslrootcert` cannot be read.
-    #[error("cannot read the file of `sslrootcert`, `{path}`")]
-    RootCertificate {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-}
-
-impl DsnError {
-    /// What the operator can do.
-    pub fn advice(&self) -> String {
-        match self {
-            Self::Empty | Self::Form => "write `postgresql://user:password@host:5432/database`".into(),
-            Self::Url { scheme } => format!("write `{scheme}://user:password@host/database`"),
-            Self::NoValue { .. } => "put a value with white space into single quotes".into(),
-            Self::Unterminated { .. } => "close it with `'`, and write `\\'` for a quote inside".into(),
-            Self::UnknownKey { nearest: Some(nearest), .. } => format!("did you mean `{nearest}`?"),
-            Self::UnknownKey { nearest: None, .. } => "leave it out; keys are those of libpq".into(),
-            Self::Twice { .. } => "leave one of them out".into(),
-            Self::Value { expected, .. } => format!("write {expected}"),
-            Self::Unsupported { .. } => "leave it out, or write a role with a password into the DSN".into(),
-            Self::Encoding { .. } => {
-                "write every character that is no letter or digit as `%` and two hexadecimal digits".into()
-            }
-            Self::Missing { what } => format!("add `{what}=…`"),
-            Self::SeveralServers => "write one section for each server, such as one [[postgres]]".into(),
-            Self::RootCertificate { .. } => "name a readable file with PEM certificates".into(),
-        }
-    }
 }
 
 impl Dsn {
@@ -198,7 +95,7 @@ impl Dsn {
 
     /// `PostgreSQL at 10.0.0.5:5432`.
     pub(in crate::inspect) fn named(&self) -> String {
-        format!("{} at {}", self.engine.name(), self.address())
+        self.engine.at(&self.address())
     }
 
     pub(super) fn place(&self) -> &Place {
@@ -212,8 +109,7 @@ impl Dsn {
     /// `10.0.0.5:5432`, `[::1]:5432`, `/run/postgresql:5432`: the server, as it is called in targets and texts.
     pub fn address(&self) -> String {
         match &self.place {
-            Place::Tcp { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
-            Place::Tcp { host, port, .. } => format!("{host}:{port}"),
+            Place::Tcp { host, port, .. } => place::host_and_port(host, *port),
             Place::Unix { directory, port } => format!("{}:{port}", directory.display()),
         }
     }
@@ -317,10 +213,7 @@ impl Given {
             ("host" | "hostaddr" | "port", _) if value.contains(',') => return Err(DsnError::SeveralServers),
             ("host", _) => self.host = Some(value),
             ("hostaddr", _) => self.hostaddr = Some(value.parse().map_err(|_| wrong("a numeric address"))?),
-            ("port", _) => match value.parse() {
-                Ok(port) if port > 0 => self.port = Some(port),
-                _ => return Err(wrong("a number from 1 to 65535")),
-            },
+            ("port", _) => self.port = Some(place::port(&value)?),
             ("user", _) => self.user = Some(value),
             ("password", _) => {
                 self.session.password(value);
@@ -392,8 +285,7 @@ impl Given {
             (Some(host), None) if host.starts_with('/') => Place::Unix { directory: host.into(), port },
             (None, None) => Place::Unix { directory: DEFAULT_DIRECTORY.into(), port },
             (Some(host), address) => {
-                let is_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-                if host.parse::<IpAddr>().is_err() && !host.chars().all(is_name) {
+                if !place::is_host(&host) {
                     return Err(DsnError::Value { key: "host", expected: "a name, an address or a directory" });
                 }
                 Place::Tcp { host, address, port }

@@ -17,9 +17,8 @@ use tokio::time::{self, Instant};
 
 use super::answers::{self, Overview};
 use super::url::Url;
-use crate::inspect::network;
-use crate::inspect::server::kept::{self, ANSWER_TIMEOUT, AskError, CONNECT_TIMEOUT};
-use crate::inspect::server::{ConnectError, Engine, wire};
+use crate::inspect::server::kept::{self, ANSWER_TIMEOUT, AskError};
+use crate::inspect::server::{ConnectError, Engine, attempts, wire};
 use crate::scrub;
 
 /// Longest answer that is read: a page of 500 connections takes some 150 KiB.
@@ -128,17 +127,6 @@ fn refusal(status: u16, body: &[u8]) -> AskError {
     AskError::Refused { denied: matches!(status, 401 | 403), message }
 }
 
-/// `RabbitMQ at 10.0.0.8:15672`.
-pub(super) fn named(url: &Url) -> String {
-    format!("{} at {}", Engine::RabbitMq.name(), url.address())
-}
-
-/// Addresses of the API as sockets show them.
-pub(super) async fn addresses(url: &Url) -> Result<Vec<SocketAddr>, ConnectError> {
-    let found = network::resolve(url.host(), url.port(), CONNECT_TIMEOUT).await;
-    found.map_err(|error| ConnectError::Resolve { server: named(url), said: network::said(&error) })
-}
-
 /// Opens a connection at the first of these addresses that lets us in, within `patience` altogether.
 pub(super) async fn open(
     url: &Url,
@@ -146,11 +134,11 @@ pub(super) async fn open(
     addresses: &[SocketAddr],
     patience: Duration,
 ) -> Result<Connection, ConnectError> {
-    wire::first(&named(url), addresses, patience, |address| open_at(url, tls, address)).await
+    attempts::first(&url.named(), addresses, patience, |address| open_at(url, tls, address)).await
 }
 
 async fn open_at(url: &Url, tls: Option<&Arc<ClientConfig>>, address: SocketAddr) -> Result<Connection, ConnectError> {
-    let (begun, server) = (Instant::now(), named(url));
+    let (begun, server) = (Instant::now(), url.named());
     let (wire, _) = wire::connect(&server, url.host(), address, tls).await?;
     let shaken = http1::Builder::new().max_buf_size(MAX_HEAD).handshake(TokioIo::new(wire)).await;
     let closed = || ConnectError::Unreachable { server: server.clone(), said: "connection closed".into() };

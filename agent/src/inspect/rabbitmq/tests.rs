@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::inspect::Rows;
 
 const MONITOR: &str = r#"{"name":"tickbird","tags":["monitoring"]}"#;
 const OVERVIEW: &str = r#"{"rabbitmq_version":"3.10.8","listeners":[{"protocol":"amqp","port":5672}]}"#;

@@ -1,15 +1,14 @@
 //! Where a RabbitMQ's management API is and who asks it: a URL, read strictly and never shown.
 
 use std::fmt;
-use std::net::IpAddr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use crate::inspect::postgres::DsnError;
-use crate::inspect::postgres::dsn::pairs::url_pairs;
+use crate::inspect::server::dsn::url_pairs;
 use crate::inspect::server::tls_keys::{Tls, TlsKeys};
+use crate::inspect::server::{DsnError, Engine, place};
 
 const PLAIN_PORT: u16 = 15672;
 const TLS_PORT: u16 = 15671;
@@ -48,32 +47,22 @@ impl Url {
                 "user" => user = Some(value),
                 "password" => password = Some(Zeroizing::new(value)),
                 "host" => host = Some(value),
-                "port" => match value.parse() {
-                    Ok(number) if number > 0 => port = Some(number),
-                    _ => return Err(wrong("port", "a number from 1 to 65535")),
-                },
+                "port" => port = Some(place::port(&value)?),
                 "dbname" if value.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-_.~".contains(&b)) => {
                     prefix = format!("/{}", value.trim_matches('/')).trim_end_matches('/').to_owned();
                 }
                 "dbname" => return Err(wrong("path", "the prefix of the management API")),
                 name if tls.take(name, &value)? => (),
-                // It may be a piece of a password.
-                _ => {
-                    return Err(DsnError::UnknownKey {
-                        what: format!("number {} of the query", key.nth),
-                        nearest: None,
-                    });
-                }
+                _ => return Err(key.unknown()),
             }
         }
         let tls = match is_tls {
             false => tls.refuse("of use here: TLS is `https://`").map(|()| None)?,
             true => Some(tls.read()?),
         };
-        let is_name = |host: &str| host.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
         let host = match host {
             None => return Err(DsnError::Missing { what: "host" }),
-            Some(host) if host.parse::<IpAddr>().is_ok() || is_name(&host) => host,
+            Some(host) if place::is_host(&host) => host,
             Some(_) => return Err(DsnError::Value { key: "host", expected: "a name or an address" }),
         };
         Ok(Self {
@@ -100,11 +89,12 @@ impl Url {
 
     /// `10.0.0.8:15672`, `[::1]:15672`: the server, as it is called in targets and texts.
     pub fn address(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
+        place::host_and_port(&self.host, self.port)
+    }
+
+    /// `RabbitMQ at 10.0.0.8:15672`.
+    pub(super) fn named(&self) -> String {
+        Engine::RabbitMq.at(&self.address())
     }
 
     /// The user.

@@ -10,12 +10,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::time::{self, Instant};
 
-use super::dsn::{Dsn, Place};
+use super::dsn::Dsn;
 use super::resp::{self, MAX_REPLY, Reply, Unreadable};
-use crate::inspect::server::kept::{self, ANSWER_TIMEOUT, AskError, CONNECT_TIMEOUT};
+use crate::inspect::server::kept::{self, ANSWER_TIMEOUT, AskError};
+use crate::inspect::server::place::Place;
 use crate::inspect::server::wire::{self, Wire};
-use crate::inspect::server::{ConnectError, Engine};
-use crate::inspect::{Reason, network, tls_certificate};
+use crate::inspect::server::{ConnectError, Engine, attempts};
+use crate::inspect::{Reason, tls_certificate};
 use crate::scrub;
 
 /// How our connection is called in the server's list.
@@ -130,21 +131,6 @@ fn command_of(words: &[&str]) -> String {
     words.iter().take(if has_second { 2 } else { 1 }).copied().collect::<Vec<_>>().join(" ")
 }
 
-/// `Redis at 10.0.0.6:6379`.
-pub(super) fn named(dsn: &Dsn) -> String {
-    format!("{} at {}", Engine::Redis.name(), dsn.address())
-}
-
-/// Addresses of the server as sockets show them; none for a unix socket.
-pub(super) async fn addresses(dsn: &Dsn) -> Result<Vec<SocketAddr>, ConnectError> {
-    match dsn.place() {
-        Place::Unix(_) => Ok(Vec::new()),
-        Place::Tcp { host, port } => network::resolve(host, *port, CONNECT_TIMEOUT)
-            .await
-            .map_err(|error| ConnectError::Resolve { server: named(dsn), said: network::said(&error) }),
-    }
-}
-
 /// Opens a connection at the first of these addresses that lets us in, within `patience` altogether.
 pub(super) async fn open(
     dsn: &Dsn,
@@ -156,7 +142,7 @@ pub(super) async fn open(
         Place::Unix(_) => vec![None],
         Place::Tcp { .. } => addresses.iter().copied().map(Some).collect(),
     };
-    wire::first(&named(dsn), &tries, patience, |address| open_at(dsn, tls, address)).await
+    attempts::first(&dsn.named(), &tries, patience, |address| open_at(dsn, tls, address)).await
 }
 
 async fn open_at(
@@ -164,7 +150,7 @@ async fn open_at(
     tls: Option<&Arc<ClientConfig>>,
     address: Option<SocketAddr>,
 ) -> Result<Connection, ConnectError> {
-    let (begun, server) = (Instant::now(), named(dsn));
+    let (begun, server) = (Instant::now(), dsn.named());
     let (wire, local): (Box<dyn Wire>, _) = match (dsn.place(), address) {
         (Place::Unix(path), _) => {
             let stream = UnixStream::connect(path).await.map_err(|error| wire::unreachable(&server, &error))?;
@@ -206,7 +192,7 @@ fn is_none_of_our_rights(message: &str) -> bool {
 
 /// What the server said instead of letting us in.
 fn failure(dsn: &Dsn, error: AskError) -> ConnectError {
-    let server = named(dsn);
+    let server = dsn.named();
     let said = match error {
         AskError::Silent => return ConnectError::Silent { server, seconds: ANSWER_TIMEOUT.as_secs_f64() },
         AskError::Closed(None) => return ConnectError::Unreachable { server, said: "connection closed".into() },

@@ -1,14 +1,14 @@
 //! Where a Redis server is and who asks it: a URL, read strictly and never shown.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use zeroize::Zeroizing;
 
-use crate::inspect::postgres::DsnError;
-use crate::inspect::postgres::dsn::pairs::url_pairs;
+use crate::inspect::server::dsn::url_pairs;
+use crate::inspect::server::place::{self, Place};
 use crate::inspect::server::tls_keys::{Tls, TlsKeys};
+use crate::inspect::server::{DsnError, Engine};
 
 const DEFAULT_PORT: u16 = 6379;
 
@@ -63,13 +63,6 @@ pub struct Dsn {
     tls: Option<Tls>,
 }
 
-/// Where the server listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
-    Tcp { host: String, port: u16 },
-    Unix(PathBuf),
-}
-
 impl Dsn {
     /// Reads `redis://user:password@host:6379/0`, the same as `rediss://` over TLS, or `unix://user:password@/path?db=0`
     /// (also `redis+unix://`, and Valkey's names), with redis-py's keys of TLS.
@@ -89,10 +82,7 @@ impl Dsn {
                 "user" | "username" => user = Some(value),
                 "password" => password = Some(Zeroizing::new(value)),
                 "host" => host = Some(value),
-                "port" => match value.parse() {
-                    Ok(number) if number > 0 => port = Some(number),
-                    _ => return Err(wrong("port", "a number from 1 to 65535")),
-                },
+                "port" => port = Some(place::port(&value)?),
                 "dbname" if way == Way::Unix => path = Some(PathBuf::from(format!("/{value}"))),
                 "dbname" | "db" => match value.parse() {
                     Ok(number) => database = Some(number),
@@ -100,30 +90,19 @@ impl Dsn {
                 },
                 name if tls.take(name, &value)? => (),
                 name if IGNORED.contains(&name) => (),
-                // It may be a piece of a password.
-                _ => {
-                    return Err(DsnError::UnknownKey {
-                        what: format!("number {} of the query", key.nth),
-                        nearest: None,
-                    });
-                }
+                _ => return Err(key.unknown()),
             }
         }
         let tls = match way {
             Way::Plain | Way::Unix => tls.refuse("of use here: TLS is `rediss://`").map(|()| None)?,
             Way::Tls => Some(tls.read()?),
         };
-        let is_name = |host: &str| host.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
         let place = match (way, host) {
             (Way::Unix, None) => Place::Unix(path.ok_or(DsnError::Missing { what: "path" })?),
             (Way::Unix, Some(_)) => {
                 return Err(DsnError::Value { key: "path", expected: "absolute: `unix:///run/redis/redis.sock`" });
             }
-            (_, None) => return Err(DsnError::Missing { what: "host" }),
-            (_, Some(host)) if host.parse::<IpAddr>().is_ok() || is_name(&host) => {
-                Place::Tcp { host, port: port.unwrap_or(DEFAULT_PORT) }
-            }
-            (_, Some(_)) => return Err(DsnError::Value { key: "host", expected: "a name or an address" }),
+            (_, host) => Place::tcp(host, port.unwrap_or(DEFAULT_PORT))?,
         };
         Ok(Self { place, database: database.unwrap_or(0), user, password, tls })
     }
@@ -138,11 +117,12 @@ impl Dsn {
 
     /// `10.0.0.6:6379`, `[::1]:6379`, `/run/redis/redis.sock`: the server, as it is called in targets and texts.
     pub fn address(&self) -> String {
-        match &self.place {
-            Place::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
-            Place::Tcp { host, port } => format!("{host}:{port}"),
-            Place::Unix(path) => path.display().to_string(),
-        }
+        self.place.address()
+    }
+
+    /// `Redis at 10.0.0.6:6379`.
+    pub(super) fn named(&self) -> String {
+        Engine::Redis.at(&self.address())
     }
 
     /// The number of the database that the DSN names, 0 unless it does.

@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::inspect::Rows;
 use crate::inspect::server::SessionState;
 
 const INFO: &str = "redis_version:7.0.15\r\nrun_id:aa\r\nconnected_clients:2\r\nmaxclients:50\r\nrole:master\r\n";

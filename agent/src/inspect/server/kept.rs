@@ -9,7 +9,8 @@ use std::time::Duration;
 use tickbird_shared::backoff::Backoff;
 use tokio::time::Instant;
 
-use super::{ConnectError, Engine, Obstacle};
+use super::{ConnectError, Engine, Facts, Obstacle, ServerLook, Session as Row};
+use crate::discover::TargetKey;
 use crate::inspect::{Reason, Value};
 use crate::kernel::unix_path;
 
@@ -21,8 +22,8 @@ pub(in crate::inspect) const CONNECT_TIMEOUT: Duration = Duration::from_secs(6);
 pub(in crate::inspect) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A first wait as long as a usual look, and a last one after which a recovered server is seen soon enough.
-const FIRST_WAIT: Duration = Duration::from_secs(2);
-const LAST_WAIT: Duration = Duration::from_secs(30);
+pub(in crate::inspect) const FIRST_WAIT: Duration = Duration::from_secs(2);
+pub(in crate::inspect) const LAST_WAIT: Duration = Duration::from_secs(30);
 
 /// How long the addresses of a name stand while the connection lasts.
 const ADDRESSES_LAST: Duration = Duration::from_secs(60);
@@ -203,8 +204,34 @@ impl<S: Source> Kept<S> {
         })
     }
 
+    /// What is seen of a server of which no more is told than this.
+    pub(in crate::inspect) fn server_look(
+        &self,
+        target: &TargetKey,
+        sessions: Result<Vec<Row>, Reason>,
+        used: Value,
+        slots: Value,
+    ) -> ServerLook {
+        ServerLook {
+            target: target.clone(),
+            engine: self.source.engine(),
+            addresses: self.addresses(),
+            socket_path: self.socket_path.clone(),
+            connect: self.connect(),
+            refused: self.refused().map(Into::into),
+            sessions,
+            slots,
+            used,
+            hidden: None,
+            unseen: 0,
+            waiters: Vec::new(),
+            pool_mode: None,
+            facts: Box::new(Facts::default()),
+        }
+    }
+
     /// Seconds of the connection in use, or why there is none.
-    pub(in crate::inspect) fn connect(&self) -> Value {
+    fn connect(&self) -> Value {
         match (&self.session, self.failure()) {
             (Some(session), _) => Value::Known(session.seconds()),
             (None, Some(error)) => Value::Unknown(error.reason()),
@@ -213,7 +240,7 @@ impl<S: Source> Kept<S> {
     }
 
     /// What the server or the kernel said, when there is no session and it is not the agent's own fault.
-    pub(in crate::inspect) fn refused(&self) -> Option<String> {
+    fn refused(&self) -> Option<String> {
         self.failure().filter(|error| !error.is_our_fault()).map(ToString::to_string)
     }
 
@@ -234,14 +261,9 @@ impl<S: Source> Kept<S> {
         addresses
     }
 
-    /// Path of the unix socket as the kernel shows it, when the server is asked over one.
-    pub(in crate::inspect) fn socket_path(&self) -> Option<Arc<str>> {
-        self.socket_path.clone()
-    }
-
     /// `MySQL at 10.0.0.5:3306`.
     fn server(&self) -> String {
-        format!("{} at {}", self.source.engine().name(), self.source.address())
+        self.source.engine().at(&self.source.address())
     }
 
     fn failure(&self) -> Option<&ConnectError> {

@@ -1,7 +1,7 @@
 //! The numbers of one look at a server, whatever the server is.
 
 use super::{ServerLook, SessionState};
-use crate::inspect::{Measure, Observation, Reason, Unit, Value};
+use crate::inspect::{Measure, Observation, Reading, Reason, Rows, Unit, Value};
 
 static SESSIONS: Measure = Measure {
     name: "server.sessions",
@@ -37,8 +37,16 @@ static CONNECT_SECONDS: Measure = Measure {
 pub(in crate::inspect) static ALL: &[&Measure] =
     &[&SESSIONS, &SLOTS_USED_RATIO, &ACTIVE, &IDLE, &IDLE_IN_TRANSACTION, &ABORTED, &CONNECT_SECONDS];
 
+impl From<ServerLook> for Reading {
+    /// The look with its numbers.
+    fn from(look: ServerLook) -> Self {
+        let observations = of(&look);
+        Self { rows: Rows::Server(look), observations }
+    }
+}
+
 /// What one look counts.
-pub(in crate::inspect) fn of(look: &ServerLook) -> Vec<Observation> {
+fn of(look: &ServerLook) -> Vec<Observation> {
     let observe = |measure, value| Observation { target: look.target.clone(), measure, value };
     let count = |states: &[SessionState]| match &look.sessions {
         Err(reason) => Value::Unknown(reason.clone()),

@@ -3,13 +3,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{self, Instant};
 use tokio_rustls::TlsConnector;
 
 use super::ConnectError;
@@ -49,34 +47,4 @@ pub(in crate::inspect) fn unreachable(server: &str, error: &io::Error) -> Connec
 /// Whether TLS ended it: with version 1.3 a server that does not like our certificate says so only after the handshake.
 pub(in crate::inspect) fn is_of_tls(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|it| it.is::<rustls::Error>())
-}
-
-/// Tries each of these addresses with its share of `patience`, so that a first one that swallows everything leaves the
-/// others theirs. A server that answers is not asked at another address: it would say the same, and each try takes a slot.
-pub(in crate::inspect) async fn first<A: Copy, T, F>(
-    server: &str,
-    tries: &[A],
-    patience: Duration,
-    open: impl Fn(A) -> F,
-) -> Result<T, ConnectError>
-where
-    F: Future<Output = Result<T, ConnectError>>,
-{
-    let started = Instant::now();
-    let mut last = None;
-    for (index, address) in tries.iter().enumerate() {
-        let left = patience.saturating_sub(started.elapsed());
-        let share = left / u32::try_from(tries.len() - index).unwrap_or(u32::MAX);
-        let begun = Instant::now();
-        let error = match time::timeout(share, open(*address)).await {
-            Ok(Ok(session)) => return Ok(session),
-            Ok(Err(error)) => error,
-            Err(_) => ConnectError::Timeout { server: server.to_owned(), seconds: begun.elapsed().as_secs_f64() },
-        };
-        if !matches!(error, ConnectError::Unreachable { .. } | ConnectError::Timeout { .. }) {
-            return Err(error);
-        }
-        last = Some(error);
-    }
-    Err(last.unwrap_or_else(|| ConnectError::Resolve { server: server.to_owned(), said: "no address".into() }))
 }

@@ -1,6 +1,6 @@
-//! The two ways to write a DSN, as keys and values: `key=value` pairs and URLs.
+//! The keys of libpq, and its own way to write a DSN: `key=value` pairs.
 
-use super::DsnError;
+use crate::inspect::server::dsn::{DsnError, Key, key};
 
 /// What happens to a key of libpq here.
 #[derive(Clone, Copy, PartialEq)]
@@ -55,19 +55,6 @@ pub(super) const KEYS: [(&str, Use); 40] = [
     ("replication", Use::Unsupported),
 ];
 
-/// A key as it was written.
-pub(in crate::inspect) struct Key {
-    pub(in crate::inspect) name: String,
-    /// An empty value means something: a URL says `user:@host` for an empty password.
-    pub(super) wanted: bool,
-    /// Which one it is, from 1.
-    pub(in crate::inspect) nth: usize,
-}
-
-fn key(name: &str, nth: usize) -> Key {
-    Key { name: name.into(), wanted: name == "password", nth }
-}
-
 /// Reads `host=10.0.0.5 password='it\\'s'`.
 pub(super) fn key_value_pairs(text: &str) -> Result<Vec<(Key, String)>, DsnError> {
     let mut pairs: Vec<(Key, String)> = Vec::new();
@@ -108,75 +95,4 @@ fn value<'a>(text: &'a str, key: &str) -> Result<(String, &'a str), DsnError> {
         Some((key, _)) => Err(DsnError::Unterminated { key }),
         None => Err(DsnError::Form),
     }
-}
-
-/// Reads what follows `scheme://`.
-pub(in crate::inspect) fn url_pairs(rest: &str) -> Result<Vec<(Key, String)>, DsnError> {
-    if rest.contains(char::is_whitespace) {
-        return Err(DsnError::Encoding { part: "whole" });
-    }
-    let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
-    // `user:pass/word@host`: the authority ended inside the password.
-    if !authority.contains('@') && path.contains('@') {
-        return Err(DsnError::Encoding { part: "user or password" });
-    }
-    let mut pairs = Vec::new();
-    let (credentials, host) = authority.rsplit_once('@').unwrap_or(("", authority));
-    let (user, password) = credentials.split_once(':').map_or((credentials, None), |(user, it)| (user, Some(it)));
-    if user.contains('@') || password.is_some_and(|it| it.contains('@')) {
-        return Err(DsnError::Encoding { part: "user or password" });
-    }
-    if host.contains(',') {
-        return Err(DsnError::SeveralServers);
-    }
-    let (host, port) = match host.strip_prefix('[').map(|rest| rest.split_once(']')) {
-        Some(Some((host, port))) => (host, port),
-        Some(None) => return Err(DsnError::Value { key: "host", expected: "a name, an address or a directory" }),
-        None => host.split_at(host.find(':').unwrap_or(host.len())),
-    };
-    let port = match port.strip_prefix(':') {
-        None if !port.is_empty() => {
-            return Err(DsnError::Value { key: "port", expected: "a number from 1 to 65535" });
-        }
-        port => port.unwrap_or_default(),
-    };
-    let database = path.strip_prefix('/').unwrap_or_default();
-    for (name, value, part) in [
-        ("user", user, "user or password"),
-        ("password", password.unwrap_or_default(), "user or password"),
-        ("host", host, "host"),
-        ("port", port, "port"),
-        ("dbname", database, "database"),
-    ] {
-        if !value.is_empty() {
-            pairs.push((key(name, 1), decoded(value, part)?));
-        }
-    }
-    for (index, pair) in query.split('&').filter(|pair| !pair.is_empty()).enumerate() {
-        let Some((name, value)) = pair.split_once('=') else {
-            return Err(DsnError::NoValue { after: "`?`".into() });
-        };
-        pairs.push((key(&decoded(name, "query")?, index + 1), decoded(value, "query")?));
-    }
-    Ok(pairs)
-}
-
-fn decoded(text: &str, part: &'static str) -> Result<String, DsnError> {
-    let wrong = || DsnError::Encoding { part };
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        rest = after;
-        if *first != b'%' {
-            bytes.push(*first);
-            continue;
-        }
-        let (digits, after) = after.split_at_checked(2).ok_or_else(wrong)?;
-        let digits = str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
-        bytes.push(digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()).ok_or_else(wrong)?);
-        rest = after;
-    }
-    // The protocol ends texts with NUL.
-    String::from_utf8(bytes).ok().filter(|text| !text.contains('\0')).ok_or_else(wrong)
 }

@@ -37,7 +37,11 @@ fn writer(stage: &Stage, name: &str, database: &Path, holds: bool) -> Result<(Ru
     let mut command = Command::new(installed("/usr/bin/python3", "python3")?);
     command.arg(&script).arg(database).arg(&log).args(holds.then_some("holds"));
     let process = Running::start(name, command.stdin(Stdio::null()), &room.join("output"))?;
-    until(format!("{name} has begun"), 10.s(), || if database.exists() { Ok(()) } else { Err("no file".to_owned()) })?;
+    // The file is there before its first page is.
+    until(format!("{name} has begun"), 30.s(), || match std::fs::metadata(database) {
+        Ok(it) if it.len() > 0 => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
     Ok((process, log))
 }
 

@@ -92,8 +92,9 @@ impl PgBouncerInspector {
             Err(reason) => (Err(reason), Vec::new()),
         };
         let pool_mode = self.settings.as_ref().and_then(|it| it.pool_mode);
+        let carries_statements = self.settings.as_ref().is_some_and(|it| it.carries_statements);
         let look = self.kept.server_look(&self.target, sessions, used, slots);
-        ServerLook { waiters, pool_mode, ..look }.into()
+        ServerLook { waiters, pool_mode, carries_statements, ..look }.into()
     }
 }
 

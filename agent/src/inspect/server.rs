@@ -199,6 +199,8 @@ pub struct ServerLook {
     pub waiters: Vec<Waiter>,
     /// How a pooler hands out its server connections; `None` when this is no pooler.
     pub pool_mode: Option<PoolMode>,
+    /// It is a pooler that prepares its clients' statements anew wherever they are sent next.
+    pub carries_statements: bool,
     /// What it tells of itself beside its sessions.
     pub facts: Box<Facts>,
 }

@@ -452,7 +452,7 @@ pub static CHECKS: &[Check] = &[
         probability: 0.5,
         false_alarm: FalseAlarm::Low,
         needs: "a [[log]] section",
-        advice: "switch prepared statements off in the driver (statement_cache_size=0, prepare_threshold=None), or let the pooler track them",
+        advice: "switch prepared statements off in the driver (statement_cache_size=0, or prepare_threshold=None in psycopg's code), or let the pooler track them",
         reason: "no correct application writes it; five a minute are no more one unlucky request",
     },
     Check {

@@ -281,12 +281,13 @@ impl One {
         if now < self.pss_due {
             return;
         }
-        let began = Instant::now();
+        let began = thread_time();
         let spread = Duration::from_secs(u64::from(reader.instance.pid % 4));
         match reader.proc.pss(reader.instance.pid) {
             Ok(bytes) => {
                 self.pss = Some(bytes);
-                self.pss_due = now + (began.elapsed() * PSS_SHARE).max(PSS_PACE + spread);
+                let took = thread_time().saturating_sub(began);
+                self.pss_due = now + (took * PSS_SHARE).max(PSS_PACE + spread);
             }
             Err(_) => {
                 self.pss = None;
@@ -431,4 +432,11 @@ fn how_it_ended(path: &Path, instance: Instance, may_look: bool) -> Option<Arc<s
 /// A panic of another holder leaves plain data, so the lock's poison is of no consequence.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// CPU of this thread. A clock on the wall would count what a busy host gave to others.
+fn thread_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
 }

@@ -11,6 +11,8 @@ use crate::scrub;
 
 /// Most bytes of a name.
 const MAX_NAME: usize = 63;
+/// The database that is the pooler itself.
+const CONSOLE: &str = "pgbouncer";
 
 /// One row of an answer, by the names of its columns.
 pub(super) trait Columns {
@@ -41,6 +43,9 @@ pub(super) struct Settings {
     pub(super) max_client_conn: Option<u32>,
     /// For pools that say nothing else.
     pub(super) pool_mode: Option<PoolMode>,
+    /// From version 1.21 on, and more than none: it carries prepared statements of the protocol from one server
+    /// connection to the next.
+    pub(super) carries_statements: bool,
     /// Directories of servers that are reached over a unix socket, by the pooler's name of the database.
     pub(super) directories: HashMap<String, String>,
 }
@@ -56,6 +61,7 @@ impl Settings {
         Self {
             max_client_conn: setting("max_client_conn").and_then(|it| it.parse().ok()),
             pool_mode: setting("pool_mode").and_then(mode),
+            carries_statements: setting("max_prepared_statements").and_then(|it| it.parse().ok()).unwrap_or(0_u32) > 0,
             directories: databases.iter().filter_map(directory).collect(),
         }
     }
@@ -98,7 +104,7 @@ impl<C: Columns> Answers<C> {
             // The two answers are not of one moment: both have to name the other.
             let link = link.filter(|server| server.text("link") == Some(pointer)).map(|it| link_to(*it, settings));
             let has_link = row.text("link").is_some_and(|it| !it.is_empty());
-            let waited = waited(row, has_link);
+            let waited = waited(row);
             let mode = modes.get(&(database, user)).copied().or(settings.pool_mode);
             let address = row.text("addr").and_then(|it| it.parse::<IpAddr>().ok()).map(|it| it.to_canonical());
             // Over a unix socket every client shows the pooler's own port.
@@ -133,13 +139,14 @@ impl<C: Columns> Answers<C> {
     }
 }
 
-/// Of a client that waits for a server connection.
-fn waited(row: &impl Columns, has_link: bool) -> Option<Duration> {
+/// Of a client that waits for a server connection. `wait` alone does not tell: that of a client of the admin console,
+/// which no server ever serves, grows from its first command on.
+fn waited(row: &impl Columns) -> Option<Duration> {
     let seconds: u64 = row.number("wait").unwrap_or(0);
     let microseconds: u64 = row.number("wait_us").unwrap_or(0);
     let waits = row.text("state").is_some_and(|it| it.starts_with("waiting"));
-    let waited = Duration::from_secs(seconds).saturating_add(Duration::from_micros(microseconds));
-    (waits || (!has_link && !waited.is_zero())).then_some(waited)
+    let is_served = row.text("database") != Some(CONSOLE);
+    (waits && is_served).then(|| Duration::from_secs(seconds).saturating_add(Duration::from_micros(microseconds)))
 }
 
 /// `state` itself is `active` for every client and says nothing.
@@ -224,7 +231,7 @@ mod tests {
                  web | app | active | unix | 6432 | 0 | 0 | 0xc4 |  | 777 | shop
                  web | jobs | active | 127.0.0.1 | 53280 | 0 | 0 | 0xc5 | 0xa3 | 0 | shop
                  tick | pgbouncer | active | 127.0.0.1 | 53302 | 0 | 0 | 0xc6 |  | 0 | tickbird-agent
-                 tick | pgbouncer | active | 127.0.0.1 | 53303 | 0 | 0 | 0xc7 |  | 0 | exporter",
+                 tick | pgbouncer | active | 127.0.0.1 | 53303 | 37 | 4021 | 0xc7 |  | 0 | exporter",
             ),
         }
     }
@@ -284,6 +291,8 @@ mod tests {
     fn settings_are_read_and_unknown_ones_are_unknown() {
         let it = settings();
         assert_eq!((it.max_client_conn, it.pool_mode), (Some(60), Some(PoolMode::Transaction)));
+        let newer = Settings::read(&rows("key | value\nmax_prepared_statements | 200"), &rows("name | host"));
+        assert!(newer.carries_statements && !it.carries_statements);
         let none = Settings::read(&rows("key | value\npool_mode | of 2040"), &rows("name | host"));
         assert_eq!(none, Settings::default());
     }

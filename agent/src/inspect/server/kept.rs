@@ -226,6 +226,7 @@ impl<S: Source> Kept<S> {
             unseen: 0,
             waiters: Vec::new(),
             pool_mode: None,
+            carries_statements: false,
             facts: Box::new(Facts::default()),
         }
     }

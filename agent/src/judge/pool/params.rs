@@ -21,23 +21,32 @@ use crate::judge::{Moment, words};
 const CHECK: CheckId = CheckId::Params;
 /// PgBouncer's usual port.
 const POOLER_PORT: u16 = 6432;
-/// One key of each line has to be in the DSN of that driver; psycopg2 prepares nothing by itself.
-const REQUIRED: [(&str, &[&str]); 4] = [
+/// One key of each line has to be in the DSN of that driver; psycopg2 prepares nothing by itself. psycopg has no such key:
+/// it takes `prepare_threshold` from the code alone.
+const REQUIRED: [(&str, &[&str]); 3] = [
     ("asyncpg", &["prepared_statement_cache_size=0|statement_cache_size=0"]),
-    ("psycopg", &["prepare_threshold=none"]),
     ("jdbc", &["preparethreshold=0"]),
     ("psycopg2", &[]),
 ];
 
 /// How the poolers that were asked hand out their connections, by the remote ends that lead to them.
-pub(super) type Modes = BTreeMap<End, PoolMode>;
+pub(super) type Modes = BTreeMap<End, Told>;
+
+/// What a pooler says of itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Told {
+    mode: PoolMode,
+    /// Prepared statements go with their client.
+    carries_statements: bool,
+}
 
 /// Takes over what a pooler says of itself.
 pub(super) fn learn(modes: &mut Modes, look: &ServerLook) {
     for address in &look.addresses {
         match look.pool_mode {
             Some(mode) => {
-                modes.insert(End::Tcp(*address), mode);
+                let carries_statements = look.carries_statements;
+                modes.insert(End::Tcp(*address), Told { mode, carries_statements });
             }
             // Without an answer the last one stands; a server that is no pooler has none.
             None if look.sessions.is_ok() => {
@@ -52,7 +61,8 @@ pub(super) fn judge(modes: &Modes, pools: &Instances<'_>, now: Moment, tracks: &
     for (target, rows) in pools {
         let row = rows[0];
         let said = row.dsn.pooler.map(|mode| (mode, "configuration"));
-        let mode = said.or_else(|| modes.get(&row.remote).map(|mode| (*mode, "the pooler's own settings")));
+        let told = modes.get(&row.remote);
+        let mode = said.or_else(|| told.map(|it| (it.mode, "the pooler's own settings")));
         let is_port = row.remote.address().is_some_and(|it| it.port() == POOLER_PORT);
         let (value, missing) = match mode {
             None if is_port => {
@@ -62,6 +72,7 @@ pub(super) fn judge(modes: &Modes, pools: &Instances<'_>, now: Moment, tracks: &
             }
             // Nobody says that this is a pooler.
             None => continue,
+            Some(_) if told.is_some_and(|it| it.carries_statements) => (Value::Known(0.0), Vec::new()),
             Some((PoolMode::Session, _)) => (Value::Known(0.0), Vec::new()),
             Some(_) => missing(rows),
         };

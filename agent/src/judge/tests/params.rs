@@ -51,10 +51,11 @@ fn a_driver_that_prepares_behind_a_transaction_pooler_is_a_warning_and_critical_
 
 #[test]
 fn the_pooler_itself_says_its_mode_and_by_session_everything_is_well() {
-    for (mode, expected) in [(PoolMode::Transaction, "warning"), (PoolMode::Session, "ok")] {
+    let (session, transaction) = (PoolMode::Session, PoolMode::Transaction);
+    for (mode, carries, expected) in [(transaction, false, "warning"), (transaction, true, "ok"), (session, false, "ok")] {
         let mut night = Night::begin();
         let mut look = server("10.0.0.5:6432", Vec::new());
-        look.pool_mode = Some(mode);
+        (look.pool_mode, look.carries_statements) = (Some(mode), carries);
         night.server(&look);
         watch(&mut night, &named("10.0.0.5:6432", BARE));
         assert_eq!(night.is("pool.params", "shop"), expected);
@@ -71,6 +72,8 @@ fn nothing_is_said_where_the_mode_the_keys_or_the_dsn_are_not_known() {
         named("10.0.0.5:6432", BARE),
         declared(named("10.0.0.5:6432", "postgres://u:p@pooler:6432/x")),
         declared(named("10.0.0.5:6432", "")),
+        // It is said in the code or nowhere: libpq takes no such key.
+        declared(named("10.0.0.5:6432", "postgresql+psycopg://u:p@pooler:6432/x")),
     ] {
         let mut night = Night::begin();
         watch(&mut night, &it);

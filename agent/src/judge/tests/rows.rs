@@ -117,6 +117,7 @@ pub(crate) fn server(at: &str, sessions: Vec<Session>) -> ServerLook {
         unseen: 0,
         waiters: Vec::new(),
         pool_mode: None,
+        carries_statements: false,
         facts: Box::default(),
     }
 }

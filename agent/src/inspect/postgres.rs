@@ -198,8 +198,11 @@ impl Source for Postgres {
         let rows = connection.ask(statement).await?;
         names.learn(activity::oids(&rows), connection, now).await?;
         let activity = Activity::read(&rows, names, server.role_oid, self.config.statements);
-        let activity = activity.map_err(NoView::Unclear)?;
+        let mut activity = activity.map_err(NoView::Unclear)?;
         let facts = asked.ask(connection, server, &activity, &self.config.dsn.named(), now).await?;
+        for session in &mut activity.sessions {
+            session.holds_lock = asked.holds_lock(session.backend);
+        }
         Ok(Seen { activity, server: server.clone(), facts })
     }
 }

@@ -290,6 +290,8 @@ pub struct Session {
     pub session_age: Option<Duration>,
     /// `wait_event_type: wait_event`.
     pub waits_for: Option<Arc<str>>,
+    /// It holds an advisory lock beyond its transaction, as far as the server was asked: it is kept for that, by design.
+    pub holds_lock: bool,
     /// Last statement without its literals; `None` when switched off, hidden, or when the lexer failed.
     pub statement: Option<Arc<str>>,
 }

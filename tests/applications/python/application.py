@@ -111,6 +111,21 @@ def keep(number, why):
     return [connections[fd]["port"] for _, fd in kept[first:]]
 
 
+def dedicate(number, what):
+    """Takes connections of the pool for good, each for a purpose of its own, and commits: no later statement shows it."""
+    for at in range(number):
+        lease = taken("main")
+        fd = leased("main", lease, 0, what)
+        if what == "listen":
+            lease.listen()
+        else:
+            lease.run(f"SELECT pg_advisory_lock({100 + at})")
+        lease.commit()
+        kept.append((lease, fd))
+        threading.Event().wait(1.5)
+    return number
+
+
 def repair():
     count = len(kept)
     while kept:
@@ -208,6 +223,7 @@ commands = {
     "burst": lambda n, seconds: burst(int(n), float(seconds)),
     "listen": lambda: by_itself("listen", os.environ["PGAPPNAME"], ["LISTEN orders"]),
     "lock": lambda: by_itself("lock", os.environ["PGAPPNAME"], ["SELECT pg_advisory_lock(7)"]),
+    "dedicate": lambda n, what: dedicate(int(n), what),
     "batch": lambda: by_itself("batch", "nightly-batch", ["BEGIN", "SELECT count(*) FROM pg_class"]),
     "churn": lambda rate: at_rate("none", float(rate), connect_each_time),
     "websockets": lambda n: inbound.websockets(int(n)),

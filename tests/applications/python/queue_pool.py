@@ -13,6 +13,9 @@ class Lease:
     def run(self, sql):
         return tuple(self.connection.exec_driver_sql(sql).one())
 
+    def listen(self):
+        self.connection.exec_driver_sql("LISTEN orders")
+
     def begin(self):
         pass  # psycopg2 begins with the first statement
 

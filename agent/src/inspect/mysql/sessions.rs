@@ -161,6 +161,7 @@ fn session(row: &Cells, names: &Names, sees_transactions: bool, with_statement: 
         state_age: seconds(8),
         transaction_age,
         session_age: None,
+        holds_lock: false,
         waits_for: row.text(9).filter(|it| !it.is_empty()).map(|it| scrub::text(it, MAX_NAME).into()),
         statement: statement.filter(|it| !it.is_empty()).map(Into::into),
     })

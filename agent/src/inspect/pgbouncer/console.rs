@@ -125,6 +125,7 @@ impl<C: Columns> Answers<C> {
                 state_age: waited,
                 transaction_age: None,
                 session_age: None,
+                holds_lock: false,
                 waits_for: waited.map(|_| "a server connection of the pool".into()),
                 statement: None,
             };

@@ -164,6 +164,7 @@ fn session(row: &Row, names: &Names, is_hidden: bool, with_statement: bool) -> O
         transaction_age: age(10),
         session_age: age(11),
         waits_for,
+        holds_lock: false,
         statement: statement.map(Into::into),
     })
 }

@@ -3,6 +3,7 @@
 //! Functions are asked where a view would join tables of the catalogue: a lock on those blinds what needs names and
 //! nothing else.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +13,15 @@ use super::activity::{Activity, MAX_NAME, Micros, Server, field};
 use super::connection::Connection;
 use crate::inspect::Reason;
 use crate::inspect::server::kept::AskError;
-use crate::inspect::server::{Blocked, Counters, Facts, Limit, LimitOf, Replica, Standing};
+use crate::inspect::server::{Blocked, Counters, Facts, Limit, LimitOf, Replica, Session, SessionState, Standing};
 use crate::scrub;
 
 /// Between two questions for standing and counters: several within each bound of the checks on them.
 const OFTEN: Duration = Duration::from_secs(10);
 /// Between two questions for what people change.
 const SELDOM: Duration = Duration::from_secs(60);
+/// A session that is idle for less is asked no more of.
+const RESTS: Duration = Duration::from_secs(5);
 /// Most sessions that are asked whom they wait for at one look: the question takes every lock of the lock table.
 const MAX_BLOCKED: usize = 20;
 /// The first version whose `pg_locks` tells since when a lock is waited for.
@@ -51,6 +54,10 @@ SELECT pid, waitstart, statement_timestamp(), pg_blocking_pids(pid) FROM pg_lock
 const BLOCKED_BEFORE_14: &str = "/* tickbird */ \
 SELECT pid, NULL::timestamptz, statement_timestamp(), pg_blocking_pids(pid) FROM unnest($1) AS pid";
 
+/// Who of $1 holds an advisory lock. Those of a transaction end with it and are left out by asking only idle sessions.
+const LOCKS: &str = "/* tickbird */ \
+SELECT DISTINCT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = ANY($1)";
+
 const IDENTIFIER: &str = "/* tickbird */ SELECT system_identifier::text FROM pg_control_system()";
 
 /// Limits of roles and databases; superusers have none, whatever is written.
@@ -67,6 +74,9 @@ pub(super) struct Asked {
     blocked: Option<Statement>,
     identifier: Slow,
     limits: Slow,
+    locks: Slow,
+    /// Sessions that held an advisory lock when that was asked last.
+    holders: BTreeSet<u64>,
     /// Limits as they are written, without what is used of them.
     written: Vec<(LimitOf, u32)>,
     facts: Facts,
@@ -148,8 +158,41 @@ impl Asked {
         if let Some(Ok(limits)) = &mut self.facts.limits {
             *limits = self.written.iter().map(|(of, most)| used(of, *most, server, activity)).collect();
         }
+        self.ask_holders(connection, activity, now).await?;
         self.facts.blocked = Some(self.blocked(connection, server, activity, address).await?);
         Ok(self.facts.clone())
+    }
+
+    /// Who holds an advisory lock, of the sessions that have been idle for long enough to look as if they leaked. Where
+    /// that may not be asked nobody is known to.
+    async fn ask_holders(
+        &mut self,
+        connection: &Connection,
+        activity: &Activity,
+        now: Duration,
+    ) -> Result<(), AskError> {
+        let rests = |it: &&Session| it.state == SessionState::Idle && it.state_age.is_some_and(|age| age >= RESTS);
+        let pids: Vec<i32> =
+            activity.sessions.iter().filter(rests).filter_map(|it| it.backend.try_into().ok()).collect();
+        if pids.is_empty() {
+            self.holders.clear();
+            return Ok(());
+        }
+        if self.locks.is_due(OFTEN, now) {
+            self.locks.asked_at = Some(now);
+            let rows = asked(connection, &mut self.locks.statement, LOCKS, &[&pids]).await;
+            let backend = |row: &Row| Some(u64::from(field::<i32>(row, 0)?.unsigned_abs()));
+            self.holders = match settled(rows, "")? {
+                Ok(rows) => rows.iter().filter_map(backend).collect(),
+                Err(_) => BTreeSet::new(),
+            };
+        }
+        Ok(())
+    }
+
+    /// Whether this session held an advisory lock when that was asked last.
+    pub(super) fn holds_lock(&self, backend: u64) -> bool {
+        self.holders.contains(&backend)
     }
 
     async fn blocked(
@@ -270,10 +313,7 @@ fn used(of: &LimitOf, most: u32, server: &Server, activity: &Activity) -> Limit 
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
-    use crate::inspect::server::{Session, SessionState};
 
     /// A session of role `web` in database `app`.
     fn session(backend: u64) -> Session {
@@ -293,6 +333,7 @@ mod tests {
             transaction_age: None,
             session_age: None,
             waits_for: None,
+            holds_lock: false,
             statement: None,
         }
     }
@@ -339,7 +380,7 @@ mod tests {
 
     #[test]
     fn a_dba_finds_every_statement_by_its_beginning() {
-        for statement in [STANDING, REPLICAS, BLOCKED, BLOCKED_BEFORE_14, IDENTIFIER, LIMITS] {
+        for statement in [STANDING, REPLICAS, BLOCKED, BLOCKED_BEFORE_14, LOCKS, IDENTIFIER, LIMITS] {
             assert!(statement.starts_with("/* tickbird */ "), "{statement}");
         }
     }

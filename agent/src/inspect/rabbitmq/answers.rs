@@ -198,6 +198,7 @@ fn session(row: &Row) -> Option<Session> {
         state_age: None,
         transaction_age: None,
         session_age: None,
+        holds_lock: false,
         waits_for: match row.state.as_str() {
             "blocked" | "blocking" => Some("resource alarm: memory or disk".into()),
             "flow" => Some("flow control: it publishes faster than the server takes".into()),

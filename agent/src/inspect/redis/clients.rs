@@ -126,6 +126,7 @@ impl<'a> Row<'a> {
             state_age: self.seconds("idle"),
             transaction_age: None,
             session_age: self.seconds("age"),
+            holds_lock: false,
             waits_for: command.clone().filter(|_| waits).map(Into::into),
             statement: command.filter(|_| with_command).map(Into::into),
         }

@@ -1,12 +1,12 @@
 //! What is known of each connection's lease, from every source together: the server's word, `tcp_info`, and the rules
 //! of `lines.rs`. Strongest first; what nothing speaks of is `unknown`, never `free`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::lease::{self, Hold, Said, Sessions};
-use super::lines::{HeldBy, Key, Lines, Name, Sight, stopped_together};
+use super::lines::{HeldBy, Key, Lines, Name, SLACK, Sight, stopped_together};
 use super::order::Discipline;
 use super::view::Verdict;
 use crate::discover::Instance;
@@ -16,6 +16,8 @@ use crate::inspect::server::{Engine, SessionState};
 /// asyncpg sends this when a connection is given back.
 const RESET_BEGINS: &str = "SELECT pg_advisory_unlock_all();";
 const RESET_ENDS: &str = "RESET ALL;";
+/// What the server sends so long after it became idle answers nothing.
+const UNASKED: Duration = Duration::from_secs(2);
 /// Ports whose protocol answers each request before the next: only there a request without an answer is a lease.
 const STRICT: [&str; 5] = ["postgresql", "pgbouncer", "mysql", "redis", "memcached"];
 
@@ -59,7 +61,9 @@ pub(super) struct Verdicts {
     /// How each connection's server names its pool; kept while the connection lasts.
     names: HashMap<u64, Arc<Name>>,
     /// Connections that have shown asyncpg's reset since they were born.
-    resets: HashMap<u64, ()>,
+    resets: HashSet<u64>,
+    /// Connections that were seen to listen, and not to have ended that since: later statements hide it.
+    listeners: HashSet<u64>,
 }
 
 impl Verdicts {
@@ -72,7 +76,7 @@ impl Verdicts {
         opens_ahead: impl Fn(Instance) -> bool,
         now: Duration,
     ) {
-        self.learn(rows, sessions);
+        self.learn(rows, sessions, now);
         self.lines.begin();
         for row in rows {
             let grows = match &row.owner {
@@ -85,17 +89,18 @@ impl Verdicts {
                     continue;
                 }
                 let sights: Vec<Sight> =
-                    connections.iter().filter_map(|it| sight(it, sessions, row.service, now)).collect();
+                    connections.iter().filter_map(|it| self.sight(it, sessions, row.service, now)).collect();
                 self.lines.pool(&key, &sights, row.process_age, grows, !row.closes.is_empty(), now);
             }
         }
         self.lines.end();
     }
 
-    /// Names and resets, as long as their connections last.
-    fn learn(&mut self, rows: &[PoolRow], sessions: &Sessions) {
+    /// Names, resets and listeners, as long as their connections last.
+    fn learn(&mut self, rows: &[PoolRow], sessions: &Sessions, now: Duration) {
         let mut names = HashMap::with_capacity(self.names.len());
-        let mut resets = HashMap::with_capacity(self.resets.len());
+        let mut resets = HashSet::with_capacity(self.resets.len());
+        let mut listeners = HashSet::with_capacity(self.listeners.len());
         for it in rows.iter().flat_map(|row| &row.connections) {
             let said = sessions.of(it.cookie);
             let name = said.map(|said| Name::of(&said.session));
@@ -108,11 +113,16 @@ impl Verdicts {
             if let Some(name) = name {
                 names.insert(it.cookie, name);
             }
-            if self.resets.contains_key(&it.cookie) || said.is_some_and(is_reset) {
-                resets.insert(it.cookie, ());
+            if self.resets.contains(&it.cookie) || said.is_some_and(is_reset) {
+                resets.insert(it.cookie);
+            }
+            let began = said.is_some_and(|said| listens(said) || is_notified(it, said, now));
+            let goes_on = self.listeners.contains(&it.cookie) && !said.is_some_and(ends_listening);
+            if began || goes_on {
+                listeners.insert(it.cookie);
             }
         }
-        (self.names, self.resets) = (names, resets);
+        (self.names, self.resets, self.listeners) = (names, resets, listeners);
     }
 
     /// The connections of one row by the pool that the server knows.
@@ -198,14 +208,14 @@ impl Verdicts {
             (it.verdict, it.rule) = (Verdict::Busy, "tcp_info");
             return it;
         }
-        if said.is_some_and(is_apart) {
+        if self.is_apart(connection, said) {
             it.rule = "a session of its own: it listens or holds an advisory lock";
             return it;
         }
         if hold == Hold::Idle
             && let Some(said) = said
             && said.engine == Engine::PostgreSql
-            && self.resets.contains_key(&connection.cookie)
+            && self.resets.contains(&connection.cookie)
             && said.session.statement.is_some()
         {
             it.verdict = if is_reset(said) { Verdict::Free } else { Verdict::Leased };
@@ -221,6 +231,31 @@ impl Verdicts {
         }
         it
     }
+
+    fn sight(
+        &self,
+        connection: &&Connection,
+        sessions: &Sessions,
+        service: Option<&str>,
+        now: Duration,
+    ) -> Option<Sight> {
+        let said = sessions.fresh(connection.cookie, now);
+        let is_strict = service.is_some_and(|it| STRICT.contains(&it));
+        Some(Sight {
+            cookie: connection.cookie,
+            used_at: now.saturating_sub(used_age(connection)?),
+            first_seen: now.saturating_sub(connection.seen_for),
+            born: connection.born,
+            idle: is_strict && matches!(lease::hold(connection, said, now), Hold::Idle | Hold::Unknown),
+            apart: self.is_apart(connection, said),
+            picked: connection.picked,
+        })
+    }
+
+    /// A session that no pool gets back: it waits for what others send, or was opened to hold a lock.
+    fn is_apart(&self, connection: &Connection, said: Option<&Said>) -> bool {
+        self.listeners.contains(&connection.cookie) || said.is_some_and(|it| listens(it) || holds_lock(it))
+    }
 }
 
 /// Since data last went either way.
@@ -228,31 +263,39 @@ pub(super) fn used_age(it: &Connection) -> Option<Duration> {
     [it.sent_age, it.received_age].into_iter().flatten().min()
 }
 
-fn sight(connection: &&Connection, sessions: &Sessions, service: Option<&str>, now: Duration) -> Option<Sight> {
-    let said = sessions.fresh(connection.cookie, now);
-    let is_strict = service.is_some_and(|it| STRICT.contains(&it));
-    Some(Sight {
-        cookie: connection.cookie,
-        used_at: now.saturating_sub(used_age(connection)?),
-        first_seen: now.saturating_sub(connection.seen_for),
-        born: connection.born,
-        idle: is_strict && matches!(lease::hold(connection, said, now), Hold::Idle | Hold::Unknown),
-        apart: said.is_some_and(is_apart),
-        picked: connection.picked,
-    })
+/// Whether its last statement began to listen.
+fn listens(said: &Said) -> bool {
+    said.session.state == SessionState::Listening || last_statement(said).is_some_and(|it| begins(it, "LISTEN "))
 }
 
-/// A session that no pool gets back: it waits for what others send, or was opened to hold a lock.
-fn is_apart(said: &Said) -> bool {
-    let begins = |text: &str, word: &str| text.get(..word.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(word));
-    if said.session.state == SessionState::Listening {
-        return true;
-    }
-    said.session.statement.as_deref().is_some_and(|text| {
-        let text = text.trim_start();
-        let takes_lock = text.contains("pg_advisory_lock") || text.contains("pg_try_advisory_lock");
-        begins(text, "LISTEN ") || takes_lock || text.contains("GET_LOCK(")
-    })
+/// Whether the server sent something that nobody asked for, as it does to who listens: the session was idle before, and
+/// we sent nothing since.
+fn is_notified(connection: &Connection, said: &Said, now: Duration) -> bool {
+    let (Some(sent), Some(received)) = (connection.sent_age, connection.received_age) else { return false };
+    let idle_for = said.session.state_age.filter(|_| said.session.state == SessionState::Idle);
+    let Some(idle_for) = idle_for.filter(|_| said.engine == Engine::PostgreSql) else { return false };
+    let idle_for = idle_for + now.saturating_sub(said.at);
+    received + UNASKED <= idle_for && sent + SLACK >= idle_for
+}
+
+/// Whether its last statement certainly ended that.
+fn ends_listening(said: &Said) -> bool {
+    is_reset(said) || last_statement(said).is_some_and(|it| begins(it, "UNLISTEN") || begins(it, "DISCARD ALL"))
+}
+
+/// Whether it was opened to hold a lock: as its server says, or by its last statement where that cannot be asked.
+fn holds_lock(said: &Said) -> bool {
+    let takes =
+        |it: &str| ["pg_advisory_lock", "pg_try_advisory_lock", "GET_LOCK("].iter().any(|word| it.contains(word));
+    said.session.holds_lock || last_statement(said).is_some_and(takes)
+}
+
+fn last_statement(said: &Said) -> Option<&str> {
+    said.session.statement.as_deref().map(str::trim_start)
+}
+
+fn begins(text: &str, word: &str) -> bool {
+    text.get(..word.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(word))
 }
 
 fn is_reset(said: &Said) -> bool {

@@ -388,3 +388,46 @@ fn the_servers_word_is_certain_and_sessions_of_their_own_are_left_alone() {
     assert_eq!(sessions, [Some(902), Some(903)]);
     assert_eq!(named["rule"], serde_json::json!({ "pg_stat_activity.state": 2 }));
 }
+
+/// Taken from the pool for good, each for a purpose of its own; the last statement of all of them is a commit.
+#[test]
+fn connections_of_a_pool_that_listen_or_hold_a_lock_are_left_alone_after_their_commit_too() {
+    let mut night = Night::begin();
+    let mut sim = Sim::new(31, true, 30.0, 20);
+    run(&mut night, &mut sim, 120);
+    (sim.leak_each, sim.leak_most) = (150, 6);
+    let (mut idle_since, mut shown) = (std::collections::BTreeMap::new(), std::collections::BTreeSet::new());
+    for second in 1..=240_u32 {
+        let seen = sim.look(120.0 + f64::from(second));
+        night.wait(1.0).host(&host(seen, sim.most));
+        let mut dedicated: Vec<usize> = (0..sim.lines.len()).filter(|at| sim.lines[*at].leaked.is_some()).collect();
+        dedicated.sort_by(|a, b| sim.lines[*a].leaked.partial_cmp(&sim.lines[*b].leaked).expect("times"));
+        for at in &dedicated {
+            idle_since.entry(*at).or_insert(sim.lines[*at].sent);
+        }
+        // Two of them are notified now and then.
+        if second % 10 == 0 {
+            dedicated.iter().skip(4).for_each(|at| sim.lines[*at].received = sim.now);
+        }
+        if second % 5 != 0 {
+            continue;
+        }
+        let now = sim.now;
+        let row = |(at, line): (usize, &Line)| {
+            let mut it = session(900 + at as u64, &format!("10.0.0.9:{}", line.port));
+            let since = idle_since.get(&at).copied().unwrap_or(line.received);
+            it.state_age = Some(Duration::from_secs_f64((now - since).max(0.0)));
+            it.statement = Some("COMMIT".into());
+            match dedicated.iter().position(|it| *it == at) {
+                Some(0 | 1) => it.holds_lock = true,
+                Some(2 | 3) if shown.insert(at) => it.statement = Some("LISTEN orders".into()),
+                _ => (),
+            }
+            it
+        };
+        let sessions: Vec<_> = sim.lines.iter().enumerate().map(row).collect();
+        night.server(&server(REMOTE, sessions));
+    }
+    assert_eq!(sim.leaked(), 6);
+    assert_eq!((night.told_of("pool.leak"), night.told_of("pool.leak_rate")), (String::new(), String::new()));
+}

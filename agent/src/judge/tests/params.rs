@@ -52,7 +52,9 @@ fn a_driver_that_prepares_behind_a_transaction_pooler_is_a_warning_and_critical_
 #[test]
 fn the_pooler_itself_says_its_mode_and_by_session_everything_is_well() {
     let (session, transaction) = (PoolMode::Session, PoolMode::Transaction);
-    for (mode, carries, expected) in [(transaction, false, "warning"), (transaction, true, "ok"), (session, false, "ok")] {
+    for (mode, carries, expected) in
+        [(transaction, false, "warning"), (transaction, true, "ok"), (session, false, "ok")]
+    {
         let mut night = Night::begin();
         let mut look = server("10.0.0.5:6432", Vec::new());
         (look.pool_mode, look.carries_statements) = (Some(mode), carries);

@@ -141,6 +141,7 @@ pub(crate) fn session(backend: u64, client: &str) -> Session {
         transaction_age: None,
         session_age: Some(Duration::from_secs(600)),
         waits_for: None,
+        holds_lock: false,
         statement: Some(Arc::from("SELECT $1")),
     }
 }

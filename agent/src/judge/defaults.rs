@@ -425,7 +425,8 @@ pub static CHECKS: &[Check] = &[
         false_alarm: FalseAlarm::Medium,
         needs: "the process's environment, and the pooler's mode: pool.pooler of its [[app]], or a [[pgbouncer]] section",
         advice: "add the key to the DSN; where the program sets it in its code, name another with pool.required or switch this off",
-        reason: "a warning by the DSN alone; critical once the log says that prepared statements fail",
+        reason: "a hint (info) by the driver alone, a warning for keys of pool.required; critical once the log says that \
+                 prepared statements fail",
     },
     Check {
         id: "pool.timeout",

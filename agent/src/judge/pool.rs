@@ -121,7 +121,7 @@ impl Pools {
         for (target, rows) in &pools {
             let place = place(rows[0]);
             churn::judge(&mut self.births, target, &place, rows, look, now, tracks);
-            close_wait::judge(&mut self.dead, target, &place, rows, now, tracks);
+            close_wait::judge(&mut self.dead, target, &place, rows, self.verdicts.discipline(rows), now, tracks);
             if !self.is_viewed(&place.remote) {
                 let reason = self.why_not_viewed(target, rows[0], now, tracks);
                 if self.stats.share_of(target, now.mono).is_none() {

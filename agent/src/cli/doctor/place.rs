@@ -64,9 +64,11 @@ fn rights(who: Who, seen: &Surroundings) -> Line {
 fn processes(seen: &Surroundings) -> Line {
     let unheld = "some watched sockets are held by processes in another PID namespace: their ports, ages and sessions are \
                   seen, no process and no descriptor";
+    let unknown = "not known: processes that refuse to be looked into may hold watched sockets";
     let found = match seen.has_unheld {
         true => unheld.to_owned(),
         false if seen.processes <= 1 => "no process is seen but the agent, which is in one of its own".to_owned(),
+        false if seen.refusing > 0 => unknown.to_owned(),
         false => format!("every watched socket is held by one of the {} processes that are seen", seen.processes),
     };
     let advice = (seen.has_unheld || seen.processes <= 1).then_some(
@@ -132,6 +134,7 @@ mod tests {
         let text = said(nobody(CapabilitySet::SYS_PTRACE), &Surroundings { refusing: 12, ..ALL });
         assert!(text.contains("CAP_SYS_PTRACE alone, which gives nothing: 12 of 30 processes refuse"), "{text}");
         assert!(text.contains("AmbientCapabilities=CAP_SYS_PTRACE CAP_DAC_READ_SEARCH"), "{text}");
+        assert!(text.contains("not known: processes that refuse") && !text.contains("is held by one of"), "{text}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
+use super::order::Discipline;
 use super::{Subject, Tracks, owner_name, pid, pids, pids_in_words, untold};
 use crate::discover::TargetKey;
 use crate::inspect::host::{Connection, PoolRow, TcpState};
@@ -54,6 +55,7 @@ pub(super) fn judge(
     target: &TargetKey,
     place: &Place,
     rows: &[&PoolRow],
+    discipline: Discipline,
     now: Moment,
     tracks: &mut Tracks,
 ) {
@@ -69,18 +71,25 @@ pub(super) fn judge(
     let oldest = if dead.len() < LEAST { 0.0 } else { dead[0].1.state_age.as_secs_f64() };
     // Whether the pool is at work is told by ages alone: without them many dead connections may be an idle pool's.
     let value = untold(rows).filter(|_| dead.len() >= LEAST).unwrap_or(Value::Known(oldest));
-    let seen = Seen { qualifies: rises && is_at_work(rows), ..Seen::value(value) };
+    let seen = Seen { qualifies: rises && passes_by(rows, discipline), ..Seen::value(value) };
     let subject = Subject { place: Some(place), ..Subject::of(CheckId::CloseWait, target) };
     tracks.observe(subject, seen, now, || case(rows, &dead));
 }
 
-/// Whether data moved on an open connection, or one was born, within the last seconds.
-fn is_at_work(rows: &[&PoolRow]) -> bool {
-    let moves = |it: &Connection| {
+/// Whether the pool hands out connections and yet passes the dead ones by: then somebody else has them. The far end of a
+/// stack is not reached by little traffic, and is as idle as a pool without any.
+fn passes_by(rows: &[&PoolRow], discipline: Discipline) -> bool {
+    let moves = |it: &&Connection| {
         let quiet = [it.sent_age, it.received_age].into_iter().flatten().min();
         it.state == TcpState::Established && quiet.is_some_and(|age| age <= IDLE)
     };
-    rows.iter().any(|row| row.births > 0 || row.connections.iter().any(moves))
+    let used = |row: &&&PoolRow| row.connections.iter().filter(moves).count();
+    match discipline {
+        Discipline::Rotating => rows.iter().any(|row| row.births > 0 || used(&row) > 0),
+        Discipline::Stack => false,
+        // Where several serve at once, a third dead one would have been met.
+        Discipline::Unknown => rows.iter().any(|row| used(&row) >= LEAST),
+    }
 }
 
 fn case(rows: &[&PoolRow], dead: &[(&PoolRow, &Connection)]) -> Case {

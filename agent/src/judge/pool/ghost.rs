@@ -27,8 +27,17 @@ const LOOKS: u32 = 2;
 const MAX_ROWS: usize = 50;
 const MAX_KNOWN: usize = 20_000;
 
-/// Sessions of each server that were once joined with a socket here.
-pub(super) type Known = HashMap<TargetKey, HashMap<(u64, SocketAddr), Once>>;
+/// What is remembered of each server.
+pub(super) type Known = HashMap<TargetKey, Remembered>;
+
+/// Sessions of one server, by what they are in one life.
+#[derive(Debug, Default)]
+pub(super) struct Remembered {
+    /// Those that were once joined with a socket here.
+    once: HashMap<(u64, SocketAddr), Once>,
+    /// Those that never were, though they come from an address of this host, with the looks that had them.
+    never: HashMap<(u64, SocketAddr), u32>,
+}
 
 /// Whose it was.
 #[derive(Debug, Clone)]
@@ -62,7 +71,7 @@ pub(super) fn judge(
     tracks: &mut Tracks,
 ) {
     let known = all.entry(look.target.clone()).or_default();
-    targets.extend(known.values().map(|it| (it.target.clone(), it.place.clone())));
+    targets.extend(known.once.values().map(|it| (it.target.clone(), it.place.clone())));
     let not_told = match unseen {
         Some(reason) => Some(reason.clone()),
         None if join.joined.is_empty() => Some(Reason::NotYet("a session that joins a connection of this host")),
@@ -73,7 +82,7 @@ pub(super) fn judge(
         let there: HashSet<_> = sessions.iter().filter_map(key).collect();
         for (target, place) in &targets {
             // Sessions that were once known for certain, and are not there any more, are certainly over.
-            let is_left = known.iter().any(|(key, once)| once.target == *target && there.contains(key));
+            let is_left = known.once.iter().any(|(key, once)| once.target == *target && there.contains(key));
             let is_over = unseen.is_none() && fires(target, tracks) && !is_left;
             let value = if is_over { Value::Known(0.0) } else { Value::Unknown(reason.clone()) };
             let subject = Subject { place: Some(place), ..Subject::of(CHECK, target) };
@@ -81,18 +90,46 @@ pub(super) fn judge(
         }
         return;
     }
-    follow(known, sessions, join, now.mono);
+    follow(&mut known.once, sessions, join, now.mono);
+    known.meet(join);
     let mut ghosts: BTreeMap<TargetKey, Vec<(&Session, &Once)>> = BTreeMap::new();
     for session in sessions {
-        let once = key(session).and_then(|it| known.get(&it)).filter(|it| it.missed >= LOOKS);
+        let once = key(session).and_then(|it| known.once.get(&it)).filter(|it| it.missed >= LOOKS);
         if let Some(once) = once {
             ghosts.entry(once.target.clone()).or_default().push((session, once));
         }
     }
     for (target, place) in &targets {
         let of_target = ghosts.get(target).map_or(&[][..], Vec::as_slice);
+        let count = of_target.len() as f64;
+        let value = match known.may_be_of(target, join) {
+            false => Value::Known(count),
+            true if count > 0.0 => Value::Between(count, f64::INFINITY),
+            true => Value::Unknown(Reason::NotYet(
+                "whose the sessions of its user are that have no connection here: of another network namespace, or of a \
+                 client that was gone when the agent came",
+            )),
+        };
         let subject = Subject { place: Some(place), ..Subject::of(CHECK, target) };
-        tracks.observe(subject, Seen::known(of_target.len() as f64), now, || case(place, look, of_target, now.mono));
+        tracks.observe(subject, Seen::value(value), now, || case(place, look, of_target, now.mono));
+    }
+}
+
+impl Remembered {
+    /// Counts the sessions from here that no socket was ever joined with.
+    fn meet(&mut self, join: &Join<'_>) {
+        let strange = join.without_socket.iter().filter_map(|it| key(it)).filter(|it| !self.once.contains_key(it));
+        self.never = strange.take(MAX_KNOWN).map(|it| (it, self.never.get(&it).map_or(1, |looks| looks + 1))).collect();
+    }
+
+    /// Whether such a session, seen at several looks, has the database and user of this pool.
+    fn may_be_of(&self, target: &TargetKey, join: &Join<'_>) -> bool {
+        let lasts = |it: &&&Session| key(it).and_then(|it| self.never.get(&it)).is_some_and(|looks| *looks >= LOOKS);
+        let mut lasting = join.without_socket.iter().filter(lasts);
+        lasting.any(|it| {
+            let is_like = |other: &Session| other.database == it.database && other.user == it.user;
+            join.joined.iter().any(|other| other.pool.target == *target && is_like(other.session))
+        })
     }
 }
 

@@ -35,7 +35,7 @@ pub struct Join<'a> {
     /// Established connections of this host to the server for which it has no row.
     pub without_session: Vec<(&'a PoolRow, &'a Connection)>,
     /// Rows with an address of this host for which there is no socket here: other namespaces, or ended since.
-    pub without_socket: usize,
+    pub without_socket: Vec<&'a Session>,
     /// Rows of clients on other hosts.
     pub elsewhere: usize,
     /// Rows without address, hidden from our role or over a unix socket, whose other end was not seen either.
@@ -107,7 +107,9 @@ pub fn join<'a>(look: &'a ServerLook, pools: &'a [PoolRow]) -> Join<'a> {
                 }
                 None => join.unnamed.push(session),
             },
-            (None, Some(_)) if clients(session).any(|it| ours.contains(&it.ip())) => join.without_socket += 1,
+            (None, Some(_)) if clients(session).any(|it| ours.contains(&it.ip())) => {
+                join.without_socket.push(session);
+            }
             (None, Some(_)) => join.elsewhere += 1,
         }
     }
@@ -223,7 +225,7 @@ mod tests {
         rows.push(format!(
             "{} {} {} {}",
             join.without_session.len(),
-            join.without_socket,
+            join.without_socket.len(),
             join.elsewhere,
             join.without_address
         ));

@@ -1,12 +1,14 @@
 //! What a DSN has to say when a pooler hands each transaction another server connection.
 //!
 //! Judged only where the pooler's mode is certain: the operator said it, or the pooler itself. What a program sets in
-//! its code cannot be seen, so this stays a warning until `pool.prepared` says that statements do fail.
+//! its code cannot be seen, so keys that nobody demanded are a hint (`info`) until `pool.prepared` says that
+//! statements do fail, and those of `pool.required` a warning.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::json;
+use tickbird_shared::Severity;
 
 use super::{Instances, Subject, Tracks, owner_name, pids, pids_in_words, place};
 use crate::discover::End;
@@ -21,13 +23,11 @@ use crate::judge::{Moment, words};
 const CHECK: CheckId = CheckId::Params;
 /// PgBouncer's usual port.
 const POOLER_PORT: u16 = 6432;
-/// One key of each line has to be in the DSN of that driver; psycopg2 prepares nothing by itself. psycopg has no such key:
-/// it takes `prepare_threshold` from the code alone.
-const REQUIRED: [(&str, &[&str]); 3] = [
-    ("asyncpg", &["prepared_statement_cache_size=0|statement_cache_size=0"]),
-    ("jdbc", &["preparethreshold=0"]),
-    ("psycopg2", &[]),
-];
+/// The keys that the DSN of that driver should show; psycopg2 prepares nothing by itself. psycopg has no such key: it takes
+/// `prepare_threshold` from the code alone. SQLAlchemy's `prepared_statement_cache_size` is not enough: asyncpg still
+/// names the statements itself.
+const REQUIRED: [(&str, &[&str]); 3] =
+    [("asyncpg", &["statement_cache_size=0"]), ("jdbc", &["preparethreshold=0"]), ("psycopg2", &[])];
 
 /// How the poolers that were asked hand out their connections, by the remote ends that lead to them.
 pub(super) type Modes = BTreeMap<End, Told>;
@@ -79,7 +79,12 @@ pub(super) fn judge(modes: &Modes, pools: &Instances<'_>, now: Moment, tracks: &
         let fails = matches!(&row.owner, Owner::Seen { application, .. } if has_failures(&application.name, tracks));
         let place = place(row);
         let subject = Subject { place: Some(&place), ..Subject::of(CHECK, target) };
-        let seen = Seen { corroborated: fails, ..Seen::value(value) };
+        // What the program sets in its code cannot be seen: only the operator's own keys, or failures, make it a fault.
+        let is_hint = !fails && !missing.is_empty() && rows.iter().all(|row| row.dsn.required.is_empty());
+        let seen = match is_hint {
+            true => Seen { forced: Some(Severity::Info), ..Seen::known(0.0) },
+            false => Seen { corroborated: fails, ..Seen::value(value) },
+        };
         tracks.observe(subject, seen, now, || case(rows, &missing, mode, fails));
     }
 }

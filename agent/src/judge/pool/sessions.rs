@@ -150,7 +150,7 @@ impl Scene<'_> {
             "join": {
                 "joined": self.join.joined.len(),
                 "open": self.join.open(),
-                "rows_without_socket": self.join.without_socket,
+                "rows_without_socket": self.join.without_socket.len(),
             },
         }));
         let left = MAX_EVIDENCE_BYTES.saturating_sub(Json::Object(whole.clone()).to_string().len() + 16);

@@ -147,6 +147,16 @@ impl Verdicts {
         self.lines.want_order(now)
     }
 
+    /// How the instances of a pool hand out their connections: one that rotates is enough.
+    pub(super) fn discipline(&self, rows: &[&PoolRow]) -> Discipline {
+        let all = rows.iter().flat_map(|row| self.grouped(row)).map(|(key, _)| self.lines.discipline(&key));
+        all.fold(Discipline::Unknown, |known, it| match (known, it) {
+            (Discipline::Rotating, _) | (_, Discipline::Rotating) => Discipline::Rotating,
+            (Discipline::Stack, _) | (_, Discipline::Stack) => Discipline::Stack,
+            _ => Discipline::Unknown,
+        })
+    }
+
     /// The verdicts of one row, pool by pool.
     pub(super) fn of<'a>(&self, row: &'a PoolRow, sessions: &'a Sessions, now: Duration) -> Vec<Pool<'a>> {
         let groups = self.grouped(row).into_iter();
@@ -196,10 +206,8 @@ impl Verdicts {
             && let Some(said) = said
         {
             let session = &said.session;
-            let age = match session.state {
-                SessionState::Active | SessionState::FastPath | SessionState::Listening => session.state_age,
-                _ => session.transaction_age.or(session.state_age),
-            };
+            // Since it has done nothing: a transaction that is older and goes on is no lease that was forgotten.
+            let age = session.state_age.or(session.transaction_age);
             it.since = said.at.saturating_sub(age.unwrap_or_default());
             (it.verdict, it.rule) = (Verdict::Leased, said.engine.state_rule());
             return it;

@@ -370,8 +370,8 @@ fn the_servers_word_is_certain_and_sessions_of_their_own_are_left_alone() {
             }
             for it in &mut sessions[2..4] {
                 it.state = crate::inspect::server::SessionState::IdleInTransaction;
-                it.transaction_age =
-                    Some(age.saturating_sub(Duration::from_secs(if it.backend == 902 { 0 } else { 5 })));
+                it.state_age = Some(age.saturating_sub(Duration::from_secs(if it.backend == 902 { 0 } else { 5 })));
+                it.transaction_age = it.state_age;
             }
             last = Some(server(REMOTE, sessions));
         }

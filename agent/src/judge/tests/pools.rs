@@ -53,6 +53,15 @@ fn an_idle_pool_may_keep_its_dead_connections() {
     assert_eq!(night.told(), "");
 }
 
+/// The last one used is the first one taken: little traffic needs one connection, and the server ended the others.
+#[test]
+fn the_far_end_of_a_stack_may_keep_its_dead_connections() {
+    let mut night = Night::begin();
+    watch(&mut night, 10, |_| dying(8, 0, 0.0));
+    watch(&mut night, 400, |second| dying(8, 7, second));
+    assert_eq!(night.told(), "");
+}
+
 #[test]
 fn a_pool_that_works_its_dead_connections_off_is_left_alone_and_so_is_one_found_so() {
     let mut night = Night::begin();

@@ -272,8 +272,27 @@ fn ghosts_of_an_application_that_never_returns_are_over_when_the_server_ends_the
 #[test]
 fn rows_of_another_namespace_and_rows_that_none_joins_are_no_ghosts() {
     let mut night = Night::begin();
-    night.scenes(10, |_| haunted(2));
+    let strangers = |user: &'static str| {
+        move |_| {
+            let (host, mut server) = haunted(2);
+            for it in server.sessions.as_mut().expect("sessions").iter_mut().take(2) {
+                it.user = user.into();
+            }
+            (host, server)
+        }
+    };
+    night.scenes(10, strangers("somebody"));
     assert_eq!((night.told().as_str(), night.is("pool.ghost", "shop")), ("", "ok"), "their sockets were never here");
+    // Of the same user they may be what a client left that was gone when the agent came: no finding is cleared by it.
+    let mut night = Night::begin();
+    night.scenes(10, |_| haunted(2));
+    assert_eq!((night.told().as_str(), night.is("pool.ghost", "shop")), ("", "not yet"), "they may be its own");
+    night.scenes(3, |_| {
+        let (host, mut server) = haunted(2);
+        server.sessions.as_mut().expect("sessions").drain(..2);
+        (host, server)
+    });
+    assert_eq!(night.is("pool.ghost", "shop"), "ok", "they are gone");
     let mut night = Night::begin();
     night.scenes(3, |_| haunted(0));
     night.scenes(10, |_| haunted(6));

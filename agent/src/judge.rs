@@ -225,7 +225,10 @@ impl Judge {
             }
             Rows::PoolStats(said) => self.pools.stats(said, now, &mut self.tracks),
             Rows::Probe(probe) => self.endpoints.look(probe, now, &mut self.tracks),
-            Rows::Log(look) => self.logs.look(look, now, &mut self.tracks),
+            Rows::Log(look) => {
+                self.logs.look(look, now, &mut self.tracks);
+                self.pools.log(look, now);
+            }
             Rows::Sqlite(look) => self.databases.look(look, now, &mut self.tracks),
             Rows::Names(look) => self.pools.names(look, now),
         }

@@ -10,6 +10,15 @@ The server stands in libpq's environment variables. Commands as in pooled.py, ea
     overlap N     two tasks on one connection of asyncpg
     lazy N        a connection of SQLAlchemy's asyncio engine used outside of its greenlet
     say TEXT      a line as it is, with the level that it begins with
+
+Orders have a pool of their own, of eight connections. Each is a request with one statement:
+
+    fail          it raises, and its session is closed only where it does not
+    tidy          it raises the same, and its session is closed whatever happens
+    forget        it raises nothing, and its session is not closed
+    repair        closes what is left open; how many that were
+
+`fail` and `forget` answer with the connection that is left open.
 """
 
 import argparse
@@ -18,11 +27,13 @@ import json
 import logging
 import logging.handlers
 import os
+import socket
 import sys
 
 import asyncpg
 from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import sessionmaker
 
 arguments = argparse.ArgumentParser()
 arguments.add_argument("--name", required=True)
@@ -37,6 +48,8 @@ log.addHandler(handler)
 log.setLevel(logging.DEBUG)
 
 pool = create_engine("postgresql+psycopg2://", pool_size=1, max_overflow=0, pool_timeout=0.05)
+Orders = sessionmaker(create_engine("postgresql+psycopg2://", pool_size=8, max_overflow=0))
+unfinished = []
 place = (os.environ["PGUSER"], os.environ["PGPASSWORD"], os.environ["PGHOST"], os.environ["PGPORT"])
 asynchronous = create_async_engine("postgresql+asyncpg://%s:%s@%s:%s/" % place + os.environ["PGDATABASE"])
 loop = asyncio.new_event_loop()
@@ -91,18 +104,85 @@ def several(number, request):
     return failed
 
 
+class OutOfStock(Exception):
+    pass
+
+
+def order(session, raises):
+    session.execute(text("SELECT pg_backend_pid(), 'canary of a customer'"))
+    if raises:
+        raise OutOfStock(f"article {statements} of 'canary of a customer' has none left")
+
+
+def begin():
+    """A session of a request that is not over."""
+    session = Orders()
+    unfinished.append(session)
+    return session
+
+
+def fail():
+    session = begin()
+    order(session, raises=True)
+    unfinished.remove(session)
+    session.close()
+
+
+def tidy():
+    with Orders() as session:
+        order(session, raises=True)
+
+
+def forget():
+    order(begin(), raises=False)
+
+
+def request(handler):
+    """What a web framework does with a handler; then the connection that it left open."""
+    global statements
+    statements += 1
+    before = len(unfinished)
+    try:
+        handler()
+        log.info("200 /orders")
+    except OutOfStock:
+        log.exception("500 /orders")
+    if len(unfinished) == before:
+        return None
+    driver = unfinished[-1].connection().connection.dbapi_connection
+    with socket.socket(fileno=os.dup(driver.fileno())) as end:
+        port = end.getsockname()[1]
+    return {"pid": os.getpid(), "fd": driver.fileno(), "backend": driver.info.backend_pid, "port": port}
+
+
+def repair():
+    count = len(unfinished)
+    while unfinished:
+        unfinished.pop().close()
+    return count
+
+
 def say(line):
     level, _, words = line.partition(" ")
     log.log(logging.getLevelName(level), words)
     return line
 
 
+def answer_to(name, rest):
+    if name in handlers:
+        return request(handlers[name])
+    if name in ("say", "repair"):
+        return say(rest) if name == "say" else repair()
+    return several(rest, requests[name])
+
+
+handlers = {"fail": fail, "tidy": tidy, "forget": forget}
 requests = {"starve": starve, "serve": serve, "ask": ask, "overlap": overlap, "lazy": lazy}
 print(json.dumps({"ready": os.getpid()}), flush=True)
 for line in sys.stdin:
     name, _, rest = line.strip().partition(" ")
     try:
-        answer = {"did": say(rest) if name == "say" else several(rest, requests[name])}
+        answer = {"did": answer_to(name, rest)}
     except Exception as error:
         answer = {"failed": f"{type(error).__name__}: {error}"}
     print(json.dumps(answer), flush=True)

@@ -97,9 +97,14 @@ fn the_doctor_names_what_each_check_lacks_and_a_secret_that_others_may_read() {
             let lines = report["lines"].as_array().cloned().unwrap_or_default();
             Ok::<_, StageError>(lines.iter().find(has).cloned().unwrap_or_default())
         };
-        for check in ["pool.idle_in_transaction", "db.locks", "http.status"] {
+        for (check, section) in [
+            ("pool.idle_in_transaction", "[[postgres]]"),
+            ("db.locks", "[[postgres]]"),
+            ("http.status", "[[endpoint]]"),
+            ("pool.timeout", "[[log]]"),
+            ("err.correlate", "[[log]]"),
+        ] {
             let found = line(check)?;
-            let section = if check.starts_with("http") { "[[endpoint]]" } else { "[[postgres]]" };
             assert_eq!(found["state"], "note", "{check}: {found}");
             assert!(found["found"].as_str().is_some_and(|it| it.contains(section)), "{check}: {found}");
         }

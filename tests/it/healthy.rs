@@ -8,12 +8,14 @@ use tickbird_tests::watch::rows_of;
 use tickbird_tests::{Application, Postgres, Seconds, Watch, alone};
 
 /// Each check, and a part of the key of the target it has to have seen with known values.
-const CHECKS: [(&str, &str); 17] = [
+const CHECKS: [(&str, &str); 19] = [
     ("pool.idle_in_transaction", "grants-api"),
     ("pool.aborted_transaction", "grants-api"),
     ("pool.close_wait", "grants-api"),
     ("pool.churn", "grants-api"),
     ("pool.utilization", "grants-api"),
+    ("pool.timeout", "log:grants-api"),
+    ("err.correlate", "grants-api"),
     ("db.headroom", "server:"),
     ("db.connect", "server:"),
     ("proc.memory", "grants-api"),
@@ -48,6 +50,7 @@ fn three_minutes_of_a_healthy_application_cause_not_one_finding() {
             app("grants-api", &pooled.command()),
             app("grants-web", &web.command()),
             postgres(&server.dsn_file("tickbird")?),
+            format!("[[log]]\npath = \"{}\"\napp = \"grants-api\"\n", pooled.log().display()),
             check("proc.memory", "warning = \"2GiB\""),
             format!(
                 "[[endpoint]]\nurl = \"{}\"\nbody_matches = \"ok\"\njson = {{ \"/database/ok\" = true }}\n",

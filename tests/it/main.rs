@@ -8,6 +8,7 @@ mod commands;
 mod databases;
 mod delivery;
 mod endpoints;
+mod error_paths;
 mod exhaustion;
 mod fleet;
 mod ghosts;

@@ -145,6 +145,11 @@ impl Application {
         self.argument("--log")
     }
 
+    /// The file that its standard error goes to.
+    pub fn log(&self) -> &Path {
+        &self.kind.log
+    }
+
     /// A worker whose transactions wait for one another, fail, or are on a server that was superseded.
     pub fn transacting(stage: &Stage, name: &str, server: Vec<(&'static str, String)>) -> Result<Self, StageError> {
         installed("/usr/lib/python3/dist-packages/sqlalchemy", "python3-sqlalchemy")?;

@@ -1,25 +1,29 @@
-//! An application's log, followed from its end: which lines say what an application says when its pool fails.
+//! An application's log, followed from its end: what an application says when its pool or a request fails.
 //!
-//! `follow` reads new lines through rotation, `patterns` says what a line means. Lines are scrubbed before they are
-//! shown to anybody; what matches nothing is counted and forgotten.
+//! `follow` reads new lines through rotation, `patterns` says what a line means, `errors` which lines are a traceback or
+//! an answer with 5xx. Lines are scrubbed before they are shown to anybody; what matches nothing is counted and forgotten.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::discover::TargetKey;
 use crate::inspect::{About, Inspector, Look, Measure, Observation, Reading, Reason, Rows, Unit, Value};
 use crate::scrub;
 
+mod errors;
 mod follow;
 mod patterns;
 
+pub use errors::{Occurrence, Raised, Written};
 use follow::Follow;
 pub use patterns::Kind;
 use patterns::Reader;
 
 /// Most matches of one look that are kept with their text; all are counted.
 const MAX_MATCHES: usize = 50;
+/// Most errors of one look; beyond them it is only known that there were more.
+const MAX_ERRORS: usize = 50;
 /// Longest line in evidence.
 const MAX_SHOWN: usize = 300;
 
@@ -66,6 +70,15 @@ pub struct Found {
     pub matches: Vec<Match>,
     /// Those beyond.
     pub more: Vec<Kind>,
+    /// Errors of requests, in order; at most 50.
+    pub errors: Vec<Occurrence>,
+    /// There were more errors than those.
+    pub has_more_errors: bool,
+    /// On the agent's monotonic clock: the lines were written after `since`, when the last look began, and before
+    /// `until`, when this one was over. `None` until there was a look before.
+    pub since: Option<Duration>,
+    /// See `since`.
+    pub until: Duration,
     /// Bytes were left out because too much was written, so every count is a lower bound.
     pub is_lower_bound: bool,
 }
@@ -92,13 +105,21 @@ pub struct LogInspector {
 struct State {
     follow: Follow,
     reader: Reader,
+    errors: errors::Reader,
+    /// When the last look that could read the log began.
+    looked_at: Option<Duration>,
 }
 
 impl LogInspector {
     /// An inspector that begins at the file's present end.
     pub fn new(config: Config) -> Self {
         let target = TargetKey::log(&config.application, &config.path.display().to_string());
-        let state = State { follow: Follow::new(config.path.clone()), reader: Reader::default() };
+        let state = State {
+            follow: Follow::new(config.path.clone()),
+            reader: Reader::default(),
+            errors: errors::Reader::default(),
+            looked_at: None,
+        };
         Self { target, config, state: Arc::new(Mutex::new(state)) }
     }
 }
@@ -112,13 +133,13 @@ impl Inspector for LogInspector {
         format!("log {}", self.config.path.display())
     }
 
-    fn inspect<'a>(&'a mut self, _now: Duration) -> Look<'a> {
+    fn inspect<'a>(&'a mut self, now: Duration) -> Look<'a> {
         let state = self.state.clone();
         Box::pin(async move {
             // Files block whatever they are opened with, if only for the disk.
             let found = tokio::task::spawn_blocking(move || {
                 let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-                state.look()
+                state.look(now)
             });
             let found = match found.await {
                 Ok(found) => found,
@@ -143,11 +164,14 @@ impl Inspector for LogInspector {
 }
 
 impl State {
-    fn look(&mut self) -> Result<Found, Reason> {
-        let Self { follow, reader } = self;
-        let mut found = Found::default();
+    fn look(&mut self, now: Duration) -> Result<Found, Reason> {
+        let Self { follow, reader, errors, looked_at } = self;
+        let began = Instant::now();
+        let since = looked_at.unwrap_or(now);
+        let mut found = Found { since: *looked_at, ..Found::default() };
         let read = follow.look(|line| {
             found.lines += 1;
+            found.take(errors.line(line, since));
             let Some(kind) = reader.line(line) else { return };
             if found.matches.len() < MAX_MATCHES {
                 found.matches.push(Match { kind, line: scrub::text(line, MAX_SHOWN).into() });
@@ -156,7 +180,23 @@ impl State {
             }
         })?;
         found.is_lower_bound = read.left_out > 0;
+        found.until = now + began.elapsed();
+        *looked_at = Some(now);
         Ok(found)
+    }
+}
+
+impl Found {
+    fn take(&mut self, read: Option<errors::Read>) {
+        let Some(read) = read else { return };
+        if read.is_consequence {
+            self.errors.pop();
+        }
+        if self.errors.len() < MAX_ERRORS {
+            self.errors.push(read.occurrence);
+        } else {
+            self.has_more_errors = true;
+        }
     }
 }
 
@@ -182,7 +222,7 @@ mod tests {
         let path = dir.path().join("app.log");
         std::fs::write(&path, format!("{TIMEOUT}\n")).expect("an old line");
         let mut inspector = LogInspector::new(Config { path: path.clone(), application: "shop".into() });
-        assert_eq!(look(&mut inspector).await.expect("readable"), Found::default(), "old lines say nothing of now");
+        assert_eq!(look(&mut inspector).await.expect("readable").lines, 0, "old lines say nothing of now");
         let mut file = std::fs::OpenOptions::new().append(true).open(&path).expect("the log");
         writeln!(file, "ERROR password=canary-1 {TIMEOUT}\nINFO all is well").expect("two lines");
         let found = look(&mut inspector).await.expect("readable");
@@ -190,6 +230,31 @@ mod tests {
         assert_eq!(found.matches[0].kind, Kind::PoolTimeout);
         assert!(found.matches[0].line.contains("QueuePool limit of size 5"), "{}", found.matches[0].line);
         assert!(!found.matches[0].line.contains("canary"), "{}", found.matches[0].line);
+    }
+
+    #[tokio::test]
+    async fn errors_have_the_look_before_as_their_earliest_time_and_are_bounded() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("app.log");
+        std::fs::write(&path, "").expect("a log");
+        let mut inspector = LogInspector::new(Config { path: path.clone(), application: "shop".into() });
+        let mut look_at = async |seconds: u64, text: &str| {
+            let mut file = std::fs::OpenOptions::new().append(true).open(&path).expect("the log");
+            file.write_all(text.as_bytes()).expect("written");
+            match inspector.inspect(Duration::from_secs(seconds)).await.rows {
+                Rows::Log(look) => look.found.expect("readable"),
+                other => panic!("not a log: {other:?}"),
+            }
+        };
+        assert_eq!(look_at(1, "").await.since, None);
+        // A traceback that is half written at a look began before it.
+        assert_eq!(look_at(2, "Traceback (most recent call last):\n").await.errors, []);
+        let found = look_at(3, "  File \"/a/m.py\", line 1, in f\nValueError: password=canary\n").await;
+        assert_eq!((found.errors.len(), found.errors[0].since), (1, Duration::from_secs(1)));
+        assert_eq!(found.since, Some(Duration::from_secs(2)));
+        assert!(found.until >= Duration::from_secs(3) && !format!("{found:?}").contains("canary"), "{found:?}");
+        let found = look_at(4, &"\"GET /a HTTP/1.1\" 500\n".repeat(1000)).await;
+        assert_eq!((found.errors.len(), found.has_more_errors), (MAX_ERRORS, true));
     }
 
     #[tokio::test]

@@ -13,12 +13,14 @@ use super::{Moment, evidence::Case};
 use crate::discover::{End, Instance, TargetKey};
 use crate::inspect::host::{Connection, Owner, PoolRow};
 use crate::inspect::server::{Engine, Session};
-use crate::inspect::{HostLook, NamesLook, PoolStats, Reason, ServerLook, Value};
+use crate::inspect::{HostLook, LogLook, NamesLook, PoolStats, Reason, ServerLook, Value};
 
 mod absent;
 mod churn;
 mod close_wait;
 mod connect_stuck;
+mod error_path;
+mod errors;
 mod exhaustion;
 mod forecast;
 mod ghost;
@@ -44,7 +46,7 @@ pub(super) mod view;
 /// The checks that judge a server's sessions.
 const SESSION_CHECKS: [CheckId; 2] = [CheckId::IdleInTransaction, CheckId::AbortedTransaction];
 /// The checks that judge leases, by the pool that the server names.
-const LEAK_CHECKS: [CheckId; 2] = [CheckId::Leak, CheckId::LeakRate];
+const LEAK_CHECKS: [CheckId; 3] = [CheckId::Leak, CheckId::LeakRate, CheckId::ErrorPath];
 /// For so long a new pool may wait for the first look at its server: three looks.
 const FIRST_VIEW: Duration = Duration::from_secs(15);
 
@@ -68,6 +70,7 @@ pub(super) struct Pools {
     exhaustion: exhaustion::Exhaustion,
     verdicts: verdict::Verdicts,
     leaks: leak::Leaks,
+    errors: errors::Errors,
     stats: stats::Stats,
     names: stale_dns::Names,
     /// Every pool at the last look at the host, and when that was.
@@ -141,6 +144,7 @@ impl Pools {
                 }
             }
         }
+        self.errors.forget(now.mono);
         self.leases(&rows, now, tracks);
         self.waiting.retain(|target, _| pools.contains_key(target));
         self.births.retain(|target, births| pools.contains_key(target) || births.is_recent(now.mono));
@@ -163,10 +167,16 @@ impl Pools {
         let is_one = |pool: &verdict::Pool<'_>| pool.name.is_some() || !is_viewed(pool.row);
         let all = rows.iter().flat_map(|row| self.verdicts.of(row, sessions, now.mono));
         let judged: Vec<verdict::Pool<'_>> = all.filter(is_one).collect();
-        self.leaks.judge(&judged, &self.commands, now, tracks);
+        self.leaks.judge(&judged, &self.commands, &self.errors, now, tracks);
+        let errors = &self.errors;
+        tracks.end("no log of its application is followed any more", now, |key, track| {
+            let application = track.place.as_ref().and_then(|it| it.who.rsplit_once('/')).map(|it| it.0);
+            key.check == CheckId::ErrorPath && application.is_some_and(|it| !errors.follow(it))
+        });
         for check in LEAK_CHECKS {
             for (target, place) in self.leaks.nothing_else(&judged, known_places(check, tracks).collect()) {
-                if check == CheckId::Leak && self.is_there(&place.who) {
+                // What was named within the last hour stays so.
+                if check != CheckId::LeakRate && self.is_there(&place.who) {
                     nothing(check, &target, &place, now, tracks);
                 }
             }
@@ -204,6 +214,11 @@ impl Pools {
     /// Takes what the names of servers lead to in.
     pub(super) fn names(&mut self, look: &NamesLook, now: Moment) {
         self.names.learn(look, now);
+    }
+
+    /// Takes what an application's log says of failed requests in.
+    pub(super) fn log(&mut self, look: &LogLook, now: Moment) {
+        self.errors.look(look, now);
     }
 
     /// Takes what an application says of its pools in.
@@ -297,7 +312,9 @@ impl Pools {
             }
             let hidden = scene.hidden_pools(&groups);
             for pool in &hidden {
-                let checks = SESSION_CHECKS.into_iter().chain([CheckId::Leak]);
+                let has_log = error_path::application(pool).is_some_and(|it| self.errors.follow(it));
+                let of_leaks = [CheckId::Leak].into_iter().chain(has_log.then_some(CheckId::ErrorPath));
+                let checks = SESSION_CHECKS.into_iter().chain(of_leaks);
                 for (check, reason) in checks.zip(look.hidden.iter().cycle()) {
                     blind(check, &pool.target, &place(pool), reason.clone(), now, tracks);
                 }

@@ -11,6 +11,7 @@ use crate::inspect::host::Ended;
 use crate::inspect::{HostLook, PoolStats, Probe, Reading, ServerLook};
 
 mod endpoints;
+mod error_path;
 mod exhaustion;
 mod facts;
 mod leases;

@@ -7,25 +7,26 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Map, Value as Json, json};
 use tickbird_shared::Severity;
-use tickbird_shared::protocol::MAX_EVIDENCE_BYTES;
 
+use super::error_path::{self, ErrorPath};
+use super::errors::Errors;
 use super::forecast::Trend;
-use super::lines::HeldBy;
 use super::order::Discipline;
 use super::verdict::{Judged, Pool};
 use super::view::Verdict;
-use super::{owner_name, pid, pids, pids_in_words, place, untold, who};
+use super::{place, untold, who};
 use crate::discover::{Instance, TargetKey};
-use crate::inspect::host::Owner;
 use crate::inspect::server::SessionState;
-use crate::inspect::{Reason, Unit, Value};
+use crate::inspect::{Reason, Value};
 use crate::judge::defaults::CheckId;
-use crate::judge::evidence::{self, Case, number, object};
 use crate::judge::threshold::Seen;
 use crate::judge::tracks::{Place, Subject, Tracks};
 use crate::judge::{Moment, words};
+
+pub(super) mod case;
+
+use case::Leak;
 
 /// Two connections that were taken nearer to each other began together.
 const APART: Duration = Duration::from_secs(1);
@@ -41,14 +42,8 @@ const LEASES_KEPT: usize = 500;
 const TIMES_P99: f64 = 20.0;
 /// and at least this.
 const LEAST_BOUND: f64 = 10.0;
-/// From this age on the oldest makes it critical.
-const OLD: f64 = 300.0;
-/// A pool that will be empty so soon makes it critical.
-const SOON: f64 = 300.0;
 /// Leaks are counted over this time.
 const HOUR: Duration = Duration::from_secs(3600);
-/// Most connections in one finding's evidence.
-const MAX_ROWS: usize = 50;
 
 const NO_RULE: Reason = Reason::NotYet(
     "no rule sees the leases of this pool: it is not known to rotate, it has not grown, and its server was not asked",
@@ -76,6 +71,7 @@ struct History {
     /// When connections were named.
     leaks: VecDeque<Duration>,
     empty_in: Value,
+    errors: ErrorPath,
 }
 
 impl History {
@@ -90,6 +86,7 @@ impl History {
             named: HashSet::new(),
             leaks: VecDeque::new(),
             empty_in: Value::Unknown(Reason::NotYet("not judged yet")),
+            errors: ErrorPath::default(),
         }
     }
 
@@ -133,23 +130,13 @@ impl History {
     }
 }
 
-/// What a look says of one target.
-struct Leak<'a, 'p> {
-    pools: &'p [&'p Pool<'a>],
-    /// Held too long, the oldest first.
-    held: Vec<&'p Judged<'a>>,
-    bound: f64,
-    now: Duration,
-    empty_in: &'p Value,
-    commands: &'p HashMap<Instance, Arc<str>>,
-}
-
 impl Leaks {
     /// Judges every pool of the host.
     pub(super) fn judge(
         &mut self,
         pools: &[Pool<'_>],
         commands: &HashMap<Instance, Arc<str>>,
+        errors: &Errors,
         now: Moment,
         tracks: &mut Tracks,
     ) {
@@ -158,7 +145,7 @@ impl Leaks {
             targets.entry(target_of(pool)).or_default().push(pool);
         }
         for (target, pools) in &targets {
-            self.judge_one(target, pools, commands, now, tracks);
+            self.judge_one(target, pools, commands, errors, now, tracks);
         }
         self.pools.retain(|_, it| now.mono.saturating_sub(it.seen_at) <= HOUR);
     }
@@ -168,6 +155,7 @@ impl Leaks {
         target: &TargetKey,
         pools: &[&Pool<'_>],
         commands: &HashMap<Instance, Arc<str>>,
+        errors: &Errors,
         now: Moment,
         tracks: &mut Tracks,
     ) {
@@ -183,6 +171,7 @@ impl Leaks {
             pools.iter().flat_map(|pool| &pool.connections).filter(|it| is_held(it) && !is_allowed(it)).collect();
         held.sort_by_key(|it| (it.since, it.connection.cookie));
         history.trend.take(held.len() as u32, now.mono);
+        history.errors.learn(&held, errors, now.mono);
         let room = pools.iter().map(|pool| room(pool)).try_fold(0.0, |sum, room| Some(sum + room?));
         history.empty_in = history.trend.empty_in(room, now.mono);
         let has_sight = pools
@@ -192,7 +181,8 @@ impl Leaks {
         held.retain(|it| age(it) >= bound);
         let is_steady = history.is_steady(held.len(), now.mono);
         let second = held.iter().find(|it| it.since.saturating_sub(held[0].since) >= APART).map_or(0.0, |it| age(it));
-        let leak = Leak { pools, held, bound, now: now.mono, empty_in: &history.empty_in, commands };
+        let leak =
+            Leak { pools, held, bound, now: now.mono, empty_in: &history.empty_in, commands, errors: &history.errors };
         let grave = leak.is_grave();
         let seen = Seen {
             qualifies: is_steady,
@@ -203,6 +193,13 @@ impl Leaks {
         let place = place(pools[0].row);
         let subject = Subject { place: Some(&place), ..Subject::of(CheckId::Leak, target) };
         tracks.observe(subject, seen, now, || leak.case());
+        let application = error_path::application(pools[0].row);
+        if let Some(application) = application.filter(|it| errors.follow(it)) {
+            let no_rule = (!has_rule).then(|| no_rule(pools));
+            let seen = leak.errors.seen(&leak.held, errors.unread(application), no_rule);
+            let subject = Subject { place: Some(&place), ..Subject::of(CheckId::ErrorPath, target) };
+            tracks.observe(subject, seen, now, || leak.errors.case(&leak));
+        }
         let cookies: HashSet<u64> = leak.held.iter().map(|it| it.connection.cookie).collect();
         if second > 0.0 && is_steady {
             let new = cookies.iter().filter(|it| !history.named.contains(*it)).count();
@@ -270,153 +267,4 @@ fn listens(it: &Judged<'_>) -> bool {
 fn room(pool: &Pool<'_>) -> Option<f64> {
     let limit = pool.row.limit.value.known().filter(|it| *it > 0.0)?;
     Some((limit - (pool.certain() + pool.count(Verdict::Held)) as f64).max(0.0))
-}
-
-impl Leak<'_, '_> {
-    fn age(&self, it: &Judged<'_>) -> f64 {
-        self.now.saturating_sub(it.since).as_secs_f64()
-    }
-
-    /// A second sign: half of a process's limit, soon empty, or old.
-    fn is_grave(&self) -> bool {
-        let half = |pool: &&Pool<'_>| {
-            let held = self.held.iter().filter(|it| std::ptr::eq(it.row, pool.row)).count();
-            pool.row.limit.value.known().is_some_and(|limit| limit > 0.0 && 2.0 * held as f64 >= limit)
-        };
-        let is_old = self.held.first().is_some_and(|it| self.age(it) >= OLD);
-        let is_soon = self.empty_in.low().is_some_and(|low| low <= SOON);
-        is_old || is_soon || self.pools.iter().any(half)
-    }
-
-    fn case(&self) -> Case {
-        let Some(oldest) = self.held.first() else { return Case::default() };
-        let mut members: Vec<u64> = self.held.iter().map(|it| it.connection.cookie).collect();
-        members.sort_unstable();
-        let pids = pids(self.held.iter().map(|it| it.row));
-        let open: usize = self.pools.iter().map(|pool| pool.connections.len()).sum();
-        let fd = oldest.connection.fds.first();
-        let on = fd.map_or_else(|| words::local_end(&oldest.connection.local), |fd| format!("fd {fd}"));
-        let session = oldest.said.map(|said| format!(" = {} {}", said.engine.session_word(), said.session.backend));
-        let statement = oldest.said.and_then(|said| said.session.statement.as_deref());
-        let statement = statement.map(|it| format!(", last statement `{}`", words::foreign(it, 200)));
-        let empty = match self.empty_in {
-            Value::Between(low, high) => {
-                format!("; at this rate the pool is empty in {} to {}", words::seconds(*low), words::seconds(*high))
-            }
-            _ => String::new(),
-        };
-        Case {
-            summary: format!(
-                "{}, {}, has held {} of {open} connections to {} for longer than {}, the oldest for {} on {on}{}{}{empty}",
-                owner_name(oldest.row),
-                pids_in_words(&pids),
-                self.held.len(),
-                oldest.row.remote,
-                words::seconds(self.bound),
-                words::seconds(self.age(oldest)),
-                session.unwrap_or_default(),
-                statement.unwrap_or_default(),
-            ),
-            evidence: self.evidence(open, &pids),
-            members,
-            age_seconds: Some(self.age(oldest)),
-            advice: None,
-        }
-    }
-
-    fn evidence(&self, open: usize, pids: &[u32]) -> Map<String, Json> {
-        let mut by_rule: BTreeMap<&str, usize> = BTreeMap::new();
-        self.held.iter().for_each(|it| *by_rule.entry(it.rule).or_default() += 1);
-        let mut not_visible = Vec::new();
-        if pids.is_empty() {
-            not_visible.push("owner: not visible");
-        }
-        if self.held.iter().any(|it| it.said.is_none()) {
-            not_visible.push("the server's session");
-        }
-        let count = |verdict| self.pools.iter().map(|pool| pool.count(verdict)).sum::<usize>();
-        let certain: usize = self.pools.iter().map(|pool| pool.certain()).sum();
-        let uncertain = count(Verdict::Held) + count(Verdict::GroupStop) + count(Verdict::Unknown);
-        let limit = &self.held[0].row.limit;
-        let mut whole = object(json!({
-            "held_too_long": self.held.len(),
-            "bound_seconds": number(self.bound, Unit::Seconds),
-            "open": open,
-            "leased_at_least": certain,
-            "leased_at_most": certain + uncertain,
-            "free": count(Verdict::Free),
-            "limit": evidence::value(&limit.value, Unit::Count),
-            "limit_source": limit.source,
-            "discipline": self.pools[0].discipline.as_str(),
-            "empty_in_seconds": evidence::value(self.empty_in, Unit::Seconds),
-            "pids": pids,
-            "rule": by_rule,
-            "not_visible": not_visible,
-        }));
-        let left = MAX_EVIDENCE_BYTES.saturating_sub(Json::Object(whole.clone()).to_string().len() + 32);
-        let mut rows = Vec::new();
-        let mut bytes = 2;
-        for it in self.held.iter().take(MAX_ROWS) {
-            let row = self.row(it);
-            bytes += row.to_string().len() + 1;
-            if bytes > left {
-                break;
-            }
-            rows.push(row);
-        }
-        whole.insert("connections".to_owned(), Json::Array(rows));
-        whole
-    }
-
-    fn row(&self, it: &Judged<'_>) -> Json {
-        let instance = match &it.row.owner {
-            Owner::Seen { instance, .. } => Some(instance),
-            Owner::NotVisible { .. } => None,
-        };
-        let session = it.said.map(|said| &said.session);
-        let seconds = |age: Option<Duration>| age.map(|it| number(it.as_secs_f64(), Unit::Seconds));
-        let witnessed = match it.held {
-            Some(HeldBy::Growth { witness }) => Some(self.now.saturating_sub(witness)),
-            _ => None,
-        };
-        let passes = match it.held {
-            Some(HeldBy::Rotation { passes, others }) => Some(json!({ "passed_over": passes, "others": others })),
-            _ => None,
-        };
-        json!({
-            "pid": pid(it.row),
-            "start": instance.map(|it| it.start),
-            "fd": it.connection.fds.first(),
-            "local": it.connection.local.to_string(),
-            "remote": it.row.remote.to_string(),
-            "command": instance.and_then(|it| self.commands.get(it)).map(|it| words::foreign(it, 60)),
-            "held_seconds": number(self.age(it), Unit::Seconds),
-            "rule": it.rule,
-            "witnessed_seconds_ago": seconds(witnessed),
-            "rotation": passes,
-            "session": session.map(|it| it.backend),
-            "state": session.map(|it| it.state.as_str()),
-            "state_age_seconds": seconds(session.and_then(|it| it.state_age)),
-            "application_name": session.map(|it| words::foreign(&it.application_name, 63)),
-            "statement": session.and_then(|it| it.statement.as_deref()).map(|it| words::foreign(it, 120)),
-        })
-    }
-
-    fn rate_case(&self, rate: usize) -> Case {
-        let case = self.case();
-        let row = self.pools[0].row;
-        let summary = format!(
-            "{} has leaked {} to {} within the last hour",
-            owner_name(row),
-            words::counted(rate, "connection"),
-            row.remote
-        );
-        let mut evidence = if case.evidence.is_empty() {
-            object(json!({ "rule": "connections named by pool.leak", "not_visible": [] }))
-        } else {
-            case.evidence
-        };
-        evidence.insert("leaks_last_hour".to_owned(), json!(rate));
-        Case { summary, evidence, ..Case::default() }
-    }
 }

@@ -169,7 +169,8 @@ def at_rate(pool, rate, request):
 
 def traffic(pool, rate):
     if pool not in pools:
-        pools[pool] = library.Pool(arguments.size, arguments.least)
+        name = [os.environ["PGAPPNAME"] + "-apart"] if pool == "apart" else []
+        pools[pool] = library.Pool(arguments.size, arguments.least, *name)
         fill(pool, arguments.size)
     return at_rate(pool, rate, serve)
 
@@ -216,6 +217,7 @@ commands = {
     "fill": lambda n: fill("main", int(n)),
     "traffic": lambda rate: traffic("main", float(rate)),
     "second": lambda rate: traffic("second", float(rate)),
+    "apart": lambda rate: traffic("apart", float(rate)),
     "leak": lambda n: keep(int(n), "leak"),
     "keep": lambda n: keep(int(n), "keep"),
     "block": lambda n: keep(int(n), "block"),

@@ -27,10 +27,11 @@ class Lease:
 
 
 class Pool:
-    def __init__(self, size, least):
+    def __init__(self, size, least, name=None):
         # libpq reads the server from its own variables. This pool opens on demand, whatever `least` says.
         self.engine = create_engine(
             "postgresql+psycopg2://",
+            connect_args={"application_name": name} if name else {},
             pool_size=size,
             max_overflow=0,
             pool_timeout=5,

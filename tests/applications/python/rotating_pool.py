@@ -23,8 +23,9 @@ class Lease:
 
 
 class Pool:
-    def __init__(self, size, least):
-        self.pool = ConnectionPool("", min_size=least, max_size=size, timeout=5)
+    def __init__(self, size, least, name=None):
+        named = {"application_name": name} if name else {}
+        self.pool = ConnectionPool("", min_size=least, max_size=size, timeout=5, kwargs=named)
         self.pool.wait()
 
     def take(self):

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde_json::Value;
+
 use super::view::{ConnectionSeen, Sample};
 use super::{Connection, Truth};
 
@@ -46,6 +48,8 @@ pub struct Comparison {
     pub kept: BTreeMap<String, Kept>,
     /// Seconds from the lease to the first verdict that names it, by local port.
     pub detected: BTreeMap<u16, f64>,
+    /// Kept connections that a finding of a leak named: descriptors by local port.
+    pub named: BTreeMap<u16, u32>,
 }
 
 impl Comparison {
@@ -77,8 +81,9 @@ impl fmt::Display for Comparison {
 
 /// Compares every sample of one process's pools with the truth of the same seconds.
 ///
-/// *Wrong* is: a connection called held that nobody keeps; one called leased or busy that was not used lately; one
-/// called free that was kept for 15 s. What changed just now is left out, what the truth does not list was never leased.
+/// *Wrong* is: a connection called held, or named by a finding of a leak, that nobody keeps; one called leased or busy
+/// that was not used lately; one called free that was kept for 15 s; a finding's descriptor that is not the connection's.
+/// What changed just now is left out, what the truth does not list was never leased.
 pub fn compare(pid: u32, truth: &Truth, samples: &[Sample]) -> Comparison {
     let mut found = Comparison::default();
     for sample in samples {
@@ -98,8 +103,31 @@ pub fn compare(pid: u32, truth: &Truth, samples: &[Sample]) -> Comparison {
             }
         }
         found.looks += usize::from(shown);
+        for row in sample.leaks().filter(|it| it["pid"] == pid) {
+            named(&mut found, sample.at, row, truth);
+        }
     }
     found
+}
+
+/// One connection of a finding's evidence.
+fn named(found: &mut Comparison, at: f64, row: &Value, truth: &Truth) {
+    let wrong = |why: &str| format!("at {at:.1}: a leak names {row}, but {why}");
+    let Some((port, fd)) = end_of(row) else { return found.wrong.push(wrong("it has no port or no descriptor")) };
+    match steady(truth, at, port) {
+        State::Changed => (),
+        State::Free { .. } => found.wrong.push(wrong("nobody kept it")),
+        State::Kept(it) if it.fd.is_some_and(|known| known != fd) => {
+            found.wrong.push(wrong(&format!("its descriptor is {:?}", it.fd)));
+        }
+        State::Kept(_) => drop(found.named.insert(port, fd)),
+    }
+}
+
+/// Local port and descriptor of one connection of a finding's evidence.
+fn end_of(row: &Value) -> Option<(u16, u32)> {
+    let port = row["local"].as_str()?.rsplit(':').next()?.parse().ok()?;
+    Some((port, row["fd"].as_u64()?.try_into().ok()?))
 }
 
 fn kept(found: &mut Comparison, at: f64, seen: &ConnectionSeen, truth: &Connection) {
@@ -167,7 +195,7 @@ mod tests {
             let connection = Connection {
                 pool: "main".into(),
                 port: 4000,
-                fd: None,
+                fd: Some(3),
                 backend: 1,
                 leased: kept,
                 kept: if kept { "keep".into() } else { String::new() },
@@ -177,6 +205,22 @@ mod tests {
             Moment { at, waiting: 0, connections: [(4000, connection)].into(), all: Vec::new() }
         });
         Truth { moments: moments.collect() }
+    }
+
+    fn named_at(at: f64, port: u16, fd: u32) -> Comparison {
+        let row = serde_json::json!({ "pid": 7, "fd": fd, "local": format!("127.0.0.1:{port}") });
+        let other = serde_json::json!({ "pid": 8, "fd": 9, "local": "127.0.0.1:1" });
+        let finding = serde_json::json!({ "check": "pool.leak", "evidence": { "connections": [row, other] } });
+        compare(7, &truth(), &[Sample { at, pools: Vec::new(), findings: vec![finding] }])
+    }
+
+    #[test]
+    fn a_finding_may_name_only_what_is_kept_by_its_own_descriptor() {
+        let right = named_at(30.0, 4000, 3);
+        assert_eq!((right.wrong.len(), right.named), (0, [(4000, 3)].into()));
+        for wrong in [named_at(30.0, 4000, 4), named_at(30.0, 4001, 3), named_at(4.0, 4000, 3)] {
+            assert_eq!((wrong.wrong.len(), wrong.named.len()), (1, 0), "{:?}", wrong.wrong);
+        }
     }
 
     fn said_at(at: f64, port: u16, verdict: &str) -> Comparison {

@@ -71,6 +71,12 @@ impl Sample {
         let about = |it: &&Value| it["target"].as_str().is_some_and(|it| it.contains(part));
         self.findings.iter().filter(|it| it["check"] == check).find(about)
     }
+
+    /// Every connection that `pool.leak` or `pool.leak_rate` names, as its evidence has it.
+    pub fn leaks(&self) -> impl Iterator<Item = &Value> {
+        let leaks = self.findings.iter().filter(|it| it["check"] == "pool.leak" || it["check"] == "pool.leak_rate");
+        leaks.flat_map(|it| it["evidence"]["connections"].as_array().into_iter().flatten())
+    }
 }
 
 /// Reads the pools of a status report.

@@ -118,10 +118,15 @@ impl Scene {
         Ok(last.cloned().unwrap_or_default())
     }
 
+    /// What the application itself wrote so far.
+    pub fn truth(&self, name: &str) -> Result<Truth, StageError> {
+        let it = self.applications.iter().find(|it| it.name() == name).expect("the scene has that application");
+        Truth::read(it.truth())
+    }
+
     /// Every look so far against the truth that the application wrote.
     pub fn comparison(&mut self, name: &str) -> Result<Comparison, StageError> {
-        let it = self.applications.iter().find(|it| it.name() == name).expect("the scene has that application");
-        let found = compare(it.pid(), &Truth::read(it.truth())?, &self.samples);
+        let found = compare(self.app(name).pid(), &self.truth(name)?, &self.samples);
         println!("{name}: {found}");
         Ok(found)
     }

@@ -75,6 +75,8 @@ pub struct Backend {
     pub state_changed_at: f64,
     /// `xact_start` in seconds since 1970; 0 outside a transaction.
     pub transaction_began_at: f64,
+    /// `backend_start` in seconds since 1970: when the client connected.
+    pub started_at: f64,
     /// `application_name`.
     pub application_name: String,
 }
@@ -83,18 +85,19 @@ pub struct Backend {
 pub fn backends(server: &Postgres) -> Result<BTreeMap<u16, Backend>, StageError> {
     let rows = server.sql(
         "SELECT client_port, pid, coalesce(state, ''), coalesce(extract(epoch FROM state_change), 0), \
-         coalesce(extract(epoch FROM xact_start), 0), application_name \
+         coalesce(extract(epoch FROM xact_start), 0), extract(epoch FROM backend_start), application_name \
          FROM pg_stat_activity WHERE backend_type = 'client backend' AND client_port > 0",
     )?;
     let mut found = BTreeMap::new();
     for row in rows {
         let wrong = || StageError::Malformed { what: "pg_stat_activity".into(), found: format!("{row:?}") };
-        let [port, pid, state, changed, began, name] = row.as_slice() else { return Err(wrong()) };
+        let [port, pid, state, changed, began, started, name] = row.as_slice() else { return Err(wrong()) };
         let backend = Backend {
             pid: pid.parse().map_err(|_| wrong())?,
             state: state.clone(),
             state_changed_at: changed.parse().map_err(|_| wrong())?,
             transaction_began_at: began.parse().map_err(|_| wrong())?,
+            started_at: started.parse().map_err(|_| wrong())?,
             application_name: name.clone(),
         };
         found.insert(port.parse().map_err(|_| wrong())?, backend);

@@ -1,16 +1,28 @@
 //! Every connection is joined with its session, whichever way it goes: process, descriptor and backend.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tickbird_tests::agent::{app, check, postgres};
 use tickbird_tests::certificate::Certificate;
 use tickbird_tests::postgres::Route;
+use tickbird_tests::wait::throughout;
+use tickbird_tests::watch::rows_of;
 use tickbird_tests::xray::Truth;
-use tickbird_tests::{Application, Library, PgBouncer, Postgres, Seconds, Sizes, StageError, Watch, alone, until};
+use tickbird_tests::{
+    Application, Library, PgBouncer, Postgres, Seconds, Sizes, Stage, StageError, Watch, alone, until,
+};
 
 const CHECK: &str = "pool.idle_in_transaction";
 const EACH: u16 = 20;
+/// The healthy application beside those that leak.
+const TWIN: &str = "healthy-twin";
+const EXHAUSTED: &str = "pool.exhausted";
+/// As its pool is called.
+const CONSOLE_CLIENT: &str = "pool:psql/";
+/// With exact waiters an exhausted pool is critical after 10 s.
+const CRITICAL_AFTER: Duration = Duration::from_secs(15);
 
 /// Process, descriptor, backend, and the local port of TCP.
 type Row = (u32, u32, i32, u16);
@@ -61,6 +73,21 @@ fn all_are_named(watch: &Watch, applications: &mut [(Application, bool)]) -> Res
     Ok(())
 }
 
+/// An application that gives back all it takes.
+fn twin(stage: &Stage, server: Vec<(&'static str, String)>) -> Result<Application, StageError> {
+    let mut it = Application::through(stage, TWIN, Library::QueuePool, server, Sizes::full(5))?;
+    it.does("traffic 20")?;
+    Ok(it)
+}
+
+/// It was seen and served, and nothing was ever found about it.
+fn is_well(watch: &Watch, twin: &mut Application) -> Result<(), StageError> {
+    watch.sees(CHECK, TWIN, "ok", 20.s())?;
+    let (served, failed) = twin.served()?;
+    assert!(served > 50 && failed == 0, "{served} served, {failed} failed");
+    watch.silent_about(TWIN)
+}
+
 #[test]
 fn twenty_of_twenty_sessions_are_named_over_v4_v6_mapped_unix_and_tls() {
     alone(|stage| {
@@ -90,8 +117,11 @@ fn twenty_of_twenty_sessions_are_named_over_v4_v6_mapped_unix_and_tls() {
             configuration += &app(name, &it.command());
             applications.push((it, true));
         }
+        let mut twin = twin(stage, plain.environment("app", Route::V4))?;
+        configuration += &app(TWIN, &twin.command());
         let watch = Watch::begin(stage, &configuration)?;
-        all_are_named(&watch, &mut applications)
+        all_are_named(&watch, &mut applications)?;
+        is_well(&watch, &mut twin)
     });
 }
 
@@ -111,7 +141,25 @@ fn twenty_of_twenty_sessions_are_named_through_pgbouncer() {
             configuration += &app(name, &it.command());
             applications.push((it, fds));
         }
+        let mut twin = twin(stage, pooler.environment(&server, Route::V4))?;
+        configuration += &app(TWIN, &twin.command());
+        // PgBouncer counts a wait for it that never ends.
+        let mut console = pooler.console_client(stage)?;
         let watch = Watch::begin(stage, &configuration)?;
-        all_are_named(&watch, &mut applications)
+        // It listens nowhere and tells nothing of a pool, so all that is known of its callers is what PgBouncer says.
+        until("the console's client is watched", 40.s(), || {
+            let status = watch.agent.status().map_err(|error| error.to_string())?;
+            let rows = rows_of(&status, EXHAUSTED, CONSOLE_CLIENT);
+            if rows.iter().any(|it| it["looks"].as_u64() >= Some(3)) { Ok(()) } else { Err(format!("{rows:?}")) }
+        })?;
+        let since = Instant::now();
+        all_are_named(&watch, &mut applications)?;
+        let rest = CRITICAL_AFTER.saturating_sub(since.elapsed());
+        throughout("who asks the console waits for nobody", rest, || {
+            watch.never_told(EXHAUSTED, CONSOLE_CLIENT).map_err(|error| error.to_string())
+        })?;
+        console.alive().map_err(|said| StageError::Failed { what: "the console's client".into(), said })?;
+        watch.silent_about(CONSOLE_CLIENT)?;
+        is_well(&watch, &mut twin)
     });
 }

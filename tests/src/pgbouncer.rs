@@ -1,7 +1,7 @@
 //! A private PgBouncer in transaction mode before a private PostgreSQL.
 
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use crate::postgres::{APPLICATION, Owner, Postgres, Route, free_port, password};
 use crate::process::{Running, installed};
@@ -13,7 +13,7 @@ use crate::wait::{Seconds, until};
 pub struct PgBouncer {
     room: PathBuf,
     port: u16,
-    _process: Running,
+    process: Running,
 }
 
 impl PgBouncer {
@@ -44,7 +44,12 @@ impl PgBouncer {
             process.alive()?;
             std::net::TcpStream::connect(("127.0.0.1", port)).map(drop).map_err(|error| error.to_string())
         })?;
-        Ok(Self { room, port, _process: process })
+        Ok(Self { room, port, process })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// libpq's environment variables for an application that comes through the pooler over TCP or its unix socket.
@@ -58,6 +63,24 @@ impl PgBouncer {
             }
         }
         all
+    }
+
+    /// DSN of the application's role through the pooler, for this driver of SQLAlchemy and with these keys: `?key=value`.
+    pub fn dsn(&self, driver: &str, keys: &str) -> String {
+        let (role, database) = APPLICATION;
+        format!("postgresql+{driver}://{role}:{}@127.0.0.1:{}/{database}{keys}", password(role), self.port)
+    }
+
+    /// Somebody who asks the console for its numbers every two seconds over one connection, as an exporter of metrics does.
+    pub fn console_client(&self, stage: &Stage) -> Result<Running, StageError> {
+        let room = stage.room("console")?;
+        let script = room.join("script");
+        std::fs::write(&script, "SHOW STATS \\watch 2\n").map_err(StageError::system("write a script"))?;
+        let mut command = Command::new(installed("/usr/bin/psql", "postgresql-client-15")?);
+        command.args(["-XAtq", "-h", "127.0.0.1", "-U", "tickbird", "-d", "pgbouncer", "-p", &self.port.to_string()]);
+        command.arg("-f").arg(&script).env("PGPASSWORD", password("tickbird"));
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        Running::start("psql", &mut command, &room.join("log"))
     }
 
     /// Writes the DSN of its console to a file, for `[[pgbouncer]] dsn_file`.

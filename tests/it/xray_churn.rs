@@ -11,9 +11,34 @@ use tickbird_tests::watch::rows_of;
 use tickbird_tests::{Application, Library, Postgres, Seconds, Sizes, StageError, Watch, alone, until};
 
 const CHECK: &str = "pool.churn";
+/// Nine tenths of the bound of one a second.
+const CLEARS_BELOW: f64 = 0.9;
 
 fn churned(application: &mut Application) -> Result<f64, StageError> {
     Ok(application.does("served")?["churned"].as_f64().unwrap_or_default())
+}
+
+/// The agent sleeps while more connections end than its socket has room for.
+fn loses_events(watch: &Watch, application: &mut Application) -> Result<(), StageError> {
+    let agent = watch.agent.pid().and_then(|pid| Pid::from_raw(pid.try_into().ok()?)).expect("the agent runs");
+    let signal = |it| kill_process(agent, it).map_err(|error| StageError::system("signal the agent")(error.into()));
+    let before = lost_events()?;
+    signal(Signal::STOP)?;
+    let stormed = until("events are lost", 60.s(), || {
+        application.does("http 4000").map_err(|error| error.to_string())?;
+        if lost_events().map_err(|error| error.to_string())? > before { Ok(()) } else { Err("none is lost".to_owned()) }
+    });
+    signal(Signal::CONT)?;
+    stormed
+}
+
+/// Looks so far, and the rate that there is at least; an error when the rate is known, or not at all.
+fn lower_bound(watch: &Watch) -> Result<(u64, f64), String> {
+    let status = watch.agent.status().map_err(|error| error.to_string())?;
+    let rows = rows_of(&status, CHECK, "churning");
+    let row = rows.first().ok_or("it has no row")?;
+    let low = row["value"].as_array().and_then(|it| it.first()?.as_f64());
+    low.and_then(|low| Some((row["looks"].as_u64()?, low))).ok_or_else(|| row.to_string())
 }
 
 fn rate(watch: &Watch, name: &str) -> Result<Value, StageError> {
@@ -22,8 +47,8 @@ fn rate(watch: &Watch, name: &str) -> Result<Value, StageError> {
 }
 
 /// What the kernel dropped of all sock_diag sockets here (protocol 4): the ninth column of `/proc/net/netlink`.
-fn lost_events() -> Result<u64, String> {
-    let text = std::fs::read_to_string("/proc/net/netlink").map_err(|error| error.to_string())?;
+fn lost_events() -> Result<u64, StageError> {
+    let text = std::fs::read_to_string("/proc/net/netlink").map_err(StageError::system("read /proc/net/netlink"))?;
     let rows = text.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
     let drops = rows.filter(|row| row.get(1) == Some(&"4")).filter_map(|row| row.get(8)?.parse::<u64>().ok());
     Ok(drops.sum())
@@ -62,26 +87,30 @@ fn births_under_tls_are_counted_within_five_percent_and_lost_events_clear_nothin
         let port = format!(":{:04X} 06", one.port());
         assert!(!sockets.contains(&port), "a socket to the server is in TIME_WAIT");
 
-        // The agent sleeps while more connections end than its socket has room for.
-        let agent = watch.agent.pid().and_then(|pid| Pid::from_raw(pid.try_into().ok()?)).expect("the agent runs");
-        let signal = |it| kill_process(agent, it).map_err(|error| StageError::system("signal the agent")(error.into()));
-        signal(Signal::STOP)?;
-        let stormed = until("events are lost", 60.s(), || {
-            churning.does("http 4000").map_err(|error| error.to_string())?;
-            if lost_events()? > 0 { Ok(()) } else { Err("none is lost".to_owned()) }
-        });
-        signal(Signal::CONT)?;
-        stormed?;
+        loses_events(&watch, &mut churning)?;
         until("the rate is a lower bound", 20.s(), || {
             let shown = rate(&watch, "churning").map_err(|error| error.to_string())?;
             if shown.is_array() || shown.is_string() { Ok(()) } else { Err(shown.to_string()) }
         })?;
+
+        // It ends; half a window later events are lost once more, so that nobody knows whether it did.
         churning.does("churn 0")?;
-        throughout("what is not known clears nothing", 10.s(), || {
-            let found = watch.collector.items("incidents", "check=pool.churn&status=firing");
-            let found = found.map_err(|error| error.to_string())?;
-            if found.len() == 1 { Ok(()) } else { Err(format!("{found:?}")) }
+        until("half of the births are out of the window", 40.s(), || match lower_bound(&watch)? {
+            (_, low) if low < truth / 2.0 => Ok(()),
+            (_, low) => Err(format!("at least {low}")),
         })?;
+        loses_events(&watch, &mut churning)?;
+        let looks = until("no birth is in the window", 40.s(), || match lower_bound(&watch)? {
+            (looks, low) if low < CLEARS_BELOW => Ok(looks),
+            (_, low) => Err(format!("at least {low}")),
+        })?;
+        // Three looks of as little, if it were known to be all, would clear it.
+        until("it stays unknown", 30.s(), || match lower_bound(&watch)? {
+            (now, low) if now > looks + 3 && low < CLEARS_BELOW => Ok(()),
+            seen => Err(format!("{seen:?}, after {looks}")),
+        })?;
+        let firing = watch.collector.items("incidents", "check=pool.churn&status=firing")?;
+        assert_eq!(firing.len(), 1, "what is not known clears nothing: {firing:?}");
         watch.resolves(CHECK, "churning", 90.s())?;
         watch.sees(CHECK, "pooling", "ok", 10.s())?;
         watch.silent_about("pooling")

@@ -34,3 +34,4 @@ mod xray_decoys;
 mod xray_growth;
 mod xray_held;
 mod xray_join;
+mod xray_leak_rate;

@@ -18,6 +18,7 @@ mod logs;
 mod names;
 mod own;
 mod packaging;
+mod params;
 mod places;
 mod places_networks;
 mod pools;

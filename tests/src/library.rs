@@ -17,6 +17,8 @@ pub enum Library {
     PsycopgPool,
     /// asyncpg: a stack, with reset statements at each return.
     Asyncpg,
+    /// SQLAlchemy's asyncio engine on asyncpg, whose DSN stands in `DATABASE_URL`: it rotates.
+    AsyncEngine,
     /// Go's database/sql on lib/pq: a stack.
     GoSql,
     /// HikariCP on JDBC: neither.
@@ -63,7 +65,7 @@ const JARS: [(&str, &str); 4] = [
 const NODE: &str = "/usr/share/nodejs";
 
 impl Library {
-    /// All of them that speak to PostgreSQL.
+    /// All of them that speak to PostgreSQL and find it by libpq's variables.
     pub const ALL: [Self; 7] = [
         Self::QueuePool,
         Self::QueuePoolLifo,
@@ -81,6 +83,7 @@ impl Library {
             Self::QueuePoolLifo => "queuepool-lifo",
             Self::PsycopgPool => "psycopg-pool",
             Self::Asyncpg => "asyncpg",
+            Self::AsyncEngine => "async-engine",
             Self::GoSql => "go-sql",
             Self::Hikari => "hikari",
             Self::NodePg => "node-pg",
@@ -97,6 +100,7 @@ impl Library {
             Self::QueuePoolLifo => Some("queue_pool_lifo"),
             Self::PsycopgPool => Some("rotating_pool"),
             Self::Asyncpg => Some("asyncpg_pool"),
+            Self::AsyncEngine => Some("async_engine"),
             Self::PyMySql => Some("pymysql_pool"),
             Self::RedisPy => Some("redis_pool"),
             Self::Pika => Some("pika_pool"),
@@ -112,6 +116,7 @@ impl Library {
             | Self::QueuePoolLifo
             | Self::PsycopgPool
             | Self::Asyncpg
+            | Self::AsyncEngine
             | Self::PyMySql
             | Self::RedisPy
             | Self::Pika => {
@@ -124,6 +129,10 @@ impl Library {
                     _ => ("sqlalchemy", "python3-sqlalchemy"),
                 };
                 installed(&format!("{PYTHON}/{directory}"), package)?;
+                if self == Self::AsyncEngine {
+                    installed(&format!("{PYTHON}/asyncpg"), "python3-asyncpg")?;
+                    installed(&format!("{PYTHON}/greenlet"), "python3-greenlet")?;
+                }
                 Ok(vec![installed("/usr/bin/python3", "python3")?, sources.join("python/application.py")])
             }
             Self::GoSql => Ok(vec![build_go(&sources.join("go"), room)?]),

@@ -171,6 +171,9 @@ pub enum Reason {
     NoCredential(String),
     /// The source does not answer; the text says what and how: `PostgreSQL at 10.0.0.5:5432: connection refused`.
     Unreachable(String),
+    /// The server was reached and did not answer this question; the text says which server and what it said:
+    /// `PostgreSQL at 10.0.0.5:5432: canceling statement due to lock timeout`.
+    Unanswered(String),
     /// The source answered with something that cannot be understood; the text names what.
     Malformed(String),
     /// The kernel or the server does not offer it; the text names what is absent.
@@ -215,6 +218,10 @@ impl Reason {
                  one that may see all sessions",
             ),
             Self::Unreachable(_) => Some("check that the server runs and that this host may reach it"),
+            Self::Unanswered(_) => Some(
+                "look for who keeps it from answering: a lock on its statistics views, or a load under which no statement ends \
+                 within half a second",
+            ),
             Self::Malformed(_) => Some("report it with the output of `tickbird-agent doctor --json`"),
             Self::Absent(_) => Some("a newer kernel or server offers it; the check stays blind here"),
             Self::Elsewhere(_) => Some(
@@ -241,6 +248,7 @@ impl fmt::Display for Reason {
             Self::Refused(what) => f.write_str(what),
             Self::NoCredential(what) => write!(f, "no credential for {what}"),
             Self::Unreachable(what) => write!(f, "cannot reach {what}"),
+            Self::Unanswered(what) => write!(f, "no answer from {what}"),
             Self::Malformed(what) => write!(f, "cannot understand {what}"),
             Self::Absent(what) => write!(f, "not offered here: {what}"),
             Self::Elsewhere(what) => write!(f, "cannot see {what}: they run in another PID namespace"),

@@ -31,24 +31,30 @@ fn looks(status: &Value, check: &str) -> u64 {
 /// Looks in a row with a second connection: one that hangs is given five seconds to say farewell before it is cut.
 const FAREWELL: usize = 7;
 
-/// Watches the agent for so long: it keeps one connection, and its looks at the host go on. The checks that were blind at
-/// any time.
-fn goes_on(watch: &Watch, server: &Postgres, time: Duration) -> Result<BTreeSet<String>, StageError> {
+/// Watches the agent for so long: it keeps one connection, but for `farewell` looks in a row, and its looks at the host go
+/// on. The causes of blindness, and the checks that were blind at any time.
+fn goes_on(
+    watch: &Watch,
+    server: &Postgres,
+    time: Duration,
+    farewell: usize,
+) -> Result<(BTreeSet<String>, BTreeSet<String>), StageError> {
     let pid = watch.agent.pid().expect("the agent runs");
     let before = looks(&watch.agent.status()?, "pool.close_wait");
-    let (mut blind, mut too_many) = (BTreeSet::new(), 0);
+    let (mut causes, mut blind, mut too_many) = (BTreeSet::new(), BTreeSet::new(), 0);
     paced(1.s(), time, || {
         let status = watch.agent.status()?;
+        causes.extend(status["blind"].as_array().into_iter().flatten().map(ToString::to_string));
         let checks = status["blind"].as_array().into_iter().flatten().filter_map(|it| it["checks"].as_array());
         blind.extend(checks.flatten().filter_map(|it| it.as_str().map(str::to_owned)));
         let connections = connections_to(pid, server.port())?;
         too_many = if connections > 1 { too_many + 1 } else { 0 };
-        assert!(connections <= 2 && too_many <= FAREWELL, "{connections} connections at {too_many} looks");
+        assert!(connections <= 2 && too_many <= farewell, "{connections} connections at {too_many} looks");
         Ok(Paced::More)
     })?;
     let looked = looks(&watch.agent.status()?, "pool.close_wait") - before;
     assert!(looked + 4 >= time.as_secs(), "{looked} looks at the host in {time:?}");
-    Ok(blind)
+    Ok((causes, blind))
 }
 
 /// Somebody holds a lock on the view, and with it on the catalogues behind it: whoever logs in waits.
@@ -58,12 +64,13 @@ fn a_lock_on_the_catalogue_view_costs_no_second_connection() {
         let (server, mut shop, watch) = begin(stage)?;
         let lock =
             "BEGIN; LOCK TABLE pg_catalog.pg_stat_activity IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(20); COMMIT";
-        let blind = std::thread::scope(|scope| {
+        let (causes, blind) = std::thread::scope(|scope| {
             let holder = scope.spawn(|| server.sql(lock));
-            let blind = goes_on(&watch, &server, 18.s());
-            holder.join().expect("it does not panic").and(blind)
+            let seen = goes_on(&watch, &server, 18.s(), 0);
+            holder.join().expect("it does not panic").and(seen)
         })?;
         assert!(!blind.contains("pool.close_wait"), "{blind:?}");
+        assert!(causes.iter().any(|it| it.contains("no answer from") && it.contains("lock timeout")), "{causes:?}");
         watch.sees(CHECK, "shop", "ok", 30.s())?;
         watch.silent_about("shop")?;
         let (served, failed) = shop.served()?;
@@ -81,9 +88,9 @@ fn a_backend_that_hangs_blinds_the_checks_of_its_server_and_no_other() {
         let backend = Pid::from_raw(backend).expect("a process id is positive");
         let signal = |it| kill_process(backend, it).map_err(|error| StageError::system("signal")(error.into()));
         signal(Signal::STOP)?;
-        let blind = goes_on(&watch, &server, 25.s());
+        let seen = goes_on(&watch, &server, 25.s(), FAREWELL);
         signal(Signal::CONT)?;
-        let blind = blind?;
+        let (_, blind) = seen?;
         assert!(blind.contains(CHECK) && !blind.contains("pool.close_wait"), "{blind:?}");
         watch.sees(CHECK, "shop", "ok", 30.s())?;
         watch.silent_about("pool:shop")

@@ -205,7 +205,7 @@ impl Server {
                     Err(what) => return Ok(Err(self.malformed(&what))),
                 },
                 // There were more pages a moment ago.
-                Err(Reason::Unreachable(_)) if page > 1 => break,
+                Err(Reason::Unanswered(_)) if page > 1 => break,
                 Err(reason) => return Ok(Err(reason)),
             }
             page += 1;

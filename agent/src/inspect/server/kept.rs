@@ -107,9 +107,8 @@ impl AskError {
     pub(in crate::inspect) fn reason(&self, server: &str) -> Reason {
         match self {
             Self::Refused { denied: true, message } => Reason::NotGranted(format!("{server}: {message}")),
-            Self::Refused { message, .. } | Self::Closed(Some(message)) => {
-                Reason::Unreachable(format!("{server}: {message}"))
-            }
+            Self::Refused { message, .. } => Reason::Unanswered(format!("{server}: {message}")),
+            Self::Closed(Some(message)) => Reason::Unreachable(format!("{server}: {message}")),
             Self::Closed(None) => Reason::Unreachable(format!("{server}: connection closed")),
             Self::Silent => {
                 let seconds = ANSWER_TIMEOUT.as_secs();

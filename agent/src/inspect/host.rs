@@ -5,6 +5,7 @@
 //! `services` the requests in flight, `watched` reads the processes that matter, `measures` turns rows into numbers for the
 //! summaries.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +38,9 @@ pub use attention::Attention;
 pub use config::{ABOUT, Config, DeclaredApp};
 pub use endpoints::{Endpoints, port_of_path, service_of};
 pub use inspector::HostInspector;
+
+/// Most descriptors of others that a sentence names.
+const SHARERS_SHOWN: usize = 4;
 
 /// One look at the host.
 #[derive(Debug, Clone, Default)]
@@ -283,8 +287,10 @@ pub enum Owner {
 pub struct Connection {
     /// Socket cookie.
     pub cookie: u64,
-    /// Descriptor in the owner; several after a fork or when it was passed on. Empty when not visible.
+    /// Descriptors in the owner, several when it was copied there. Empty when not visible.
     pub fds: Vec<u32>,
+    /// Who holds it beside the owner.
+    pub sharers: Sharers,
     /// Our end.
     pub local: End,
     /// Who holds the other end, when that is on this host and may be seen.
@@ -317,6 +323,47 @@ pub struct Connection {
     pub retransmits: u8,
     /// Unanswered keepalive or zero-window probes.
     pub probes: u8,
+}
+
+/// Who holds a connection beside its owner: other processes, after a fork or when a descriptor was passed on. The
+/// connection is counted once, at its owner. As of the last reading of all descriptors, which is at most a minute old.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sharers {
+    /// Their descriptors, the oldest process first; at most 16.
+    pub first: Vec<Descriptor>,
+    /// Descriptors beyond those.
+    pub more: usize,
+}
+
+impl Sharers {
+    /// Whether the owner holds it alone, as far as is seen.
+    pub const fn is_empty(&self) -> bool {
+        self.first.is_empty()
+    }
+}
+
+/// `pid 113 fd 3, pid 115 fd 3 and 2 more`; nothing where nobody shares it.
+impl fmt::Display for Sharers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.first.len().min(SHARERS_SHOWN);
+        for (index, it) in self.first.iter().take(shown).enumerate() {
+            let before = if index == 0 { "" } else { ", " };
+            write!(f, "{before}pid {} fd {}", it.instance.pid, it.fd)?;
+        }
+        match self.first.len() - shown + self.more {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+/// A descriptor of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Which life of which pid.
+    pub instance: Instance,
+    /// Its number there.
+    pub fd: u32,
 }
 
 /// Who holds the other end of a connection, on this host.

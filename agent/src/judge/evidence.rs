@@ -4,6 +4,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json, json};
 use tickbird_shared::protocol::MAX_EVIDENCE_BYTES;
 
+use super::threshold::Bounds;
 use crate::inspect::{Unit, Value};
 
 /// What stands behind one decision, built only while a bound is crossed.
@@ -37,6 +38,12 @@ pub(super) fn value(value: &Value, unit: Unit) -> Json {
         Value::Between(low, high) => json!([number(*low), number(*high)]),
         Value::Unknown(reason) => json!(reason.to_string()),
     }
+}
+
+/// What a value was held against; `null` where there is no such bound.
+pub(super) fn bounds(bounds: Bounds, unit: Unit) -> Json {
+    let all = [("info", bounds.info), ("warning", bounds.warning), ("critical", bounds.critical)];
+    all.into_iter().filter_map(|(name, bound)| Some((name.to_owned(), number(bound?, unit)))).collect()
 }
 
 /// Rounded to what its unit can mean; what is not finite is `null`.

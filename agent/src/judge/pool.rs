@@ -25,6 +25,7 @@ mod exhaustion;
 mod forecast;
 mod ghost;
 mod half_open;
+mod heard;
 pub(super) mod join;
 mod keepalive;
 mod leak;
@@ -60,7 +61,7 @@ pub(super) struct Pools {
     there: HashSet<String>,
     /// Why no socket could be read at the last look at the host.
     lost: Option<Reason>,
-    servers: BTreeMap<TargetKey, Server>,
+    servers: Servers,
     hops: through_pooler::Hops,
     births: BTreeMap<TargetKey, churn::Births>,
     dead: BTreeMap<TargetKey, close_wait::Dead>,
@@ -80,6 +81,9 @@ pub(super) struct Pools {
     waiting: BTreeMap<TargetKey, Duration>,
 }
 
+/// Servers that have been asked.
+type Servers = BTreeMap<TargetKey, Server>;
+
 /// A server that has been asked.
 #[derive(Debug, Default)]
 struct Server {
@@ -89,6 +93,7 @@ struct Server {
     remotes: BTreeSet<End>,
     /// Connections without a session at the last look.
     strange: HashSet<u64>,
+    missing: heard::Missing,
     is_suspect: bool,
 }
 
@@ -116,15 +121,18 @@ impl Pools {
         self.stats.remember(&pools);
         self.exhaustion.host(look, now.mono);
         self.exhaustion.unlearn(&pools);
-        self.exhaustion.judge(&pools, now, tracks);
-        self.sockets.judge(&pools, now, tracks);
+        self.exhaustion.judge(&self.servers, &pools, now, tracks);
+        let heard = heard::Heard { sessions: &self.exhaustion.sessions, servers: &self.servers, now: now.mono };
+        self.sockets.judge(&pools, heard, now, tracks);
         params::judge(&self.modes, &pools, now, tracks);
-        self.names.judge(&pools, now, tracks);
+        self.names.judge(&pools, heard, now, tracks);
         let mut unviewed = Vec::new();
         for (target, rows) in &pools {
             let place = place(rows[0]);
-            churn::judge(&mut self.births, target, &place, rows, look, now, tracks);
-            close_wait::judge(&mut self.dead, target, &place, rows, self.verdicts.discipline(rows), now, tracks);
+            let heard = heard::Heard { sessions: &self.exhaustion.sessions, servers: &self.servers, now: now.mono };
+            churn::judge(&mut self.births, target, &place, rows, (look, heard), now, tracks);
+            let discipline = self.verdicts.discipline(rows);
+            close_wait::judge(&mut self.dead, target, &place, rows, (discipline, heard), now, tracks);
             if !self.is_viewed(&place.remote) {
                 let reason = self.why_not_viewed(target, rows[0], now, tracks);
                 if self.stats.share_of(target, now.mono).is_none() {
@@ -167,7 +175,8 @@ impl Pools {
         let is_one = |pool: &verdict::Pool<'_>| pool.name.is_some() || !is_viewed(pool.row);
         let all = rows.iter().flat_map(|row| self.verdicts.of(row, sessions, now.mono));
         let judged: Vec<verdict::Pool<'_>> = all.filter(is_one).collect();
-        self.leaks.judge(&judged, &self.commands, &self.errors, now, tracks);
+        let heard = heard::Heard { sessions, servers: &self.servers, now: now.mono };
+        self.leaks.judge(&judged, (&self.commands, heard), &self.errors, now, tracks);
         let errors = &self.errors;
         tracks.end("no log of its application is followed any more", now, |key, track| {
             let application = track.place.as_ref().and_then(|it| it.who.rsplit_once('/')).map(|it| it.0);
@@ -223,14 +232,15 @@ impl Pools {
 
     /// Takes what an application says of its pools in.
     pub(super) fn stats(&mut self, said: &PoolStats, now: Moment, tracks: &mut Tracks) {
-        self.stats.look(said, now, tracks);
+        let heard = heard::Heard { sessions: &self.exhaustion.sessions, servers: &self.servers, now: now.mono };
+        self.stats.look(said, (&self.seen, heard), now, tracks);
         self.exhaustion.untell_missing(said);
         for exact in self.stats.of_source(&said.target) {
             let Some(waiters) = exact.waiters() else { continue };
             let target = exact.target();
             self.exhaustion.tell(target.clone(), waiters);
             if !exact.is_attached() {
-                self.exhaustion.judge_named(&target, now, tracks);
+                self.exhaustion.judge_named(&self.servers, &target, now, tracks);
             }
         }
     }
@@ -273,6 +283,9 @@ impl Pools {
             (Ok(_), _) if !is_strange_again => Some(Reason::NotYet("a second look at the server")),
             (Ok(_), _) => Some(Reason::Translated(look.target.as_str().trim_start_matches("server:").to_owned())),
         };
+        if let Some(server) = self.servers.get_mut(&look.target) {
+            server.missing.look(look, &join, unseen.is_none());
+        }
         params::learn(&mut self.modes, look);
         let haunted = ghost::targets(&bases, &remotes, tracks);
         ghost::judge(&mut self.ghosts, look, &join, unseen.as_ref(), haunted, now, tracks);
@@ -289,7 +302,7 @@ impl Pools {
             let mut suspect = utilization::judge(&by_sessions, &join, look.engine, now, tracks);
             self.exhaustion.server(&join, look.engine, now.mono);
             self.exhaustion.pooler(look, &bases, now.mono);
-            self.exhaustion.judge(&bases, now, tracks);
+            self.exhaustion.judge(&self.servers, &bases, now, tracks);
             let scene = sessions::Scene { look, join: &join, commands: &self.commands, passed };
             for check in SESSION_CHECKS {
                 suspect |= scene.judge(check, &groups, now, tracks);

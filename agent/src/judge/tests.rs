@@ -21,6 +21,7 @@ mod params;
 mod poolers;
 mod pools;
 mod processes;
+mod proofs;
 mod rabbitmq;
 mod redis;
 pub(crate) mod rows;

@@ -326,9 +326,13 @@ impl Track {
         let age = case.age_seconds.and_then(|it| SignedDuration::try_from_secs_f64(it).ok()).unwrap_or_default();
         // A wall clock that cannot go back that far says when it was seen.
         self.since.get_or_insert_with(|| now.wall.checked_sub(age).unwrap_or(now.wall));
+        let mut evidence = case.evidence;
+        if self.rule.bounds.direction != Direction::Event {
+            evidence.insert("bounds".to_owned(), evidence::bounds(self.rule.bounds, self.rule.unit));
+        }
         self.offence = Some(Offence {
             summary: words::cut(case.summary, MAX_TEXT_BYTES / 2),
-            evidence: evidence::bounded(case.evidence),
+            evidence: evidence::bounded(evidence),
             members: case.members,
             advice: case.advice,
         });

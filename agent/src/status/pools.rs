@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::world::value_json;
+use crate::discover::Instance;
+use crate::inspect::host::{Descriptor, Sharers};
 use crate::judge::{ConnectionView, PoolView, Verdict};
 use crate::scrub;
 
@@ -49,6 +51,12 @@ pub struct PoolPart {
 pub struct ConnectionPart {
     /// Descriptors in the owner.
     pub fds: Vec<u32>,
+    /// Descriptors of other processes that hold it too, after a fork or when it was passed on; at most 16.
+    #[serde(default)]
+    pub also_held_by: Vec<HolderPart>,
+    /// How many more there are.
+    #[serde(default)]
+    pub also_held_more: usize,
     /// Our end.
     pub local: String,
     /// `leased`, `busy`, `held`, `group stop`, `free` or `unknown`.
@@ -65,6 +73,17 @@ pub struct ConnectionPart {
     pub statement: Option<String>,
     /// The facts that the rule used.
     pub facts: Vec<String>,
+}
+
+/// A process that holds a connection beside its owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HolderPart {
+    /// The process.
+    pub pid: u32,
+    /// Its start, in clock ticks since boot.
+    pub start: u64,
+    /// Its descriptor.
+    pub fd: u32,
 }
 
 /// The pools of a report, in order of target and process.
@@ -103,6 +122,8 @@ fn part(view: &PoolView, room: &mut usize) -> PoolPart {
 fn connection(view: &ConnectionView) -> ConnectionPart {
     ConnectionPart {
         fds: view.fds.clone(),
+        also_held_by: view.sharers.first.iter().map(holder).collect(),
+        also_held_more: view.sharers.more,
         local: view.local.to_string(),
         verdict: view.verdict.as_str().to_owned(),
         rule: view.rule.to_owned(),
@@ -112,6 +133,10 @@ fn connection(view: &ConnectionView) -> ConnectionPart {
         statement: view.statement.as_deref().map(str::to_owned),
         facts: view.facts.clone(),
     }
+}
+
+fn holder(it: &Descriptor) -> HolderPart {
+    HolderPart { pid: it.instance.pid, start: it.instance.start, fd: it.fd }
 }
 
 /// The marks of a bar, in its order.
@@ -207,7 +232,12 @@ impl PoolPart {
 }
 
 impl ConnectionPart {
-    /// One line: verdict, descriptor, ends, session, state, age, rule, statement.
+    /// Whether a process holds it beside the owner.
+    pub fn is_shared_with(&self, pid: u32) -> bool {
+        self.also_held_by.iter().any(|it| it.pid == pid)
+    }
+
+    /// One line: verdict, descriptors of the owner and of others, ends, session, state, age, rule, statement.
     pub fn line(&self) -> String {
         let fds: Vec<String> = self.fds.iter().map(u32::to_string).collect();
         let fd = if fds.is_empty() { "fd -".to_owned() } else { format!("fd {}", fds.join(",")) };
@@ -222,10 +252,19 @@ impl ConnectionPart {
             let _ = write!(line, " for {age:.1} s");
         }
         let _ = write!(line, "  by {}", self.rule);
+        if !self.also_held_by.is_empty() {
+            let _ = write!(line, "  also held by {}", self.sharers());
+        }
         if let Some(statement) = &self.statement {
             let _ = write!(line, "  `{}`", scrub::text(statement, 120));
         }
         scrub::text(&line, 400)
+    }
+
+    fn sharers(&self) -> Sharers {
+        let descriptor =
+            |it: &HolderPart| Descriptor { instance: Instance { pid: it.pid, start: it.start }, fd: it.fd };
+        Sharers { first: self.also_held_by.iter().map(descriptor).collect(), more: self.also_held_more }
     }
 }
 
@@ -238,7 +277,7 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::discover::{End, Instance, TargetKey};
+    use crate::discover::{End, TargetKey};
     use crate::inspect::server::SessionState;
     use crate::inspect::{Reason, Value};
 
@@ -247,6 +286,7 @@ pub(super) mod tests {
         ConnectionView {
             cookie: index,
             fds: vec![10 + index as u32],
+            sharers: Sharers::default(),
             local: End::Tcp(([127, 0, 0, 1], 40_000 + index as u16).into()),
             verdict,
             rule: if is_leased { "pg_stat_activity.state" } else { "rotation" },
@@ -307,6 +347,28 @@ pub(super) mod tests {
              pg_stat_activity.state  `SELECT $1`"
         );
         assert_eq!((part.connections[6].verdict.as_str(), part.connections[6].age_seconds), ("held", Some(11.0)));
+    }
+
+    #[test]
+    fn whoever_holds_a_connection_after_a_fork_is_named_on_its_line() {
+        let mut view = pool();
+        let it = view.connections.iter_mut().find(|it| it.cookie == 17).expect("leased");
+        let of = |pid: u32| Descriptor { instance: Instance { pid, start: 900 }, fd: 27 };
+        it.sharers = Sharers { first: (4130..4136).map(of).collect(), more: 3 };
+        let part = &parts(&[view])[0];
+        let line = part.connections[0].line();
+        assert!(
+            line.contains(
+                "also held by pid 4130 fd 27, pid 4131 fd 27, pid 4132 fd 27, pid 4133 fd 27 and 5 more  `SELECT $1`"
+            ),
+            "{line}"
+        );
+        assert_eq!(part.open, 20, "it is one connection");
+        let is_shared = |pid| part.connections.iter().filter(|it| it.is_shared_with(pid)).count();
+        assert_eq!([4121, 4130, 4135, 4136].map(is_shared), [0, 1, 1, 0]);
+        let json = serde_json::to_value(&part.connections[0]).expect("JSON");
+        assert_eq!(json["also_held_by"][0], serde_json::json!({ "pid": 4130, "start": 900, "fd": 27 }));
+        assert_eq!((json["also_held_by"].as_array().map(Vec::len), &json["also_held_more"]), (Some(6), &3.into()));
     }
 
     #[test]

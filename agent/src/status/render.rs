@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::Value as Json;
 
-use crate::status::pools::{LEGEND, PoolPart};
+use crate::status::pools::{ConnectionPart, LEGEND, PoolPart};
 use crate::status::{BlindPart, CheckPart, FindingPart, Report, TargetPart};
 
 /// How to draw: colours, and the zone of the times.
@@ -262,7 +262,13 @@ fn why(out: &mut String, report: &Report, pid: u32, style: &Style) {
             .and_then(Json::as_array)
             .is_some_and(|all| all.iter().any(|one| one.as_u64() == Some(pid.into())))
     };
-    let of_process: Vec<&PoolPart> = report.pools.iter().filter(|it| it.pid == Some(pid)).collect();
+    // What it inherited stands in the pool of the process that opened it.
+    let is_of = |pool: &PoolPart, it: &ConnectionPart| pool.pid == Some(pid) || it.is_shared_with(pid);
+    let of_process: Vec<&PoolPart> = report
+        .pools
+        .iter()
+        .filter(|pool| pool.pid == Some(pid) || pool.connections.iter().any(|it| is_of(pool, it)))
+        .collect();
     let targets: Vec<&TargetPart> = report.targets.iter().filter(has_pid).collect();
     if of_process.is_empty() && targets.is_empty() {
         out.push_str(
@@ -278,7 +284,7 @@ fn why(out: &mut String, report: &Report, pid: u32, style: &Style) {
     }
     for pool in &of_process {
         let _ = writeln!(out, "  {}: {}", pool.who(), visible(&pool.glance()));
-        for it in &pool.connections {
+        for it in pool.connections.iter().filter(|it| is_of(pool, it)) {
             let _ = writeln!(out, "    {}", it.line());
             for fact in &it.facts {
                 let _ = writeln!(out, "      {}", visible(fact));

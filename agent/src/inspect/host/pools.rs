@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::unix::UnixClient;
-use super::{Connection, Peer, TcpState};
+use super::{Connection, Descriptor, Peer, Sharers, TcpState};
 use crate::discover::{End, Instance};
 use crate::kernel::owners::{Held, Holder};
 use crate::kernel::sock_diag::Destroyed;
@@ -23,6 +23,8 @@ use sight::{Sight, end_in};
 const REMEMBERED: Duration = Duration::from_secs(30);
 /// A pool whose owner is not visible is given up after this time without a connection; a visible one when its owner ends.
 const DESERTED: Duration = Duration::from_secs(60);
+/// Most descriptors of a connection beside those of its owner that are told.
+const MAX_SHARERS: usize = 16;
 /// Pools, and would-be pools, that are kept.
 const MAX_POOLS: usize = 10_000;
 
@@ -234,14 +236,13 @@ impl Pools {
             pool.births += u32::from(tracked.born && before == Known::NotYet);
         }
         pool.last_used = now;
-        let fds = match party {
-            Party::Process(instance) => {
-                holders.iter().filter(|holder| holder.pid == instance.pid).map(|holder| holder.fd).collect()
-            }
-            Party::Hidden(..) => Vec::new(),
+        let (fds, sharers) = match party {
+            Party::Process(owner) => told_apart(holders, owner, world),
+            Party::Hidden(..) => (Vec::new(), Sharers::default()),
         };
         pool.connections.push(Connection {
             fds,
+            sharers,
             peer: world.peer(cookie),
             state_age: now.saturating_sub(tracked.state_since),
             seen_for: now.saturating_sub(tracked.first_seen),
@@ -361,6 +362,17 @@ impl Pools {
         }
         seen
     }
+}
+
+/// The descriptors of the owner, and who holds the socket beside it.
+fn told_apart(holders: &[Holder], owner: Instance, world: &impl World) -> (Vec<u32>, Sharers) {
+    let of_owner = |holder: &&Holder| holder.pid == owner.pid;
+    let fds = holders.iter().filter(of_owner).map(|holder| holder.fd).collect();
+    let others = || holders.iter().filter(|holder| holder.pid != owner.pid && !world.is_ours(holder.pid));
+    let descriptor = |it: &Holder| Descriptor { instance: Instance { pid: it.pid, start: it.start }, fd: it.fd };
+    let first: Vec<Descriptor> = others().take(MAX_SHARERS).map(descriptor).collect();
+    let more = if first.len() < MAX_SHARERS { 0 } else { others().count() - first.len() };
+    (fds, Sharers { first, more })
 }
 
 impl Pool {

@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::churn::Births;
-use super::row::connections;
-use super::{Subject, Tracks, owner_name, pids, pids_in_words, untold};
+use super::churn::{Births, put_passing};
+use super::heard::Heard;
+use super::row::{connections, sharing};
+use super::{Subject, Tracks, owner_name, pids, pids_in_words, place, untold};
 use crate::discover::TargetKey;
 use crate::inspect::host::{PoolRow, TcpState};
 use crate::inspect::{Unit, Value};
 use crate::judge::defaults::CheckId;
 use crate::judge::evidence::{Case, object, value};
 use crate::judge::threshold::Seen;
-use crate::judge::tracks::Place;
 use crate::judge::{Moment, words};
 
 const CHECK: CheckId = CheckId::Absent;
@@ -28,8 +28,8 @@ pub(super) fn judge(
     births: &Births,
     is_short: bool,
     target: &TargetKey,
-    place: &Place,
     rows: &[&PoolRow],
+    heard: Heard<'_>,
     now: Moment,
     tracks: &mut Tracks,
 ) {
@@ -41,26 +41,28 @@ pub(super) fn judge(
         None => births.rate(now.mono).map(|it| it / instances),
     };
     let seen = Seen { qualifies: is_short, ..Seen::value(rate.clone()) };
-    let subject = Subject { place: Some(place), ..Subject::of(CHECK, target) };
+    let subject = Subject { place: Some(&place(rows[0])), ..Subject::of(CHECK, target) };
     tracks.observe(subject, seen, now, || {
         let pids = pids(rows.iter().copied());
         let shown = words::value(&rate, Unit::PerSecond);
         let each = if pids.len() > 1 { " for each process" } else { "" };
+        let mut evidence = object(json!({
+            "births_per_second_and_process": value(&rate, Unit::PerSecond),
+            "pids": pids,
+            "limit": value(&rows[0].limit.value, Unit::Count),
+            "rule": "sock_diag destroy events, and no connection that is kept for 60 s",
+            "not_visible": [],
+        }));
+        put_passing(rows, heard, &mut evidence);
         Case {
             summary: format!(
-                "{}, {}, opens {shown} connections to {}{each} and keeps none: it has no pool",
+                "{}, {}, opens {shown} connections to {}{each} and keeps none: it has no pool{}",
                 owner_name(rows[0]),
                 pids_in_words(&pids),
                 rows[0].remote,
+                sharing(connections(rows).map(|it| it.1)),
             ),
-            evidence: object(json!({
-                "births_per_second_and_process": value(&rate, Unit::PerSecond),
-                "open": rows.iter().map(|it| it.connections.len()).sum::<usize>(),
-                "pids": pids,
-                "limit": value(&rows[0].limit.value, Unit::Count),
-                "rule": "sock_diag destroy events, and no connection that is kept for 60 s",
-                "not_visible": if pids.is_empty() { vec!["owner: not visible"] } else { Vec::new() },
-            })),
+            evidence,
             ..Case::default()
         }
     });

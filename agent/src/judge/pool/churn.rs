@@ -6,8 +6,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Map, Value as Json, json};
 
+use super::heard::Heard;
+use super::row::{self, connections, sharing};
 use super::{Subject, Tracks, absent, owner_name, pids, pids_in_words, untold};
 use crate::discover::TargetKey;
 use crate::inspect::host::PoolRow;
@@ -154,7 +156,7 @@ pub(super) fn judge(
     target: &TargetKey,
     place: &Place,
     rows: &[&PoolRow],
-    look: &HostLook,
+    (look, heard): (&HostLook, Heard<'_>),
     now: Moment,
     tracks: &mut Tracks,
 ) {
@@ -170,32 +172,42 @@ pub(super) fn judge(
     };
     let life = births.median_life();
     let is_short = births.is_short();
-    absent::judge(births, is_short, target, place, rows, now, tracks);
+    absent::judge(births, is_short, target, rows, heard, now, tracks);
     let qualifies = is_short && !absent::fires(target, tracks);
     let seen = Seen { qualifies, ..Seen::value(rate.clone()) };
     let subject = Subject { place: Some(place), ..Subject::of(CheckId::Churn, target) };
     tracks.observe(subject, seen, now, || {
         let pids = pids(rows.iter().copied());
         let (shown, lived) = (words::value(&rate, Unit::PerSecond), words::duration(life.unwrap_or_default()));
+        let mut evidence = object(json!({
+            "births_per_second": crate::judge::evidence::value(&rate, Unit::PerSecond),
+            "median_life_seconds": life.map(|it| number(it.as_secs_f64(), Unit::Seconds)),
+            "lives_counted": births.lives.len(),
+            "window_seconds": WINDOW.as_secs(),
+            "pids": pids,
+            "rule": "sock_diag destroy events",
+            "ended_between_looks": births.unowned(),
+            "not_visible": births.not_visible(),
+        }));
+        put_passing(rows, heard, &mut evidence);
         Case {
             summary: format!(
-                "{}, {}, opens {shown} connections to {} and closes them after {lived} on the median",
+                "{}, {}, opens {shown} connections to {} and closes them after {lived} on the median{}",
                 owner_name(rows[0]),
                 pids_in_words(&pids),
                 rows[0].remote,
+                sharing(connections(rows).map(|it| it.1)),
             ),
-            evidence: object(json!({
-                "births_per_second": crate::judge::evidence::value(&rate, Unit::PerSecond),
-                "median_life_seconds": life.map(|it| number(it.as_secs_f64(), Unit::Seconds)),
-                "lives_counted": births.lives.len(),
-                "window_seconds": WINDOW.as_secs(),
-                "open": rows.iter().map(|it| it.connections.len()).sum::<usize>(),
-                "pids": pids,
-                "rule": "sock_diag destroy events",
-                "ended_between_looks": births.unowned(),
-                "not_visible": births.not_visible(),
-            })),
+            evidence,
             ..Case::default()
         }
     });
+}
+
+/// The connections that are open now, the youngest first, and the processes that open them: of those that ended nothing
+/// can be read any more.
+pub(super) fn put_passing(rows: &[&PoolRow], heard: Heard<'_>, evidence: &mut Map<String, Json>) {
+    let gone = "fd, local end and session of connections that have ended: nothing keeps them";
+    row::not_visible(evidence, gone);
+    row::put_open(rows, heard, evidence);
 }

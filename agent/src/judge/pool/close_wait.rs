@@ -3,15 +3,17 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use serde_json::{Value as Json, json};
+use serde_json::json;
 
+use super::heard::Heard;
 use super::order::Discipline;
-use super::{Subject, Tracks, owner_name, pid, pids, pids_in_words, untold};
+use super::row::{MAX_ROWS, One, Rows, sharing};
+use super::{Subject, Tracks, owner_name, pids, pids_in_words, untold};
 use crate::discover::TargetKey;
+use crate::inspect::Value;
 use crate::inspect::host::{Connection, PoolRow, TcpState};
-use crate::inspect::{Unit, Value};
 use crate::judge::defaults::CheckId;
-use crate::judge::evidence::{Case, number, object};
+use crate::judge::evidence::{Case, object};
 use crate::judge::threshold::Seen;
 use crate::judge::tracks::Place;
 use crate::judge::{Moment, words};
@@ -20,8 +22,6 @@ use crate::judge::{Moment, words};
 const LEAST: usize = 3;
 /// A pool without data on any connection for so long is idle: it keeps dead connections until its next checkout.
 const IDLE: Duration = Duration::from_secs(10);
-/// Most rows in the evidence.
-const MAX_ROWS: usize = 50;
 
 /// How the count went, to tell a pool that collects dead connections from one that works them off.
 #[derive(Debug, Default)]
@@ -55,7 +55,7 @@ pub(super) fn judge(
     target: &TargetKey,
     place: &Place,
     rows: &[&PoolRow],
-    discipline: Discipline,
+    (discipline, heard): (Discipline, Heard<'_>),
     now: Moment,
     tracks: &mut Tracks,
 ) {
@@ -73,7 +73,7 @@ pub(super) fn judge(
     let value = untold(rows).filter(|_| dead.len() >= LEAST).unwrap_or(Value::Known(oldest));
     let seen = Seen { qualifies: rises && passes_by(rows, discipline), ..Seen::value(value) };
     let subject = Subject { place: Some(place), ..Subject::of(CheckId::CloseWait, target) };
-    tracks.observe(subject, seen, now, || case(rows, &dead));
+    tracks.observe(subject, seen, now, || case(rows, &dead, heard));
 }
 
 /// Whether the pool hands out connections and yet passes the dead ones by: then somebody else has them. The far end of a
@@ -92,7 +92,7 @@ fn passes_by(rows: &[&PoolRow], discipline: Discipline) -> bool {
     }
 }
 
-fn case(rows: &[&PoolRow], dead: &[(&PoolRow, &Connection)]) -> Case {
+fn case(rows: &[&PoolRow], dead: &[(&PoolRow, &Connection)], heard: Heard<'_>) -> Case {
     let pids = pids(dead.iter().map(|it| it.0));
     let (summary, oldest) = match dead.first() {
         None => (String::new(), 0.0),
@@ -100,40 +100,31 @@ fn case(rows: &[&PoolRow], dead: &[(&PoolRow, &Connection)]) -> Case {
             let oldest = connection.state_age.as_secs_f64();
             let fd = connection.fds.first().map_or_else(String::new, |fd| format!(" on fd {fd}"));
             let summary = format!(
-                "{}, {}, keeps {} of {} connections to {} that the server closed (CLOSE_WAIT), the oldest for {}{fd}, while the pool is at work",
+                "{}, {}, keeps {} of {} connections to {} that the server closed (CLOSE_WAIT), the oldest for {}{fd}, while the pool is at work{}",
                 owner_name(pool),
                 pids_in_words(&pids),
                 dead.len(),
                 rows.iter().map(|it| it.connections.len()).sum::<usize>(),
                 pool.remote,
                 words::seconds(oldest),
+                sharing(dead.iter().map(|it| it.1)),
             );
             (summary, oldest)
         }
     };
-    let row = |(pool, it): &(&PoolRow, &Connection)| -> Json {
-        json!({
-            "pid": pid(pool),
-            "fd": it.fds.first(),
-            "local": it.local.to_string(),
-            "age_seconds": number(it.state_age.as_secs_f64(), Unit::Seconds),
-        })
-    };
     let mut members: Vec<u64> = dead.iter().map(|it| it.1.cookie).collect();
     members.sort_unstable();
-    Case {
-        summary,
-        evidence: object(json!({
-            "connections": dead.iter().take(MAX_ROWS).map(row).collect::<Vec<_>>(),
-            "close_wait": dead.len(),
-            "open": rows.iter().map(|it| it.connections.len()).sum::<usize>(),
-            "remote": rows[0].remote.to_string(),
-            "pids": pids,
-            "rule": "sock_diag: CLOSE_WAIT",
-            "not_visible": if pids.is_empty() { vec!["owner: not visible"] } else { Vec::new() },
-        })),
-        members,
-        age_seconds: Some(oldest),
-        advice: None,
+    let mut evidence = object(json!({
+        "close_wait": dead.len(),
+        "open": rows.iter().map(|it| it.connections.len()).sum::<usize>(),
+        "pids": pids,
+        "rule": "sock_diag: CLOSE_WAIT",
+        "not_visible": [],
+    }));
+    let mut shown = Rows::default();
+    for (pool, it) in dead.iter().take(MAX_ROWS) {
+        shown.add(&One::of(pool, it, heard.of(pool, it), Some(it.state_age.as_secs_f64())));
     }
+    shown.put(&mut evidence, "connections");
+    Case { summary, evidence, members, age_seconds: Some(oldest), advice: None }
 }

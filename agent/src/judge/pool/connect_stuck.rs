@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::heard::Heard;
 use super::row::{Offender, case, connections};
 use super::{Instances, Subject, Tracks, place};
 use crate::discover::TargetKey;
@@ -17,7 +18,7 @@ const SLOW: Duration = Duration::from_secs(1);
 /// Since when each target has been trying to connect without success.
 pub(super) type Trying = BTreeMap<TargetKey, Duration>;
 
-pub(super) fn judge(all: &mut Trying, pools: &Instances<'_>, now: Moment, tracks: &mut Tracks) {
+pub(super) fn judge(all: &mut Trying, pools: &Instances<'_>, heard: Heard<'_>, now: Moment, tracks: &mut Tracks) {
     all.retain(|target, _| pools.contains_key(target));
     for (target, rows) in pools {
         let mut trying: Vec<Offender<'_>> = connections(rows)
@@ -30,7 +31,7 @@ pub(super) fn judge(all: &mut Trying, pools: &Instances<'_>, now: Moment, tracks
         let subject = Subject { place: Some(&place), ..Subject::of(CheckId::ConnectStuck, target) };
         tracks.observe(subject, Seen::known(stuck.as_secs_f64()), now, || {
             let what = format!("waiting for the server's first answer, for {}", words::seconds(stuck.as_secs_f64()));
-            case(rows, &trying, "sock_diag: SYN_SENT older than 1 s, and none was answered since", &what)
+            case(rows, &trying, heard, "sock_diag: SYN_SENT older than 1 s, and none was answered since", &what)
         });
     }
 }

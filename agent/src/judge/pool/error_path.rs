@@ -13,6 +13,7 @@ use serde_json::{Map, Value as Json, json};
 use super::errors::{Errors, Near, Nearness};
 use super::leak::case::{Leak, words_of};
 use super::lines::SLACK;
+use super::row;
 use super::verdict::{Judged, used_age};
 use super::{owner_name, pids, pids_in_words};
 use crate::inspect::host::{Owner, PoolRow};
@@ -112,7 +113,7 @@ impl ErrorPath {
         Case {
             summary: format!(
                 "{}, {}: leak on error path: {} of {} held for longer than {} to {} had last been used within 1 s of an \
-                 error in the log, the oldest {} `{}{}`{} ({}) on {}",
+                 error in the log, the oldest {} `{}{}`{} ({}) on {}{}",
                 owner_name(oldest.row),
                 pids_in_words(&pids),
                 pairs.len(),
@@ -125,6 +126,7 @@ impl ErrorPath {
                 place.unwrap_or_default(),
                 raised.fingerprint,
                 words_of(oldest),
+                row::sharing(rows.iter().map(|it| it.connection)),
             ),
             evidence: self.evidence(leak, &rows),
             members,

@@ -10,10 +10,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::heard::Heard;
 use super::join::{Join, canonical};
 use super::lease::{Lease, Leases, Sessions, VIEW_LASTS};
 use super::stats::SQL;
-use super::{Instances, place};
+use super::{Instances, Servers, place};
 use crate::discover::{End, TargetKey};
 use crate::inspect::host::{Limit, Owner, PoolRow, TcpState};
 use crate::inspect::server::{Engine, Waiter};
@@ -248,7 +249,7 @@ impl Exhaustion {
     }
 
     /// Judges the pools of this host, at a look of it or of a server's sessions.
-    pub(super) fn judge(&mut self, pools: &Instances<'_>, now: Moment, tracks: &mut Tracks) {
+    pub(super) fn judge(&mut self, servers: &Servers, pools: &Instances<'_>, now: Moment, tracks: &mut Tracks) {
         for (target, rows) in pools {
             let told = self.told_of(target, now.mono).cloned();
             if told.is_none() && !rows[0].service.is_some_and(|it| SQL.contains(&it)) {
@@ -257,7 +258,8 @@ impl Exhaustion {
             }
             rows.iter().for_each(|row| self.saturate(row, now.mono));
             let outcomes: Vec<Outcome<'_>> = rows.iter().map(|row| self.outcome(row, now.mono)).collect();
-            observe(target, Some(&place(rows[0])), told.as_ref(), &outcomes, now, tracks);
+            let heard = Heard { sessions: &self.sessions, servers, now: now.mono };
+            observe(target, Some(&place(rows[0])), told.as_ref(), (rows, &outcomes), heard, now, tracks);
             let leased_of =
                 |it: &Outcome<'_>| if let Outcome::Exhausted(it) = it { Some(it.leases.cookies()) } else { None };
             let leased: Vec<Option<HashSet<u64>>> = outcomes.iter().map(leased_of).collect();
@@ -270,9 +272,10 @@ impl Exhaustion {
     }
 
     /// Judges a pool that only its application knows.
-    pub(super) fn judge_named(&self, target: &TargetKey, now: Moment, tracks: &mut Tracks) {
+    pub(super) fn judge_named(&self, servers: &Servers, target: &TargetKey, now: Moment, tracks: &mut Tracks) {
         if let Some(told) = self.told_of(target, now.mono) {
-            observe(target, None, Some(told), &[], now, tracks);
+            let heard = Heard { sessions: &self.sessions, servers, now: now.mono };
+            observe(target, None, Some(told), (&[], &[]), heard, now, tracks);
         }
     }
 
@@ -417,7 +420,8 @@ fn observe(
     target: &TargetKey,
     place: Option<&Place>,
     told: Option<&Waiters>,
-    outcomes: &[Outcome<'_>],
+    (pools, outcomes): (&[&PoolRow], &[Outcome<'_>]),
+    heard: Heard<'_>,
     now: Moment,
     tracks: &mut Tracks,
 ) {
@@ -446,7 +450,7 @@ fn observe(
     let seen = Seen { corroborated, ..Seen::value(value) };
     let subject = Subject { place, ..Subject::of(CheckId::Exhausted, target) };
     let told = told.filter(|it| it.is_any());
-    tracks.observe(subject, seen, now, || case::case(target, told, &exhausted));
+    tracks.observe(subject, seen, now, || case::case(target, told, &exhausted, pools, heard));
 }
 
 /// No instance is exhausted; whether that is certain of all of them.

@@ -10,8 +10,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::join::Join;
-use super::{Instances, Subject, Tracks, pid, place};
-use crate::discover::{End, TargetKey};
+use super::row::{self, One, Rows, Word};
+use super::{Instances, Subject, Tracks, place};
+use crate::discover::{End, Instance, TargetKey};
 use crate::inspect::server::Session;
 use crate::inspect::{Reason, ServerLook, Unit, Value};
 use crate::judge::defaults::CheckId;
@@ -44,7 +45,10 @@ pub(super) struct Remembered {
 pub(super) struct Once {
     target: TargetKey,
     place: Place,
-    pid: Option<u32>,
+    /// The process that held it, where that was seen.
+    instance: Option<Instance>,
+    /// The descriptor that it had there, where that was certain.
+    fd: Option<u32>,
     /// When the socket was last there.
     joined_at: Duration,
     /// Looks at the server since then that had the session.
@@ -147,14 +151,19 @@ fn follow(known: &mut HashMap<(u64, SocketAddr), Once>, sessions: &[Session], jo
     for it in &join.joined {
         let Some(key) = key(it.session) else { continue };
         if known.len() < MAX_KNOWN || known.contains_key(&key) {
-            let (target, place, pid) = (it.pool.target.clone(), place(it.pool), pid(it.pool));
-            let before = known.get(&key).and_then(|it| it.pid);
+            let (target, place, instance) = (it.pool.target.clone(), place(it.pool), row::instance(it.pool));
+            let fd = it.connection.fds.first().copied().filter(|_| it.is_exact);
+            let before = known.get(&key).and_then(|it| Some((it.instance?, it.fd)));
             // The socket of a process that was killed is nobody's while the kernel still tries to close it.
             let (target, place) = match known.get(&key) {
-                Some(once) if pid.is_none() => (once.target.clone(), once.place.clone()),
+                Some(once) if instance.is_none() => (once.target.clone(), once.place.clone()),
                 _ => (target, place),
             };
-            known.insert(key, Once { target, place, pid: pid.or(before), joined_at: now, missed: 0 });
+            let (instance, fd) = match (instance, before) {
+                (None, Some((instance, fd))) => (Some(instance), fd),
+                (instance, _) => (instance, fd),
+            };
+            known.insert(key, Once { target, place, instance, fd, joined_at: now, missed: 0 });
         }
     }
 }
@@ -167,21 +176,24 @@ fn key(session: &Session) -> Option<(u64, SocketAddr)> {
 fn case(place: &Place, look: &ServerLook, ghosts: &[(&Session, &Once)], now: Duration) -> Case {
     let gone = |once: &Once| now.saturating_sub(once.joined_at).as_secs_f64();
     let oldest = ghosts.iter().map(|(_, once)| gone(once)).fold(0.0, f64::max);
-    let row = |(session, once): &(&Session, &Once)| {
-        json!({
-            "backend": session.backend,
-            "local": key(session).map(|(_, end)| end.to_string()),
-            "pid": once.pid,
-            "state": session.state.as_str(),
-            "database": session.database,
-            "user": session.user,
-            "state_age_seconds": session.state_age.map(|it| number(it.as_secs_f64(), Unit::Seconds)),
-            "without_socket_seconds": number(gone(once), Unit::Seconds),
-        })
-    };
     let mut members: Vec<u64> = ghosts.iter().map(|(session, _)| session.backend).collect();
     members.sort_unstable();
     let sessions = words::counted(ghosts.len(), "session");
+    let mut evidence = object(json!({
+        "sessions_total": ghosts.len(),
+        "server": look.target.as_str(),
+        "rule": "a session that was joined with a socket here, which is gone for two looks at the server",
+        "not_visible": [],
+    }));
+    let mut shown = Rows::default();
+    for (session, once) in ghosts.iter().take(MAX_ROWS) {
+        let row = shown.add(&once.one(session, gone(once)));
+        row.insert("backend".to_owned(), json!(session.backend));
+        row.insert("without_socket_seconds".to_owned(), json!(number(gone(once), Unit::Seconds)));
+        row.insert("database".to_owned(), json!(session.database));
+        row.insert("user".to_owned(), json!(session.user));
+    }
+    shown.put(&mut evidence, "sessions");
     Case {
         summary: format!(
             "{} of {} at {} have no connection here any more, the longest for {}: their client is gone and the server \
@@ -191,15 +203,27 @@ fn case(place: &Place, look: &ServerLook, ghosts: &[(&Session, &Once)], now: Dur
             place.remote,
             words::seconds(oldest),
         ),
-        evidence: object(json!({
-            "sessions": ghosts.iter().take(MAX_ROWS).map(row).collect::<Vec<_>>(),
-            "sessions_total": ghosts.len(),
-            "server": look.target.as_str(),
-            "rule": "a session that was joined with a socket here, which is gone for two looks at the server",
-            "not_visible": [],
-        })),
+        evidence,
         members,
         age_seconds: Some(oldest),
         advice: None,
+    }
+}
+
+impl Once {
+    /// The connection that it was.
+    fn one<'a>(&'a self, session: &'a Session, gone: f64) -> One<'a> {
+        One {
+            instance: self.instance,
+            fds: self.fd.as_ref().map(std::slice::from_ref).ok_or("fd: it was not certain which one it had"),
+            sharers: None,
+            local: key(session).map(|(_, end)| end.to_string()).unwrap_or_default(),
+            remote: &self.place.remote,
+            socket: "gone".to_owned(),
+            word: Word::Said(session),
+            age: Some(gone),
+            quiet: None,
+            open_for: None,
+        }
     }
 }

@@ -1,10 +1,14 @@
-//! Connections whose peer is gone without a word: what is sent is not acknowledged, or keepalive finds nobody.
+//! Connections whose peer is gone without a word: what is sent is not acknowledged, or keepalive finds nobody. Where the
+//! server's sessions are seen and one's is gone, it is certain.
 //!
 //! Without traffic and without keepalive a lost peer cannot be seen at all, so a pool with such connections is never
 //! called well here: `pool.keepalive` says that it is so.
 
 use std::time::Duration;
 
+use serde_json::json;
+
+use super::heard::Heard;
 use super::row::{Offender, case, connections};
 use super::{Instances, Subject, Tracks, place};
 use crate::inspect::host::{Connection, TcpState};
@@ -34,7 +38,7 @@ enum Peer {
     Untold,
 }
 
-pub(super) fn judge(pools: &Instances<'_>, now: Moment, tracks: &mut Tracks) {
+pub(super) fn judge(pools: &Instances<'_>, heard: Heard<'_>, now: Moment, tracks: &mut Tracks) {
     for (target, rows) in pools {
         let (mut silent, mut unasked, mut untold) = (Vec::new(), 0, 0);
         for (pool, connection) in connections(rows) {
@@ -59,8 +63,23 @@ pub(super) fn judge(pools: &Instances<'_>, now: Moment, tracks: &mut Tracks) {
         let place = place(rows[0]);
         let subject = Subject { place: Some(&place), ..Subject::of(CHECK, target) };
         tracks.observe(subject, Seen::value(value), now, || {
-            let what = format!("whose peer has not been heard for {}", words::seconds(oldest));
-            case(rows, &silent, "tcp_info: retransmits >= 3 and nothing heard for 10 s, or probes >= 2", &what)
+            let gone = silent.iter().filter(|it| heard.is_gone(it.connection)).count();
+            let certain = match gone {
+                0 => String::new(),
+                _ if gone == silent.len() => ", and the server has no session of them any more: certain".to_owned(),
+                _ => format!(", and the server has no session of {gone} of them any more: those are certain"),
+            };
+            let what = format!("whose peer has not been heard for {}{certain}", words::seconds(oldest));
+            let rule = match gone {
+                0 => "tcp_info: retransmits >= 3 and nothing heard for 10 s, or probes >= 2",
+                _ => {
+                    "tcp_info: retransmits >= 3 and nothing heard for 10 s, or probes >= 2; the session gone at two \
+                     looks at the server that join others"
+                }
+            };
+            let mut case = case(rows, &silent, heard, rule, &what);
+            case.evidence.insert("certain".to_owned(), json!(gone));
+            case
         });
     }
 }

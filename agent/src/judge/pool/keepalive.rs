@@ -1,5 +1,6 @@
 //! Pools without TCP keepalive: a peer that is lost while they are idle is noticed by the next request.
 
+use super::heard::Heard;
 use super::row::{Offender, case, connections};
 use super::{Instances, Subject, Tracks, place};
 use crate::inspect::host::{Connection, TcpState};
@@ -8,7 +9,7 @@ use crate::judge::Moment;
 use crate::judge::defaults::CheckId;
 use crate::judge::threshold::Seen;
 
-pub(super) fn judge(pools: &Instances<'_>, now: Moment, tracks: &mut Tracks) {
+pub(super) fn judge(pools: &Instances<'_>, heard: Heard<'_>, now: Moment, tracks: &mut Tracks) {
     for (target, rows) in pools {
         let (mut without, mut untold) = (Vec::new(), 0);
         for (pool, connection) in connections(rows).filter(|(_, it)| may_be_lost(it)) {
@@ -31,7 +32,7 @@ pub(super) fn judge(pools: &Instances<'_>, now: Moment, tracks: &mut Tracks) {
         let subject = Subject { place: Some(&place), ..Subject::of(CheckId::Keepalive, target) };
         tracks.observe(subject, Seen::value(value), now, || {
             let what = "without TCP keepalive: a lost peer would not be noticed";
-            case(rows, &without, "sock_diag: no keepalive timer while nothing is on the way", what)
+            case(rows, &without, heard, "sock_diag: no keepalive timer while nothing is on the way", what)
         });
     }
 }

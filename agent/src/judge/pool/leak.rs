@@ -12,6 +12,7 @@ use tickbird_shared::Severity;
 use super::error_path::{self, ErrorPath};
 use super::errors::Errors;
 use super::forecast::Trend;
+use super::heard::Heard;
 use super::order::Discipline;
 use super::verdict::{Judged, Pool};
 use super::view::Verdict;
@@ -135,7 +136,7 @@ impl Leaks {
     pub(super) fn judge(
         &mut self,
         pools: &[Pool<'_>],
-        commands: &HashMap<Instance, Arc<str>>,
+        (commands, heard): (&HashMap<Instance, Arc<str>>, Heard<'_>),
         errors: &Errors,
         now: Moment,
         tracks: &mut Tracks,
@@ -145,7 +146,7 @@ impl Leaks {
             targets.entry(target_of(pool)).or_default().push(pool);
         }
         for (target, pools) in &targets {
-            self.judge_one(target, pools, commands, errors, now, tracks);
+            self.judge_one(target, pools, (commands, heard), errors, now, tracks);
         }
         self.pools.retain(|_, it| now.mono.saturating_sub(it.seen_at) <= HOUR);
     }
@@ -154,7 +155,7 @@ impl Leaks {
         &mut self,
         target: &TargetKey,
         pools: &[&Pool<'_>],
-        commands: &HashMap<Instance, Arc<str>>,
+        (commands, heard): (&HashMap<Instance, Arc<str>>, Heard<'_>),
         errors: &Errors,
         now: Moment,
         tracks: &mut Tracks,
@@ -181,8 +182,16 @@ impl Leaks {
         held.retain(|it| age(it) >= bound);
         let is_steady = history.is_steady(held.len(), now.mono);
         let second = held.iter().find(|it| it.since.saturating_sub(held[0].since) >= APART).map_or(0.0, |it| age(it));
-        let leak =
-            Leak { pools, held, bound, now: now.mono, empty_in: &history.empty_in, commands, errors: &history.errors };
+        let leak = Leak {
+            pools,
+            held,
+            bound,
+            now: now.mono,
+            empty_in: &history.empty_in,
+            commands,
+            heard,
+            errors: &history.errors,
+        };
         let grave = leak.is_grave();
         let seen = Seen {
             qualifies: is_steady,

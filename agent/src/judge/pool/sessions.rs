@@ -2,16 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::{Map, Value as Json, json};
-use tickbird_shared::protocol::MAX_EVIDENCE_BYTES;
 
 use super::join::{Join, Joined, hidden_ends};
+use super::row::{self, MAX_ROWS, One, Rows};
 use super::through_pooler::{self, PassedOn};
 use super::{owner_name, pid, pids, pids_in_words, place, who};
 use crate::discover::{Instance, TargetKey};
-use crate::inspect::host::{Owner, PoolRow};
+use crate::inspect::host::PoolRow;
 use crate::inspect::server::{Session, SessionState};
 use crate::inspect::{Reason, ServerLook, Unit, Value};
 use crate::judge::defaults::CheckId;
@@ -21,8 +20,6 @@ use crate::judge::threshold::Seen;
 use crate::judge::tracks::{Subject, Tracks};
 use crate::judge::{Moment, words};
 
-/// Most sessions in one finding's evidence.
-const MAX_SESSIONS: usize = 50;
 /// A session younger than this share of the warning's bound is ordinary work, not evidence.
 const LEAST_SHARE: f64 = 0.1;
 
@@ -131,9 +128,6 @@ impl Scene<'_> {
             *by_state.entry(it.session.state.as_str()).or_default() += 1;
         }
         let mut not_visible = Vec::new();
-        if listed.iter().any(|it| pid(it.pool).is_none()) {
-            not_visible.push("owner: not visible");
-        }
         if listed.iter().all(|it| it.session.statement.is_none()) {
             not_visible.push("statement");
         }
@@ -153,65 +147,53 @@ impl Scene<'_> {
                 "rows_without_socket": self.join.without_socket.len(),
             },
         }));
-        let left = MAX_EVIDENCE_BYTES.saturating_sub(Json::Object(whole.clone()).to_string().len() + 16);
-        whole.insert("sessions".to_owned(), self.rows(listed, left));
+        self.put_rows(listed, &mut whole);
         whole
     }
 
     /// The oldest sessions as rows: in full while they fit, else with shorter texts, else only the oldest few in full
-    /// and the others with what identifies them.
-    fn rows(&self, listed: &[Joined<'_>], most_bytes: usize) -> Json {
-        let listed = &listed[..listed.len().min(MAX_SESSIONS)];
-        let mut rows = Json::Null;
-        for (text, full) in [(200, MAX_SESSIONS), (60, MAX_SESSIONS), (60, 8), (60, 3), (60, 0)] {
-            let all = listed.iter().enumerate().map(|(index, it)| self.row(it, text, index < full));
-            rows = all.collect();
-            if rows.to_string().len() <= most_bytes {
+    /// and the others without texts and names.
+    fn put_rows(&self, listed: &[Joined<'_>], evidence: &mut Map<String, Json>) {
+        let listed = &listed[..listed.len().min(MAX_ROWS)];
+        let mut rows = Rows::default();
+        for (text, full) in [(200, MAX_ROWS), (60, MAX_ROWS), (60, 8), (60, 3), (60, 0)] {
+            rows = Rows::default();
+            for (index, it) in listed.iter().enumerate() {
+                self.add_row(&mut rows, it, text, index < full);
+            }
+            if rows.fit(evidence) {
                 break;
             }
         }
-        rows
+        rows.put(evidence, "sessions");
     }
 
-    fn row(&self, it: &Joined<'_>, text: usize, in_full: bool) -> Json {
-        let Joined { session, pool, connection, is_exact } = it;
-        let seconds = |age: Option<Duration>| age.map(|it| number(it.as_secs_f64(), Unit::Seconds));
-        let instance = match &pool.owner {
-            Owner::Seen { instance, .. } => Some(instance),
-            Owner::NotVisible { .. } => None,
-        };
-        let mut row = json!({
-            "pid": instance.map(|it| it.pid),
-            "start": instance.map(|it| it.start),
-            "fd": connection.fds.first().filter(|_| *is_exact),
-            "local": connection.local.to_string(),
-            "backend": through_pooler::final_backend(session),
-            "state_age_seconds": seconds(session.state_age),
-            "transaction_age_seconds": seconds(session.transaction_age),
-        });
+    fn add_row(&self, rows: &mut Rows, it: &Joined<'_>, text: usize, in_full: bool) {
+        let Joined { session, pool, .. } = it;
+        let row = rows.add(&One::joined(it, Some(age(session))));
+        let transaction = session.transaction_age.map(|it| number(it.as_secs_f64(), Unit::Seconds));
+        row.insert("backend".to_owned(), json!(through_pooler::final_backend(session)));
+        row.insert("transaction_age_seconds".to_owned(), json!(transaction));
         if let Some(link) = through_pooler::link(session) {
-            row["through"] =
-                json!({ "pooler": self.look.target.as_str(), "server": link.server.as_ref().map(|it| it.as_str()) });
+            let server = link.server.as_ref().map(|it| it.as_str());
+            row.insert("through".to_owned(), json!({ "pooler": self.look.target.as_str(), "server": server }));
         }
         if let Some(client) = self.passed.stranger(session.backend) {
-            row["client_of_pooler"] = json!(client);
+            row.insert("client_of_pooler".to_owned(), json!(client));
         }
         if in_full {
-            row["state"] = json!(session.state.as_str());
-            row["remote"] = json!(pool.remote.to_string());
-            row["command"] = json!(instance.and_then(|it| self.commands.get(it)).map(|it| words::foreign(it, text)));
-            row["database"] = json!(session.database);
-            row["user"] = json!(session.user);
-            row["application_name"] = json!(words::foreign(&session.application_name, text));
-            row["statement"] = json!(session.statement.as_deref().map(|it| words::foreign(it, text)));
-            if connection.fds.len() > 1 {
-                row["fds"] = json!(connection.fds);
-            }
-            if instance.is_none() {
-                row["owner"] = json!("not visible");
+            let command = row::instance(pool).and_then(|it| self.commands.get(&it));
+            row.extend(object(json!({
+                "command": command.map(|it| words::foreign(it, text)),
+                "database": session.database,
+                "user": session.user,
+                "application_name": words::foreign(&session.application_name, text),
+                "statement": session.statement.as_deref().map(|it| words::foreign(it, text)),
+            })));
+            if row::instance(pool).is_none() {
+                row.insert("owner".to_owned(), json!("not visible"));
             }
         }
-        row
     }
 }
 
@@ -270,7 +252,7 @@ fn summary(
     let client = passed.stranger(session.backend).map(|it| format!(", for {it}"));
     let statement = session.statement.as_deref().map(|it| format!(", last statement `{}`", words::foreign(it, 200)));
     format!(
-        "{}, {who}, {holds} {} of {its} {open} connections to {}/{} {what}, the oldest for {} on {of_pid}{fd} = {session_is}{}{}",
+        "{}, {who}, {holds} {} of {its} {open} connections to {}/{} {what}, the oldest for {} on {of_pid}{fd} = {session_is}{}{}{}",
         owner_name(oldest.pool),
         listed.len(),
         oldest.pool.remote,
@@ -278,5 +260,7 @@ fn summary(
         words::seconds(age(session)),
         client.unwrap_or_default(),
         statement.unwrap_or_default(),
+        // Of one whose process alone is certain nothing is known of the socket.
+        row::sharing(listed.iter().filter(|it| it.is_exact).map(|it| it.connection)),
     )
 }

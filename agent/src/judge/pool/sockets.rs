@@ -1,5 +1,6 @@
 //! The checks that sockets alone decide, beside churn and CLOSE_WAIT.
 
+use super::heard::Heard;
 use super::{Instances, Tracks, connect_stuck, half_open, keepalive, storm};
 use crate::judge::Moment;
 use crate::judge::defaults::CheckId;
@@ -24,10 +25,10 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    pub(super) fn judge(&mut self, pools: &Instances<'_>, now: Moment, tracks: &mut Tracks) {
-        half_open::judge(pools, now, tracks);
-        keepalive::judge(pools, now, tracks);
-        connect_stuck::judge(&mut self.trying, pools, now, tracks);
-        storm::judge(&mut self.ends, pools, now, tracks);
+    pub(super) fn judge(&mut self, pools: &Instances<'_>, heard: Heard<'_>, now: Moment, tracks: &mut Tracks) {
+        half_open::judge(pools, heard, now, tracks);
+        keepalive::judge(pools, heard, now, tracks);
+        connect_stuck::judge(&mut self.trying, pools, heard, now, tracks);
+        storm::judge(&mut self.ends, pools, heard, now, tracks);
     }
 }

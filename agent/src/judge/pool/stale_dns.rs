@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::heard::Heard;
 use super::row::{Offender, case, connections};
 use super::{Instances, Subject, Tracks, place};
 use crate::inspect::resolver::NamesLook;
@@ -56,7 +57,7 @@ impl Names {
         }
     }
 
-    pub(super) fn judge(&self, pools: &Instances<'_>, now: Moment, tracks: &mut Tracks) {
+    pub(super) fn judge(&self, pools: &Instances<'_>, heard: Heard<'_>, now: Moment, tracks: &mut Tracks) {
         for (target, rows) in pools {
             let Some(address) = rows[0].remote.address().map(|it| it.ip().to_canonical()) else { continue };
             let named = self.0.iter().filter_map(|(host, name)| Some((host, name, *name.last_seen.get(&address)?)));
@@ -77,7 +78,8 @@ impl Names {
             tracks.observe(subject, Seen::value(value), now, || {
                 let what =
                     format!("to which {host} has not led for {} s: it leads to {}", gone.as_secs(), name.in_words());
-                let mut case = case(rows, &old, "getaddrinfo: the union of the last 10 answers, every 15 s", &what);
+                let rule = "getaddrinfo: the union of the last 10 answers, every 15 s";
+                let mut case = case(rows, &old, heard, rule, &what);
                 case.evidence.extend(object(json!({
                     "name": host,
                     "name_leads_to": name.answers.back(),

@@ -12,6 +12,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::exhaustion::Waiters;
+use super::heard::Heard;
+use super::row;
 use super::{Instances, place};
 use crate::discover::{End, TargetKey};
 use crate::inspect::host::{Limit, Owner, PoolRow};
@@ -137,7 +139,13 @@ impl Stats {
     }
 
     /// Takes one source's word in.
-    pub(super) fn look(&mut self, said: &PoolStats, now: Moment, tracks: &mut Tracks) {
+    pub(super) fn look(
+        &mut self,
+        said: &PoolStats,
+        (pools, heard): (&[PoolRow], Heard<'_>),
+        now: Moment,
+        tracks: &mut Tracks,
+    ) {
         let gap = self.sources.get(&said.target).map_or(FRESH, |it| now.mono.saturating_sub(it.at));
         self.sources.insert(said.target.clone(), Source { said: said.clone(), at: now.mono, gap });
         sense(said, now, tracks);
@@ -160,7 +168,8 @@ impl Stats {
                 None => Seen::value(Value::Unknown(NO_LIMIT)),
             };
             let subject = Subject { place: exact.place(), ..Subject::of(CheckId::Utilization, &target) };
-            tracks.observe(subject, seen, now, || utilization_case(&exact));
+            let rows: Vec<&PoolRow> = pools.iter().filter(|row| exact.is_attached() && row.target == target).collect();
+            tracks.observe(subject, seen, now, || utilization_case(&exact, &rows, heard));
         }
     }
 
@@ -324,7 +333,7 @@ pub(super) fn shown(pool: &NamedPool) -> serde_json::Value {
     })
 }
 
-fn utilization_case(exact: &Exact<'_>) -> Case {
+fn utilization_case(exact: &Exact<'_>, rows: &[&PoolRow], heard: Heard<'_>) -> Case {
     let (in_use, (limit, limit_source)) =
         (exact.pool.in_use.known().unwrap_or(0.0), exact.limit().unwrap_or((0.0, "")));
     let share = exact.share().unwrap_or(0.0);
@@ -333,25 +342,29 @@ fn utilization_case(exact: &Exact<'_>) -> Case {
         _ => String::new(),
     };
     let remote = exact.place().map(|it| format!(" to {}", it.remote)).unwrap_or_default();
+    let untold = "pid, fd and session: it is not told which connections of this host are the pool's";
+    let mut evidence = object(json!({
+        "used_at_least": number(in_use, Unit::Count),
+        "used_at_most": number(in_use, Unit::Count),
+        "limit": number(limit, Unit::Count),
+        "limit_source": words::foreign(limit_source, 300),
+        "share_at_least": number(share, Unit::Ratio),
+        "share_at_most": number(share, Unit::Ratio),
+        "decided_by": "exact",
+        "pool": shown(exact.pool),
+        "processes": exact.pool.processes,
+        "rule": "the application's own numbers",
+        "not_visible": if rows.is_empty() { vec![untold] } else { vec!["which of the open connections are in use"] },
+    }));
+    row::put_open(rows, heard, &mut evidence);
     Case {
         summary: format!(
-            "{} uses {in_use} of the {limit} connections that its pool{remote} may open ({}){waiting}",
+            "{} uses {in_use} of the {limit} connections that its pool{remote} may open ({}){waiting}{}",
             exact.owner_name(),
             words::number(share, Unit::Ratio),
+            row::sharing(row::connections(rows).map(|it| it.1)),
         ),
-        evidence: object(json!({
-            "used_at_least": number(in_use, Unit::Count),
-            "used_at_most": number(in_use, Unit::Count),
-            "limit": number(limit, Unit::Count),
-            "limit_source": words::foreign(limit_source, 300),
-            "share_at_least": number(share, Unit::Ratio),
-            "share_at_most": number(share, Unit::Ratio),
-            "decided_by": "exact",
-            "pool": shown(exact.pool),
-            "processes": exact.pool.processes,
-            "rule": "the application's own numbers",
-            "not_visible": [],
-        })),
+        evidence,
         ..Case::default()
     }
 }

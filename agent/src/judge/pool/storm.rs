@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use super::heard::Heard;
 use super::row::{Offender, case};
 use super::{Instances, Owner, PoolRow, Subject, Tracks, place, untold};
 use crate::discover::{End, Instance};
@@ -28,7 +29,7 @@ const SHORT_LIFE: Duration = Duration::from_secs(2);
 /// Connections that ended lately, of each instance's pool.
 pub(super) type Ends = HashMap<(Instance, End), VecDeque<(Duration, usize)>>;
 
-pub(super) fn judge(all: &mut Ends, pools: &Instances<'_>, now: Moment, tracks: &mut Tracks) {
+pub(super) fn judge(all: &mut Ends, pools: &Instances<'_>, heard: Heard<'_>, now: Moment, tracks: &mut Tracks) {
     for (target, rows) in pools {
         let mut fresh: Vec<Offender<'_>> = Vec::new();
         for row in rows {
@@ -49,7 +50,7 @@ pub(super) fn judge(all: &mut Ends, pools: &Instances<'_>, now: Moment, tracks: 
         let subject = Subject { place: Some(&place), ..Subject::of(CheckId::Storm, target) };
         tracks.observe(subject, Seen::value(value), now, || {
             let rule = "half of the pool in place of ended ones, or 20, born within 10 s in a process older than 60 s";
-            case(rows, &fresh, rule, "opened within 10 s")
+            case(rows, &fresh, heard, rule, "opened within 10 s")
         });
     }
     all.retain(|_, ends| ends.back().is_some_and(|(at, _)| now.mono.saturating_sub(*at) < ENDED));

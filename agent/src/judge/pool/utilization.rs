@@ -7,6 +7,7 @@
 use serde_json::json;
 
 use super::join::Join;
+use super::row::{self, MAX_INSTANCES, MAX_ROWS, One, Rows, Word};
 use super::{Instances, Subject, Tracks, owner_name, pid, place};
 use crate::discover::TargetKey;
 use crate::inspect::host::{Connection, PoolRow, TcpState};
@@ -57,7 +58,7 @@ pub(super) fn judge(bases: &Instances<'_>, join: &Join<'_>, engine: Engine, now:
         };
         let seen = Seen { corroborated: is_exact, ..Seen::value(value) };
         suspect |= tracks.rule(CheckId::Utilization).bounds.warning.is_some_and(|bound| certain >= bound);
-        observe(target, &place, seen, now, tracks, || case(fullest, &limited, rows, is_exact, engine));
+        observe(target, &place, seen, now, tracks, || case(fullest, &limited, rows, join, is_exact, engine));
     }
     suspect
 }
@@ -137,42 +138,69 @@ fn use_of<'a>(row: &'a PoolRow, join: &Join<'_>) -> Option<Use<'a>> {
     Some(Use { row, certain, open: open(row), limit: limit(row)?, is_whole: is_told && !has_gap })
 }
 
-fn case(fullest: &Use<'_>, limited: &[Use<'_>], rows: &[&PoolRow], is_exact: bool, engine: Engine) -> Case {
+fn case(
+    fullest: &Use<'_>,
+    limited: &[Use<'_>],
+    rows: &[&PoolRow],
+    join: &Join<'_>,
+    is_exact: bool,
+    engine: Engine,
+) -> Case {
     let row = fullest.row;
     let at_least = if is_exact { "" } else { "at least " };
     let pid_words = pid(row).map_or_else(|| "owner: not visible".to_owned(), |it| format!("pid {it}"));
     let instances = limited.iter().map(|it| {
         json!({
             "pid": pid(it.row),
+            "start": row::instance(it.row).map(|it| it.start),
+            "remote": it.row.remote.to_string(),
             "used_at_least": it.certain,
             "used_at_most": it.open,
             "limit": it.limit,
             "limit_source": it.row.limit.source,
         })
     });
+    let mut evidence = object(json!({
+        "used_at_least": fullest.certain,
+        "used_at_most": fullest.open,
+        "limit": fullest.limit,
+        "limit_source": row.limit.source,
+        "share_at_least": number(fullest.share(fullest.certain), Unit::Ratio),
+        "share_at_most": number(fullest.share(fullest.open), Unit::Ratio),
+        "decided_by": if is_exact { "exact" } else { "sessions that are active or in a transaction" },
+        "instances": instances.take(MAX_INSTANCES).collect::<Vec<_>>(),
+        "instances_total": limited.len(),
+        "instances_without_limit": rows.len() - limited.len(),
+        "connections_total": row.connections.len(),
+        "rule": format!("{} against the limit", engine.state_rule()),
+        "not_visible": if is_exact { vec![] } else { vec!["whether idle connections are leased"] },
+    }));
+    // Those that are certainly in use first, the longest of them at the top.
+    let used = join.joined.iter().filter(|it| std::ptr::eq(it.pool, row));
+    let mut used: Vec<_> = used.collect();
+    used.sort_by_key(|it| std::cmp::Reverse((it.session.state.is_leased(), it.session.state_age)));
+    let mut shown = Rows::default();
+    for it in used.iter().take(MAX_ROWS) {
+        shown.add(&One::joined(it, it.session.state_age.map(|it| it.as_secs_f64())));
+    }
+    let others = join.without_session.iter().filter(|(pool, _)| std::ptr::eq(*pool, row));
+    for (pool, it) in others.take(MAX_ROWS.saturating_sub(used.len())) {
+        let word = Word::Nothing("session: no row of the server was joined with it at the last look");
+        shown.add(&One::of(pool, it, word, None));
+    }
+    shown.put(&mut evidence, "connections");
     Case {
         summary: format!(
-            "{}, {pid_words}, uses {at_least}{} of the {} connections that its pool to {} may open ({}); {} are open",
+            "{}, {pid_words}, uses {at_least}{} of the {} connections that its pool to {} may open ({}); {} are open{}",
             owner_name(row),
             fullest.certain,
             fullest.limit,
             row.remote,
             words::number(fullest.share(fullest.certain), Unit::Ratio),
             fullest.open,
+            row::sharing(&row.connections),
         ),
-        evidence: object(json!({
-            "used_at_least": fullest.certain,
-            "used_at_most": fullest.open,
-            "limit": fullest.limit,
-            "limit_source": row.limit.source,
-            "share_at_least": number(fullest.share(fullest.certain), Unit::Ratio),
-            "share_at_most": number(fullest.share(fullest.open), Unit::Ratio),
-            "decided_by": if is_exact { "exact" } else { "sessions that are active or in a transaction" },
-            "instances": instances.collect::<Vec<_>>(),
-            "instances_without_limit": rows.len() - limited.len(),
-            "rule": format!("{} against the limit", engine.state_rule()),
-            "not_visible": if is_exact { vec![] } else { vec!["whether idle connections are leased"] },
-        })),
+        evidence,
         ..Case::default()
     }
 }

@@ -8,7 +8,7 @@ use super::lines::HeldBy;
 use super::verdict::{Judged, Pool, used_age};
 use crate::discover::{End, Instance, TargetKey};
 use crate::inspect::Value;
-use crate::inspect::host::Owner;
+use crate::inspect::host::{Owner, Sharers};
 use crate::inspect::server::SessionState;
 
 /// What is known of one connection's lease, in the order in which they are shown.
@@ -49,6 +49,8 @@ pub struct ConnectionView {
     pub cookie: u64,
     /// Descriptors in the owner; empty when not visible.
     pub fds: Vec<u32>,
+    /// Who holds it beside the owner.
+    pub sharers: Sharers,
     /// Our end.
     pub local: End,
     /// The verdict.
@@ -119,6 +121,7 @@ fn connection(it: &Judged<'_>, now: Duration) -> ConnectionView {
     ConnectionView {
         cookie: it.connection.cookie,
         fds: it.connection.fds.clone(),
+        sharers: it.connection.sharers.clone(),
         local: it.connection.local.clone(),
         verdict: it.verdict,
         rule: it.rule,
@@ -168,6 +171,9 @@ fn facts(it: &Judged<'_>, now: Duration) -> Vec<String> {
             }
         }
         None => facts.push("no session of a server is joined".to_owned()),
+    }
+    if !connection.sharers.is_empty() {
+        facts.push(format!("also held by {}: inherited by a fork, or passed on", connection.sharers));
     }
     if let Some(peer) = connection.peer {
         facts.push(format!("the other end is fd {} of pid {} on this host", peer.fd, peer.pid));

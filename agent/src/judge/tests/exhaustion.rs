@@ -81,7 +81,7 @@ fn requests_beyond_the_leases_of_a_full_pool_are_its_waiters() {
     let proof = evidence(&finding);
     assert_eq!((&proof["waiters"], &proof["leases_total"]), (&15.into(), &5.into()));
     let lease = &proof["leases"][0];
-    assert_eq!((&lease["pid"], &lease["fds"][0]), (&77.into(), &10.into()));
+    assert_eq!((&lease["pid"], &lease["fd"]), (&77.into(), &10.into()));
     assert!(lease["state"].as_str().expect("a state").starts_with("busy"), "{lease}");
     watch(&mut night, 3, |_| host(limited(shop(77, 5), 5.0), []));
     assert_eq!(night.told_of(CHECK), "45s pool.exhausted cleared critical");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::discover::{Application, End, Instance, TargetKey};
-use crate::inspect::host::{Connection, Ended, Limit, Owner, PoolRow, ProcessRow, TcpState, Vantage};
+use crate::inspect::host::{Connection, Ended, Limit, Owner, PoolRow, ProcessRow, Sharers, TcpState, Vantage};
 use crate::inspect::server::{Engine, Session, SessionState};
 use crate::inspect::{Reason, ServerLook, Value};
 
@@ -82,6 +82,7 @@ pub(crate) fn connection(local: &str, fd: u32) -> Connection {
     Connection {
         cookie: u64::from(local.port()),
         fds: vec![fd],
+        sharers: Sharers::default(),
         local: End::Tcp(local),
         peer: None,
         state: TcpState::Established,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Party;
 use crate::discover::End;
 use crate::inspect::host::unix::UnixClient;
-use crate::inspect::host::{Connection, TcpState};
+use crate::inspect::host::{Connection, Sharers, TcpState};
 use crate::kernel::socket::{Network, Socket};
 
 /// A connection as a dump shows it.
@@ -58,6 +58,7 @@ impl Sight<'_> {
         let mut connection = Connection {
             cookie: self.cookie(),
             fds: Vec::new(),
+            sharers: Sharers::default(),
             local: self.local(network),
             peer: None,
             state: self.state(),

@@ -208,6 +208,22 @@ fn a_copied_descriptor_is_told_twice_and_counted_once() {
     let pool = only(stage.at(1, &[1, 2]));
     assert_eq!(pool.connections.len(), 2);
     assert_eq!(pool.connections[0].fds, [1, 33], "those of the oldest holder");
+    let shared = |index: usize| pool.connections[index].sharers.clone();
+    let of_child = Descriptor { instance: Instance { pid: 8, start: 8 }, fd: 1 };
+    assert_eq!(shared(0), Sharers { first: vec![of_child], more: 0 });
+    assert_eq!(shared(1), Sharers::default(), "its parent alone holds it");
+}
+
+#[test]
+fn of_very_many_holders_sixteen_are_named_and_the_others_counted_and_we_are_none_of_them() {
+    let mut stage = Stage::owned(7, &[1, 2]);
+    (8..38).chain([1]).for_each(|pid| stage.own(pid, &[1]));
+    stage.owners.get_mut(&1).unwrap().sort_unstable();
+    let pool = only(stage.at(1, &[1, 2]));
+    assert_eq!((pool.key.party, pool.connections.len()), (Party::Process(Instance { pid: 7, start: 7 }), 2));
+    let Sharers { first, more } = &pool.connections[0].sharers;
+    assert_eq!((first.len(), *more), (16, 14));
+    assert!(first.iter().map(|it| it.instance.pid).eq(8..24), "the oldest first: {first:?}");
 }
 
 #[test]

@@ -5,26 +5,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value as Json, json};
-use tickbird_shared::protocol::MAX_EVIDENCE_BYTES;
 
 use crate::discover::Instance;
-use crate::inspect::host::Owner;
 use crate::inspect::log_tail::Raised;
 use crate::inspect::{Unit, Value};
 use crate::judge::evidence::{self, Case, number, object};
 use crate::judge::pool::error_path::ErrorPath;
+use crate::judge::pool::heard::Heard;
 use crate::judge::pool::lines::HeldBy;
+use crate::judge::pool::row::{self, MAX_ROWS, One, Rows};
 use crate::judge::pool::verdict::{Judged, Pool};
 use crate::judge::pool::view::Verdict;
-use crate::judge::pool::{owner_name, pid, pids, pids_in_words};
+use crate::judge::pool::{owner_name, pids, pids_in_words};
 use crate::judge::words;
 
 /// From this age on the oldest makes it critical.
 const OLD: f64 = 300.0;
 /// A pool that will be empty so soon makes it critical.
 const SOON: f64 = 300.0;
-/// Most connections in one finding's evidence.
-const MAX_ROWS: usize = 50;
 
 /// What a look says of one target.
 pub(in crate::judge::pool) struct Leak<'a, 'p> {
@@ -35,6 +33,7 @@ pub(in crate::judge::pool) struct Leak<'a, 'p> {
     pub(super) now: Duration,
     pub(super) empty_in: &'p Value,
     pub(super) commands: &'p HashMap<Instance, Arc<str>>,
+    pub(super) heard: Heard<'p>,
     /// Which of them may have been left by an error.
     pub(super) errors: &'p ErrorPath,
 }
@@ -75,7 +74,7 @@ impl Leak<'_, '_> {
         };
         Case {
             summary: format!(
-                "{}, {}, has held {} of {} connections to {} for longer than {}, the oldest for {} on {}{empty}{paired}",
+                "{}, {}, has held {} of {} connections to {} for longer than {}, the oldest for {} on {}{empty}{paired}{}",
                 owner_name(oldest.row),
                 pids_in_words(&pids),
                 self.held.len(),
@@ -84,6 +83,7 @@ impl Leak<'_, '_> {
                 words::seconds(self.bound),
                 words::seconds(self.age(oldest)),
                 words_of(oldest),
+                row::sharing(self.held.iter().map(|it| it.connection)),
             ),
             evidence: self.evidence(&self.held, Map::new()),
             members,
@@ -101,13 +101,6 @@ impl Leak<'_, '_> {
         let mut by_rule: BTreeMap<&str, usize> = BTreeMap::new();
         held.iter().for_each(|it| *by_rule.entry(it.rule).or_default() += 1);
         let pids = pids(held.iter().map(|it| it.row));
-        let mut not_visible = Vec::new();
-        if pids.is_empty() {
-            not_visible.push("owner: not visible");
-        }
-        if held.iter().any(|it| it.said.is_none()) {
-            not_visible.push("the server's session");
-        }
         let count = |verdict| self.pools.iter().map(|pool| pool.count(verdict)).sum::<usize>();
         let certain: usize = self.pools.iter().map(|pool| pool.certain()).sum();
         let uncertain = count(Verdict::Held) + count(Verdict::GroupStop) + count(Verdict::Unknown);
@@ -125,24 +118,16 @@ impl Leak<'_, '_> {
             "empty_in_seconds": evidence::value(self.empty_in, Unit::Seconds),
             "pids": pids,
             "rule": by_rule,
-            "not_visible": not_visible,
+            "not_visible": [],
+            "connections_total": held.len(),
         }));
         if self.errors.is_evidence(&self.held) {
             whole.insert("errors".to_owned(), self.errors.errors(held));
         }
         whole.extend(more);
-        let left = MAX_EVIDENCE_BYTES.saturating_sub(Json::Object(whole.clone()).to_string().len() + 32);
-        let mut rows = Vec::new();
-        let mut bytes = 2;
-        for it in held.iter().take(MAX_ROWS) {
-            let row = self.row(it);
-            bytes += row.to_string().len() + 1;
-            if bytes > left {
-                break;
-            }
-            rows.push(row);
-        }
-        whole.insert("connections".to_owned(), Json::Array(rows));
+        let mut rows = Rows::default();
+        held.iter().take(MAX_ROWS).for_each(|it| self.add_row(&mut rows, it));
+        rows.put(&mut whole, "connections");
         whole
     }
 
@@ -151,65 +136,60 @@ impl Leak<'_, '_> {
         self.errors.of(it.connection.cookie).filter(|_| self.errors.is_evidence(&self.held))
     }
 
-    fn row(&self, it: &Judged<'_>) -> Json {
-        let instance = match &it.row.owner {
-            Owner::Seen { instance, .. } => Some(instance),
-            Owner::NotVisible { .. } => None,
-        };
+    fn add_row(&self, rows: &mut Rows, it: &Judged<'_>) {
         let session = it.said.map(|said| &said.session);
-        let seconds = |age: Option<Duration>| age.map(|it| number(it.as_secs_f64(), Unit::Seconds));
-        let witnessed = match it.held {
-            Some(HeldBy::Growth { witness }) => Some(self.now.saturating_sub(witness)),
-            _ => None,
-        };
-        let passes = match it.held {
-            Some(HeldBy::Rotation { passes, others }) => Some(json!({ "passed_over": passes, "others": others })),
-            _ => None,
-        };
-        let error = self.error_of(it).map(|(raised, after)| {
-            json!({
-                "fingerprint": raised.fingerprint,
-                "type": raised.kind,
-                "seconds_after_last_use": number(after, Unit::Seconds),
-            })
-        });
-        let mut row = json!({
-            "pid": pid(it.row),
-            "start": instance.map(|it| it.start),
-            "fd": it.connection.fds.first(),
-            "local": it.connection.local.to_string(),
-            "remote": it.row.remote.to_string(),
-            "command": instance.and_then(|it| self.commands.get(it)).map(|it| words::foreign(it, 60)),
+        let seconds = |age: Duration| number(age.as_secs_f64(), Unit::Seconds);
+        let command = row::instance(it.row).and_then(|it| self.commands.get(&it));
+        let word = self.heard.of(it.row, it.connection);
+        let row = rows.add(&One::of(it.row, it.connection, word, Some(self.age(it))));
+        row.extend(object(json!({
             "held_seconds": number(self.age(it), Unit::Seconds),
             "rule": it.rule,
-            "witnessed_seconds_ago": seconds(witnessed),
-            "rotation": passes,
-            "session": session.map(|it| it.backend),
-            "state": session.map(|it| it.state.as_str()),
-            "state_age_seconds": seconds(session.and_then(|it| it.state_age)),
+            "command": command.map(|it| words::foreign(it, 60)),
             "application_name": session.map(|it| words::foreign(&it.application_name, 63)),
             "statement": session.and_then(|it| it.statement.as_deref()).map(|it| words::foreign(it, 120)),
-        });
-        if let Some(error) = error {
-            row["error"] = error;
+        })));
+        match it.held {
+            Some(HeldBy::Growth { witness }) => {
+                row.insert("witnessed_seconds_ago".to_owned(), seconds(self.now.saturating_sub(witness)));
+            }
+            Some(HeldBy::Rotation { passes, others }) => {
+                row.insert("rotation".to_owned(), json!({ "passed_over": passes, "others": others }));
+            }
+            None => (),
         }
-        row
+        if let Some((raised, after)) = self.error_of(it) {
+            row.insert(
+                "error".to_owned(),
+                json!({
+                    "fingerprint": raised.fingerprint,
+                    "type": raised.kind,
+                    "seconds_after_last_use": number(after, Unit::Seconds),
+                }),
+            );
+        }
     }
 
     pub(super) fn rate_case(&self, rate: usize) -> Case {
         let case = self.case();
         let row = self.pools[0].row;
         let summary = format!(
-            "{} has leaked {} to {} within the last hour",
+            "{} has leaked {} to {} within the last hour{}",
             owner_name(row),
             words::counted(rate, "connection"),
-            row.remote
+            row.remote,
+            row::sharing(self.held.iter().map(|it| it.connection)),
         );
-        let mut evidence = if case.evidence.is_empty() {
-            object(json!({ "rule": "connections named by pool.leak", "not_visible": [] }))
-        } else {
-            case.evidence
-        };
+        let mut evidence = case.evidence;
+        if evidence.is_empty() {
+            let pids = pids(self.pools.iter().map(|pool| pool.row));
+            evidence = object(json!({ "rule": "connections named by pool.leak", "pids": pids, "connections": [] }));
+            row::put_instances(self.pools.iter().map(|pool| pool.row), &mut evidence);
+        }
+        if rate > self.held.len() {
+            let over = "fd, local end and session of leaked connections that were given back or have ended";
+            row::not_visible(&mut evidence, over);
+        }
         evidence.insert("leaks_last_hour".to_owned(), json!(rate));
         Case { summary, evidence, ..Case::default() }
     }

@@ -44,6 +44,7 @@ use crate::status::report::Source;
 use crate::status::world::World;
 use crate::status::{self, CollectorPart, socket};
 
+mod accept;
 mod once;
 
 pub use once::Once;
@@ -185,7 +186,9 @@ struct Shipping {
 impl Shipping {
     fn start(config: &Config, identity: &Identity) -> Result<Self, AgentError> {
         let (buffer, opened) = Buffer::open(config.buffer.clone(), wall())?;
-        tracing::info!(epoch = %opened.epoch, new = opened.is_new, "buffer open");
+        if opened.is_on_disk {
+            tracing::info!(epoch = %opened.epoch, new = opened.is_new, "buffer open");
+        }
         let origin = match &config.collector {
             Some(origin) => origin.clone(),
             None => identity.card().url.parse()?,
@@ -241,8 +244,12 @@ struct Watcher {
     itself_seen: Option<Duration>,
     /// Urgent records that the buffer had evicted when the last list was told.
     evicted: u64,
-    /// Findings that could not be buffered; they stay visible in `status` and are counted here.
+    /// Records that the disk did not take; findings among them stay visible in `status`.
     unbuffered: u64,
+    /// Of these, critical findings that were held in memory instead.
+    held: u64,
+    /// When the log last said that records are not taken.
+    refused_said: Option<Duration>,
 }
 
 /// Between two looks of the agent at itself.
@@ -274,6 +281,8 @@ impl Watcher {
             itself_seen: None,
             evicted: 0,
             unbuffered: 0,
+            held: 0,
+            refused_said: None,
         }
     }
 
@@ -327,7 +336,10 @@ impl Watcher {
         }
         let now = self.moment();
         let recordings: Vec<_> = findings.iter().filter_map(|it| self.recorder.of(it, now.mono, now.wall)).collect();
-        self.append(Lane::Urgent, findings.into_iter().map(Record::Finding)).await;
+        let is_taken = self.append(Lane::Urgent, findings.iter().cloned().map(Record::Finding)).await;
+        if !is_taken {
+            self.hold(findings).await;
+        }
         self.append(Lane::Bulk, recordings.into_iter().map(Record::Recording)).await;
     }
 
@@ -342,7 +354,7 @@ impl Watcher {
         let mut findings = self.judge.own_clock(since_boot(), ahead, now);
         if let Some(shipping) = &self.shipping {
             let sums = shipping.buffer.stat().await.ok().as_ref().map(buffer_sums);
-            let seen = BufferSeen { sums, unbuffered: self.unbuffered };
+            let seen = BufferSeen { sums, unbuffered: self.unbuffered, held: self.held };
             findings.extend(self.judge.own_buffer(&seen, now));
         }
         self.tell(findings).await;
@@ -374,8 +386,9 @@ impl Watcher {
             targets: targets.clone(),
             observed_at: wall,
         };
-        self.targets_told = Some(targets);
-        self.append(Lane::Bulk, [Record::Inventory(inventory)]).await;
+        if self.append(Lane::Bulk, [Record::Inventory(inventory)]).await {
+            self.targets_told = Some(targets);
+        }
     }
 
     /// How full pools and servers are, for the rules over many agents.
@@ -383,36 +396,6 @@ impl Watcher {
         let Some(host) = self.world.host() else { return };
         let levels = self.levels.due(host, self.world.servers(), now);
         self.append(Lane::Bulk, levels.map(Record::Levels)).await;
-    }
-
-    async fn append(&mut self, lane: Lane, records: impl IntoIterator<Item = Record<'static>>) {
-        let Some(shipping) = &self.shipping else { return };
-        let encoded: Vec<Vec<u8>> = records.into_iter().filter_map(|record| serde_json::to_vec(&record).ok()).collect();
-        if encoded.is_empty() {
-            return;
-        }
-        let count = encoded.len() as u64;
-        match shipping.buffer.append(lane, encoded).await {
-            Ok(appended) => {
-                let had = if lane == Lane::Urgent {
-                    std::mem::replace(&mut self.evicted, appended.evicted)
-                } else {
-                    u64::MAX
-                };
-                if appended.evicted <= had {
-                    return;
-                }
-            }
-            Err(error) => {
-                self.unbuffered += count;
-                tracing::error!(%error, %lane, count, lost = self.unbuffered, "records could not be buffered");
-                if lane == Lane::Bulk {
-                    return;
-                }
-            }
-        }
-        // Findings were lost: a list says what still holds, once for all that are lost within a minute.
-        self.open_due = self.open_due.min(self.clock.now() + AFTER_LOSS);
     }
 
     async fn report(&self) -> status::Report {

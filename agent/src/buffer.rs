@@ -7,6 +7,8 @@
 //! - Each record has exactly one outcome: per lane, appended = acknowledged + evicted + refused + quarantined +
 //!   backlog, across restarts. What does not come is announced by a loss that takes its place.
 //! - The buffer stays within its bound on disk as measured, and within some megabytes of memory.
+//! - When the disk takes nothing, at most [`MAX_VOLATILE_RECORDS`] records are held in memory for whoever asks for it
+//!   ([`Buffer::hold`]), in an epoch of their own. They end with the process.
 //!
 //! # On disk
 //!
@@ -38,6 +40,7 @@ use tickbird_shared::{Epoch, Lane, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
 
 mod cursor;
+mod disk;
 mod error;
 mod eviction;
 pub mod examine;
@@ -52,11 +55,12 @@ mod refused;
 mod sled_queue;
 mod space;
 mod stat;
+mod volatile;
 
 pub use error::BufferError;
 pub use frame::FrameError;
 pub use sled_queue::QueueError;
-pub use stat::{LaneStat, Stat};
+pub use stat::{LaneStat, Stat, VolatileStat};
 
 use keeper::{Command, Keeper};
 
@@ -66,6 +70,8 @@ pub const MAX_RECORD_BYTES: usize = 256 << 10;
 pub const MAX_APPEND_RECORDS: usize = 10_000;
 /// Most bytes of one call.
 pub const MAX_APPEND_BYTES: usize = 4 << 20;
+/// Most records that are held in memory while the disk takes nothing.
+pub const MAX_VOLATILE_RECORDS: usize = 1_000;
 /// Two generations for each lane.
 pub const MIN_MAX_BYTES: u64 = 32 << 20;
 
@@ -125,15 +131,19 @@ pub struct Opened {
     pub epoch: Epoch,
     /// There was none before.
     pub is_new: bool,
+    /// False when the disk had no room even for opening: until it has, there is only memory.
+    pub is_on_disk: bool,
 }
 
-/// Sequences that the next record of each lane will have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Sequences that the next record of each lane will have; zero while the disk has no room for opening.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Heads {
     /// Of [`Lane::Urgent`].
     pub urgent: u64,
     /// Of [`Lane::Bulk`].
     pub bulk: u64,
+    /// Records that were held in memory so far.
+    pub held: u64,
 }
 
 impl Heads {
@@ -153,6 +163,8 @@ pub struct Standing {
     pub epoch: Epoch,
     /// Sequence of the oldest record that is not settled; when none waits, of the next one.
     pub first: u64,
+    /// The epoch is that of what is held in memory.
+    pub is_volatile: bool,
 }
 
 /// Records that were accepted.
@@ -177,6 +189,8 @@ pub struct Stored {
     pub first: u64,
     /// Never empty.
     pub items: Vec<Item>,
+    /// They are held in memory: settled by [`Buffer::settle_volatile`].
+    pub is_volatile: bool,
 }
 
 /// What stands at a sequence.
@@ -208,6 +222,8 @@ impl Stored {
 impl Buffer {
     /// Opens the buffer, or begins one, and starts its thread. `now` is the wall time, which becomes part of a new
     /// epoch's name.
+    ///
+    /// A full disk is no error: the buffer then begins in memory and opens what is on disk once there is room.
     ///
     /// # Errors
     /// When another process has it, or the disk cannot be worked with. Damage is no error: see the module.
@@ -243,6 +259,18 @@ impl Buffer {
         self.ask(|reply| Command::Append { lane, records, reply }).await
     }
 
+    /// Holds encoded records in memory, which the disk did not take, to be sent from there in the urgent lane. Answers
+    /// how many were taken before [`MAX_VOLATILE_RECORDS`] waited. They do not survive this process.
+    ///
+    /// # Errors
+    /// When the buffer is closed, or one is larger than [`MAX_RECORD_BYTES`].
+    pub async fn hold(&self, records: Vec<Vec<u8>>) -> Result<u64, BufferError> {
+        if let Some(large) = records.iter().map(Vec::len).find(|bytes| *bytes > MAX_RECORD_BYTES) {
+            return Err(BufferError::RecordTooLarge(large));
+        }
+        self.ask(|reply| Command::Hold { records, reply }).await
+    }
+
     /// The oldest records of a lane that are not settled; `None` when none wait. At most `max_records` items and
     /// `max_raw_bytes` bytes, but at least one item. Changes nothing: until [`Self::settle`], the next call answers
     /// the same.
@@ -273,6 +301,14 @@ impl Buffer {
     /// When that cannot be written down; the records are then offered again.
     pub async fn settle(&self, lane: Lane, through: u64, refused: Vec<Refused>) -> Result<u64, BufferError> {
         self.ask(|reply| Command::Settle { lane, through, refused, reply }).await
+    }
+
+    /// [`Self::settle`] for what is held in memory. Refused records are counted and not kept.
+    ///
+    /// # Errors
+    /// When the buffer is closed.
+    pub async fn settle_volatile(&self, through: u64, refused: Vec<Refused>) -> Result<u64, BufferError> {
+        self.ask(|reply| Command::SettleVolatile { through, refused, reply }).await
     }
 
     /// Sets a record aside that can never be sent; a loss takes its place in the lane.
@@ -329,5 +365,9 @@ impl Buffer {
     }
 }
 
+#[cfg(test)]
+mod damage;
+#[cfg(test)]
+mod power_cut;
 #[cfg(test)]
 mod tests;

@@ -48,12 +48,18 @@ pub fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-/// Creates a directory and its parents for the owner alone (0700); one that exists keeps its mode.
+/// Creates a directory and its parents for the owner alone (0700), so that their names survive a power cut; one that
+/// exists keeps its mode.
 ///
 /// # Errors
-/// When it cannot be created.
+/// When it cannot be created, or the directory that it is in cannot be synced.
 pub fn create_private_directory(directory: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)
+    let missing: Vec<_> = directory.ancestors().take_while(|it| !it.as_os_str().is_empty() && !it.exists()).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    missing.into_iter().filter_map(Path::parent).try_for_each(|parent| {
+        // The parent of a relative name without a directory is where we are.
+        sync_directory(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
+    })
 }
 
 #[cfg(test)]

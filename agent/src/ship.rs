@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 use tickbird_shared::backoff::Backoff;
-use tickbird_shared::batch::{Acknowledgement, Loss, LossOutcome};
+use tickbird_shared::batch::{Acknowledgement, Loss, LossOutcome, Refused};
 use tickbird_shared::protocol::{HEARTBEAT_SECONDS, RECORDS_PATH};
 use tickbird_shared::{Lane, Timestamp};
 use tokio::sync::watch;
@@ -203,36 +203,44 @@ impl Ship {
             return Ok(Turn::Sent);
         }
         let mut idle = self.heartbeat_due.saturating_sub(now);
+        let mut unreadable = None;
         for lane in Lane::ALL {
             let allowed = self.pace.allowance(lane, now).min(self.limits[index(lane)]);
             if allowed == 0 {
                 idle = idle.min(self.pace.wait(lane, now));
-            } else if let Some(stored) = self.buffer.next_batch(lane, allowed, self.config.max_raw_bytes).await? {
-                self.ship(stored).await?;
-                return Ok(Turn::Sent);
+                continue;
+            }
+            match self.buffer.next_batch(lane, allowed, self.config.max_raw_bytes).await {
+                Ok(Some(stored)) => {
+                    self.ship(stored).await?;
+                    return Ok(Turn::Sent);
+                }
+                Ok(None) => (),
+                Err(BufferError::Closed) => return Err(BufferError::Closed.into()),
+                // What cannot be read now is no reason to be taken for dead.
+                Err(error) => unreadable = Some(error),
             }
         }
         if now >= self.heartbeat_due {
             self.heartbeat(false).await?;
             return Ok(Turn::Sent);
         }
-        Ok(Turn::Idle(idle))
+        unreadable.map_or(Ok(Turn::Idle(idle)), |error| Err(error.into()))
     }
 
     async fn ship(&mut self, stored: Stored) -> Result<(), ShipError> {
-        let lane = stored.lane;
         match self.send(&stored).await? {
             Sent::Answered(Verdict::Acknowledged(acknowledgement)) => self.acknowledged(&stored, acknowledgement).await,
             Sent::Answered(Verdict::Gap { through }) => self.bridge(&stored, through).await,
             Sent::Answered(Verdict::Split { code }) => self.split(&stored, code).await,
             Sent::NotSent(Unsendable::TooLarge) => self.split(&stored, "too_large".to_owned()).await,
-            Sent::NotSent(Unsendable::NotJson { sequence }) => self.set_aside(lane, sequence, "not_json").await,
+            Sent::NotSent(Unsendable::NotJson { sequence }) => self.set_aside(&stored, sequence, "not_json").await,
         }
     }
 
     async fn acknowledged(&mut self, stored: &Stored, acknowledgement: Acknowledgement) -> Result<(), ShipError> {
         let Acknowledgement { through, refused } = acknowledgement;
-        if self.is_ahead(stored.lane, through).await? {
+        if !stored.is_volatile && self.is_ahead(stored.lane, through).await? {
             return Ok(());
         }
         if through < stored.first {
@@ -242,7 +250,11 @@ impl Ship {
             tracing::error!(lane = %stored.lane, seq = refused.seq, code = %crate::scrub::text(&refused.code, 64), "the collector refused a record");
         }
         let count = refused.len() as u64;
-        let taken = self.buffer.settle(stored.lane, through, refused).await?;
+        let taken = if stored.is_volatile {
+            self.buffer.settle_volatile(through, refused).await?
+        } else {
+            self.buffer.settle(stored.lane, through, refused).await?
+        };
         let limit = &mut self.limits[index(stored.lane)];
         *limit = (*limit * 2).min(self.config.max_records);
         self.succeeded(|health| {
@@ -275,17 +287,23 @@ impl Ship {
         // Whoever turns down an empty batch too turns down everything: then no record is at fault.
         self.heartbeat(false).await?;
         match stored.items.first() {
-            Some(Item::Record(_)) if code == "too_large" => {
-                self.set_aside(stored.lane, stored.first, "too_large").await
+            Some(Item::Record(_)) => {
+                let code = if code == "too_large" { "too_large" } else { "malformed" };
+                self.set_aside(stored, stored.first, code).await
             }
-            Some(Item::Record(_)) => self.set_aside(stored.lane, stored.first, "malformed").await,
             _ => Err(ShipError::Rejected { code }),
         }
     }
 
-    async fn set_aside(&mut self, lane: Lane, sequence: u64, code: &'static str) -> Result<(), ShipError> {
+    async fn set_aside(&mut self, stored: &Stored, sequence: u64, code: &'static str) -> Result<(), ShipError> {
+        let lane = stored.lane;
         tracing::error!(%lane, seq = sequence, code, "a record can never be sent and is set aside");
-        self.buffer.set_aside(lane, sequence, code).await?;
+        if stored.is_volatile {
+            // It is the oldest, and what it leaves is a gap that the collector asks about.
+            self.buffer.settle_volatile(sequence, vec![Refused { seq: sequence, code: code.to_owned() }]).await?;
+        } else {
+            self.buffer.set_aside(lane, sequence, code).await?;
+        }
         self.health.send_modify(|health| health.set_aside += 1);
         Ok(())
     }
@@ -299,8 +317,7 @@ impl Ship {
         }
         tracing::warn!(lane = %stored.lane, from, to, "the collector lost what it had acknowledged");
         let loss = Loss { lane: stored.lane, from, to, count: to - from + 1, outcome: LossOutcome::Quarantined };
-        let (epoch, lane) = (stored.epoch.clone(), stored.lane);
-        let gone = Stored { epoch, lane, first: from, items: vec![Item::Loss(loss)] };
+        let gone = Stored { first: from, items: vec![Item::Loss(loss)], ..stored.clone() };
         match self.send(&gone).await? {
             Sent::Answered(Verdict::Acknowledged(answer)) if answer.through >= to => {
                 self.succeeded(|_| ());
@@ -312,12 +329,12 @@ impl Ship {
 
     /// An empty batch: the collector hears that the agent is alive, or that it goes.
     async fn heartbeat(&mut self, goodbye: bool) -> Result<(), ShipError> {
-        let Standing { epoch, first } = self.buffer.standing(Lane::Urgent).await?;
+        let Standing { epoch, first, is_volatile } = self.buffer.standing(Lane::Urgent).await?;
         let body = body::empty(epoch, Lane::Urgent, first, (self.config.clock)(), goodbye);
         match self.post(body, 1).await? {
             Verdict::Acknowledged(answer) => {
                 self.succeeded(|health| health.heartbeats += 1);
-                self.is_ahead(Lane::Urgent, answer.through).await.map(|_| ())
+                if is_volatile { Ok(()) } else { self.is_ahead(Lane::Urgent, answer.through).await.map(|_| ()) }
             }
             Verdict::Split { code } => Err(ShipError::Rejected { code }),
             Verdict::Gap { .. } => Err(ShipError::Garbage),

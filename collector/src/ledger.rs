@@ -23,8 +23,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::aggregate::{PoolSum, Presence};
 use crate::store::AgentRow;
 
-use counters::Tally;
-
 pub use counters::Counters;
 pub use directory::{AgentKey, Directory, Standing};
 pub use event::{Content, Delivery, Enrolment, Incoming, Numbered, Outcome, Settled, TokenRefusal};

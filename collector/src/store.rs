@@ -6,9 +6,10 @@
 //!
 //! Invariants: the tenant is the first part of every key; times are microseconds since 1970 in UTC; a committed
 //! transaction is on the disk, power cut included, when `commit` returns; a torn write leaves the transaction out.
-//! This is the only folder that holds SQL.
+//! This is the only folder that holds SQL. Beside the database lies a ballast, which is given up on a full disk.
 
 mod agents;
+mod ballast;
 mod column;
 mod findings;
 mod incidents;
@@ -18,6 +19,7 @@ mod migrate;
 mod outbox;
 mod readers;
 mod retention;
+mod tallies;
 mod tokens;
 mod writer;
 
@@ -340,6 +342,31 @@ pub struct BodyRow {
     pub received_at: Timestamp,
     /// The body as received: zstd of JSON.
     pub body: Vec<u8>,
+}
+
+/// What became of records. `received = committed + duplicate + refused`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Records of settled batches.
+    pub received: u64,
+    /// On the disk because of it.
+    pub committed: u64,
+    /// Settled before.
+    pub duplicate: u64,
+    /// Never to be stored.
+    pub refused: u64,
+    /// What agents say they lost; in none of the others.
+    pub lost: u64,
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.received += other.received;
+        self.committed += other.committed;
+        self.duplicate += other.duplicate;
+        self.refused += other.refused;
+        self.lost += other.lost;
+    }
 }
 
 /// A range that an agent's buffer had to give up.

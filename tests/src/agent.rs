@@ -216,6 +216,13 @@ impl Agent {
         waited
     }
 
+    /// Sends it a signal; nothing happens when it does not run.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(process) = &self.process {
+            process.signal(signal);
+        }
+    }
+
     /// Asks it to end (`SIGTERM`): it says goodbye.
     pub fn stop(&mut self) -> Result<ExitStatus, StageError> {
         self.process.take().map_or_else(|| Err(Self::does_not_run()), |mut it| it.stop())

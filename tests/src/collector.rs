@@ -6,14 +6,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::https::{Answer, Client};
 use crate::postgres::free_port;
-use crate::process::{Running, run};
+use crate::process::{Running, installed, run};
 use crate::stage::{Stage, StageError};
 use crate::wait::{Seconds, until};
 use crate::webhook::Webhook;
+
+/// What a traced collector is asked for.
+const TRACED: &str = "trace=pwrite64,fsync,fdatasync,read,recvfrom,write,writev,sendto,sendmsg";
 
 /// A collector in a directory of its own.
 #[derive(Debug)]
@@ -24,22 +28,29 @@ pub struct Collector {
     client: Client,
     admin_token: String,
     enrolment_token: String,
+    agents: String,
     people: String,
     process: Option<Running>,
+    trace: Option<PathBuf>,
 }
 
 impl Collector {
     /// Runs `init` for 127.0.0.1 with two free ports. It does not serve yet.
     pub fn init(stage: &Stage) -> Result<Self, StageError> {
-        let binary = stage.binary("tickbird-collector")?;
         let room = stage.room("collector")?;
         let directory = room.join("collector");
+        Self::init_in(stage, directory, room.join("log"))
+    }
+
+    /// The same in a directory that is given, with its log elsewhere.
+    pub fn init_in(stage: &Stage, directory: PathBuf, log: PathBuf) -> Result<Self, StageError> {
+        let binary = stage.binary("tickbird-collector")?;
         // The ports stay the same over restarts, which port 0 would not promise.
         let (agents, people) = (free_port()?, free_port()?);
-        let people = format!("127.0.0.1:{people}");
+        let (agents, people) = (format!("127.0.0.1:{agents}"), format!("127.0.0.1:{people}"));
         let mut init = Command::new(&binary);
         init.args(["init", "--json", "--name", "127.0.0.1", "--dir"]).arg(&directory);
-        init.args(["--listen-agents", &format!("127.0.0.1:{agents}"), "--listen-people", &people]);
+        init.args(["--listen-agents", &agents, "--listen-people", &people]);
         let text = run(&mut init)?;
         let made: Value = serde_json::from_str(&text)
             .map_err(|_| StageError::Malformed { what: "the output of init --json".into(), found: text.clone() })?;
@@ -53,11 +64,13 @@ impl Collector {
             client: Client::trusting(Path::new(&field("ca")?))?,
             admin_token: field("admin_token")?,
             enrolment_token: field("enrolment_token")?,
+            agents,
             people,
             binary,
             directory,
-            log: room.join("log"),
+            log,
             process: None,
+            trace: None,
         })
     }
 
@@ -79,7 +92,31 @@ impl Collector {
 
     /// Serves, and waits until it is ready.
     pub fn serve(&mut self) -> Result<(), StageError> {
-        let mut command = Command::new(&self.binary);
+        self.start()?;
+        until("the collector is ready", 30.s(), || {
+            let answer = self.get_as("/readyz", None).map_err(|error| error.to_string())?;
+            if answer.status == 200 { Ok(()) } else { Err(format!("{}: {}", answer.status, answer.body)) }
+        })
+    }
+
+    /// Writes the system calls of every life from now on to `trace`: what it receives, writes, syncs and sends.
+    pub fn traced(&mut self, trace: PathBuf) -> Result<(), StageError> {
+        installed("/usr/bin/strace", "strace")?;
+        self.trace = Some(trace);
+        Ok(())
+    }
+
+    /// Serves, and waits until it listens.
+    pub fn start(&mut self) -> Result<(), StageError> {
+        let mut command = match &self.trace {
+            None => Command::new(&self.binary),
+            Some(trace) => {
+                let mut command = Command::new("/usr/bin/strace");
+                // With its tracer aside strace replaces itself with the collector, so the child's pid is the collector's.
+                command.args(["-D", "-f", "-qq", "-yy", "-s", "0", "-e", TRACED, "-o"]).arg(trace).arg(&self.binary);
+                command
+            }
+        };
         command.args(["serve", "--dir"]).arg(&self.directory).stdin(Stdio::null()).stdout(Stdio::null());
         let addresses = self.directory.join("addresses.json");
         // One that was killed could not remove it.
@@ -90,11 +127,6 @@ impl Collector {
             let text = std::fs::read(&addresses).map_err(|error| error.to_string())?;
             let found: Value = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
             found["people"].as_str().map(str::to_owned).ok_or_else(|| found.to_string())
-        })?;
-        until("the collector is ready", 30.s(), || {
-            process.alive()?;
-            let answer = self.client.get(&self.people, "/readyz", None).map_err(|error| error.to_string())?;
-            if answer.status == 200 { Ok(()) } else { Err(format!("{}: {}", answer.status, answer.body)) }
         })?;
         self.process = Some(process);
         Ok(())
@@ -127,6 +159,33 @@ impl Collector {
     /// Its directory (`--dir`).
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Address of the listener for agents: `127.0.0.1:41236`.
+    pub fn agents(&self) -> &str {
+        &self.agents
+    }
+
+    /// Sends it a signal; nothing happens when it does not run.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(process) = &self.process {
+            process.signal(signal);
+        }
+    }
+
+    /// What it has counted under this name, over all labels: `tickbird_records_received`.
+    pub fn counted(&self, name: &str) -> Result<u64, StageError> {
+        let answer = self.get("/metrics")?;
+        let total = format!("{name}_total");
+        let lines = answer.body.lines().filter_map(|line| line.rsplit_once(' '));
+        let found: Vec<f64> = lines
+            .filter(|(key, _)| key.split('{').next() == Some(&total))
+            .filter_map(|(_, value)| value.parse().ok())
+            .collect();
+        if found.is_empty() {
+            return Err(StageError::Malformed { what: format!("{total} of /metrics"), found: answer.body });
+        }
+        Ok(found.iter().sum::<f64>() as u64)
     }
 
     /// Address of the listener for people: `127.0.0.1:41235`.

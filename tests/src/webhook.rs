@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hmac::{Hmac, KeyInit, Mac};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sha2::Sha256;
 
@@ -30,6 +31,8 @@ pub enum Manner {
     Fails,
     /// Takes the request and closes the connection without a word.
     SaysNothing,
+    /// Stops the sender (`SIGSTOP`), whose process this is, and answers then; later ones as [`Self::SaysNothing`].
+    AnswersAStopped(u32),
 }
 
 /// One request as it came.
@@ -93,6 +96,11 @@ impl Webhook {
             }
         });
         Ok(it)
+    }
+
+    /// How it answers now.
+    pub fn manner(&self) -> Manner {
+        *lock(&self.manner)
     }
 
     /// Changes how it answers.
@@ -163,8 +171,17 @@ fn converse(stream: &TcpStream, manner: &Mutex<Manner>, heard: &Mutex<Heard>) {
     let mut reader = BufReader::new(stream);
     // The sender may keep the connection for more.
     while let Some((head, body)) = read_request(&mut reader) {
-        let manner = *lock(manner);
-        let accepted = manner == Manner::Accepts;
+        let manner = {
+            let mut now = lock(manner);
+            let manner = *now;
+            if let Manner::AnswersAStopped(sender) = manner {
+                // Before the answer leaves: what the sender makes of it is nothing.
+                stop(sender);
+                *now = Manner::SaysNothing;
+            }
+            manner
+        };
+        let accepted = matches!(manner, Manner::Accepts | Manner::AnswersAStopped(_));
         {
             let mut heard = lock(heard);
             match check(&head, body, accepted) {
@@ -174,13 +191,20 @@ fn converse(stream: &TcpStream, manner: &Mutex<Manner>, heard: &Mutex<Heard>) {
         }
         let mut answer = stream;
         let written = match manner {
-            Manner::Accepts => answer.write_all(b"HTTP/1.1 204 No Content\r\n\r\n"),
+            Manner::Accepts | Manner::AnswersAStopped(_) => answer.write_all(b"HTTP/1.1 204 No Content\r\n\r\n"),
             Manner::Fails => answer.write_all(b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n"),
             Manner::SaysNothing => return,
         };
         if written.is_err() {
             return;
         }
+    }
+}
+
+fn stop(process: u32) {
+    if let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw) {
+        // One that has ended answers to nobody either.
+        let _ = kill_process(pid, Signal::STOP);
     }
 }
 

@@ -143,6 +143,7 @@ pub fn stat(directory: &Path) -> Result<Stat, BufferError> {
         moved_aside: quarantine::count(&directory.join("quarantine")),
         available_bytes: room.available,
         floor_bytes: None,
+        volatile: None,
     })
 }
 

@@ -47,6 +47,9 @@ pub(super) struct LaneQueue {
     must_roll: bool,
 }
 
+/// Begins a new epoch.
+pub(super) type Renew<'a> = dyn FnMut() -> Result<(), BufferError> + 'a;
+
 /// Where a buffer's lane lives, and how large its parts become.
 pub(super) struct Place<'a> {
     pub(super) buffer: &'a Path,
@@ -54,35 +57,29 @@ pub(super) struct Place<'a> {
     pub(super) space: &'a Space,
 }
 
-/// A lane just opened.
-pub(super) struct OpenedLane {
-    pub(super) queue: LaneQueue,
-    /// Accepted records were lost at the end that is written to, so sequences may be given out a second time. Only
-    /// a new epoch keeps them apart.
-    pub(super) needs_new_epoch: bool,
-}
-
 impl LaneQueue {
     /// Opens the lane, or begins it. Reads the newest generation only, so a full buffer opens as fast as an empty one.
     ///
+    /// Accepted records may be lost at the end that is written to, so that sequences are given out a second time. Only
+    /// a new epoch keeps them apart: `renew` begins it, before anything here says that the damage is mended.
+    ///
     /// # Errors
     /// When the disk or a lock is in the way. Damage is no error: it is moved aside and becomes a loss.
-    pub(super) fn open(lane: Lane, place: &Place<'_>) -> Result<OpenedLane, BufferError> {
+    pub(super) fn open(lane: Lane, place: &Place<'_>, renew: &mut Renew<'_>) -> Result<Self, BufferError> {
         let directory = place.buffer.join(lane.as_str());
         let quarantine = place.buffer.join("quarantine");
         let failed = |doing: &'static str| BufferError::io(doing, &directory);
         create_private_directory(&directory).map_err(failed("create"))?;
         let (mut cursor_file, cursor) = CursorFile::open(&directory.join("cursor")).map_err(failed("open"))?;
-        let mut needs_new_epoch = false;
         let manifest = match LaneManifest::read(&directory.join("lane.json")) {
             Ok(manifest) => manifest,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && cursor.is_none() => LaneManifest::begin(1),
             Err(error) => {
                 tracing::error!(%lane, %error, "the lane's manifest cannot be read: everything in it is moved aside");
+                renew()?;
                 quarantine::take(&directory, &quarantine, lane.as_str()).map_err(failed("move aside"))?;
                 create_private_directory(&directory).map_err(failed("create"))?;
                 cursor_file = CursorFile::open(&directory.join("cursor")).map_err(failed("open"))?.0;
-                needs_new_epoch = true;
                 rebuilt(cursor.unwrap_or_default())
             }
         };
@@ -103,20 +100,20 @@ impl LaneQueue {
             must_roll: false,
             directory,
         };
-        needs_new_epoch |= queue.find_end()?;
+        queue.find_end(renew)?;
         queue.save()?;
         queue.cursor_file.write(queue.cursor).map_err(BufferError::io("write", &queue.directory))?;
         queue.drop_drained()?;
-        Ok(OpenedLane { queue, needs_new_epoch })
+        Ok(queue)
     }
 
-    /// Learns from the newest generation where the lane ends. Says whether accepted records are missing there.
-    fn find_end(&mut self) -> Result<bool, BufferError> {
+    /// Learns from the newest generation where the lane ends.
+    fn find_end(&mut self, renew: &mut Renew<'_>) -> Result<(), BufferError> {
         let newest = self.generations.newest();
         let accepted = self.cursor.next.max(newest.first);
         self.cursor.next = accepted;
         if !self.generations.has_newest_on_disk() {
-            return Ok(self.give_up_tail(newest.first, accepted));
+            return self.give_up_tail(newest.first, accepted, renew);
         }
         self.written = self.generations.newest_on_disk() / 2;
         let found = self.generations.queue(newest.number).and_then(|queue| queue.last());
@@ -132,24 +129,28 @@ impl LaneQueue {
                 }
             },
             Err(error) if error.is_damage() => {
-                self.quarantine_generation(newest.number, &error)?;
-                return Ok(true);
+                renew()?;
+                return self.quarantine_generation(newest.number, &error);
             }
             Err(error) => return Err(self.failed(newest.number, error)),
         };
         self.cursor.next = end.max(accepted);
-        Ok(self.give_up_tail(end, accepted) || !is_sure)
+        if !is_sure {
+            renew()?;
+        }
+        self.give_up_tail(end, accepted, renew)
     }
 
     /// Records in `end..accepted` were accepted and are not there.
-    fn give_up_tail(&mut self, end: u64, accepted: u64) -> bool {
+    fn give_up_tail(&mut self, end: u64, accepted: u64, renew: &mut Renew<'_>) -> Result<(), BufferError> {
         if end >= accepted {
-            return false;
+            return Ok(());
         }
+        renew()?;
         self.must_roll = true;
         self.generations.mark_damaged(self.generations.newest().number);
         self.give_up(end.max(self.cursor.through + 1), accepted - 1, Cause::Quarantined);
-        true
+        Ok(())
     }
 
     /// Adds records, in order. When this returns they survive a power cut. Answers the first one's sequence.

@@ -22,6 +22,33 @@ pub struct Stat {
     pub available_bytes: u64,
     /// Below this many free bytes nothing is appended; `None` when read from outside.
     pub floor_bytes: Option<u64>,
+    /// What this process holds in memory; `None` when read from outside.
+    pub volatile: Option<VolatileStat>,
+}
+
+/// Records held in memory because the disk took nothing. Counts are since the agent started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VolatileStat {
+    /// Taken, ever.
+    pub held: u64,
+    /// On the collector's disk.
+    pub acknowledged: u64,
+    /// Never to be stored.
+    pub refused: u64,
+    /// Waiting.
+    pub backlog: u64,
+}
+
+impl VolatileStat {
+    /// Whether each record that was held has exactly one outcome or still waits.
+    pub const fn is_whole(&self) -> bool {
+        self.held == self.acknowledged + self.refused + self.backlog
+    }
+
+    fn to_json(self) -> Value {
+        let Self { held, acknowledged, refused, backlog } = self;
+        json!({ "held": held, "acknowledged": acknowledged, "refused": refused, "backlog": backlog })
+    }
 }
 
 /// One lane at one moment. Counts are records, of this life of the buffer, across restarts.
@@ -86,6 +113,7 @@ impl Stat {
             "epoch": self.epoch, "created_at": self.created_at, "lanes": self.lanes.map(LaneStat::to_json),
             "bytes_on_disk": self.bytes_on_disk(), "max_bytes": self.max_bytes, "moved_aside": self.moved_aside,
             "available_bytes": self.available_bytes, "floor_bytes": self.floor_bytes,
+            "volatile": self.volatile.map(VolatileStat::to_json),
         })
     }
 }

@@ -43,7 +43,7 @@ async fn lane_stat(buffer: &Buffer, lane: Lane) -> LaneStat {
 async fn drain(buffer: &Buffer, lane: Lane) -> (Vec<(u64, Vec<u8>)>, Vec<Loss>) {
     let (mut records, mut losses) = (Vec::new(), Vec::new());
     let mut expected = None;
-    while let Some(stored) = buffer.next_batch(lane, 250, 1 << 20).await.expect("read") {
+    while let Some(stored) = buffer.next_batch(lane, 250, 1 << 20).await.expect("read").filter(|it| !it.is_volatile) {
         assert_eq!(*expected.get_or_insert(stored.first), stored.first, "no gap between batches");
         let mut sequence = stored.first;
         for item in &stored.items {
@@ -78,7 +78,7 @@ async fn what_was_appended_comes_out_once_in_order_across_a_restart() {
     drop(buffer); // without closing
 
     let (buffer, opened) = Buffer::open(config, now()).expect("opened");
-    assert_eq!(opened, Opened { epoch, is_new: false });
+    assert_eq!(opened, Opened { epoch, is_new: false, is_on_disk: true });
     let (rest, losses) = drain(&buffer, Lane::Urgent).await;
     assert!(losses.is_empty());
     let expected: Vec<_> = (131..301).map(|number| (number, record(number))).collect();
@@ -201,6 +201,30 @@ async fn too_little_free_space_is_a_clear_error_and_heals_by_itself() {
     buffer.close().await.expect("closed");
     let buffer = open(&roomy);
     assert_eq!(buffer.append(Lane::Urgent, records(3..4)).await.expect("appended").first, 4);
+}
+
+#[tokio::test]
+async fn what_the_disk_does_not_take_is_held_in_an_epoch_of_its_own() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let roomy = config(directory.path());
+    let buffer = open(&roomy);
+    buffer.append(Lane::Urgent, records(1..3)).await.expect("appended");
+    buffer.close().await.expect("closed");
+    let buffer = open(&roomy.clone().with_min_free_bytes(u64::MAX));
+    buffer.append(Lane::Urgent, records(3..5)).await.expect_err("refused");
+    let mut heads = buffer.watch_heads();
+    heads.borrow_and_update();
+    assert_eq!(buffer.hold(records(3..5)).await.expect("held"), 2);
+    assert!(heads.has_changed().expect("open"), "whoever ships it is woken");
+    let (first, losses) = drain(&buffer, Lane::Urgent).await;
+    assert_eq!((first.len(), losses.len()), (2, 0), "what was on the disk goes first");
+    assert_eq!(buffer.next_batch(Lane::Bulk, 9, 1 << 20).await.expect("read"), None, "it is urgent");
+    let held = buffer.next_batch(Lane::Urgent, 9, 1 << 20).await.expect("read").expect("some");
+    let stat = buffer.stat().await.expect("stat");
+    assert!(held.is_volatile && held.epoch != stat.epoch && (held.first, held.through()) == (1, 2));
+    assert_eq!(buffer.settle_volatile(2, Vec::new()).await.expect("settled"), 2);
+    let stat = buffer.stat().await.expect("stat").volatile.expect("counted");
+    assert!(stat.is_whole() && stat.acknowledged == 2, "{stat:?}");
 }
 
 #[tokio::test]

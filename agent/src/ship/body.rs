@@ -70,7 +70,7 @@ mod tests {
         let loss = Loss { lane: Lane::Bulk, from: 6, to: 9, count: 4, outcome: LossOutcome::Evicted };
         let items =
             vec![Item::Record(br#"{"summary":{"x": 1e3}}"#.to_vec()), Item::Loss(loss), Item::Record(b"{}".to_vec())];
-        let stored = Stored { epoch: epoch(), lane: Lane::Bulk, first: 5, items };
+        let stored = Stored { epoch: epoch(), lane: Lane::Bulk, first: 5, items, is_volatile: false };
         assert_eq!(stored.through(), 10);
         let body = full(&stored, Timestamp::UNIX_EPOCH).expect("sendable");
         let expected = r#""records":[{"summary":{"x": 1e3}},{"loss":{"lane":"bulk","from":6,"to":9,"count":4,"outcome":"evicted"}},{}]}"#;
@@ -85,6 +85,7 @@ mod tests {
             lane: Lane::Bulk,
             first: 5,
             items: vec![Item::Loss(loss), Item::Record(b"{".to_vec())],
+            is_volatile: false,
         };
         assert_eq!(full(&stored, Timestamp::UNIX_EPOCH), Err(Unsendable::NotJson { sequence: 10 }));
     }

@@ -6,7 +6,10 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-/// What the ledger has done since start. `received = committed + duplicate + refused`, always.
+use crate::store::Tally;
+
+/// What the ledger has done. `received = committed + duplicate + refused`, always; these and `lost` are kept in the
+/// store and count on after a restart.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Records of settled batches.
@@ -64,14 +67,4 @@ impl Counters {
         self.refused.inc_by(tally.refused);
         self.lost.inc_by(tally.lost);
     }
-}
-
-/// What one batch adds to the counters, once it is committed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Tally {
-    pub(super) received: u64,
-    pub(super) committed: u64,
-    pub(super) duplicate: u64,
-    pub(super) refused: u64,
-    pub(super) lost: u64,
 }

@@ -13,13 +13,12 @@ use tickbird_shared::batch::{Acknowledgement, Inventory, Refused};
 use crate::aggregate::{self, IncidentChange, PoolSum, Presence};
 use crate::alert::{self, Receiver};
 use crate::store::{
-    AgentRow, BodyRow, LaneKey, LaneRow, LossRow, MessageState, Rows, StoreError, TokenRow, Transaction,
+    AgentRow, BodyRow, LaneKey, LaneRow, LossRow, MessageState, Rows, StoreError, Tally, TokenRow, Transaction,
 };
 
 use super::lane::{Admission, admit};
 use super::{
-    AgentKey, Content, Delivery, Directory, Enrolment, Incoming, Numbered, Outcome, Settled, Standing, Tally,
-    TokenRefusal,
+    AgentKey, Content, Delivery, Directory, Enrolment, Incoming, Numbered, Outcome, Settled, Standing, TokenRefusal,
 };
 
 /// How far back resolved incidents are remembered: the longest a receiver may still be owed their resolve.

@@ -156,6 +156,12 @@ async fn a_kill_neither_forgets_nor_repeats_what_the_fleet_is_told_for() {
 
     let mut after = before.killed();
     after.passes().await;
+    let counted = |it: &Running| {
+        let counters = it.ledger.counters();
+        [&counters.received, &counters.committed, &counters.duplicate, &counters.refused].map(|it| it.get())
+    };
+    assert_eq!(counted(&before), [6, 6, 0, 0]);
+    assert_eq!(counted(&after), counted(&before), "what was counted is counted still");
     let pools = after.ledger.fleet_pools("default").await.expect("answers");
     let [shop] = &pools[..] else { panic!("the levels are there before the agent speaks again: {pools:?}") };
     assert_eq!((shop.share.limit.low, shop.slots, shop.fires), (58, Some(57), Some(Severity::Critical)));

@@ -1,5 +1,6 @@
 //! The thread of the ledger: takes what waits, one transaction, answers.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -9,12 +10,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::aggregate::{PoolSum, Presence};
 use crate::alert::Receiver;
-use crate::store::{AgentRow, Bounds, StoreError, Writer};
+use crate::store::{AgentRow, Bounds, StoreError, Tally, Writer};
 
 use super::mind::Mind;
 use super::{
-    AgentKey, Answer, Counters, Delivery, Directory, Enrolment, Event, Handle, Health, Incoming, Settled, Tally,
-    TokenRefusal, Unavailable,
+    AgentKey, Answer, Counters, Delivery, Directory, Enrolment, Event, Handle, Health, Incoming, Settled, TokenRefusal,
+    Unavailable,
 };
 
 /// Events that may wait. Each is a request that waits for its answer; over it agents are told to come back.
@@ -66,7 +67,13 @@ pub fn start(writer: Writer, config: Config) -> Result<(Handle, Running), StoreE
     let directory = Arc::new(Directory::default());
     let counters = Arc::new(Counters::default());
     let (outbox, outbox_changed) = watch::channel(0);
-    let (health, health_seen) = watch::channel(Health::default());
+    counters.add(writer.rows().tally()?);
+    let mut found = Health::default();
+    if !writer.lay_ballast() && !writer.has_room() {
+        tracing::error!("the disk is full: nothing is stored; agents keep what they have");
+        found.failing = Some(Unavailable::Full);
+    }
+    let (health, health_seen) = watch::channel(found);
     let mut mind = Mind::load(writer.rows(), (config.clock)())?;
     mind.publish(&directory);
     let handle = Handle {
@@ -147,10 +154,23 @@ impl Ledger {
             // The health says why; the answers end unsaid.
             return;
         }
+        let mut is_reserved = self.health.borrow().failing == Some(Unavailable::Full);
+        if is_reserved && group.tick && self.writer.has_room() {
+            self.writer.lay_ballast();
+            // Time has passed in which no agent could be heard.
+            self.mind = None;
+            is_reserved = false;
+        }
+        if is_reserved {
+            group.keep_deliveries();
+            if group.work.is_empty() {
+                return;
+            }
+        }
         match self.commit(&mut group) {
             Ok(done) => {
                 self.paused_until = None;
-                if self.health.send_if_modified(|health| health.failing.take().is_some()) {
+                if !is_reserved && self.health.send_if_modified(|health| health.failing.take().is_some()) {
                     tracing::info!("the store can be written again");
                 }
                 for (work, done) in group.work.into_iter().zip(done) {
@@ -164,7 +184,12 @@ impl Ledger {
                 }
             }
             Err(error) => {
-                let why = if matches!(error, StoreError::Full(_)) { Unavailable::Full } else { Unavailable::Failed };
+                // SQLite has other words too for a disk that is full.
+                let is_full = matches!(error, StoreError::Full(_)) || self.writer.is_short();
+                let why = if is_full { Unavailable::Full } else { Unavailable::Failed };
+                if is_full {
+                    self.writer.drop_ballast();
+                }
                 self.counters.failures.inc();
                 // Once for each time it begins; it is tried every second.
                 if self.health.borrow().failing.is_none() {
@@ -198,10 +223,14 @@ impl Ledger {
             mind.take_commands(&transaction, receivers, now)?;
         }
         let mut done = Vec::with_capacity(group.work.len());
+        let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
         for work in &mut group.work {
             done.push(match work {
                 Work::Batch(batch, _) => {
                     let (settled, tally) = mind.settle(&transaction, receivers, batch, now)?;
+                    if tally != Tally::default() {
+                        *tallies.entry(batch.tenant.clone()).or_default() += tally;
+                    }
                     Done::Batch(settled, tally)
                 }
                 Work::Enrol(enrolment, _) => {
@@ -219,6 +248,9 @@ impl Ledger {
                 mind.write_seen(&transaction)?;
                 self.seen_at = Instant::now();
             }
+        }
+        for (tenant, tally) in tallies {
+            transaction.add_tally(&tenant, tally)?;
         }
         transaction.commit()?;
         self.counters.transactions.inc();
@@ -297,6 +329,14 @@ impl Group {
             Event::Close => return true,
         }
         false
+    }
+}
+
+impl Group {
+    /// Leaves only what the ballast pays for: whoever asked for something else is told to come back.
+    fn keep_deliveries(&mut self) {
+        self.work.retain(|work| matches!(work, Work::Delivered(..)));
+        self.tick = false;
     }
 }
 

@@ -7,7 +7,8 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::StoreError;
 
-const STEPS: [&str; 2] = [include_str!("schema/0001.sql"), include_str!("schema/0002.sql")];
+const STEPS: [&str; 3] =
+    [include_str!("schema/0001.sql"), include_str!("schema/0002.sql"), include_str!("schema/0003.sql")];
 
 /// Newest schema this binary knows.
 pub(super) const KNOWN: u32 = STEPS.len() as u32;
@@ -61,7 +62,7 @@ mod tests {
         assert_eq!(check(&connection).expect("reads"), KNOWN);
         let kept: i64 = connection.query_row("SELECT at FROM pulse", [], |row| row.get(0)).expect("is there");
         assert_eq!(kept, 7);
-        for table in ["levels", "pool_use"] {
+        for table in ["levels", "pool_use", "tallies"] {
             let count = format!("SELECT count(*) FROM {table}");
             let rows: i64 = connection.query_row(&count, [], |row| row.get(0)).expect("the table is there");
             assert_eq!(rows, 0);

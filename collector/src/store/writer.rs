@@ -9,6 +9,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use tickbird_shared::Timestamp;
 
+use super::ballast::Ballast;
 use super::column::At;
 use super::{Rows, StoreError, migrate};
 
@@ -22,6 +23,7 @@ const STATEMENTS: usize = 64;
 pub struct Writer {
     connection: Connection,
     data_version: i64,
+    ballast: Ballast,
 }
 
 /// One transaction: everything written through it is on the disk when [`Transaction::commit`] returns, or nothing is.
@@ -47,6 +49,11 @@ impl Writer {
         if !path.exists() {
             return Err(StoreError::Missing { path: path.into() });
         }
+        let ballast = Ballast::beside(path);
+        if ballast.is_short() {
+            // Opening writes too.
+            ballast.drop();
+        }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY)?;
@@ -62,7 +69,7 @@ impl Writer {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         migrate::migrate(&mut connection)?;
         let data_version = data_version(&connection)?;
-        Ok(Self { connection, data_version })
+        Ok(Self { connection, data_version, ballast })
     }
 
     /// Begins a transaction that may write.
@@ -85,6 +92,26 @@ impl Writer {
     pub fn changed_elsewhere(&mut self) -> Result<bool, StoreError> {
         let now = data_version(&self.connection)?;
         Ok(std::mem::replace(&mut self.data_version, now) != now)
+    }
+
+    /// Holds space in reserve for a full disk; false when there is none to hold.
+    pub fn lay_ballast(&self) -> bool {
+        self.ballast.lay()
+    }
+
+    /// Gives the reserve up.
+    pub fn drop_ballast(&self) {
+        self.ballast.drop();
+    }
+
+    /// The disk has less room than a few transactions need.
+    pub fn is_short(&self) -> bool {
+        self.ballast.is_short()
+    }
+
+    /// The disk has room again, also for the reserve.
+    pub fn has_room(&self) -> bool {
+        self.ballast.has_room()
     }
 
     /// Moves the log into the file and closes it.

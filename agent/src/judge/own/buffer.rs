@@ -25,6 +25,8 @@ pub struct BufferSeen {
     pub sums: Option<BufferSums>,
     /// Records that could not be appended since the agent started.
     pub unbuffered: u64,
+    /// Of these, critical findings that were held in memory and are sent from there.
+    pub held: u64,
 }
 
 /// What the buffer says of itself.
@@ -124,6 +126,7 @@ fn case(seen: &BufferSeen, trouble: Option<&str>, share: Option<(u64, u64)>) -> 
             "used_share": share.map(|(used, bound)| number(used as f64 / bound as f64, Unit::Ratio)),
             "available_bytes": seen.sums.map(|it| it.available_bytes),
             "records_not_buffered": seen.unbuffered,
+            "findings_held_in_memory": seen.held,
             "rule": "the buffer's own sums, every 10 s",
             "not_visible": if seen.sums.is_none() { vec!["the buffer does not answer"] } else { vec![] },
         })),

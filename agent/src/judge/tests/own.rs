@@ -31,7 +31,7 @@ fn own(night: &mut Night, looks: u32, seen: BufferSeen, ahead: Option<(f64, f64)
 }
 
 fn buffer(night: &mut Night, looks: u32, sums: BufferSums, unbuffered: u64) {
-    own(night, looks, BufferSeen { sums: Some(sums), unbuffered }, None);
+    own(night, looks, BufferSeen { sums: Some(sums), unbuffered, held: 0 }, None);
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn findings_that_are_lost_or_refused_are_critical_and_those_of_a_former_life_are
 #[test]
 fn a_clock_that_differs_from_the_collectors_is_told_and_an_unsure_one_clears_nothing() {
     let mut night = Night::begin();
-    let seen = BufferSeen { sums: None, unbuffered: 0 };
+    let seen = BufferSeen { sums: None, unbuffered: 0, held: 0 };
     own(&mut night, 3, seen, Some((-0.9, 1.1)));
     assert_eq!(night.told(), "");
     own(&mut night, 1, seen, Some((-600.5, -599.4)));

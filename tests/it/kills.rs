@@ -1,0 +1,308 @@
+//! `kill -9` of agent and collector under load, at random moments and in every window between two promises.
+//!
+//! Several pairs of agent and collector run beside one another. `TICKBIRD_KILL_CYCLES` asks for more cycles than the
+//! suite has time for, `TICKBIRD_KILL_SEED` for the same ones again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tickbird_tests::agent::{User, check};
+use tickbird_tests::alone::alone_within;
+use tickbird_tests::collector::titles;
+use tickbird_tests::standstill::files_written_by;
+use tickbird_tests::webhook::{Manner, Message};
+use tickbird_tests::{Agent, Collector, Moody, Relay, Seconds, Stage, StageError, Webhook, Wire, until};
+
+const CYCLES: usize = 210;
+const PAIRS: usize = 3;
+const ENDPOINTS: usize = 16;
+/// In a window that no kill hits nothing is shown.
+const LEAST: usize = 3;
+
+/// Where a record or a message was when the process was killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Window {
+    /// The agent was writing it to its disk.
+    AppendToFlush,
+    /// It was on the agent's disk, and nothing of it had left.
+    FlushToSend,
+    /// The collector had committed it, and its answer was under way.
+    CommitToAcknowledgement,
+    /// The receiver had accepted a message, and the collector had not noted it.
+    AnswerToMark,
+    /// Anywhere at all.
+    Anywhere,
+}
+
+const WINDOWS: [Window; 8] = [
+    Window::Anywhere,
+    Window::AppendToFlush,
+    Window::Anywhere,
+    Window::FlushToSend,
+    Window::Anywhere,
+    Window::CommitToAcknowledgement,
+    Window::Anywhere,
+    Window::AnswerToMark,
+];
+
+/// Numbers by chance, the same for the same seed.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+struct Pair {
+    webhook: Webhook,
+    collector: Collector,
+    relay: Relay,
+    agent: Agent,
+    load: Moody,
+    chance: Chance,
+    hits: BTreeMap<Window, usize>,
+}
+
+impl Pair {
+    fn begin(stage: &Stage, seed: u64) -> Result<Self, StageError> {
+        let webhook = Webhook::start(stage)?;
+        let collector = Collector::serving(stage, &webhook)?;
+        let target: SocketAddr = collector.agents().parse().expect("the stage wrote the address");
+        let relay = Relay::start(target)?;
+        let load = Moody::start()?;
+        let mut settings = format!("[collector]\nurl = \"{}\"\n", relay.url());
+        // Whoever is killed every second crashes, as seen from outside: true, and of no interest here.
+        for id in ["proc.gone", "proc.restart"] {
+            settings += &check(id, "enabled = false");
+        }
+        settings += &check("http.status", "hold = \"0s\"");
+        settings += &load.endpoints(ENDPOINTS);
+        let mut agent = Agent::prepare(stage, &settings, User::Same)?;
+        agent.enrol(&collector)?;
+        agent.run()?;
+        Ok(Self { webhook, collector, relay, agent, load, chance: Chance(seed), hits: BTreeMap::new() })
+    }
+
+    fn cycle(&mut self, window: Window) -> Result<(), StageError> {
+        let hit = match window {
+            Window::Anywhere => self.kill_anywhere()?,
+            Window::AppendToFlush => self.kill_in_an_append()?,
+            Window::FlushToSend => self.kill_before_sending()?,
+            Window::CommitToAcknowledgement => self.kill_before_the_acknowledgement()?,
+            Window::AnswerToMark => self.kill_before_the_mark()?,
+        };
+        if hit {
+            *self.hits.entry(window).or_default() += 1;
+        }
+        self.relay.becomes(Wire::Whole);
+        self.webhook.becomes(Manner::Accepts);
+        if self.collector.pid().is_none() {
+            self.collector.serve()?;
+        }
+        if self.agent.pid().is_none() {
+            self.lanes()?;
+            self.agent.run()?;
+        }
+        Ok(())
+    }
+
+    fn kill_anywhere(&mut self) -> Result<bool, StageError> {
+        std::thread::sleep(Duration::from_millis(self.chance.below(900)));
+        let who = self.chance.below(3);
+        if who != 0 {
+            self.agent.kill()?;
+        }
+        if who != 1 {
+            self.collector.kill()?;
+        }
+        Ok(true)
+    }
+
+    /// Stops the agent again and again until it stands in the middle of writing a generation.
+    fn kill_in_an_append(&mut self) -> Result<bool, StageError> {
+        let end = Instant::now() + 10.s();
+        let mut is_writing = false;
+        while !is_writing && Instant::now() < end {
+            std::thread::sleep(Duration::from_micros(self.chance.below(2_000)));
+            self.agent.signal(Signal::STOP);
+            let files = files_written_by(self.agent.pid().unwrap_or_default())?;
+            is_writing = files.iter().any(|file| file.to_string_lossy().contains("/urgent/q-"));
+            if !is_writing {
+                self.agent.signal(Signal::CONT);
+            }
+        }
+        self.agent.kill()?;
+        Ok(is_writing)
+    }
+
+    fn kill_before_sending(&mut self) -> Result<bool, StageError> {
+        self.relay.becomes(Wire::Cut);
+        until("findings wait in the agent's buffer", 30.s(), || match backlog(&self.agent) {
+            Ok(1..) => Ok(()),
+            other => Err(format!("{other:?}")),
+        })?;
+        self.agent.kill()?;
+        Ok(self.relay.carried() == 0 && backlog(&self.agent)? > 0)
+    }
+
+    fn kill_before_the_acknowledgement(&mut self) -> Result<bool, StageError> {
+        let connected = |agent: &Agent| {
+            let status = agent.status().map_err(|error| error.to_string())?;
+            let at = &status["agent"]["collector"]["acknowledged_at"];
+            if at.is_string() { Ok(()) } else { Err(status["agent"].to_string()) }
+        };
+        until("the agent is connected", 60.s(), || connected(&self.agent))?;
+        self.relay.becomes(Wire::Mute);
+        let answered = until("the collector answers", 30.s(), || {
+            if self.relay.carried() > 0 && self.relay.kept_back() > 0 { Ok(()) } else { Err("not yet".to_owned()) }
+        });
+        if self.chance.below(2) == 0 {
+            self.agent.kill()?;
+        } else {
+            self.collector.kill()?;
+        }
+        Ok(answered.is_ok())
+    }
+
+    fn kill_before_the_mark(&mut self) -> Result<bool, StageError> {
+        let Some(collector) = self.collector.pid() else { return Ok(false) };
+        self.webhook.becomes(Manner::AnswersAStopped(collector));
+        let answered = until("a message comes", 60.s(), || match self.webhook.manner() {
+            Manner::AnswersAStopped(_) => Err("not yet".to_owned()),
+            _ => Ok(()),
+        });
+        // The answer may be a moment behind.
+        std::thread::sleep(Duration::from_millis(20));
+        self.collector.kill()?;
+        Ok(answered.is_ok())
+    }
+
+    /// What the buffer says of each lane; each sum is whole.
+    fn lanes(&self) -> Result<[Value; 2], StageError> {
+        let stat = self.agent.report("buffer stat", &[])?;
+        let lanes = [stat["lanes"][0].clone(), stat["lanes"][1].clone()];
+        for lane in &lanes {
+            assert_eq!(lane["whole"], true, "{lane}");
+            for lost in ["evicted", "refused", "quarantined"] {
+                assert_eq!(lane[lost], 0, "nothing is lost by a kill: {lane}");
+            }
+        }
+        Ok(lanes)
+    }
+
+    /// All is well again: what was told is resolved, and both sums agree.
+    fn ends(mut self) -> Result<BTreeMap<Window, usize>, StageError> {
+        self.load.recovers();
+        // The first open list of this life makes up for what the last ones did not see.
+        until("no incident is stuck open", 240.s(), || {
+            let incidents = self.collector.items("incidents", "status=firing").map_err(|error| error.to_string())?;
+            let stuck: Vec<Value> = incidents
+                .into_iter()
+                .filter(|it| {
+                    it["check"] == "http.status" || it["check"].as_str().is_some_and(|it| it.starts_with("agent.m"))
+                })
+                .collect();
+            if stuck.is_empty() { Ok(()) } else { Err(titles(&stuck)) }
+        })?;
+        self.agent.stop()?;
+        let count = |lane: &Value, what: &str| lane[what].as_u64().unwrap_or(u64::MAX);
+        let lanes = self.lanes()?;
+        for lane in &lanes {
+            assert_eq!(count(lane, "backlog"), 0, "it was drained at the end: {lane}");
+        }
+        let appended: u64 = lanes.iter().map(|lane| count(lane, "appended")).sum();
+        let counted = |what: &str| self.collector.counted(&format!("tickbird_records_{what}"));
+        let (received, committed) = (counted("received")?, counted("committed")?);
+        assert_eq!(counted("refused")?, 0);
+        assert_eq!(received, committed + counted("duplicate")?);
+        assert_eq!(committed, appended, "each record is there, and none twice");
+        until("the outbox is empty", 60.s(), || self.promises().map_err(|error| error.to_string()))?;
+        Ok(self.hits)
+    }
+
+    /// A message has one id and one content; whoever heard that it fires hears that it is over.
+    fn promises(&self) -> Result<(), StageError> {
+        let failed = |said: String| StageError::Failed { what: "a promise to a receiver".into(), said };
+        let mut bodies: BTreeMap<String, String> = BTreeMap::new();
+        let mut decided: BTreeMap<(String, String, String), BTreeSet<String>> = BTreeMap::new();
+        let mut last: BTreeMap<String, Message> = BTreeMap::new();
+        let at = |it: &Message| it.json["decided_at"].as_str().unwrap_or_default().to_owned();
+        for it in self.webhook.heard()? {
+            if it.json["incident"]["check"] != "http.status" {
+                continue;
+            }
+            let incident = it.json["incident"]["id"].to_string();
+            if bodies.insert(it.id.clone(), it.body.clone()).is_some_and(|before| before != it.body) {
+                return Err(failed(format!("{} came with two contents", it.id)));
+            }
+            if matches!(it.kind(), "incident.firing" | "incident.resolved") {
+                let key = (incident.clone(), it.kind().to_owned(), it.json["incident"]["occurrences"].to_string());
+                let ids = decided.entry(key).or_default();
+                ids.insert(it.id.clone());
+                if ids.len() > 1 {
+                    return Err(failed(format!("decided twice: {ids:?} of {incident}")));
+                }
+                if last.get(&incident).is_none_or(|before| at(before) <= at(&it)) {
+                    last.insert(incident, it);
+                }
+            }
+        }
+        match last.values().find(|it| it.kind() != "incident.resolved") {
+            Some(it) => Err(failed(format!("nobody was told that it is over: {}", it.body))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Urgent records that wait, by the files of the buffer.
+fn backlog(agent: &Agent) -> Result<u64, StageError> {
+    Ok(agent.report("buffer stat", &[])?["lanes"][0]["backlog"].as_u64().unwrap_or_default())
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|it| it.parse().ok())
+}
+
+#[test]
+fn kills_at_any_moment_lose_nothing_and_count_nothing_twice() {
+    let cycles = number("TICKBIRD_KILL_CYCLES").map_or(CYCLES, |it| it as usize);
+    let longest = 600.s() + Duration::from_secs(4) * cycles as u32;
+    alone_within(longest, |stage| {
+        let seed = number("TICKBIRD_KILL_SEED").unwrap_or_else(|| u64::from(std::process::id()) << 20 | 1);
+        let cycles = number("TICKBIRD_KILL_CYCLES").map_or(CYCLES, |it| it as usize);
+        println!("TICKBIRD_KILL_SEED={seed}");
+        let outcomes: Vec<Result<BTreeMap<Window, usize>, StageError>> = std::thread::scope(|scope| {
+            let pairs: Vec<_> = (0..PAIRS)
+                .map(|pair| {
+                    scope.spawn(move || {
+                        let mut it = Pair::begin(stage, seed.wrapping_mul(pair as u64 * 2 + 3))?;
+                        for cycle in (pair..cycles).step_by(PAIRS) {
+                            it.cycle(WINDOWS[cycle / PAIRS % WINDOWS.len()])?;
+                        }
+                        it.ends()
+                    })
+                })
+                .collect();
+            pairs.into_iter().map(|pair| pair.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        });
+        let mut hits: BTreeMap<Window, usize> = BTreeMap::new();
+        for outcome in outcomes {
+            for (window, count) in outcome? {
+                *hits.entry(window).or_default() += count;
+            }
+        }
+        println!("kills by window: {hits:?}");
+        for window in WINDOWS {
+            let count = hits.get(&window).copied().unwrap_or_default();
+            assert!(count >= LEAST, "{window:?} was hit {count} times in {cycles} cycles");
+        }
+        Ok(())
+    });
+}

@@ -38,7 +38,7 @@ use crate::inspect::sqlite::SqliteInspector;
 use crate::inspect::summary::Minutes;
 use crate::inspect::{Inspector, Reading, Rows};
 use crate::judge::levels::Telling;
-use crate::judge::{BufferSeen, BufferSums, Judge, LaneSums, Moment, Who};
+use crate::judge::{BufferSeen, BufferSums, CertificateSeen, Judge, LaneSums, Moment, Who};
 use crate::ship::{self, Ship};
 use crate::status::report::Source;
 use crate::status::world::World;
@@ -102,7 +102,11 @@ pub async fn run(config: Config, mut orders: mpsc::Receiver<Order>) -> Result<()
     let state_error = |source| AgentError::StateDir { path: config.state_dir.display().to_string(), source };
     std::fs::create_dir_all(&config.state_dir).map_err(state_error)?;
     let listener = socket::listen(&config.state_dir.join(socket::NAME)).map_err(state_error)?;
-    let identity = match Identity::load(&config.state_dir, wall()) {
+    let loaded = match &config.identity {
+        Some(files) => Arc::clone(files).load(wall()),
+        None => Identity::load(&config.state_dir, wall()),
+    };
+    let identity = match loaded {
         Ok(identity) => Some(identity),
         // Without a collector the agent watches alone; with one, an agent that cannot reach it must not look well.
         Err(IdentityError::NotEnrolled { .. }) if config.collector.is_none() => None,
@@ -356,6 +360,10 @@ impl Watcher {
             let sums = shipping.buffer.stat().await.ok().as_ref().map(buffer_sums);
             let seen = BufferSeen { sums, unbuffered: self.unbuffered, held: self.held };
             findings.extend(self.judge.own_buffer(&seen, now));
+            let certificate = shipping.health.borrow().certificate.clone();
+            let error = certificate.last_error.as_ref().map(|it| it.text.as_str());
+            let seen = CertificateSeen { begins: certificate.begins, ends: certificate.ends, error };
+            findings.extend(self.judge.own_certificate(&seen, now));
         }
         self.tell(findings).await;
     }

@@ -4,12 +4,14 @@
 //! a password) is no mistake here.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tickbird_shared::Labels;
 use toml::Value;
 
 use crate::buffer;
+use crate::identity::files::Files;
 #[cfg(feature = "mysql")]
 use crate::inspect::mysql;
 #[cfg(feature = "rabbitmq")]
@@ -38,6 +40,8 @@ pub struct Config {
     pub labels: Labels,
     /// Where records go; without it the identity's address is used.
     pub collector: Option<ship::Origin>,
+    /// A certificate of another PKI in the place of enrolment.
+    pub identity: Option<Arc<Files>>,
     /// Applications that the operator named.
     pub apps: Vec<host::DeclaredApp>,
     /// PostgreSQL servers whose own view is asked for.
@@ -181,7 +185,10 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
     let said = root.text("state_dir").map_or_else(|| PathBuf::from(STATE_DIR), PathBuf::from);
     let state_dir = place.state_dir.clone().unwrap_or(said);
     let labels = labels(&mut root);
-    let collector = root.section("collector").and_then(|mut it| origin(&mut it));
+    let (collector, identity) = match root.section("collector") {
+        Some(mut section) => collector(&mut section),
+        None => (None, None),
+    };
     let mut pools = Vec::new();
     let apps = root.sections("app").into_iter().filter_map(|it| app(it, &mut pools)).collect();
     let postgres = root.sections("postgres").into_iter().filter_map(postgres_server).collect();
@@ -228,6 +235,7 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
         state_dir,
         labels,
         collector,
+        identity,
         apps,
         postgres,
         pgbouncer,
@@ -263,6 +271,26 @@ fn labels(root: &mut Section) -> Labels {
         }
     }
     labels
+}
+
+/// Where the collector is, and the certificate of another PKI to show there.
+fn collector(section: &mut Section) -> (Option<ship::Origin>, Option<Arc<Files>>) {
+    let origin = origin(section);
+    let mut path = |key| section.text(key).map(PathBuf::from);
+    let files = (path("certificate_file"), path("key_file"), path("ca_file"));
+    match (files, section.text("agent"), &origin) {
+        ((Some(certificate), Some(key), Some(authority)), Some(agent), Some(url)) => {
+            let url = url.to_string();
+            (origin, Some(Arc::new(Files { agent, url, certificate, key, authority })))
+        }
+        ((None, None, None), None, _) => (origin, None),
+        _ => {
+            let advice = "write all of them, or none for a certificate from `tickbird-agent enroll`";
+            let what = "a certificate of another PKI needs url, agent, certificate_file, key_file and ca_file";
+            section.wrong("certificate_file", what, Some(advice.into()));
+            (origin, None)
+        }
+    }
 }
 
 fn origin(section: &mut Section) -> Option<ship::Origin> {
@@ -462,6 +490,18 @@ mod tests {
         std::fs::write(directory.path().join("bad.dsn"), "postgresql://app:canary-secret@127.0.0.1/app?ssl_mode=on")
             .expect("written");
         Config::load(&Place { file: Some(file), state_dir: None }).map_err(|mistakes| mistakes.to_string())
+    }
+
+    #[test]
+    fn a_certificate_of_another_pki_comes_with_everything_that_belongs_to_it() {
+        let all = "[collector]\nurl = \"https://c.example.org:7443\"\nagent = \"web-1\"\n\
+                   certificate_file = \"/a.pem\"\nkey_file = \"/a.key\"\nca_file = \"/ca.pem\"\n";
+        let files = check(all).expect("good").identity.expect("files");
+        assert_eq!((files.agent.as_str(), files.url.as_str()), ("web-1", "https://c.example.org:7443"));
+        for line in ["agent = \"web-1\"\n", "key_file = \"/a.key\"\n", "url = \"https://c.example.org:7443\"\n"] {
+            let said = check(&all.replace(line, "")).expect_err("something is missing");
+            assert!(said.contains("collector.certificate_file"), "{said}");
+        }
     }
 
     #[test]

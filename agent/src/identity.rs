@@ -3,17 +3,18 @@
 //! ```text
 //! STATE/identity/          0700
 //!   agent.key              0600  P-256 private key, PEM; made here, never leaves
-//!   agent.pem              the collector's signature on it, 30 days
-//!   ca.pem                 the authority that the collector itself shows
+//!   agent.pem              the collector's signature on it, 30 days; renewed in time
+//!   ca.pem                 the authorities that the collector itself shows, one or two
 //!   identity.json          id, tenant, labels, where to send, expiry
 //! ```
 //!
-//! The directory is replaced as one: an agent has all four of one enrolment, or none.
+//! The directory is replaced as one: an agent has all four of one enrolment or renewal, or none.
 
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustls::ClientConfig;
@@ -25,8 +26,12 @@ use zeroize::Zeroizing;
 
 use crate::durable_file;
 
+pub mod files;
+pub mod renewal;
 pub mod tls;
 
+/// An agent whose certificate ended this long ago, and not longer, may still renew it.
+const RETURNS_WITHIN: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Larger is not one of ours.
 const MAX_FILE_BYTES: u64 = 64 << 10;
 
@@ -35,6 +40,18 @@ const MAX_FILE_BYTES: u64 = 64 << 10;
 pub struct Identity {
     card: Card,
     tls: Arc<ClientConfig>,
+    place: Place,
+    begins: Timestamp,
+    ends: Timestamp,
+}
+
+/// Where an identity comes from.
+#[derive(Clone)]
+enum Place {
+    /// A state directory; it is renewed here.
+    Enrolled(PathBuf),
+    /// Files of another PKI, and the digest of what they held.
+    Files(Arc<files::Files>, [u8; 32]),
 }
 
 /// `identity.json`.
@@ -63,6 +80,18 @@ pub struct Enrolled {
     pub certificate: String,
     /// Authority of the collector, PEM.
     pub authority: String,
+}
+
+/// What a renewal brings.
+pub struct Renewed {
+    /// Private key, PEM: a new one, or the one that was.
+    pub key: Zeroizing<String>,
+    /// Certificate, PEM.
+    pub certificate: String,
+    /// Authorities of the collector, PEM.
+    pub authority: String,
+    /// Where to send records: `https://host:port`.
+    pub url: String,
 }
 
 /// Why there is no identity to speak as.
@@ -104,18 +133,26 @@ pub enum IdentityError {
         /// The key's file.
         path: PathBuf,
     },
-    /// The certificate's life is over.
-    #[error("the certificate of agent `{agent}` expired at {at}")]
+    /// The certificate's life has been over for so long that it cannot be renewed.
+    #[error("the certificate of agent `{agent}` expired at {at}, too long ago to be renewed")]
     Expired {
         /// Whose.
         agent: String,
         /// When.
         at: Timestamp,
     },
+    /// The life of a certificate of another PKI is over.
+    #[error("the certificate in `{}` ended at {at}", path.display())]
+    Ended {
+        /// The certificate's file.
+        path: PathBuf,
+        /// When.
+        at: Timestamp,
+    },
     /// Key, certificate and authority do not make a TLS configuration.
     #[error("the identity in `{}` cannot be used for TLS", path.display())]
     Unusable {
-        /// The identity's directory.
+        /// The identity's directory, or the certificate's file.
         path: PathBuf,
         /// What rustls said.
         source: rustls::Error,
@@ -132,6 +169,7 @@ impl IdentityError {
             Self::Exists { .. } => "nothing needs doing; to enrol under a new id all the same, add --force",
             Self::Io { .. } => "run as the agent's user, and check the owner of the state directory",
             Self::KeyExposed { .. } => "run `chmod 600` on it; if others may have read it, enrol again with --force",
+            Self::Ended { .. } => "let its authority renew it: the files are read again every few seconds",
             Self::Malformed { .. } | Self::Unusable { .. } | Self::Expired { .. } => {
                 "enrol again with a new token and --force"
             }
@@ -143,7 +181,8 @@ impl Identity {
     /// Reads the identity of `state_dir`.
     ///
     /// # Errors
-    /// When there is none, a file of it is damaged or exposed, or its certificate has expired at `now`.
+    /// When there is none, a file of it is damaged or exposed, or its certificate ended so long before `now` that it cannot
+    /// even be renewed.
     pub fn load(state_dir: &Path, now: Timestamp) -> Result<Self, IdentityError> {
         let directory = directory(state_dir);
         let card_path = directory.join("identity.json");
@@ -159,13 +198,86 @@ impl Identity {
             .map_err(|_| IdentityError::Malformed { path: key_path, what: "holds no private key" })?;
         let chain = certificates(&directory.join("agent.pem"))?;
         let authorities = certificates(&directory.join("ca.pem"))?;
-        let expires_at = expiry(&chain[0]).unwrap_or(card.expires_at);
-        if expires_at <= now {
-            return Err(IdentityError::Expired { agent: card.agent, at: expires_at });
+        let (begins, ends) = life(&chain[0]).unwrap_or((now, card.expires_at));
+        if ends.saturating_add(RETURNS_WITHIN).is_ok_and(|until| until <= now) {
+            return Err(IdentityError::Expired { agent: card.agent, at: ends });
         }
         let tls = tls::as_agent(&authorities, chain, key)
             .map_err(|source| IdentityError::Unusable { path: directory, source })?;
-        Ok(Self { card, tls: Arc::new(tls) })
+        Ok(Self { card, tls: Arc::new(tls), place: Place::Enrolled(state_dir.to_owned()), begins, ends })
+    }
+
+    /// Puts what a renewal brought in the place of what was there, and gives the identity that comes of it. Nothing is
+    /// replaced by what TLS cannot use. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When it does not fit together or cannot be written; the old identity is then as it was.
+    pub fn renew(&self, renewed: Renewed) -> Result<Self, IdentityError> {
+        let state_dir = self.state_dir()?;
+        let path = directory(state_dir);
+        let malformed = |what| IdentityError::Malformed { path: path.clone(), what };
+        let Renewed { key, certificate, authority, url } = renewed;
+        let read = |pem: &str| CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>().ok();
+        let chain =
+            read(&certificate).filter(|it| !it.is_empty()).ok_or_else(|| malformed("would hold no certificate"))?;
+        let authorities = read(&authority).ok_or_else(|| malformed("would hold no authority"))?;
+        let parsed =
+            PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|_| malformed("would hold no private key"))?;
+        let (begins, ends) = life(&chain[0]).ok_or_else(|| malformed("would hold no certificate"))?;
+        let tls = tls::as_agent(&authorities, chain, parsed)
+            .map_err(|source| IdentityError::Unusable { path: path.clone(), source })?;
+        let card = Card { url, expires_at: ends, ..self.card.clone() };
+        let enrolled = Enrolled { card, key, certificate, authority };
+        Self::install(state_dir, &enrolled, true)?;
+        Ok(Self { card: enrolled.card, tls: Arc::new(tls), place: self.place.clone(), begins, ends })
+    }
+
+    /// The private key, PEM.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn key(&self) -> Result<Zeroizing<String>, IdentityError> {
+        let path = directory(self.state_dir()?).join("agent.key");
+        let bytes = Zeroizing::new(read(&path)?);
+        let text = std::str::from_utf8(&bytes).map(|it| Zeroizing::new(it.to_owned()));
+        text.map_err(|_| IdentityError::Malformed { path, what: "holds no private key" })
+    }
+
+    /// Whether the agent renews it; else somebody else replaces its files.
+    pub const fn is_renewed_here(&self) -> bool {
+        matches!(self.place, Place::Enrolled(_))
+    }
+
+    /// The identity that the files of another PKI hold now; none while they hold what they did. Blocks on the disk.
+    pub fn look_again(&self, now: Timestamp) -> Option<Result<Self, IdentityError>> {
+        match &self.place {
+            Place::Enrolled(_) => None,
+            Place::Files(files, seen) => Arc::clone(files).load_changed(*seen, now),
+        }
+    }
+
+    /// That its life is over, as an error.
+    pub fn ended(&self) -> IdentityError {
+        let path = match &self.place {
+            Place::Enrolled(state_dir) => directory(state_dir),
+            Place::Files(files, _) => files.certificate.clone(),
+        };
+        IdentityError::Ended { path, at: self.ends }
+    }
+
+    fn state_dir(&self) -> Result<&Path, IdentityError> {
+        match &self.place {
+            Place::Enrolled(state_dir) => Ok(state_dir),
+            Place::Files(files, _) => Err(IdentityError::Malformed {
+                path: files.certificate.clone(),
+                what: "is of another PKI and not renewed here",
+            }),
+        }
+    }
+
+    /// First and last moment of the certificate's life.
+    pub const fn life(&self) -> (Timestamp, Timestamp) {
+        (self.begins, self.ends)
     }
 
     /// Whether `state_dir` holds one, readable or not.
@@ -253,9 +365,10 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityErr
     found.ok().filter(|found| !found.is_empty()).ok_or_else(malformed)
 }
 
-fn expiry(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
+fn life(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    Timestamp::from_second(parsed.validity().not_after.timestamp()).ok()
+    let at = |time: x509_parser::time::ASN1Time| Timestamp::from_second(time.timestamp()).ok();
+    Some((at(parsed.validity().not_before)?, at(parsed.validity().not_after)?))
 }
 
 fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> IdentityError + use<> {
@@ -314,6 +427,36 @@ mod tests {
     }
 
     #[test]
+    fn a_renewal_replaces_key_certificate_and_authorities_as_one_or_not_at_all() {
+        let state = tempfile::tempdir().expect("a directory");
+        Identity::install(state.path(), &enrolled("a-1"), false).expect("installed");
+        let identity = Identity::load(state.path(), now()).expect("loaded");
+        let renewed = |key: Enrolled, authority: &str| Renewed {
+            key: key.key,
+            certificate: key.certificate,
+            authority: authority.to_owned(),
+            url: "https://collector.internal:7444".into(),
+        };
+        let (next, other) = (enrolled("a-1"), enrolled("a-1"));
+        let (certificate, both) = (next.certificate.clone(), format!("{}{}", next.authority, other.authority));
+        let misfit = Renewed { key: other.key, ..renewed(enrolled("a-1"), &both) };
+        assert!(matches!(identity.renew(misfit), Err(IdentityError::Unusable { .. })));
+        let empty = Renewed { certificate: String::new(), ..renewed(enrolled("a-1"), &both) };
+        assert!(matches!(identity.renew(empty), Err(IdentityError::Malformed { .. })));
+        let same = Identity::load(state.path(), now()).expect("loaded");
+        assert_eq!(*same.key().expect("read"), *identity.key().expect("read"), "what does not fit changes nothing");
+
+        let identity = identity.renew(renewed(next, &both)).expect("renewed");
+        assert_eq!(
+            (identity.card().agent.as_str(), identity.card().url.as_str()),
+            ("a-1", "https://collector.internal:7444")
+        );
+        let file = |name: &str| std::fs::read_to_string(state.path().join("identity").join(name)).expect("read");
+        assert_eq!((file("agent.pem"), file("ca.pem")), (certificate, both));
+        assert_eq!(Identity::load(state.path(), now()).expect("loaded").card(), identity.card());
+    }
+
+    #[test]
     fn each_way_of_being_unusable_has_its_own_error_with_advice() {
         let state = tempfile::tempdir().expect("a directory");
         let load = || Identity::load(state.path(), now()).expect_err("must fail");
@@ -338,7 +481,10 @@ mod tests {
         std::fs::write(file("agent.key"), other).expect("written");
         assert!(matches!(load(), IdentityError::Unusable { .. }));
         fresh();
-        let late = Timestamp::from_second(1_900_000_000).expect("a time");
+        let late = Timestamp::from_second(1_893_456_000 + 89 * 86_400).expect("a time");
+        let ended = Identity::load(state.path(), late).expect("it may be renewed");
+        assert!(ended.life().1 < late);
+        let late = Timestamp::from_second(1_893_456_000 + 90 * 86_400).expect("a time");
         let error = Identity::load(state.path(), late).expect_err("expired");
         assert!(matches!(error, IdentityError::Expired { .. }));
         assert!(error.advice().is_some_and(|advice| advice.contains("token")));

@@ -37,7 +37,7 @@ mod words;
 
 pub use defaults::{CHECKS, Check, FalseAlarm};
 pub use hold::{Hold, Holds};
-pub use own::{BufferSeen, BufferSums, LaneSums};
+pub use own::{BufferSeen, BufferSums, CertificateSeen, LaneSums};
 pub use pool::join::{Join, Joined, join};
 pub use pool::view::{ConnectionView, PoolView, Verdict};
 pub use settings::{Effective, Mistake, Override, Thresholds};
@@ -256,6 +256,12 @@ impl Judge {
     /// Takes in how the agent's own buffer stands.
     pub fn own_buffer(&mut self, buffer: &BufferSeen, now: Moment) -> Vec<Finding<'static>> {
         self.own.buffer(buffer, now, &mut self.tracks);
+        self.tracks.take()
+    }
+
+    /// Takes in how the agent's own certificate stands.
+    pub fn own_certificate(&mut self, seen: &CertificateSeen<'_>, now: Moment) -> Vec<Finding<'static>> {
+        own::Own::certificate(seen, now, &mut self.tracks);
         self.tracks.take()
     }
 

@@ -13,6 +13,8 @@
 //! short is sent again, under the same sequences. One record that cannot be taken does not stop the others: its batch
 //! is halved until it is alone, and when the collector still takes an empty batch, the record is at fault and set
 //! aside.
+//!
+//! Between two requests the certificate is renewed when that is due, or replaced when somebody else did.
 
 use std::future::Future;
 use std::ops::ControlFlow;
@@ -28,6 +30,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::buffer::{Buffer, BufferError, Heads, Item, Standing, Stored};
 use crate::identity::Identity;
+use crate::identity::renewal::Renewal;
 
 mod answer;
 mod body;
@@ -38,13 +41,15 @@ mod error;
 mod health;
 mod origin;
 mod pace;
+mod renewal;
 mod skew;
 
 pub use breaker::BreakerState;
 pub use connection::ConnectionError;
 pub use error::ShipError;
-pub use health::{Failure, Health};
+pub use health::{CertificateHealth, Failure, Health};
 pub use origin::{Origin, OriginError};
+pub use renewal::RenewError;
 
 use answer::Verdict;
 use body::Unsendable;
@@ -114,6 +119,10 @@ pub struct Ship {
     buffer: Buffer,
     heads: watch::Receiver<Heads>,
     line: Line,
+    identity: Identity,
+    renewal: Renewal,
+    /// When the files of another PKI are looked at again.
+    files_due: Duration,
     pace: Pace,
     breaker: Breaker,
     /// Most records of the next batch, per lane: halved by the collector's word, doubled by its acknowledgement.
@@ -121,6 +130,20 @@ pub struct Ship {
     began: Instant,
     heartbeat_due: Duration,
     health: watch::Sender<Health>,
+}
+
+/// A connection, not yet open, of this identity.
+fn line(config: &Config, identity: &Identity) -> Line {
+    Line::new(config.origin.clone(), identity.tls(), config.request_timeout).of_agent(&identity.card().agent)
+}
+
+fn renewal_of(identity: &Identity) -> Renewal {
+    let (begins, ends) = identity.life();
+    if identity.is_renewed_here() {
+        Renewal::new(begins, ends, rand::random())
+    } else {
+        Renewal::of_others(begins, ends)
+    }
 }
 
 /// What one turn of the loop did.
@@ -133,12 +156,15 @@ enum Turn {
 impl Ship {
     /// Prepares shipping; nothing is sent before [`Ship::run`]. The receiver always holds the newest state.
     pub fn new(config: Config, identity: &Identity, buffer: Buffer) -> (Self, watch::Receiver<Health>) {
-        let health = watch::Sender::new(Health::new(config.origin.to_string()));
+        let health = watch::Sender::new(Health::new(config.origin.to_string(), identity.life()));
         let receiver = health.subscribe();
         let backoff = Backoff::new(config.backoff_base, config.backoff_cap);
         let ship = Self {
             heads: buffer.watch_heads(),
-            line: Line::new(config.origin.clone(), identity.tls(), config.request_timeout),
+            line: line(&config, identity),
+            identity: identity.clone(),
+            renewal: renewal_of(identity),
+            files_due: Duration::ZERO,
             pace: Pace::new(config.records_per_second, config.burst, Duration::ZERO),
             breaker: Breaker::new(backoff, config.breaker_opens_after),
             limits: [config.max_records; 2],
@@ -176,6 +202,7 @@ impl Ship {
             sleep(wait).await;
             return ControlFlow::Continue(());
         }
+        self.keep_certificate().await;
         // Marked as seen before looking: what is appended from here on wakes us.
         self.heads.borrow_and_update();
         match self.turn().await {
@@ -202,7 +229,7 @@ impl Ship {
             self.heartbeat(false).await?;
             return Ok(Turn::Sent);
         }
-        let mut idle = self.heartbeat_due.saturating_sub(now);
+        let mut idle = self.heartbeat_due.saturating_sub(now).min(self.renewal.wait((self.config.clock)()));
         let mut unreadable = None;
         for lane in Lane::ALL {
             let allowed = self.pace.allowance(lane, now).min(self.limits[index(lane)]);
@@ -392,6 +419,10 @@ impl Ship {
                 self.breaker.pause(now, retry_after.unwrap_or_default() + jitter);
             }
             ShipError::Buffer(_) => self.breaker.pause(now, BUFFER_PAUSE),
+            ShipError::Denied { code } if code == "certificate_ended" => {
+                self.renewal.hurry();
+                self.breaker.fail(now, rand::random(), None);
+            }
             _ => self.breaker.fail(now, rand::random(), error.retry_after()),
         }
         let failure = Failure {

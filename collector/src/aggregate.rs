@@ -19,6 +19,7 @@ use tickbird_shared::protocol::MAX_FIRING;
 use tickbird_shared::{Epoch, Fingerprint, Lane, Severity, Status, Timestamp};
 use ulid::Ulid;
 
+use crate::pki::life::Kept;
 use crate::store::{AgentRow, FindingRow, IncidentRow, LevelsRow, LossRow, MessageState, OutboxRow, UseRow};
 
 pub use fleet::{PoolSum, Range, Share, Used, of_rows};
@@ -93,6 +94,8 @@ pub enum Event<'a> {
     },
     /// A message reached its end.
     Message(&'a OutboxRow),
+    /// How the collector's own certificates stand.
+    Certificates(&'a Kept),
     /// A second passed.
     Tick,
 }
@@ -232,6 +235,7 @@ impl State {
                 changes
             }
             Event::Message(message) => self.message(message, now),
+            Event::Certificates(kept) => self.certificates(kept, now),
             Event::Tick => self.tick(now),
         }
     }
@@ -352,6 +356,25 @@ impl State {
             }
             MessageState::Waiting | MessageState::Superseded => Vec::new(),
         }
+    }
+
+    /// Told once when one should have been renewed and was not, and again when it gets worse; over when it is renewed.
+    fn certificates(&mut self, kept: &Kept, now: Timestamp) -> Vec<IncidentChange> {
+        let mut changes = Vec::new();
+        for life in &kept.lives {
+            let fingerprint = own::certificate_fingerprint(life.name);
+            let fires = self.incidents.get(&fingerprint).filter(|it| it.is_firing()).map(|it| it.row().severity);
+            match own::certificate(life, kept.failure.as_deref(), now) {
+                Some(finding) if fires != Some(finding.severity) => changes.extend(self.raise(finding, now)),
+                Some(_) => (),
+                None => {
+                    let sight = Sight { epoch: None, at: now };
+                    let reason = "a certificate with a longer life is in its place";
+                    changes.extend(self.end(fingerprint, "renewed", reason, sight, now));
+                }
+            }
+        }
+        changes
     }
 
     fn tick(&mut self, now: Timestamp) -> Vec<IncidentChange> {

@@ -27,10 +27,10 @@ use tokio::sync::watch;
 
 use crate::ledger::{Handle, Unavailable};
 use crate::notify;
+use crate::pki::life::Kept;
 use crate::problem::Problem;
 use crate::store::{Readers, StoreError};
 
-pub use crate::status::Expiry;
 pub use access::Role;
 
 use access::Permission;
@@ -46,8 +46,8 @@ pub struct Context {
     pub notify: notify::Status,
     /// What the other stages count.
     pub metrics: Arc<Registry>,
-    /// When our own certificates end.
-    pub certificates: watch::Receiver<Vec<Expiry>>,
+    /// Our own certificates.
+    pub certificates: watch::Receiver<Kept>,
     /// The wall clock.
     pub clock: fn() -> Timestamp,
     /// Version of this collector.

@@ -1,6 +1,7 @@
 //! Wires the stages, starts them from the store outwards, and drains them from the sockets inwards.
 //!
-//! Tasks: `agents` and `people` accept and serve; `withdraw` cuts agents that were denied; `clock` lets time pass in the
+//! Tasks: `agents` and `people` accept and serve; `withdraw` cuts agents that were denied; `keep` renews our own
+//! certificates; `clock` lets time pass in the
 //! ledger; notify has its own. The ledger is a thread. On stop: no new connections, requests in flight are answered,
 //! deliveries in flight end, the ledger commits what waits and closes the store.
 
@@ -9,7 +10,7 @@ mod directory;
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +18,6 @@ use axum::extract::ConnectInfo;
 use hyper::service::service_fn;
 use prometheus_client::registry::Registry;
 use rustix::fs::{FlockOperation, flock};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tickbird_shared::Timestamp;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -26,14 +25,15 @@ use tower::ServiceExt;
 
 pub use directory::{Created, Directory};
 
-use crate::api::{self, Expiry};
+use crate::api;
+use crate::certificates::{Certificates, CertificatesError, Files, LOOK_EVERY};
 use crate::config::Config;
 use crate::enrolment::Enrolment;
 use crate::ingest::{self, Ingest};
 use crate::ledger;
-use crate::listener::{self, Accepted, BindError, Bounds, Listener};
+use crate::listener::{Accepted, BindError, Bounds, Listener};
 use crate::notify;
-use crate::pki::{self, Authority, PkiError};
+use crate::pki::PkiError;
 use crate::store::{Readers, StoreError, Writer};
 
 /// A fleet that reconnects at once still finds room; each connection takes some 25 KiB.
@@ -81,9 +81,9 @@ pub enum CollectorError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A key that does not fit its certificate, or one that TLS cannot use.
-    #[error("`server.pem` and `server.key` cannot be used for TLS")]
-    Tls(#[source] rustls::Error),
+    /// What the listeners should show.
+    #[error(transparent)]
+    Certificates(#[from] CertificatesError),
     /// An address.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -101,7 +101,7 @@ impl CollectorError {
             Self::Directory { .. } => Some("check that it is there and may be used by this user"),
             Self::Pki(error) => error.advice(),
             Self::Store(error) => error.advice(),
-            Self::Tls(_) => Some("restore both files from one backup"),
+            Self::Certificates(error) => error.advice(),
             Self::Bind(_) => Some("choose another address in collector.toml, or stop what listens there"),
             Self::LedgerEnded => Some("see the log above; start it again, and report it with the log"),
         }
@@ -117,6 +117,7 @@ pub struct Collector {
     /// Agents, then people.
     listeners: [JoinHandle<()>; 2],
     withdraw: JoinHandle<()>,
+    keep: JoinHandle<()>,
     clock: JoinHandle<()>,
     notify: notify::Running,
     ingest: Arc<ingest::Counters>,
@@ -135,13 +136,15 @@ impl Collector {
         let lock = lock(&directory)?;
         // A collector that was killed could not remove it, and somebody may wait for ours.
         let _ = std::fs::remove_file(directory.addresses());
-        let authority = Authority::read(&directory.authority(), &directory.authority_key())?;
-        let chain = chain(&directory.server())?;
-        let key = || private_key(&directory.server_key());
-        let for_agents = ingest::tls(chain.clone(), key()?, authority.certificate()).map_err(CollectorError::Tls)?;
-        let for_people = people_tls(chain.clone(), key()?).map_err(CollectorError::Tls)?;
-        let agents = Listener::bind("agents", config.agents, Arc::new(for_agents), AGENTS).await?;
-        let people = Listener::bind("people", config.people, Arc::new(for_people), PEOPLE).await?;
+        let files = Files {
+            authority_key: directory.authority_key(),
+            authority: directory.authority(),
+            server_key: directory.server_key(),
+            server: directory.server(),
+        };
+        let certificates = Certificates::open(files, config.certificates, clock())?;
+        let agents = Listener::bind("agents", config.agents, certificates.for_agents(), AGENTS).await?;
+        let people = Listener::bind("people", config.people, certificates.for_people(), PEOPLE).await?;
         let path = || directory.path().to_owned();
         let address = |listener: &Listener| {
             listener.address().map_err(|source| CollectorError::Directory { path: path(), source })
@@ -150,14 +153,18 @@ impl Collector {
 
         let writer = Writer::open(&directory.store())?;
         let readers = Readers::open(&directory.store())?;
-        let ledger_config = ledger::Config { receivers: config.receivers, bounds: config.bounds, clock };
+        let ledger_config = ledger::Config {
+            receivers: config.receivers,
+            bounds: config.bounds,
+            certificates: certificates.kept(),
+            clock,
+        };
         let (handle, ledger) = ledger::start(writer, ledger_config)?;
         let notify_config = notify::Config { receivers: config.webhooks, clock };
         let notify = notify::start(notify_config, readers.clone(), handle.clone());
-        let ingest = Ingest::new(handle.clone(), config.limits, clock);
-        let url = config.agents_url.unwrap_or_else(|| url(&chain, addresses.agents));
-        let expiries = expiries(&chain, authority.certificate());
-        let enrolment = Enrolment::new(handle.clone(), authority, url, clock);
+        let url = config.agents_url.unwrap_or_else(|| url(certificates.first_name(), addresses.agents));
+        let ingest = Ingest::new(handle.clone(), certificates.clone(), url.clone(), config.limits, clock);
+        let enrolment = Enrolment::new(handle.clone(), certificates.clone(), url, clock);
 
         let mut metrics = Registry::default();
         ingest.counters().register(&mut metrics);
@@ -168,7 +175,7 @@ impl Collector {
             ledger: handle.clone(),
             notify: notify.status(),
             metrics: Arc::new(metrics),
-            certificates: watch::channel(expiries).1,
+            certificates: certificates.kept(),
             clock,
             version: env!("CARGO_PKG_VERSION"),
             started_at: clock(),
@@ -188,6 +195,7 @@ impl Collector {
             tokio::spawn(agents.run(closed.clone(), serve_agent, failed)),
             tokio::spawn(people.run(closed, serve_person, || ())),
         ];
+        let keep = tokio::spawn(keep(certificates, clock));
         let clock = tokio::spawn(pass_time(handle.clone()));
         write_addresses(&directory, addresses)?;
         tracing::info!(agents = %addresses.agents, people = %addresses.people, "collector serves");
@@ -197,6 +205,7 @@ impl Collector {
             closing,
             listeners,
             withdraw,
+            keep,
             clock,
             notify,
             ingest: counters,
@@ -237,6 +246,7 @@ impl Collector {
         self.notify.stop().await;
         self.clock.abort();
         self.withdraw.abort();
+        self.keep.abort();
         self.handle.close().await;
         let ledger = self.ledger;
         let closed = tokio::task::spawn_blocking(move || ledger.join()).await;
@@ -253,6 +263,20 @@ async fn pass_time(handle: ledger::Handle) {
         ticks.tick().await;
         if handle.tick().await.is_err() {
             return;
+        }
+    }
+}
+
+/// Looks after the collector's own certificates.
+async fn keep(certificates: Certificates, clock: fn() -> Timestamp) {
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        let certificates = certificates.clone();
+        let looked = tokio::task::spawn_blocking(move || certificates.keep(clock())).await;
+        if let Err(error) = looked {
+            tracing::error!(%error, "the collector's certificates could not be looked after");
         }
     }
 }
@@ -276,44 +300,14 @@ fn lock(directory: &Directory) -> Result<File, CollectorError> {
     }
 }
 
-fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, PkiError> {
-    let malformed = || PkiError::Malformed { path: path.into(), what: "certificates in PEM" };
-    let text = std::fs::read(path).map_err(|source| PkiError::Read { path: path.into(), source })?;
-    let chain = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>().map_err(|_| malformed())?;
-    if chain.is_empty() { Err(malformed()) } else { Ok(chain) }
-}
-
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, PkiError> {
-    let text = std::fs::read(path).map_err(|source| PkiError::Read { path: path.into(), source })?;
-    PrivateKeyDer::from_pem_slice(&text)
-        .map_err(|_| PkiError::Malformed { path: path.into(), what: "a private key in PEM" })
-}
-
-fn people_tls(
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-) -> Result<rustls::ServerConfig, rustls::Error> {
-    let mut config = listener::tls_builder()?.with_no_client_auth().with_single_cert(chain, key)?;
-    config.alpn_protocols = listener::protocols();
-    Ok(config)
-}
-
 /// Where agents send to when the configuration does not say: the first name of the server's certificate.
-fn url(chain: &[CertificateDer<'_>], address: SocketAddr) -> String {
-    let name = chain.first().and_then(pki::first_name).unwrap_or_else(|| address.ip().to_string());
+fn url(name: Option<String>, address: SocketAddr) -> String {
+    let name = name.unwrap_or_else(|| address.ip().to_string());
     let host = match name.parse::<IpAddr>() {
         Ok(IpAddr::V6(ip)) => format!("[{ip}]"),
         _ => name,
     };
     format!("https://{host}:{}", address.port())
-}
-
-fn expiries(chain: &[CertificateDer<'_>], authority: &CertificateDer<'_>) -> Vec<Expiry> {
-    let certificates = [("server", chain.first()), ("authority", Some(authority))];
-    let expiry = |(name, certificate): (&'static str, Option<&CertificateDer<'_>>)| {
-        Some(Expiry { name, at: pki::expiry_of(certificate?)? })
-    };
-    certificates.into_iter().filter_map(expiry).collect()
 }
 
 fn write_addresses(directory: &Directory, addresses: Addresses) -> Result<(), CollectorError> {

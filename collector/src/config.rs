@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 use tickbird_shared::Severity;
 
 use crate::alert::Receiver;
+use crate::certificates::{Brought, Naming, ServerFiles, Settings};
 use crate::ingest::Limits;
 use crate::notify::webhook;
+use crate::pki::Lives;
 use crate::store::Bounds;
 
 use fields::Fields;
@@ -31,6 +33,8 @@ pub struct Config {
     pub people: SocketAddr,
     /// How long and how much is kept.
     pub bounds: Bounds,
+    /// How long what the collector's authority signs is valid, and what is brought from another PKI.
+    pub certificates: Settings,
     /// What one agent may have and send.
     pub limits: Limits,
     /// Who hears of incidents.
@@ -115,16 +119,19 @@ impl Config {
         {
             agents.mistake("url", format!("`{url}` is not where agents can send to"), ORIGIN, &mut mistakes);
         }
+        let (of_agents, naming) = (brought(&mut agents, directory, &mut mistakes), naming(&mut agents, &mut mistakes));
         agents.finish(&mut mistakes);
 
         let mut people = root.table("people", &mut mistakes);
         let people_listen = people.address("listen", 7444, &mut mistakes);
+        let of_people = brought(&mut people, directory, &mut mistakes);
         people.finish(&mut mistakes);
         if agents_listen == people_listen && agents_listen.port() != 0 {
             people.mistake("listen", "agents listen there".into(), "give people another port", &mut mistakes);
         }
 
         let bounds = bounds(root.table("retention", &mut mistakes), &mut mistakes);
+        let lives = lives(root.table("certificates", &mut mistakes), &mut mistakes);
         let limits = limits(root.table("limits", &mut mistakes), &mut mistakes);
         let (mut receivers, mut webhooks, mut names) = (Vec::new(), Vec::new(), HashSet::new());
         for fields in root.tables("receiver", &mut mistakes) {
@@ -136,13 +143,16 @@ impl Config {
         root.finish(&mut mistakes);
         if mistakes.is_empty() {
             let (agents, people) = (agents_listen, people_listen);
-            Ok(Self { name, agents, agents_url, people, bounds, limits, receivers, webhooks })
+            let certificates = Settings { lives, agents: of_agents, people: of_people, naming };
+            Ok(Self { name, agents, agents_url, people, bounds, certificates, limits, receivers, webhooks })
         } else {
             Err(mistakes)
         }
     }
 }
 
+/// For tests; nobody is served by less than hours.
+const SHORTEST_LIFE: std::time::Duration = std::time::Duration::from_secs(5);
 const ORIGIN: &str = "write https://host:port, without a path";
 
 fn is_origin(url: &str) -> bool {
@@ -179,6 +189,55 @@ fn bounds(mut fields: Fields, mistakes: &mut Vec<Mistake>) -> Bounds {
     }
     fields.finish(mistakes);
     bounds
+}
+
+/// Files of another PKI: a certificate goes with its key and with what others should trust for it.
+fn brought(fields: &mut Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Brought {
+    let mut path = |key: &str| fields.text(key, mistakes).map(|it| directory.join(it));
+    let files = [path("certificate_file"), path("key_file"), path("ca_file")];
+    let clients = path("client_ca_file");
+    let server = match files {
+        [Some(certificate), Some(key), Some(authority)] => Some(ServerFiles { certificate, key, authority }),
+        [None, None, None] => None,
+        _ => {
+            let what = "certificate_file, key_file and ca_file go together";
+            fields.mistake("certificate_file", what.into(), "write all three, or none for one made here", mistakes);
+            None
+        }
+    };
+    Brought { server, clients }
+}
+
+fn naming(fields: &mut Fields, mistakes: &mut Vec<Mistake>) -> Naming {
+    match fields.text("client_name", mistakes).as_deref() {
+        None | Some("uri") => Naming::Uri,
+        Some("dns") => Naming::Dns,
+        Some("cn") => Naming::CommonName,
+        Some(other) => {
+            let what = format!("`{other}` is no place in a certificate");
+            fields.mistake("client_name", what, "write \"uri\", \"dns\" or \"cn\"", mistakes);
+            Naming::Uri
+        }
+    }
+}
+
+fn lives(mut fields: Fields, mistakes: &mut Vec<Mistake>) -> Lives {
+    let mut lives = Lives::default();
+    let written = [("agent", &mut lives.agent), ("server", &mut lives.server), ("authority", &mut lives.authority)];
+    for (key, life) in written {
+        if let Some(written) = fields.duration(key, mistakes) {
+            *life = written;
+            if written < SHORTEST_LIFE {
+                fields.mistake(key, "is too short to be renewed in time".into(), "write at least \"5s\"", mistakes);
+            }
+        }
+    }
+    if lives.authority < lives.agent.saturating_mul(10) {
+        let what = "is under ten lives of an agent's certificate: not every agent would hear of the next in time";
+        fields.mistake("authority", what.into(), "write more, or shorten `agent`", mistakes);
+    }
+    fields.finish(mistakes);
+    lives
 }
 
 fn limits(mut fields: Fields, mistakes: &mut Vec<Mistake>) -> Limits {
@@ -260,6 +319,7 @@ mod tests {
             include_str!("../../packaging/config/collector.toml").replace("/etc/tickbird/ops.secret", "ops.secret");
         let config = Config::parse(&text, directory.path()).expect("reads");
         assert_eq!((config.bounds, config.limits), (Bounds::default(), Limits::default()));
+        assert_eq!(config.certificates, Settings::default());
         assert_eq!(config.receivers.len(), 1);
         assert_eq!((config.receivers[0].name.as_str(), config.receivers[0].min_severity), ("ops", Severity::Warning));
     }
@@ -271,13 +331,18 @@ mod tests {
             [agents]
             listen = "collector:7443"
             url = "http://host"
+            client_name = "email"
             [people]
             listen = 7444
+            certificate_file = "only.pem"
             [retention]
             findings = "90"
             incidents = "5 fortnights"
             summaries = "1s"
             bytes = "10 GB of it"
+            [certificates]
+            agent = "1s"
+            authority = "9s"
             [limits]
             connections = 0
             [[receiver]]
@@ -291,11 +356,15 @@ mod tests {
         insta::assert_snapshot!(mistakes(text).join("\n"), @"
         agents.listen: `collector:7443` is not an address and a port
         agents.url: `http://host` is not where agents can send to
+        agents.client_name: `email` is no place in a certificate
         people.listen: is not a text but an integer
+        people.certificate_file: certificate_file, key_file and ca_file go together
         retention.findings: `90` has no unit
         retention.incidents: `5 fortnights` has a unit that is none of ms, s, m, h, d, w
         retention.summaries: is under an hour, the time in which an incident may come back
         retention.bytes: `10 GB of it` has a unit that is none of B, KiB, MiB, GiB, TiB
+        certificates.agent: is too short to be renewed in time
+        certificates.authority: is under ten lives of an agent's certificate: not every agent would hear of the next in time
         limits.connections: is out of range
         receiver[0].min_severity: `loud` is no severity
         receiver[0].webhook.url: is missing

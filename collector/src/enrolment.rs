@@ -23,8 +23,9 @@ use tickbird_shared::enrolment::{EnrolmentAnswer, EnrolmentRequest};
 use tickbird_shared::protocol::{ENROL_PATH, MAX_LABEL_BYTES};
 use tokio::sync::Semaphore;
 
+use crate::certificates::Certificates;
 use crate::ledger;
-use crate::pki::{self, Authority, MAX_REQUEST_BYTES};
+use crate::pki::{self, MAX_REQUEST_BYTES};
 use crate::problem::Problem;
 use crate::token;
 
@@ -49,7 +50,7 @@ pub struct Enrolment(Arc<Shared>);
 
 struct Shared {
     ledger: ledger::Handle,
-    authority: Authority,
+    certificates: Certificates,
     /// Where agents send their records.
     url: String,
     clock: fn() -> Timestamp,
@@ -78,10 +79,10 @@ impl Counters {
 
 impl Enrolment {
     /// Enrols agents that will send to `url`.
-    pub fn new(ledger: ledger::Handle, authority: Authority, url: String, clock: fn() -> Timestamp) -> Self {
+    pub fn new(ledger: ledger::Handle, certificates: Certificates, url: String, clock: fn() -> Timestamp) -> Self {
         Self(Arc::new(Shared {
             ledger,
-            authority,
+            certificates,
             url,
             clock,
             began: Instant::now(),
@@ -126,7 +127,7 @@ impl Enrolment {
             token_hash: token::hash(&asked.token),
             agent: format!("a-{}", ulid::Ulid::new().to_string().to_ascii_lowercase()),
             host: asked.host.clone(),
-            certificate_expires_at: pki::agent_expiry(now),
+            certificate_expires_at: shared.certificates.agent_expiry(now),
         };
         let enrolled = shared.ledger.enrol(enrolment).await.map_err(|why| {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, why.code(), why.to_string()).retry_after(why.retry_after())
@@ -138,7 +139,7 @@ impl Enrolment {
             Problem::new(StatusCode::FORBIDDEN, "token_refused", "the enrolment token gives nothing")
                 .advise("make a new one with `tickbird-collector token create`")
         })?;
-        let signed = shared.authority.sign_agent(&request, &agent.tenant, &agent.id, now).map_err(|error| {
+        let signed = shared.certificates.sign(&request, (&agent.tenant, &agent.id), now).map_err(|error| {
             tracing::error!(agent = %agent.id, %error, "an enrolled agent got no certificate");
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "not_signed", "the certificate could not be made")
         })?;
@@ -148,7 +149,7 @@ impl Enrolment {
             tenant: agent.tenant,
             labels: agent.token_labels,
             certificate: signed.certificate,
-            authority: shared.authority.pem().to_owned(),
+            authority: shared.certificates.bundle(now),
             url: shared.url.clone(),
             expires_at: signed.expires_at,
         })

@@ -1,6 +1,6 @@
 //! From bytes on a socket to an accepted batch.
 //!
-//! A connection is let in by its certificate (`authenticate`), each request is bounded in bytes, records, rate and time
+//! A connection is let in by its certificate (`authenticate`), which it may also renew (`renew`); each request is bounded in bytes, records, rate and time
 //! (`admit`), its body is read into rows one record at a time (`decode`), and the ledger settles it. An answer of
 //! 200 is written only after the ledger's commit.
 
@@ -8,6 +8,7 @@ mod admit;
 mod authenticate;
 mod decode;
 mod listener;
+mod renew;
 
 use std::time::Duration;
 
@@ -23,7 +24,6 @@ use crate::ledger::Unavailable;
 use crate::problem::Problem;
 
 pub use admit::Limits;
-pub use authenticate::tls;
 pub use listener::Ingest;
 
 /// Why a request was not settled. Whatever is not said to be for ever, the agent keeps and sends again.
@@ -32,6 +32,15 @@ pub enum IngestError {
     /// The certificate names an agent that is denied, forgotten or was never here.
     #[error("this agent may not send")]
     NotAdmitted,
+    /// The certificate's life is over: it serves for its renewal and for nothing else.
+    #[error("the agent's certificate has ended: it may only be renewed")]
+    CertificateEnded,
+    /// The agent believes to be another than its certificate names.
+    #[error("the certificate names another agent than the request does")]
+    OtherAgent,
+    /// A request to renew that cannot be signed.
+    #[error("the certificate cannot be renewed: {0}")]
+    Request(&'static str),
     /// The agent has as many connections as it may.
     #[error("the agent has too many connections")]
     TooManyConnections,
@@ -87,6 +96,9 @@ impl IngestError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::NotAdmitted => "denied",
+            Self::CertificateEnded => "certificate_ended",
+            Self::OtherAgent => "other_agent",
+            Self::Request(_) => "csr",
             Self::TooManyConnections => "too_many_connections",
             Self::RateLimited { .. } => "rate_limited",
             Self::NotFound => "not_found",
@@ -107,7 +119,8 @@ impl IngestError {
     /// The answer.
     pub fn problem(&self) -> Problem {
         let (status, wait) = match self {
-            Self::NotAdmitted => (StatusCode::FORBIDDEN, None),
+            Self::NotAdmitted | Self::CertificateEnded | Self::OtherAgent => (StatusCode::FORBIDDEN, None),
+            Self::Request(_) => (StatusCode::UNPROCESSABLE_ENTITY, None),
             Self::TooManyConnections => (StatusCode::TOO_MANY_REQUESTS, Some(Duration::from_secs(10))),
             Self::RateLimited { wait } => (StatusCode::TOO_MANY_REQUESTS, Some(*wait)),
             Self::NotFound => (StatusCode::NOT_FOUND, None),
@@ -132,6 +145,8 @@ impl IngestError {
     const fn advice(&self) -> Option<&'static str> {
         match self {
             Self::NotAdmitted => Some("enrol the agent again with a new token"),
+            Self::CertificateEnded => Some("let the agent renew it; see `tickbird-agent status` why it did not"),
+            Self::OtherAgent => Some("let collector.agent there and agents.client_name here mean the same"),
             Self::TooManyConnections => Some("check that no second agent runs with this identity"),
             Self::TooLarge | Self::TooManyRecords => Some("split the batch"),
             Self::Protocol(_) => Some("upgrade the collector before its agents"),
@@ -152,6 +167,8 @@ pub struct Counters {
     pub requests: Family<Code, Counter>,
     /// Bytes of bodies as received.
     pub bytes: Counter,
+    /// Certificates renewed.
+    pub renewed: Counter,
 }
 
 /// The label of [`Counters::requests`].
@@ -171,6 +188,7 @@ impl Counters {
             self.handshakes_failed.clone(),
         );
         registry.register("tickbird_ingest_requests", "Requests of agents by answer", self.requests.clone());
+        registry.register("tickbird_certificates_renewed", "Certificates of agents renewed", self.renewed.clone());
         registry.register("tickbird_ingest_bytes", "Bytes of bodies as received", self.bytes.clone());
     }
 }

@@ -25,7 +25,7 @@ use crate::store::AgentRow;
 
 pub use counters::Counters;
 pub use directory::{AgentKey, Directory, Standing};
-pub use event::{Content, Delivery, Enrolment, Incoming, Numbered, Outcome, Settled, TokenRefusal};
+pub use event::{Content, Delivery, Enrolment, Guest, Incoming, Numbered, Outcome, Renewal, Settled, TokenRefusal};
 pub use thread::{Config, Running, start};
 
 /// Why the ledger did nothing. Everything may be asked again later.
@@ -90,6 +90,8 @@ type Answer<T> = oneshot::Sender<Result<T, Unavailable>>;
 enum Event {
     Batch(Box<Incoming>, Answer<Settled>),
     Enrol(Box<Enrolment>, Answer<Result<AgentRow, TokenRefusal>>),
+    Renew(Renewal, Answer<bool>),
+    Admit(Guest, Answer<()>),
     Delivered(Box<Delivery>, Answer<()>),
     Presence(Vec<AgentKey>, oneshot::Sender<Vec<Presence>>),
     Fleet(String, oneshot::Sender<Vec<PoolSum>>),
@@ -118,6 +120,26 @@ impl Handle {
     pub async fn enrol(&self, enrolment: Enrolment) -> Result<Result<AgentRow, TokenRefusal>, Unavailable> {
         let (answer, answered) = oneshot::channel();
         self.send(Event::Enrol(Box::new(enrolment), answer)).await?;
+        answered.await.unwrap_or_else(|_| Err(self.why()))
+    }
+
+    /// Writes until when an agent's certificate lasts; false when the agent may not speak any more.
+    ///
+    /// # Errors
+    /// When nothing was done.
+    pub async fn renew(&self, renewal: Renewal) -> Result<bool, Unavailable> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Event::Renew(renewal, answer)).await?;
+        answered.await.unwrap_or_else(|_| Err(self.why()))
+    }
+
+    /// Keeps an agent that another PKI vouches for, if it is not known yet, and until when its certificate lasts.
+    ///
+    /// # Errors
+    /// When nothing was done.
+    pub async fn admit(&self, guest: Guest) -> Result<(), Unavailable> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Event::Admit(guest, answer)).await?;
         answered.await.unwrap_or_else(|_| Err(self.why()))
     }
 
@@ -204,6 +226,7 @@ mod tests {
 
     use super::*;
     use crate::alert::Receiver;
+    use crate::pki::life::Kept;
     use crate::store::{Bounds, FindingRow, IncidentFilter, Writer};
     use crate::token::{self, Terms};
 
@@ -263,7 +286,12 @@ mod tests {
         let transaction = writer.transaction().expect("begins");
         transaction.add_token(&row).expect("writes");
         transaction.commit().expect("commits");
-        let config = Config { receivers: vec![Receiver::new("ops")], bounds: Bounds::default(), clock: Timestamp::now };
+        let config = Config {
+            receivers: vec![Receiver::new("ops")],
+            bounds: Bounds::default(),
+            certificates: watch::channel(Kept::default()).1,
+            clock: Timestamp::now,
+        };
         let (ledger, running) = start(writer, config).expect("starts");
         let enrolment = Enrolment {
             token_hash: token::hash(&token.secret),

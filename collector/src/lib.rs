@@ -8,8 +8,9 @@
 //! [`store`] is the floor: rows, one transaction, nothing decided. [`ingest`] turns bytes into an accepted batch.
 //! [`ledger`] is one thread that owns the state: it lets [`aggregate`] and [`alert`] decide, commits what they decided
 //! together with what caused it, and only then answers. [`notify`] delivers, [`api`] shows. [`enrolment`] gives an agent
-//! its identity out of [`pki`]. [`collector`] wires them and is the only module that knows all of them.
+//! its identity, signed by the authority that [`certificates`] keeps with [`pki`]. [`collector`] wires them and is the only module that knows all of them.
 
+pub mod certificates;
 pub mod pki;
 pub mod problem;
 pub mod store;

@@ -47,7 +47,7 @@ pub struct Bounds {
 pub struct Listener {
     name: &'static str,
     socket: TcpListener,
-    tls: Arc<ServerConfig>,
+    tls: watch::Receiver<Arc<ServerConfig>>,
     bounds: Bounds,
 }
 
@@ -71,14 +71,14 @@ pub struct BindError {
 }
 
 impl Listener {
-    /// Binds `address`; port 0 lets the system choose. `name` is for the log.
+    /// Binds `address`; port 0 lets the system choose. `name` is for the log. Each connection takes `tls` as it then is.
     ///
     /// # Errors
     /// When the address is taken or is not this host's.
     pub async fn bind(
         name: &'static str,
         address: SocketAddr,
-        tls: Arc<ServerConfig>,
+        tls: watch::Receiver<Arc<ServerConfig>>,
         bounds: Bounds,
     ) -> Result<Self, BindError> {
         let socket = TcpListener::bind(address).await.map_err(|source| BindError { address, source })?;
@@ -105,7 +105,6 @@ impl Listener {
         F: Fn(Accepted) -> Fut + Clone + Send + 'static,
         Fut: Future<Output = ()> + Send,
     {
-        let acceptor = TlsAcceptor::from(Arc::clone(&self.tls));
         let handshakes = Arc::new(Semaphore::new(self.bounds.handshakes));
         let mut connections = JoinSet::new();
         loop {
@@ -124,7 +123,8 @@ impl Listener {
                     continue;
                 }
             };
-            let (acceptor, each, failed) = (acceptor.clone(), each.clone(), failed.clone());
+            let acceptor = TlsAcceptor::from(Arc::clone(&self.tls.borrow()));
+            let (each, failed) = (each.clone(), failed.clone());
             let (bounds, closing) = (self.bounds, closing.clone());
             connections.spawn(async move {
                 // A batch is one write; waiting to fill a packet would only delay it.

@@ -12,22 +12,21 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
 use tickbird_shared::Timestamp;
+use x509_parser::extensions::GeneralName;
+use zeroize::Zeroizing;
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
-/// Life of the authority.
-const AUTHORITY_LIFE: Duration = DAY.saturating_mul(3_650);
-/// Life of the server's certificate.
-const SERVER_LIFE: Duration = DAY.saturating_mul(825);
-/// Life of an agent's certificate; agents renew after two thirds of it.
-pub const AGENT_LIFE: Duration = DAY.saturating_mul(30);
-/// Certificates begin this long before they are made, for agents whose clock is behind.
-const BACKDATED: Duration = Duration::from_secs(3600);
+mod keyring;
+pub mod life;
+
+pub use keyring::Keyring;
+pub use life::{Lives, Validity};
+
 /// Longest signing request that is looked at, in bytes of PEM.
 pub const MAX_REQUEST_BYTES: usize = 4_096;
 
@@ -91,6 +90,8 @@ pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
     pem: String,
+    key: Zeroizing<String>,
+    validity: Validity,
 }
 
 /// A certificate (or chain) and its key, both PEM. Not `Debug`: the key is secret.
@@ -115,39 +116,38 @@ pub struct AgentCertificate {
 pub struct Request(CertificateSigningRequestParams);
 
 impl Authority {
-    /// Makes a new authority, and its certificate and key to be written down.
+    /// Makes a new authority that lives so long.
     ///
     /// # Errors
     /// When the system gives no randomness.
-    pub fn create(now: Timestamp) -> Result<(Self, Issued), PkiError> {
+    pub fn create(life: Duration, now: Timestamp) -> Result<Self, PkiError> {
         let key = KeyPair::generate().map_err(PkiError::Sign)?;
-        let mut params = params(&format!("Tickbird authority {}", ulid::Ulid::new()), now, AUTHORITY_LIFE);
+        let validity = Validity::new(now, life, None);
+        let mut params = params(&format!("Tickbird authority {}", ulid::Ulid::new()), validity);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key).map_err(PkiError::Sign)?;
-        let issued = Issued { certificate: certificate.pem(), key: key.serialize_pem() };
-        let authority =
-            Self { issuer: Issuer::new(params, key), certificate: certificate.der().clone(), pem: certificate.pem() };
-        Ok((authority, issued))
+        let (pem, key_pem) = (certificate.pem(), Zeroizing::new(key.serialize_pem()));
+        let issuer = Issuer::new(params, key);
+        Ok(Self { issuer, certificate: certificate.der().clone(), pem, key: key_pem, validity })
     }
 
-    /// Reads an authority that [`Authority::create`] made.
-    ///
-    /// # Errors
-    /// When a file cannot be read or does not hold what it should.
-    pub fn read(certificate: &Path, key: &Path) -> Result<Self, PkiError> {
-        let pem = read(certificate)?;
-        let malformed = || PkiError::Malformed { path: certificate.into(), what: "a certificate in PEM" };
-        let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| malformed())?;
-        let key_pair = KeyPair::from_pem(&read(key)?)
-            .map_err(|_| PkiError::Malformed { path: key.into(), what: "a private key in PEM" })?;
-        let issuer = Issuer::from_ca_cert_der(&der, key_pair).map_err(|_| malformed())?;
-        Ok(Self { issuer, certificate: der, pem })
+    /// The authority of a certificate and its key; `None` when they are not one.
+    fn of(certificate: CertificateDer<'static>, key: &str) -> Option<Self> {
+        let pair = KeyPair::from_pem(key).ok()?;
+        let validity = Validity::of(&certificate)?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).ok()?;
+        if parsed.public_key().raw != pair.subject_public_key_info() {
+            return None;
+        }
+        let pem = encode(&certificate);
+        let issuer = Issuer::from_ca_cert_der(&certificate, pair).ok()?;
+        Some(Self { issuer, pem, key: Zeroizing::new(key.to_owned()), validity, certificate })
     }
 
     /// SHA-256 of the certificate in DER, in hexadecimal: what an enrolment token carries.
     pub fn fingerprint(&self) -> String {
-        Sha256::digest(&self.certificate).iter().map(|byte| format!("{byte:02x}")).collect()
+        fingerprint(&self.certificate)
     }
 
     /// The certificate, DER.
@@ -160,19 +160,44 @@ impl Authority {
         &self.pem
     }
 
-    /// A new key and certificate for a server of these names; the authority follows it in the chain.
+    /// From when to when it may vouch for anybody.
+    pub const fn validity(&self) -> Validity {
+        self.validity
+    }
+
+    /// A new key and certificate for a server of these names.
     ///
     /// # Errors
     /// When a name cannot be in a certificate.
-    pub fn sign_server(&self, names: &[String], now: Timestamp) -> Result<Issued, PkiError> {
+    pub fn sign_server(&self, names: &[String], life: Duration, now: Timestamp) -> Result<Issued, PkiError> {
         let key = KeyPair::generate().map_err(PkiError::Sign)?;
-        let mut params = params("Tickbird collector", now, SERVER_LIFE);
+        let certificate = self.sign_server_key(&key, names, life, now)?;
+        Ok(Issued { certificate, key: key.serialize_pem() })
+    }
+
+    /// A new certificate for a server's key, PEM; the authority follows it in the chain.
+    ///
+    /// # Errors
+    /// When a name cannot be in a certificate.
+    pub fn sign_server_key(
+        &self,
+        key: &KeyPair,
+        names: &[String],
+        life: Duration,
+        now: Timestamp,
+    ) -> Result<String, PkiError> {
+        let mut params = params("Tickbird collector", Validity::new(now, life, Some(self.validity.ends)));
         params.subject_alt_names = names.iter().map(|name| server_name(name)).collect::<Result<_, _>>()?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
-        let certificate = params.signed_by(&key, &self.issuer).map_err(PkiError::Sign)?;
-        Ok(Issued { certificate: format!("{}{}", certificate.pem(), self.pem), key: key.serialize_pem() })
+        let certificate = params.signed_by(key, &self.issuer).map_err(PkiError::Sign)?;
+        Ok(format!("{}{}", certificate.pem(), self.pem))
+    }
+
+    /// When a certificate ends that an agent gets now.
+    pub fn agent_expiry(&self, life: Duration, now: Timestamp) -> Timestamp {
+        Validity::new(now, life, Some(self.validity.ends)).ends
     }
 
     /// Signs the public key of `request` for the agent `id` of `tenant`.
@@ -182,11 +207,12 @@ impl Authority {
     pub fn sign_agent(
         &self,
         request: &Request,
-        tenant: &str,
-        id: &str,
+        (tenant, id): (&str, &str),
+        life: Duration,
         now: Timestamp,
     ) -> Result<AgentCertificate, PkiError> {
-        let mut params = params(id, now, AGENT_LIFE);
+        let validity = Validity::new(now, life, Some(self.validity.ends));
+        let mut params = params(id, validity);
         let uri = format!("{SCHEME}{tenant}/{id}");
         let uri = uri.as_str().try_into().map_err(|_| PkiError::Name(uri.clone()))?;
         params.subject_alt_names = vec![SanType::URI(uri)];
@@ -194,7 +220,7 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&request.0.public_key, &self.issuer).map_err(PkiError::Sign)?;
-        Ok(AgentCertificate { certificate: certificate.pem(), expires_at: agent_expiry(now) })
+        Ok(AgentCertificate { certificate: certificate.pem(), expires_at: validity.ends })
     }
 }
 
@@ -213,12 +239,12 @@ impl Request {
         }
         Ok(Self(request))
     }
-}
 
-/// End of the life of a certificate that an agent gets now, in whole seconds as certificates have them.
-pub fn agent_expiry(now: Timestamp) -> Timestamp {
-    let end = now.saturating_add(AGENT_LIFE).unwrap_or(Timestamp::MAX);
-    Timestamp::from_second(end.as_second()).unwrap_or(end)
+    /// Whether it is about the key of this certificate.
+    pub fn is_of(&self, certificate: &CertificateDer<'_>) -> bool {
+        let parsed = x509_parser::parse_x509_certificate(certificate);
+        parsed.is_ok_and(|(_, it)| it.public_key().raw == self.0.public_key.subject_public_key_info())
+    }
 }
 
 /// Tenant and id of the agent that a certificate names, if it names one.
@@ -226,24 +252,35 @@ pub fn agent_of(certificate: &CertificateDer<'_>) -> Option<(String, String)> {
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let names = certificate.subject_alternative_name().ok()??;
     let mut agents = names.value.general_names.iter().filter_map(|name| match name {
-        x509_parser::extensions::GeneralName::URI(uri) => uri.strip_prefix(SCHEME)?.split_once('/'),
+        GeneralName::URI(uri) => uri.strip_prefix(SCHEME)?.split_once('/'),
         _ => None,
     });
     // A second name would leave open who speaks.
     let (Some((tenant, id)), None) = (agents.next(), agents.next()) else { return None };
-    let is_plain = |text: &str| {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-        !text.is_empty() && text.len() <= 128 && text.bytes().all(plain)
-    };
     (is_plain(tenant) && is_plain(id)).then(|| (tenant.to_owned(), id.to_owned()))
 }
 
-/// The first host name or address that a server's certificate is for.
-pub fn first_name(certificate: &CertificateDer<'_>) -> Option<String> {
-    use x509_parser::extensions::GeneralName;
-    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    let names = certificate.subject_alternative_name().ok()??;
-    names.value.general_names.iter().find_map(|name| match name {
+/// SHA-256 of a certificate in DER, in hexadecimal.
+pub fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+    Sha256::digest(certificate).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Whether a text may be a tenant or an agent's id.
+pub fn is_plain(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    !text.is_empty() && text.len() <= 128 && text.bytes().all(plain)
+}
+
+/// Whether an agent's id has the form that enrolment gives out.
+pub fn is_assigned(id: &str) -> bool {
+    id.strip_prefix("a-").is_some_and(|rest| rest.len() == 26 && rest.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+}
+
+/// The host names and addresses that a server's certificate is for, in its order.
+pub fn names_of(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else { return Vec::new() };
+    let Ok(Some(names)) = certificate.subject_alternative_name() else { return Vec::new() };
+    let name = |name: &GeneralName<'_>| match name {
         GeneralName::DNSName(name) => Some((*name).to_owned()),
         GeneralName::IPAddress(octets) => match (<[u8; 4]>::try_from(*octets), <[u8; 16]>::try_from(*octets)) {
             (Ok(v4), _) => Some(IpAddr::from(v4).to_string()),
@@ -251,13 +288,40 @@ pub fn first_name(certificate: &CertificateDer<'_>) -> Option<String> {
             _ => None,
         },
         _ => None,
-    })
+    };
+    names.value.general_names.iter().filter_map(name).collect()
 }
 
-/// End of a certificate's life.
-pub fn expiry_of(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
-    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()
+/// The certificates in a file, at least one.
+///
+/// # Errors
+/// When it cannot be read or holds none.
+pub fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, PkiError> {
+    let malformed = || PkiError::Malformed { path: path.into(), what: "certificates in PEM" };
+    let text = read(path)?;
+    let chain =
+        CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(|_| malformed())?;
+    if chain.is_empty() { Err(malformed()) } else { Ok(chain) }
+}
+
+/// The private key in a file.
+///
+/// # Errors
+/// When it cannot be read or holds none.
+pub fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, PkiError> {
+    PrivateKeyDer::from_pem_slice(read(path)?.as_bytes())
+        .map_err(|_| PkiError::Malformed { path: path.into(), what: "a private key in PEM" })
+}
+
+/// A certificate as PEM.
+pub fn encode(certificate: &CertificateDer<'_>) -> String {
+    let body = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, certificate);
+    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
+    for line in body.as_bytes().chunks(64) {
+        pem.extend(line.iter().map(|byte| char::from(*byte)));
+        pem.push('\n');
+    }
+    pem + "-----END CERTIFICATE-----\n"
 }
 
 /// Writes a secret, readable by its owner only, and never over something that is there.
@@ -276,6 +340,28 @@ pub fn write_public(path: &Path, text: &str) -> Result<(), PkiError> {
     write(path, text, 0o644)
 }
 
+/// Puts a file in the place of another, whole or not at all, also over a power cut.
+fn replace(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
+    let failed = |source| PkiError::Write { path: path.into(), source };
+    let draft = path.with_added_extension("new");
+    match std::fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => write(&draft, text, mode)?,
+    }
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let renamed = std::fs::rename(&draft, path).and_then(|()| std::fs::File::open(directory)?.sync_all());
+    renamed.map_err(failed)
+}
+
+/// Puts what anybody may read in the place of a file that says something else.
+///
+/// # Errors
+/// When it cannot be written; the old file is then untouched.
+pub fn publish(path: &Path, text: &str) -> Result<(), PkiError> {
+    let stands = std::fs::read_to_string(path).is_ok_and(|it| it == text);
+    if stands { Ok(()) } else { replace(path, text, 0o644) }
+}
+
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
     let written = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).and_then(|mut file| {
         file.write_all(text.as_bytes())?;
@@ -284,19 +370,18 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
     written.map_err(|source| PkiError::Write { path: path.into(), source })
 }
 
-fn read(path: &Path) -> Result<String, PkiError> {
-    std::fs::read_to_string(path).map_err(|source| PkiError::Read { path: path.into(), source })
+fn read(path: &Path) -> Result<Zeroizing<String>, PkiError> {
+    let text = std::fs::read_to_string(path).map_err(|source| PkiError::Read { path: path.into(), source })?;
+    Ok(Zeroizing::new(text))
 }
 
-fn params(common_name: &str, now: Timestamp, life: Duration) -> CertificateParams {
+fn params(common_name: &str, validity: Validity) -> CertificateParams {
     let mut params = CertificateParams::default();
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, common_name);
     params.distinguished_name = name;
-    let from = now.saturating_sub(BACKDATED).unwrap_or(Timestamp::MIN);
-    let to = now.saturating_add(life).unwrap_or(Timestamp::MAX);
-    params.not_before = SystemTime::from(from).into();
-    params.not_after = SystemTime::from(to).into();
+    params.not_before = SystemTime::from(validity.begins).into();
+    params.not_after = SystemTime::from(validity.ends).into();
     params
 }
 
@@ -327,13 +412,15 @@ mod tests {
     #[test]
     fn an_agent_gets_the_names_the_collector_assigns_and_none_it_asked_for() {
         let now = Timestamp::from_second(1_800_000_000).expect("in range");
-        let (authority, _) = Authority::create(now).expect("makes one");
+        let lives = Lives::default();
+        let authority = Authority::create(lives.authority, now).expect("makes one");
         let key = KeyPair::generate().expect("makes one");
         let read = Request::read(&request(&key)).expect("a request");
-        let issued = authority.sign_agent(&read, "default", "a-01", now).expect("signs");
+        let issued = authority.sign_agent(&read, ("default", "a-01"), lives.agent, now).expect("signs");
         let der = CertificateDer::from_pem_slice(issued.certificate.as_bytes()).expect("PEM");
         assert_eq!(agent_of(&der), Some(("default".into(), "a-01".into())));
-        assert_eq!(expiry_of(&der), Some(issued.expires_at));
+        assert_eq!(Validity::of(&der).map(|it| it.ends), Some(issued.expires_at));
+        assert!(read.is_of(&der) && !read.is_of(authority.certificate()));
         let (_, parsed) = x509_parser::parse_x509_certificate(&der).expect("DER");
         let names = parsed.subject_alternative_name().expect("reads").expect("is there").value.general_names.len();
         assert_eq!(names, 1, "the name in the request is not taken over");
@@ -367,7 +454,7 @@ mod tests {
 
     #[test]
     fn a_certificate_of_somebody_else_names_no_agent() {
-        let (authority, _) = Authority::create(Timestamp::UNIX_EPOCH).expect("makes one");
+        let authority = Authority::create(Lives::default().authority, Timestamp::UNIX_EPOCH).expect("makes one");
         assert_eq!(agent_of(authority.certificate()), None);
         assert_eq!(agent_of(&CertificateDer::from(vec![1, 2, 3])), None);
     }

@@ -3,26 +3,13 @@
 //! `failed` means that findings cannot be taken or incidents cannot be kept: somebody else should be asked. `degraded`
 //! means that it does its work and a person should look: a receiver that is away must not stop agents from reporting.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 use tickbird_shared::Timestamp;
 
 use crate::ledger::Health;
 use crate::notify::{BreakerState, ReceiverStatus};
+use crate::pki::life::{Kept, Life, Standing};
 use crate::store::StoreError;
-
-/// A certificate that ends within this time is worth a look.
-const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
-
-/// The end of one certificate's life.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Expiry {
-    /// Which: `server`, `authority`.
-    pub name: &'static str,
-    /// When it ends.
-    pub at: Timestamp,
-}
 
 /// How a part is. The order is that of badness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -115,17 +102,20 @@ pub fn receivers(receivers: &[ReceiverStatus]) -> Part {
     Part { condition, detail: detail.collect() }
 }
 
-/// Judges our certificates: one that has ended failed, one that ends within 14 days is degraded.
-pub fn certificates(expiries: &[Expiry], now: Timestamp) -> Part {
-    let soon = now.saturating_add(SOON).unwrap_or(Timestamp::MAX);
-    let judge = |it: &Expiry| match it.at {
-        at if at <= now => Condition::Failed,
-        at if at <= soon => Condition::Degraded,
-        _ => Condition::Ok,
+/// Judges our certificates: one that has ended failed; one that should have been renewed, or files that cannot be used, are
+/// degraded. Why is in the log, since it names files.
+pub fn certificates(kept: &Kept, now: Timestamp) -> Part {
+    let judge = |it: &Life| match it.validity.standing(now) {
+        Standing::Ended => Condition::Failed,
+        Standing::Soon | Standing::Urgent => Condition::Degraded,
+        Standing::Good => Condition::Ok,
     };
-    let condition = expiries.iter().map(judge).max().unwrap_or(Condition::Ok);
-    let detail =
-        expiries.iter().map(|it| json!({ "name": it.name, "expires_at": it.at, "status": judge(it).as_str() }));
+    let kept_well = if kept.failure.is_some() { Condition::Degraded } else { Condition::Ok };
+    let condition = kept.lives.iter().map(judge).fold(kept_well, Condition::max);
+    let detail = kept
+        .lives
+        .iter()
+        .map(|it| json!({ "name": it.name, "expires_at": it.validity.ends, "status": judge(it).as_str() }));
     Part { condition, detail: detail.collect() }
 }
 
@@ -133,6 +123,7 @@ pub fn certificates(expiries: &[Expiry], now: Timestamp) -> Part {
 mod tests {
     use super::*;
     use crate::ledger::Unavailable;
+    use crate::pki::Validity;
 
     fn at(day: i64) -> Timestamp {
         Timestamp::from_second(1_790_000_000 + day * 86_400).expect("in range")
@@ -155,7 +146,13 @@ mod tests {
             store: store(&Ok(())),
             ledger: ledger(Health { failing, bytes_in_use: 1 }),
             receivers: receivers(&[receiver(breaker)]),
-            certificates: certificates(&[Expiry { name: "server", at: at(expires) }], at(0)),
+            certificates: certificates(
+                &Kept {
+                    lives: vec![Life { name: "server", validity: Validity { begins: at(-365), ends: at(expires) } }],
+                    failure: None,
+                },
+                at(0),
+            ),
         };
         let of = |failing, breaker, expires| report(failing, breaker, expires).condition();
         assert_eq!(of(None, BreakerState::Closed, 90), Condition::Ok);

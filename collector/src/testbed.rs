@@ -9,6 +9,7 @@ use tickbird_shared::{Change, Epoch, Fingerprint, Labels, Lane, Severity, Status
 
 use crate::alert::Receiver;
 use crate::ledger::{self, Content, Handle, Incoming, Numbered, Settled};
+use crate::pki::life::Kept;
 use crate::store::{AgentRow, Bounds, FindingRow, LevelsRow, MessageState, OutboxRow, Readers, Writer};
 
 pub(crate) const TENANT: &str = "default";
@@ -58,7 +59,12 @@ impl Testbed {
 
     fn over(directory: TempDir, receivers: Vec<Receiver>, epoch: char) -> Self {
         let path = directory.path().join("store.db");
-        let config = ledger::Config { receivers, bounds: Bounds::default(), clock };
+        let config = ledger::Config {
+            receivers,
+            bounds: Bounds::default(),
+            certificates: tokio::sync::watch::channel(Kept::default()).1,
+            clock,
+        };
         let (ledger, running) = ledger::start(Writer::open(&path).expect("opens"), config).expect("starts");
         let readers = Readers::open(&path).expect("opens");
         let epoch = Epoch::try_from(epoch.to_string().repeat(26)).expect("26 letters");

@@ -1,4 +1,4 @@
-//! How an agent gets its identity: a token and a certificate signing request in, a certificate out.
+//! How an agent gets its identity, a token and a certificate signing request in, a certificate out; and how it keeps it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -31,7 +31,29 @@ pub struct EnrolmentAnswer {
     pub labels: Labels,
     /// The agent's certificate, PEM.
     pub certificate: String,
-    /// The authority that the collector's own certificate is signed by, PEM.
+    /// The authorities to trust from now on, PEM: first the one that the token names.
+    pub authority: String,
+    /// Where to send records: `https://host:port` of the listener for agents.
+    pub url: String,
+    /// End of the certificate's life.
+    pub expires_at: Timestamp,
+}
+
+/// `POST /v1/renew` on the listener for agents, by the agent that the client certificate names. After its end a certificate
+/// still serves for this for 90 days, and the request is then for its own key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenewalRequest {
+    /// A PKCS #10 request in PEM. Only its public key is used.
+    pub csr: String,
+}
+
+/// The collector's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewalAnswer {
+    /// The agent's new certificate, PEM.
+    pub certificate: String,
+    /// The authorities to trust from now on, PEM: more than one while one follows another.
     pub authority: String,
     /// Where to send records: `https://host:port` of the listener for agents.
     pub url: String,

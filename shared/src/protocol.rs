@@ -7,6 +7,12 @@ pub const PROTOCOL: u32 = 1;
 pub const RECORDS_PATH: &str = "/v1/records";
 /// Path of enrolment, on the listener for people.
 pub const ENROL_PATH: &str = "/v1/enroll";
+/// Path of the renewal of a certificate, on the listener for agents.
+pub const RENEW_PATH: &str = "/v1/renew";
+
+/// Header in which an agent says which id it believes to have. One that its certificate does not name is answered 403
+/// `other_agent`, so that nothing is judged, and refused for ever, under a wrong name.
+pub const AGENT_HEADER: &str = "tickbird-agent";
 
 /// Largest body as sent (compressed), in bytes. Enforced while reading; more is answered 413.
 pub const MAX_COMPRESSED_BYTES: usize = 1 << 20;

@@ -15,6 +15,7 @@ mod fleet;
 mod full_disk;
 mod ghosts;
 mod healthy;
+mod identity;
 mod kills;
 mod leak;
 mod logs;

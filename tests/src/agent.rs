@@ -247,6 +247,11 @@ impl Agent {
         std::fs::read_to_string(self.room.join("log")).unwrap_or_default()
     }
 
+    /// A file of its identity: `agent.pem`, `agent.key`, `ca.pem`.
+    pub fn identity(&self, file: &str) -> PathBuf {
+        self.state().join("identity").join(file)
+    }
+
     /// Where its buffer and its identity are.
     pub fn state_directory(&self) -> PathBuf {
         self.state()

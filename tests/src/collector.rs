@@ -25,7 +25,8 @@ pub struct Collector {
     binary: PathBuf,
     directory: PathBuf,
     log: PathBuf,
-    client: Client,
+    /// What the client trusts; read anew for each request, since the collector renews it.
+    authority: PathBuf,
     admin_token: String,
     enrolment_token: String,
     agents: String,
@@ -37,13 +38,22 @@ pub struct Collector {
 impl Collector {
     /// Runs `init` for 127.0.0.1 with two free ports. It does not serve yet.
     pub fn init(stage: &Stage) -> Result<Self, StageError> {
+        Self::init_with(stage, &[])
+    }
+
+    /// The same with further arguments of `init`.
+    pub fn init_with(stage: &Stage, arguments: &[&str]) -> Result<Self, StageError> {
         let room = stage.room("collector")?;
         let directory = room.join("collector");
-        Self::init_in(stage, directory, room.join("log"))
+        Self::init_at(stage, directory, room.join("log"), arguments)
     }
 
     /// The same in a directory that is given, with its log elsewhere.
     pub fn init_in(stage: &Stage, directory: PathBuf, log: PathBuf) -> Result<Self, StageError> {
+        Self::init_at(stage, directory, log, &[])
+    }
+
+    fn init_at(stage: &Stage, directory: PathBuf, log: PathBuf, arguments: &[&str]) -> Result<Self, StageError> {
         let binary = stage.binary("tickbird-collector")?;
         // The ports stay the same over restarts, which port 0 would not promise.
         let (agents, people) = (free_port()?, free_port()?);
@@ -51,7 +61,7 @@ impl Collector {
         let mut init = Command::new(&binary);
         init.args(["init", "--json", "--name", "127.0.0.1", "--dir"]).arg(&directory);
         init.args(["--listen-agents", &agents, "--listen-people", &people]);
-        let text = run(&mut init)?;
+        let text = run(init.args(arguments))?;
         let made: Value = serde_json::from_str(&text)
             .map_err(|_| StageError::Malformed { what: "the output of init --json".into(), found: text.clone() })?;
         let field = |key: &str| {
@@ -61,7 +71,7 @@ impl Collector {
             })
         };
         Ok(Self {
-            client: Client::trusting(Path::new(&field("ca")?))?,
+            authority: field("ca")?.into(),
             admin_token: field("admin_token")?,
             enrolment_token: field("enrolment_token")?,
             agents,
@@ -88,6 +98,22 @@ impl Collector {
         let failed = || StageError::system(format!("write {}", path.display()));
         let mut file = OpenOptions::new().append(true).open(&path).map_err(failed())?;
         file.write_all(lines.as_bytes()).map_err(failed())
+    }
+
+    /// Replaces a line of its configuration.
+    pub fn rewrite(&self, line: &str, by: &str) -> Result<(), StageError> {
+        let path = self.directory.join("collector.toml");
+        let failed = || StageError::system(format!("rewrite {}", path.display()));
+        let text = std::fs::read_to_string(&path).map_err(failed())?;
+        if !text.contains(line) {
+            return Err(StageError::Malformed { what: format!("`{line}` in collector.toml"), found: text });
+        }
+        std::fs::write(&path, text.replacen(line, by, 1)).map_err(failed())
+    }
+
+    /// Lets the client trust this authority from now on.
+    pub fn trust(&mut self, authority: &Path) {
+        self.authority = authority.to_owned();
     }
 
     /// Serves, and waits until it is ready.
@@ -210,12 +236,12 @@ impl Collector {
 
     /// `GET path` as the administrator; whatever the status is.
     pub fn get(&self, path: &str) -> Result<Answer, StageError> {
-        self.client.get(&self.people, path, Some(&self.admin_token))
+        self.get_as(path, Some(&self.admin_token))
     }
 
     /// `GET path` with another token, or none.
     pub fn get_as(&self, path: &str, token: Option<&str>) -> Result<Answer, StageError> {
-        self.client.get(&self.people, path, token)
+        Client::trusting(&self.authority)?.get(&self.people, path, token)
     }
 
     /// All items of a collection (`incidents`, `findings`, `agents`), page by page. `query`: `status=firing`.

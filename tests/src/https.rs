@@ -118,6 +118,24 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// Waits until the server ends it.
+    pub fn ended(&mut self, within: Duration) -> Result<(), StageError> {
+        let failed = || StageError::system(format!("wait for {} to end the connection", self.address));
+        self.stream.get_ref().sock.set_read_timeout(Some(within)).map_err(failed())?;
+        match self.stream.read(&mut [0]) {
+            Ok(0) => Ok(()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
+                Ok(())
+            }
+            Ok(_) => {
+                Err(StageError::Malformed { what: "the end".into(), found: "an answer that nobody asked for".into() })
+            }
+            Err(error) => Err(failed()(error)),
+        }
+    }
+}
+
 fn builder(authority: &Path) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, StageError> {
     let wrong = |found: String| StageError::Malformed { what: authority.display().to_string(), found };
     let mut roots = RootCertStore::empty();

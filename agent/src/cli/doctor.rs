@@ -127,11 +127,19 @@ async fn running(config: &Config) -> Line {
 
 fn enrolled(config: &Config) -> Line {
     let what = IDENTITY.to_owned();
-    match Identity::load(&config.state_dir, wall()) {
+    let loaded = match &config.identity {
+        Some(files) => std::sync::Arc::clone(files).load(wall()),
+        None => Identity::load(&config.state_dir, wall()),
+    };
+    match loaded {
         Ok(it) => {
             let card = it.card();
             let url = config.collector.as_ref().map_or_else(|| card.url.clone(), ToString::to_string);
             let found = format!("{} at {url}, certificate until {}", card.agent, card.expires_at);
+            if it.life().1 <= wall() {
+                let advice = "it is renewed once the collector is reached, until 90 days after its end";
+                return Line { what, state: "warning", found, needs: None, advice: Some(advice.to_owned()) };
+            }
             Line { what, state: "ok", found, needs: None, advice: None }
         }
         Err(error @ IdentityError::NotEnrolled { .. }) => {

@@ -102,6 +102,7 @@ pub(super) enum CheckId {
     Slow,
     Buffer,
     Clock,
+    OwnCertificate,
 }
 
 impl CheckId {
@@ -160,6 +161,7 @@ impl CheckId {
             Slow,
             Buffer,
             Clock,
+            OwnCertificate,
         ]
         .into_iter()
     }
@@ -780,6 +782,20 @@ pub static CHECKS: &[Check] = &[
         advice: "run a time service (chrony, systemd-timesyncd) on this host and on the collector's",
         reason: "5 s is more than any time service leaves, and enough to put causes behind their effects",
     },
+    Check {
+        id: "agent.certificate",
+        meaning: "the agent's certificate was not renewed in time: at its end nothing can be sent",
+        value: "share of the certificate's life that has passed",
+        unit: Unit::Ratio,
+        bounds: Bounds::above(Some(0.8), Some(0.95)),
+        holds: Holds::both(Hold::Looks(1)),
+        impact: 2,
+        probability: 0.9,
+        false_alarm: FalseAlarm::Low,
+        needs: "an agent that is enrolled",
+        advice: "see `tickbird-agent status` for why it is not renewed; for 90 days after its end it still can be",
+        reason: "it is renewed at two thirds: at 80 % of 30 days the renewal has failed for four days",
+    },
 ];
 
 #[cfg(test)]
@@ -794,7 +810,7 @@ mod tests {
         for id in CheckId::all() {
             assert_eq!(CheckId::find(id.check().id), Some(id));
         }
-        assert_eq!(CheckId::Clock as usize, CHECKS.len() - 1);
+        assert_eq!(CheckId::OwnCertificate as usize, CHECKS.len() - 1);
     }
 
     #[test]

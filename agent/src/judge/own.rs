@@ -17,9 +17,11 @@ use crate::inspect::host::Gap;
 use crate::inspect::{Reason, Value};
 
 mod buffer;
+mod certificate;
 mod clock;
 
 pub use buffer::{BufferSeen, BufferSums, LaneSums};
+pub use certificate::CertificateSeen;
 
 /// Longest reason or name in a sub-key, in characters.
 const CAUSE: usize = 200;
@@ -62,6 +64,11 @@ impl Own {
     /// Compares the wall clock with the time since boot.
     pub(super) fn clock(&mut self, since_boot: Duration, now: Moment, tracks: &mut Tracks) {
         self.steps.look(since_boot, now, tracks);
+    }
+
+    /// Takes in how the agent's certificate stands.
+    pub(super) fn certificate(seen: &CertificateSeen<'_>, now: Moment, tracks: &mut Tracks) {
+        certificate::look(seen, now, tracks);
     }
 
     /// Takes in how far the collector's clock is ahead.

@@ -8,10 +8,11 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, DATE, HOST, RETRY_AFTER, USER_AGENT};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, DATE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
+use tickbird_shared::protocol::AGENT_HEADER;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -132,6 +133,8 @@ pub(super) struct Line {
     origin: Origin,
     tls: Arc<ClientConfig>,
     request_timeout: Duration,
+    /// Who this agent believes to be; none while it is nobody.
+    agent: Option<String>,
     open: Option<Open>,
 }
 
@@ -148,7 +151,12 @@ impl Drop for Open {
 
 impl Line {
     pub(super) fn new(origin: Origin, tls: Arc<ClientConfig>, request_timeout: Duration) -> Self {
-        Self { origin, tls, request_timeout, open: None }
+        Self { origin, tls, request_timeout, agent: None, open: None }
+    }
+
+    /// The same of an agent that says so in each request.
+    pub(super) fn of_agent(self, agent: &str) -> Self {
+        Self { agent: Some(agent.to_owned()), ..self }
     }
 
     pub(super) const fn origin(&self) -> &Origin {
@@ -249,6 +257,10 @@ impl Line {
             .header(CONTENT_TYPE, "application/json");
         if post.is_zstd {
             request = request.header(CONTENT_ENCODING, "zstd");
+        }
+        // An id that is no header value is no id that a certificate can name either.
+        if let Some(agent) = self.agent.as_ref().and_then(|it| HeaderValue::from_str(it).ok()) {
+            request = request.header(AGENT_HEADER, agent);
         }
         request.body(Full::new(post.body.clone())).expect("an origin that was parsed is a valid header value")
     }

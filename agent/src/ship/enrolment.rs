@@ -155,7 +155,7 @@ impl Enrolment<'_> {
 }
 
 /// Only its public key counts: the collector assigns every name.
-fn certificate_request(key: &KeyPair) -> Result<String, rcgen::Error> {
+pub(super) fn certificate_request(key: &KeyPair) -> Result<String, rcgen::Error> {
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name = DistinguishedName::new();
     parameters.distinguished_name.push(DnType::CommonName, "tickbird-agent");

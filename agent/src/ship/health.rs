@@ -42,8 +42,31 @@ pub struct Health {
     pub last_success: Option<Timestamp>,
     /// The last failure, while nothing succeeded since.
     pub last_error: Option<Failure>,
+    /// How this agent's certificate stands.
+    pub certificate: CertificateHealth,
     /// How far the collector's clock is ahead of this host's, by its last answer: from the first to the second.
     pub ahead: Option<(SignedDuration, SignedDuration)>,
+}
+
+/// The certificate that records are sent with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateHealth {
+    /// First moment of its life.
+    pub begins: Timestamp,
+    /// Last moment of its life.
+    pub ends: Timestamp,
+    /// How often it was renewed since this agent started.
+    pub renewals: u64,
+    /// Attempts to renew it that failed, since the last that did not.
+    pub failures: u32,
+    /// The last of these.
+    pub last_error: Option<Failure>,
+}
+
+impl CertificateHealth {
+    pub(super) const fn new((begins, ends): (Timestamp, Timestamp)) -> Self {
+        Self { begins, ends, renewals: 0, failures: 0, last_error: None }
+    }
 }
 
 /// A failure, fit to be shown.
@@ -62,8 +85,9 @@ pub struct Failure {
 }
 
 impl Health {
-    pub(super) fn new(collector: String) -> Self {
+    pub(super) fn new(collector: String, certificate: (Timestamp, Timestamp)) -> Self {
         Self {
+            certificate: CertificateHealth::new(certificate),
             collector,
             breaker: BreakerState::Closed,
             failures_in_a_row: 0,
@@ -83,11 +107,16 @@ impl Health {
 
     /// As one JSON object; its keys are those of the fields.
     pub fn to_json(&self) -> Value {
-        let failure = self.last_error.as_ref().map(|failure| {
+        let of = |failure: &Failure| {
             json!({
                 "outcome": failure.outcome, "text": failure.text, "advice": failure.advice, "at": failure.at,
                 "transient": failure.is_transient,
             })
+        };
+        let failure = self.last_error.as_ref().map(of);
+        let certificate = json!({
+            "begins": self.certificate.begins, "ends": self.certificate.ends, "renewals": self.certificate.renewals,
+            "failures": self.certificate.failures, "last_error": self.certificate.last_error.as_ref().map(of),
         });
         json!({
             "collector": self.collector, "breaker": self.breaker.to_string(), "failures_in_a_row": self.failures_in_a_row,
@@ -95,6 +124,7 @@ impl Health {
             "requests": self.requests, "heartbeats": self.heartbeats, "failures": self.failures,
             "collector_clock_ahead_seconds": self.ahead.map(|(low, high)| [low.as_secs_f64(), high.as_secs_f64()]),
             "bytes_sent": self.bytes_sent, "last_success": self.last_success, "last_error": failure,
+            "certificate": certificate,
         })
     }
 }

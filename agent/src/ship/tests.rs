@@ -338,3 +338,38 @@ async fn a_server_of_another_authority_hears_nothing() {
     assert_eq!((failure.outcome, failure.is_transient), ("tls", false), "{failure:?}");
     assert_eq!(other.world().requests, 0);
 }
+
+/// The certificates of these tests begin in 1975 and end in 4096.
+#[tokio::test]
+async fn a_renewal_that_fails_is_told_and_stops_nothing_before_the_certificates_end() {
+    let late = || Timestamp::from_second(50_000_000_000).expect("a time");
+    let collector = Collector::start().await;
+    let agent = Agent::start_with(&collector, tempfile::tempdir().expect("a directory"), |config| config.clock = late);
+    agent.finds(Lane::Urgent, records(0..50)).await;
+    let world = collector.sees("all records", |world| world.records(Lane::Urgent).len() == 50).await;
+    arrived(&world, Lane::Urgent, &records(0..50));
+    let health = agent.shows("the failure", |health| health.certificate.failures == 1).await;
+    let failure = health.certificate.last_error.expect("told");
+    assert!(failure.text.contains("503") && failure.text.contains("store_full"), "{}", failure.text);
+    assert_eq!((world.renewals, health.last_error, health.breaker), (1, None, BreakerState::Closed));
+}
+
+#[tokio::test]
+async fn whether_a_certificate_has_ended_is_the_collectors_to_say_and_then_it_is_renewed_at_once() {
+    let after = || Timestamp::from_second(70_000_000_000).expect("a time");
+    let collector = Collector::start().await;
+    let agent = Agent::start_with(&collector, tempfile::tempdir().expect("a directory"), |config| config.clock = after);
+    agent.finds(Lane::Urgent, records(0..50)).await;
+    let world = collector.sees("all records", |world| world.records(Lane::Urgent).len() == 50).await;
+    arrived(&world, Lane::Urgent, &records(0..50));
+    assert!(world.renewals >= 1, "by the clock here it ended long ago");
+
+    let collector = Collector::start().await;
+    let ended = r#"{"code":"certificate_ended"}"#;
+    collector.with(|world| world.moods = VecDeque::from([Mood::Answer(403, None, ended)]));
+    let agent = Agent::start(&collector);
+    agent.finds(Lane::Urgent, records(0..50)).await;
+    let world = collector.sees("a renewal that is not due", |world| world.renewals == 1).await;
+    assert!(world.violations.is_empty(), "{:?}", world.violations);
+    collector.sees("all records", |world| world.records(Lane::Urgent).len() == 50).await;
+}

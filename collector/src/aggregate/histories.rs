@@ -6,6 +6,8 @@ use proptest::prelude::*;
 use tickbird_shared::{Change, Labels};
 
 use super::*;
+use crate::pki::Validity;
+use crate::pki::life::Life;
 
 const TENANT: &str = "default";
 
@@ -377,6 +379,29 @@ fn a_dead_letter_is_an_incident_until_the_receiver_takes_something() {
     assert_eq!(world.apply(Event::Message(&message(MessageState::Dead))), ["Opened notify.dead_letter"]);
     world.wait(7_200);
     assert_eq!(world.apply(Event::Message(&message(MessageState::Delivered))), ["Resolved notify.dead_letter"]);
+}
+
+#[test]
+fn a_certificate_of_ours_that_is_not_renewed_is_told_once_worse_once_and_over_when_it_is() {
+    let mut world = World::new(Vec::new());
+    let days = |days: i64| at(days * 86_400);
+    let kept = |begins: i64, ends: i64| Kept {
+        lives: vec![Life { name: "server", validity: Validity { begins: days(begins), ends: days(ends) } }],
+        failure: Some("cannot write `server.pem`: no space".into()),
+    };
+    let mut on = |day: i64, kept: &Kept| {
+        world.now = day * 86_400;
+        world.apply(Event::Certificates(kept))
+    };
+    let old = kept(0, 300);
+    let none = Vec::<String>::new();
+    assert_eq!(on(269, &old), none);
+    assert_eq!(on(271, &old), ["Opened collector.certificate"]);
+    assert_eq!((on(272, &old), on(280, &old)), (none.clone(), none.clone()), "it is known");
+    assert_eq!(on(294, &old), ["Worsened collector.certificate"]);
+    assert_eq!(on(301, &old), none);
+    assert_eq!(on(302, &kept(302, 602)), ["Resolved collector.certificate"]);
+    assert_eq!(on(303, &kept(302, 602)), none);
 }
 
 #[test]

@@ -10,7 +10,9 @@ use tickbird_shared::{Change, Fingerprint, Lane, Severity, Status, Timestamp};
 
 use super::incident::elapsed;
 use super::{Agent, Key};
+use crate::pki::life::{Life, Standing};
 use crate::store::{FindingRow, IncidentRow, LossRow, OutboxRow};
+use crate::token::DEFAULT_TENANT;
 
 /// An agent fell silent without a goodbye.
 pub(super) const MISSING: &str = "agent.missing";
@@ -20,6 +22,8 @@ const LOSS: &str = "agent.loss";
 const CLONED_IDENTITY: &str = "agent.cloned_identity";
 /// More fires at an agent than is kept track of.
 const TOO_MANY_FIRING: &str = "agent.too_many_firing";
+/// A certificate of the collector itself is not renewed.
+const CERTIFICATE: &str = "collector.certificate";
 /// A message was given up.
 const DEAD_LETTER: &str = "notify.dead_letter";
 
@@ -31,7 +35,9 @@ const QUIET: Duration = Duration::from_secs(3600);
 const DEAD_LETTER_QUIET: Duration = Duration::from_secs(24 * 3600);
 
 pub(super) fn is_reserved(check: &str) -> bool {
-    check.starts_with("fleet.") || [MISSING, LOSS, CLONED_IDENTITY, TOO_MANY_FIRING, DEAD_LETTER].contains(&check)
+    check.starts_with("fleet.")
+        || check.starts_with("collector.")
+        || [MISSING, LOSS, CLONED_IDENTITY, TOO_MANY_FIRING, DEAD_LETTER].contains(&check)
 }
 
 /// Whether an incident is of the kind that ends by itself, and its time has come.
@@ -118,6 +124,41 @@ pub(super) fn too_many_firing(tenant: &str, agent: &str, host: &str, now: Timest
         since: now,
     }
     .finding(now)
+}
+
+/// What there is to say of a certificate that should have been renewed; nothing of one that stands well.
+pub(super) fn certificate(life: &Life, failure: Option<&str>, now: Timestamp) -> Option<FindingRow> {
+    let (severity, what) = match life.validity.standing(now) {
+        Standing::Good => return None,
+        Standing::Soon => (Severity::Warning, "ends"),
+        Standing::Urgent => (Severity::Critical, "ends"),
+        Standing::Ended => (Severity::Critical, "ended"),
+    };
+    let (name, ends) = (life.name, life.validity.ends);
+    let why = failure.map(|it| format!(": {it}")).unwrap_or_default();
+    let own = Own {
+        tenant: DEFAULT_TENANT,
+        agent: COLLECTOR,
+        check: CERTIFICATE,
+        target: certificate_target(name),
+        severity,
+        summary: format!("the collector's own certificate ({name}) {what} at {ends} and is not renewed{why}"),
+        reason: "less than a fifth of its life is left, or less than 30 days".into(),
+        advice: "see the collector's log for why it is not renewed; put a new one of your own PKI in the place of its file",
+        evidence: json!({
+            "certificate": name, "begins_at": life.validity.begins, "ends_at": ends, "failure": failure,
+        }),
+        since: now,
+    };
+    Some(own.finding(now))
+}
+
+pub(super) fn certificate_fingerprint(name: &str) -> Fingerprint {
+    Fingerprint::of(DEFAULT_TENANT, COLLECTOR, CERTIFICATE, &certificate_target(name), None)
+}
+
+fn certificate_target(name: &str) -> String {
+    format!("certificate:{name}")
 }
 
 pub(super) fn dead_letter(message: &OutboxRow, now: Timestamp) -> FindingRow {

@@ -205,6 +205,7 @@ const TABLE: &[(&str, Impact, Probability)] = &[
     ("log.*", Sight, Low),
     ("otel.*", Sight, Low),
     ("metrics.*", Sight, Low),
+    ("collector.*", Sight, High),
     ("notify.*", Sight, Low),
     ("err.*", Degraded, Medium),
     // Jobs.

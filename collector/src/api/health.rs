@@ -22,7 +22,7 @@ pub(super) async fn live(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<
 pub(super) async fn ready(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<Response, Problem> {
     Query::parse(&uri)?.finish()?;
     let context = &shared.context;
-    let expiries = context.certificates.borrow().clone();
+    let kept = context.certificates.borrow().clone();
     let store = context.readers.ping().await;
     if let Err(error) = &store {
         tracing::warn!(%error, "the store cannot be read");
@@ -31,7 +31,7 @@ pub(super) async fn ready(State(shared): State<Arc<Shared>>, uri: Uri) -> Result
         store: status::store(&store),
         ledger: status::ledger(context.ledger.health()),
         receivers: status::receivers(&context.notify.receivers()),
-        certificates: status::certificates(&expiries, (context.clock)()),
+        certificates: status::certificates(&kept, (context.clock)()),
     };
     let code = match report.condition() {
         Condition::Failed => StatusCode::SERVICE_UNAVAILABLE,

@@ -92,6 +92,13 @@ async fn levels(shared: &Shared, caller: &Caller) -> Result<Registry, Problem> {
     level(&mut registry, "tickbird_notify_oldest_seconds", help, "receiver", of(|it| it.1));
     let help = "1 while a receiver is not asked, or only now and then";
     level(&mut registry, "tickbird_notify_breaker_open", help, "receiver", of(|it| it.2));
+    let (now, kept) = ((context.clock)(), context.certificates.borrow().clone());
+    let left = kept.lives.iter().map(|it| {
+        let seconds = it.validity.ends.duration_since(now).as_secs().max(0).unsigned_abs();
+        (it.name.to_owned(), seconds)
+    });
+    let help = "Time until a certificate of the collector itself ends";
+    level(&mut registry, "tickbird_certificate_left_seconds", help, "certificate", left);
     Ok(registry)
 }
 

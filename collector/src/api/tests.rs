@@ -13,6 +13,8 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::alert::Receiver;
+use crate::pki::Validity;
+use crate::pki::life::Life;
 use crate::store::{UseRow, Writer};
 use crate::testbed::{AGENT, Testbed, clock};
 use crate::token;
@@ -53,7 +55,9 @@ impl World {
         let (row, _) = token::api("odd", "owner", clock());
         transaction.add_api_token(&row).expect("adds");
         transaction.commit().expect("commits");
-        let expiries = vec![Expiry { name: "server", at: "2999-01-01T00:00:00Z".parse().expect("a time") }];
+        let at = |text: &str| text.parse().expect("a time");
+        let validity = Validity { begins: at("2026-01-01T00:00:00Z"), ends: at("2999-01-01T00:00:00Z") };
+        let expiries = Kept { lives: vec![Life { name: "server", validity }], failure: None };
         let context = Context {
             readers: bed.readers.clone(),
             ledger: bed.ledger.clone(),
@@ -172,7 +176,7 @@ async fn the_http_librarys_own_errors_are_named_too() {
         ledger: world.bed.ledger.clone(),
         notify: notify::Status::default(),
         metrics: Arc::new(Registry::default()),
-        certificates: watch::channel(Vec::new()).1,
+        certificates: watch::channel(Kept::default()).1,
         clock,
         version: "0.1.0",
         started_at: clock(),

@@ -1,11 +1,14 @@
 //! `init`: a new collector in an empty directory.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
 
 use super::{CliError, Where, now};
+use crate::config::duration;
+use crate::pki::Lives;
 
 /// Makes a new collector in an empty directory.
 ///
@@ -25,13 +28,17 @@ pub(super) struct Init {
     /// This host's own name, localhost, 127.0.0.1 and ::1 are added.
     #[arg(long = "name", value_name = "HOSTNAME_OR_IP")]
     names: Vec<String>,
+    /// How long the certificate authority lives; it has a successor after two thirds of that.
+    #[arg(long, value_name = "DURATION", default_value = "3650d", value_parser = duration)]
+    authority_life: Duration,
 }
 
 impl Init {
     pub(super) fn run(self) -> Result<(), CliError> {
         let directory = self.at.directory();
         let names = self.all_names();
-        let created = directory.create(&names, &self.configuration(&names), now())?;
+        let lives = Lives { authority: self.authority_life, ..Lives::default() };
+        let created = directory.create(&names, &self.configuration(&names), lives, now())?;
         let (agents, people) = (self.listen_agents, self.listen_people);
         let (dir, ca) = (directory.path().display().to_string(), directory.authority().display().to_string());
         let json = json!({
@@ -76,6 +83,10 @@ impl Init {
                 _ => format!("url = \"https://{name}:{port}\"\n"),
             },
         };
+        let authority = match self.authority_life.as_secs() {
+            days if days % 86_400 == 0 => format!("{}d", days / 86_400),
+            seconds => format!("{seconds}s"),
+        };
         format!(
             "# Every key is optional; `tickbird-collector check-config` reports every mistake at once.\n\
              name = \"collector\"\n\n\
@@ -92,6 +103,11 @@ impl Init {
              incidents = \"365d\"\n\
              summaries = \"7d\"\n\
              bytes = \"10GiB\"\n\n\
+             # How long certificates live; each is renewed at two thirds of it.\n\
+             [certificates]\n\
+             agent = \"30d\"\n\
+             server = \"825d\"\n\
+             authority = \"{authority}\"\n\n\
              # Who is told:\n\
              # [[receiver]]\n\
              # name = \"ops\"\n\

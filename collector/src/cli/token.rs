@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use tickbird_shared::{Labels, Timestamp};
 
 use super::table::{labels, table, time};
-use super::{CliError, Where, now, say};
+use super::{CliError, Where, now, read_config, say};
 use crate::config::duration;
-use crate::pki::Authority;
+use crate::pki::{self, Keyring};
 use crate::store::TokenRow;
 use crate::token::{self, DEFAULT_TENANT, Terms};
 
@@ -101,9 +101,14 @@ impl Create {
             labels.insert(name, value).map_err(|source| CliError::Label { given: given.clone(), source })?;
         }
         let directory = self.at.directory();
-        let authority = Authority::read(&directory.authority(), &directory.authority_key())?;
+        let config = read_config(&directory.config())?;
+        let fingerprint = match config.certificates.people.server {
+            // Agents enrol with the listener for people, and look for the authority in the chain that it shows.
+            Some(files) => pki::fingerprint(&pki::read_chain(&files.authority)?[0]),
+            None => Keyring::read(&directory.authority_key(), &directory.authority())?.signer(now()).fingerprint(),
+        };
         let terms = Terms { ttl: self.ttl, uses: self.uses, labels, ephemeral: self.ephemeral };
-        let (row, token) = token::enrolment(authority.fingerprint(), terms, now());
+        let (row, token) = token::enrolment(fingerprint, terms, now());
         let mut writer = self.at.writer()?;
         let transaction = writer.transaction()?;
         transaction.add_token(&row)?;

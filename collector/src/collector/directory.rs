@@ -8,7 +8,7 @@ use std::time::Duration;
 use tickbird_shared::{Labels, Timestamp};
 
 use super::CollectorError;
-use crate::pki::{self, Authority};
+use crate::pki::{self, Authority, Keyring, Lives};
 use crate::store::Writer;
 use crate::token::{self, Terms};
 
@@ -31,16 +31,23 @@ impl Directory {
     }
 
     /// Makes a new collector here: authority, server certificate for `names`, `configuration`, store and first tokens.
+    /// `lives` are those of the configuration.
     ///
     /// # Errors
     /// When the directory holds something, a name cannot be in a certificate, or something cannot be written.
-    pub fn create(&self, names: &[String], configuration: &str, now: Timestamp) -> Result<Created, CollectorError> {
-        let (authority, ca) = Authority::create(now)?;
+    pub fn create(
+        &self,
+        names: &[String],
+        configuration: &str,
+        lives: Lives,
+        now: Timestamp,
+    ) -> Result<Created, CollectorError> {
+        let authority = Authority::create(lives.authority, now)?;
         // Before anything is written, so that a wrong name leaves nothing behind.
-        let server = authority.sign_server(names, now)?;
+        let server = authority.sign_server(names, lives.server, now)?;
+        let fingerprint = authority.fingerprint();
         self.make_empty()?;
-        pki::write_secret(&self.authority_key(), &ca.key)?;
-        pki::write_public(&self.authority(), &ca.certificate)?;
+        Keyring::new(authority).write(&self.authority_key(), &self.authority(), now)?;
         pki::write_secret(&self.server_key(), &server.key)?;
         pki::write_public(&self.server(), &server.certificate)?;
         pki::write_public(&self.config(), configuration)?;
@@ -48,7 +55,7 @@ impl Directory {
         let (api_row, admin_token) = token::api("admin", "admin", now);
         let (ttl, uses) = FIRST_TOKEN;
         let terms = Terms { ttl, uses, labels: Labels::default(), ephemeral: false };
-        let (token_row, enrolment_token) = token::enrolment(authority.fingerprint(), terms, now);
+        let (token_row, enrolment_token) = token::enrolment(fingerprint, terms, now);
         let mut writer = Writer::create(&self.store())?;
         let transaction = writer.transaction()?;
         transaction.add_api_token(&api_row)?;
@@ -76,7 +83,7 @@ impl Directory {
         self.0.join("ca.pem")
     }
 
-    /// `ca.key`.
+    /// `ca.key`: every generation of the authority with its certificate.
     pub fn authority_key(&self) -> PathBuf {
         self.0.join("ca.key")
     }

@@ -13,12 +13,13 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tickbird_shared::protocol::{ENROL_PATH, MAX_COMPRESSED_BYTES, MAX_DECOMPRESSED_BYTES, RECORDS_PATH};
+use tickbird_shared::protocol::{ENROL_PATH, MAX_COMPRESSED_BYTES, MAX_DECOMPRESSED_BYTES, RECORDS_PATH, RENEW_PATH};
 use tickbird_shared::{Fingerprint, Timestamp};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::*;
+use crate::pki::{self, Authority, Keyring, Lives};
 use crate::store::FindingFilter;
 
 const EPOCH: &str = "01JD7Z5W0000000000000000AA";
@@ -35,8 +36,9 @@ impl Scene {
         let room = tempfile::tempdir().expect("a directory");
         let directory = Directory::new(room.path().join("collector"));
         let configuration = "[agents]\nlisten = \"127.0.0.1:0\"\n[people]\nlisten = \"127.0.0.1:0\"\n";
-        let created =
-            directory.create(&["127.0.0.1".into()], configuration, Timestamp::now()).expect("makes a collector");
+        let created = directory
+            .create(&["127.0.0.1".into()], configuration, Lives::default(), Timestamp::now())
+            .expect("makes a collector");
         let mut it = Self { _room: room, directory, token: created.enrolment_token, collector: None };
         it.start().await;
         it
@@ -88,6 +90,17 @@ impl Scene {
     fn tally(&self) -> [u64; 4] {
         let counters = self.collector().handle.counters();
         [&counters.received, &counters.committed, &counters.duplicate, &counters.refused].map(|it| it.get())
+    }
+
+    /// As the command line does it: in another connection to the store. Waits until it is taken over.
+    async fn deny(&self, id: &str) {
+        let mut writer = Writer::open(&self.directory.store()).expect("opens");
+        let transaction = writer.transaction().expect("begins");
+        assert!(transaction.deny_agent("default", id, Timestamp::now()).expect("writes"));
+        transaction.commit().expect("commits");
+        let key = ledger::AgentKey::new("default", id);
+        let directory = Arc::clone(self.collector().handle.directory());
+        until("the agent is denied", move || directory.standing(&key) == Some(ledger::Standing::Denied)).await;
     }
 
     async fn findings(&self) -> Vec<String> {
@@ -269,23 +282,87 @@ async fn only_a_certificate_of_ours_for_an_agent_we_know_gets_in() {
     let key = KeyPair::generate().expect("makes one");
     let csr = CertificateParams::default().serialize_request(&key).expect("signs").pem().expect("encodes");
     let request = pki::Request::read(&csr).expect("a request");
-    let (stranger, _) = Authority::create(now).expect("makes one");
-    let foreign = stranger.sign_agent(&request, "default", "a-1", now).expect("signs").certificate;
+    let lives = Lives::default();
+    let stranger = Authority::create(lives.authority, now).expect("makes one");
+    let foreign = stranger.sign_agent(&request, ("default", "a-1"), lives.agent, now).expect("signs").certificate;
     assert!(!is_let_in(address, trust(&authority, Some((&foreign, &key)))).await, "another authority's");
 
-    let ours = Authority::read(&authority, &scene.directory.authority_key()).expect("reads");
-    let month = Duration::from_secs(40 * 24 * 3600);
-    let past = ours.sign_agent(&request, "default", "a-1", now - month).expect("signs").certificate;
-    assert!(!is_let_in(address, trust(&authority, Some((&past, &key)))).await, "expired");
+    let ring = Keyring::read(&scene.directory.authority_key(), &authority).expect("reads");
+    let ours = ring.newest();
+    let long = Duration::from_secs(130 * 24 * 3600);
+    let past = ours.sign_agent(&request, ("default", "a-1"), lives.agent, now - long).expect("signs").certificate;
+    assert!(!is_let_in(address, trust(&authority, Some((&past, &key)))).await, "ended 100 days ago");
 
-    let server = ours.sign_server(&["x".into()], now).expect("signs");
+    let server = ours.sign_server(&["x".into()], lives.server, now).expect("signs");
     let server_key = KeyPair::from_pem(&server.key).expect("reads");
     assert!(!is_let_in(address, trust(&authority, Some((&server.certificate, &server_key)))).await, "a server's");
 
-    let unknown = ours.sign_agent(&request, "default", "a-unknown", now).expect("signs").certificate;
+    let unknown = ours.sign_agent(&request, ("default", "a-unknown"), lives.agent, now).expect("signs").certificate;
     let mut connection = connect(address, trust(&authority, Some((&unknown, &key)))).await.expect("connects");
     let (status, problem) = send(&mut connection, &batch(1, &[])).await;
     assert_eq!((status, &problem["code"]), (403, &json!("denied")), "an agent that is not enrolled");
+}
+
+/// A request for the renewal of this key's certificate.
+fn renewal(key: &KeyPair) -> Bytes {
+    let csr = CertificateParams::default().serialize_request(key).expect("signs").pem().expect("encodes");
+    json!({ "csr": csr }).to_string().into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_renews_with_a_new_key_and_keeps_its_name() {
+    let scene = Scene::begin().await;
+    let agent = scene.enrol().await;
+    let mut connection = scene.connect(&agent).await;
+    assert_eq!(send(&mut connection, &batch(1, &[agent.finding("a")])).await.0, 200);
+    let key = KeyPair::generate().expect("makes one");
+    let (status, answer) = post(&mut connection, RENEW_PATH, None, renewal(&key)).await.expect("answers");
+    assert_eq!(status, 200, "{answer}");
+    let certificate = answer["certificate"].as_str().expect("PEM");
+    let der = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("PEM");
+    assert_eq!(pki::agent_of(&der), Some(("default".into(), agent.id.clone())));
+    assert_eq!(answer["authority"], std::fs::read_to_string(scene.directory.authority()).expect("reads"));
+    let tls = trust(&scene.directory.authority(), Some((certificate, &key)));
+    let mut connection = connect(scene.collector().addresses().agents, tls).await.expect("connects");
+    let (status, answer) = send(&mut connection, &batch(2, &[agent.finding("b")])).await;
+    assert_eq!((status, &answer["through"]), (200, &json!(2)), "the sequences go on");
+    for wrong in ["", "{}", r#"{"csr":"x"}"#] {
+        let (status, problem) = post(&mut connection, RENEW_PATH, None, wrong.into()).await.expect("answers");
+        assert!(matches!(status, 400 | 422), "{wrong}: {status} {problem}");
+    }
+    let (status, _) = post(&mut connection, RENEW_PATH, None, vec![b' '; 64 << 10].into()).await.expect("answers");
+    assert_eq!(status, 413);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_ended_serves_for_the_renewal_of_its_own_key_and_for_nothing_else() {
+    let scene = Scene::begin().await;
+    let known = scene.enrol().await;
+    let ring = Keyring::read(&scene.directory.authority_key(), &scene.directory.authority()).expect("reads");
+    let (key, other) = (KeyPair::generate().expect("makes one"), KeyPair::generate().expect("makes one"));
+    let csr = CertificateParams::default().serialize_request(&key).expect("signs").pem().expect("encodes");
+    let request = pki::Request::read(&csr).expect("a request");
+    let day = Duration::from_secs(24 * 3600);
+    let ended = |days: u32| {
+        let made = Timestamp::now() - (day * (30 + days));
+        let signed = ring.newest().sign_agent(&request, ("default", &known.id), day * 30, made).expect("signs");
+        trust(&scene.directory.authority(), Some((&signed.certificate, &key)))
+    };
+    let address = scene.collector().addresses().agents;
+    let mut connection = connect(address, ended(89)).await.expect("connects");
+    let (status, problem) = send(&mut connection, &batch(1, &[known.finding("a")])).await;
+    assert_eq!((status, &problem["code"]), (403, &json!("certificate_ended")));
+    let (status, problem) = post(&mut connection, RENEW_PATH, None, renewal(&other)).await.expect("answers");
+    assert_eq!((status, &problem["code"]), (422, &json!("csr")), "who has no key of it gains nothing");
+    let (status, answer) = post(&mut connection, RENEW_PATH, None, renewal(&key)).await.expect("answers");
+    assert_eq!(status, 200, "{answer}");
+    assert!(!is_let_in(address, ended(91)).await, "too long ago");
+
+    scene.deny(&known.id).await;
+    let mut connection = connect(address, ended(1)).await.expect("connects");
+    let (status, problem) = post(&mut connection, RENEW_PATH, None, renewal(&key)).await.expect("answers");
+    assert_eq!((status, &problem["code"]), (403, &json!("denied")));
+    assert!(scene.findings().await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -295,11 +372,7 @@ async fn a_denied_agents_connection_is_cut_within_five_seconds() {
     let mut connection = scene.connect(&agent).await;
     assert_eq!(send(&mut connection, &batch(1, &[agent.finding("a")])).await.0, 200);
 
-    // As the command line does it: in another connection to the store.
-    let mut writer = Writer::open(&scene.directory.store()).expect("opens");
-    let transaction = writer.transaction().expect("begins");
-    assert!(transaction.deny_agent("default", &agent.id, Timestamp::now()).expect("writes"));
-    transaction.commit().expect("commits");
+    scene.deny(&agent.id).await;
     let cut = async {
         while connection.ready().await.is_ok() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -329,11 +402,11 @@ async fn a_third_connection_of_one_agent_is_told_to_come_back() {
 async fn a_token_enrols_as_often_as_it_says_and_a_wrong_one_never() {
     let scene = Scene::begin().await;
     let key = KeyPair::generate().expect("makes one");
-    let ours = Authority::read(&scene.directory.authority(), &scene.directory.authority_key()).expect("reads");
+    let ours = Keyring::read(&scene.directory.authority_key(), &scene.directory.authority()).expect("reads");
     let mut labels = tickbird_shared::Labels::default();
     labels.insert("env", "production").expect("valid");
     let terms = crate::token::Terms { ttl: Duration::from_secs(60), uses: 1, labels, ephemeral: false };
-    let (row, token) = crate::token::enrolment(ours.fingerprint(), terms, Timestamp::now());
+    let (row, token) = crate::token::enrolment(ours.newest().fingerprint(), terms, Timestamp::now());
     let mut writer = Writer::open(&scene.directory.store()).expect("opens");
     let transaction = writer.transaction().expect("begins");
     transaction.add_token(&row).expect("writes");

@@ -1,37 +1,58 @@
-//! Who speaks: the certificate says it, never the body.
+//! Who speaks, and for what it may be heard: the certificate says it, never the body.
 
-use std::sync::Arc;
+use axum::http::HeaderMap;
+use rustls::ServerConnection;
+use rustls_pki_types::CertificateDer;
+use tickbird_shared::Timestamp;
+use tickbird_shared::protocol::AGENT_HEADER;
 
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig, ServerConnection};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-
+use super::IngestError;
+use crate::certificates::Certificates;
 use crate::ledger::AgentKey;
-use crate::listener;
-use crate::pki;
+use crate::pki::Validity;
 
-/// TLS for the listener of agents: a client certificate of `authority` is required.
-///
-/// # Errors
-/// When the key does not fit the certificate, or the authority is none.
-pub fn tls(
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-    authority: &CertificateDer<'static>,
-) -> Result<ServerConfig, rustls::Error> {
-    let mut roots = RootCertStore::empty();
-    roots.add(authority.clone())?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-        .build()
-        .map_err(|e| rustls::Error::General(e.to_string()))?;
-    let mut config = listener::tls_builder()?.with_client_cert_verifier(verifier).with_single_cert(chain, key)?;
-    config.alpn_protocols = listener::protocols();
-    Ok(config)
+/// Whom a verified connection belongs to.
+#[derive(Debug, Clone)]
+pub(super) struct Peer {
+    pub(super) agent: AgentKey,
+    pub(super) certificate: CertificateDer<'static>,
+    /// Signed here; else by another PKI, which renews it.
+    pub(super) is_ours: bool,
+    /// Life of the certificate, which the connection may outlast.
+    validity: Validity,
 }
 
-/// The agent that a verified connection belongs to.
-pub(super) fn agent(session: &ServerConnection) -> Option<AgentKey> {
-    let (tenant, id) = pki::agent_of(session.peer_certificates()?.first()?)?;
-    Some(AgentKey::new(&tenant, &id))
+impl Peer {
+    /// The agent of a connection; `None` when its certificate is no agent's.
+    pub(super) fn of(session: &ServerConnection, certificates: &Certificates, now: Timestamp) -> Option<Self> {
+        let certificate = session.peer_certificates()?.first()?;
+        let (tenant, id, is_ours) = certificates.agent_of(certificate, now)?;
+        let validity = Validity::of(certificate)?;
+        let agent = AgentKey::new(&tenant, &id);
+        Some(Self { agent, certificate: certificate.clone().into_owned(), is_ours, validity })
+    }
+
+    /// End of the certificate's life.
+    pub(super) const fn ends(&self) -> Timestamp {
+        self.validity.ends
+    }
+
+    /// An agent that says who it is must be whom its certificate names: else what it finds would be refused one by one.
+    pub(super) fn is_meant(&self, headers: &HeaderMap) -> Result<(), IngestError> {
+        match headers.get(AGENT_HEADER) {
+            Some(said) if said.as_bytes() != self.agent.id.as_bytes() => Err(IngestError::OtherAgent),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether its certificate still speaks for it.
+    pub(super) fn is_valid(&self, now: Timestamp) -> Result<(), IngestError> {
+        // One that has not begun was let in by a clock that was set since; the handshake has the word on that.
+        if now < self.validity.ends { Ok(()) } else { Err(IngestError::CertificateEnded) }
+    }
+
+    /// Whether its certificate may be renewed.
+    pub(super) fn may_renew(&self, now: Timestamp) -> bool {
+        self.validity.may_return(now)
+    }
 }

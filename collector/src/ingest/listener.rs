@@ -15,15 +15,19 @@ use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use tickbird_shared::Timestamp;
 use tickbird_shared::batch::Acknowledgement;
-use tickbird_shared::protocol::{MAX_COMPRESSED_BYTES, MAX_DECOMPRESSED_BYTES, RECORDS_PATH};
+use tickbird_shared::enrolment::RenewalAnswer;
+use tickbird_shared::protocol::{MAX_COMPRESSED_BYTES, MAX_DECOMPRESSED_BYTES, RECORDS_PATH, RENEW_PATH};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::ledger::{self, AgentKey, Settled, Standing, Unavailable};
+use crate::certificates::Certificates;
+use crate::ledger::{self, AgentKey, Guest, Settled, Standing, Unavailable};
 use crate::listener::Accepted;
 
 use super::admit::{Agents, Limits, Seat};
+use super::authenticate::Peer;
 use super::decode::{Encoding, decode};
-use super::{Code, Counters, IngestError, authenticate};
+use super::renew::Renewals;
+use super::{Code, Counters, IngestError};
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -37,6 +41,8 @@ const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
 const DECODERS: usize = 4;
 /// A text over this takes longer to decode than a runtime thread may be kept.
 const SMALL_TEXT: usize = 64 << 10;
+/// A renewal is a signature and a write of its own: it costs as much as so many records.
+const RENEWAL_COSTS: usize = 20;
 /// What a body is expected to grow to when decompressed.
 const USUAL_RATIO: usize = 16;
 
@@ -46,6 +52,7 @@ pub struct Ingest(Arc<Shared>);
 
 struct Shared {
     ledger: ledger::Handle,
+    renewals: Renewals,
     agents: Arc<Agents>,
     counters: Arc<Counters>,
     room: Arc<Semaphore>,
@@ -55,9 +62,16 @@ struct Shared {
 }
 
 impl Ingest {
-    /// Settles with `ledger` what agents send within `limits`.
-    pub fn new(ledger: ledger::Handle, limits: Limits, clock: fn() -> Timestamp) -> Self {
+    /// Settles with `ledger` what agents send within `limits`, and renews their `certificates`; `url` is where they send to.
+    pub fn new(
+        ledger: ledger::Handle,
+        certificates: Certificates,
+        url: String,
+        limits: Limits,
+        clock: fn() -> Timestamp,
+    ) -> Self {
         Self(Arc::new(Shared {
+            renewals: Renewals::new(ledger.clone(), certificates, url),
             ledger,
             agents: Arc::new(Agents::new(limits)),
             counters: Arc::default(),
@@ -84,13 +98,20 @@ impl Ingest {
 
     /// Serves one connection until it ends.
     pub async fn serve(self, accepted: Accepted) {
-        let Some(agent) = authenticate::agent(accepted.session()) else {
+        let Some(peer) = Peer::of(accepted.session(), self.0.renewals.certificates(), (self.0.clock)()) else {
             // Signed by our authority and yet no agent's: the server's own certificate, for example.
             self.0.counters.handshakes_failed.inc();
             return;
         };
-        let seat = if self.0.ledger.directory().standing(&agent) == Some(Standing::Admitted) {
-            self.0.agents.seat(&agent, self.0.began.elapsed())
+        if !peer.is_ours {
+            // Nobody enrols it: a certificate of that authority is what admits it.
+            let guest = Guest { agent: peer.agent.clone(), certificate_expires_at: peer.ends() };
+            if let Err(error) = self.0.ledger.admit(guest).await {
+                tracing::warn!(agent = %peer.agent.id, %error, "an agent of another PKI could not be written down");
+            }
+        }
+        let seat = if self.0.ledger.directory().standing(&peer.agent) == Some(Standing::Admitted) {
+            self.0.agents.seat(&peer.agent, self.0.began.elapsed())
         } else {
             Err(IngestError::NotAdmitted)
         };
@@ -99,8 +120,8 @@ impl Ingest {
             Ok(seat) => {
                 let seat = Arc::new(seat);
                 let service = service_fn(|request| {
-                    let (this, agent, seat) = (self.clone(), agent.clone(), Arc::clone(&seat));
-                    async move { Ok::<_, Infallible>(this.answer(&agent, &seat, request).await) }
+                    let (this, peer, seat) = (self.clone(), peer.clone(), Arc::clone(&seat));
+                    async move { Ok::<_, Infallible>(this.answer(&peer, &seat, request).await) }
                 });
                 accepted.serve(service, seat.withdrawn()).await;
             }
@@ -113,28 +134,45 @@ impl Ingest {
         self.0.counters.connections.dec();
     }
 
-    async fn answer(&self, agent: &AgentKey, seat: &Seat, request: Request<Incoming>) -> Response<Body> {
-        match self.settle(agent, seat, request).await {
-            Ok(acknowledgement) => {
+    async fn answer(&self, peer: &Peer, seat: &Seat, request: Request<Incoming>) -> Response<Body> {
+        let answer = if request.uri().path() == RENEW_PATH {
+            self.renew(peer, seat, request).await.map(|it| serde_json::to_vec(&it))
+        } else {
+            self.settle(peer, seat, request).await.map(|it| serde_json::to_vec(&it))
+        };
+        match answer {
+            Ok(Ok(body)) => {
                 self.count("ok");
-                match serde_json::to_vec(&acknowledgement) {
-                    Ok(body) => ([(CONTENT_TYPE, "application/json")], body).into_response(),
-                    Err(_) => self.refuse(&Unavailable::Failed.into()),
-                }
+                ([(CONTENT_TYPE, "application/json")], body).into_response()
             }
+            Ok(Err(_)) => self.refuse(&Unavailable::Failed.into()),
             Err(error) => self.refuse(&error),
         }
     }
 
+    async fn renew(&self, peer: &Peer, seat: &Seat, request: Request<Incoming>) -> Result<RenewalAnswer, IngestError> {
+        let shared = &self.0;
+        if request.method() != Method::POST {
+            return Err(IngestError::Method);
+        }
+        let body = tokio::time::timeout(BODY_TIMEOUT, read(request.into_body())).await;
+        let body = body.map_err(|_| IngestError::Slow)??;
+        seat.is_open(shared.began.elapsed())?;
+        seat.pay(RENEWAL_COSTS, shared.began.elapsed())?;
+        let answer = shared.renewals.renew(peer, &body, (shared.clock)()).await?;
+        shared.counters.renewed.inc();
+        Ok(answer)
+    }
+
     async fn settle(
         &self,
-        agent: &AgentKey,
+        peer: &Peer,
         seat: &Seat,
         request: Request<Incoming>,
     ) -> Result<Acknowledgement, IngestError> {
         let shared = &self.0;
         let (head, body) = request.into_parts();
-        let (encoding, mut room) = match shared.admit(agent, seat, &head).await {
+        let (encoding, mut room) = match shared.admit(peer, seat, &head).await {
             Ok(admitted) => admitted,
             Err(refused) => {
                 // A peer that is still writing would see its connection break, and not why.
@@ -144,7 +182,7 @@ impl Ingest {
         };
         let body = tokio::time::timeout(BODY_TIMEOUT, read(body)).await.map_err(|_| IngestError::Slow)??;
         shared.counters.bytes.inc_by(body.len() as u64);
-        let incoming = shared.decode(agent, body, encoding).await?;
+        let incoming = shared.decode(&peer.agent, body, encoding).await?;
         seat.pay(incoming.records.len(), shared.began.elapsed())?;
         if let Some(more) = more_room(&incoming, room.num_permits()) {
             // It grew far beyond the usual: it may stay only if there is room now.
@@ -179,7 +217,7 @@ impl Shared {
     /// What can be said of a request before its body is read.
     async fn admit(
         &self,
-        agent: &AgentKey,
+        peer: &Peer,
         seat: &Seat,
         head: &Parts,
     ) -> Result<(Encoding, OwnedSemaphorePermit), IngestError> {
@@ -189,9 +227,11 @@ impl Shared {
         if head.method != Method::POST {
             return Err(IngestError::Method);
         }
-        if self.ledger.directory().standing(agent) != Some(Standing::Admitted) {
+        if self.ledger.directory().standing(&peer.agent) != Some(Standing::Admitted) {
             return Err(IngestError::NotAdmitted);
         }
+        peer.is_valid((self.clock)())?;
+        peer.is_meant(&head.headers)?;
         seat.is_open(self.began.elapsed())?;
         let encoding = encoding(&head.headers)?;
         Ok((encoding, self.room(announced_length(&head.headers)?).await?))

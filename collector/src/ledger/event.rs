@@ -3,6 +3,7 @@
 use tickbird_shared::batch::{Acknowledgement, Inventory, Open};
 use tickbird_shared::{Epoch, Lane, Timestamp};
 
+use super::AgentKey;
 use crate::store::{FindingRow, LevelsRow, LossRow};
 
 /// A decoded batch of an authenticated agent, in the store's own rows, owning all it holds.
@@ -88,6 +89,24 @@ pub struct Enrolment {
     /// Its host name.
     pub host: String,
     /// End of the certificate that it will get.
+    pub certificate_expires_at: Timestamp,
+}
+
+/// A new certificate that an agent is about to get.
+#[derive(Debug, Clone)]
+pub struct Renewal {
+    /// Whose.
+    pub agent: AgentKey,
+    /// End of its life.
+    pub certificate_expires_at: Timestamp,
+}
+
+/// An agent that another PKI vouches for.
+#[derive(Debug, Clone)]
+pub struct Guest {
+    /// As its certificate names it.
+    pub agent: AgentKey,
+    /// End of its certificate's life.
     pub certificate_expires_at: Timestamp,
 }
 

@@ -6,20 +6,18 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use subtle::ConstantTimeEq;
 use tickbird_shared::Timestamp;
-use tickbird_shared::batch::{Acknowledgement, Inventory, Refused};
+use tickbird_shared::batch::{Acknowledgement, Refused};
 
 use crate::aggregate::{self, IncidentChange, PoolSum, Presence};
 use crate::alert::{self, Receiver};
-use crate::store::{
-    AgentRow, BodyRow, LaneKey, LaneRow, LossRow, MessageState, Rows, StoreError, Tally, TokenRow, Transaction,
-};
+use crate::pki::life::Kept;
+use crate::store::{AgentRow, BodyRow, LaneKey, LaneRow, LossRow, MessageState, Rows, StoreError, Tally, Transaction};
 
 use super::lane::{Admission, admit};
-use super::{
-    AgentKey, Content, Delivery, Directory, Enrolment, Incoming, Numbered, Outcome, Settled, Standing, TokenRefusal,
-};
+use super::{AgentKey, Content, Delivery, Directory, Incoming, Numbered, Outcome, Settled, Standing};
+
+mod agents;
 
 /// How far back resolved incidents are remembered: the longest a receiver may still be owed their resolve.
 const REMEMBERED: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -240,58 +238,6 @@ impl Mind {
         Ok(())
     }
 
-    /// Uses a token for a new agent.
-    pub(super) fn enrol(
-        &mut self,
-        transaction: &Transaction<'_>,
-        receivers: &[Receiver],
-        enrolment: &Enrolment,
-        now: Timestamp,
-    ) -> Result<Result<AgentRow, TokenRefusal>, StoreError> {
-        let tokens = transaction.rows().tokens()?;
-        // Every hash is compared, each in constant time.
-        let mut found: Option<TokenRow> = None;
-        for token in tokens {
-            if bool::from(token.hash.ct_eq(&enrolment.token_hash)) {
-                found = Some(token);
-            }
-        }
-        let Some(token) = found else { return Ok(Err(TokenRefusal::Unknown)) };
-        if token.revoked_at.is_some() {
-            return Ok(Err(TokenRefusal::Revoked));
-        }
-        if token.expires_at <= now {
-            return Ok(Err(TokenRefusal::Expired));
-        }
-        if !transaction.use_token(&token.tenant, &token.id, now)? {
-            return Ok(Err(TokenRefusal::UsedUp));
-        }
-        let agent = AgentRow {
-            tenant: token.tenant,
-            id: enrolment.agent.clone(),
-            host: enrolment.host.clone(),
-            version: None,
-            system: None,
-            token_labels: token.labels,
-            own_labels: Default::default(),
-            targets: Vec::new(),
-            ephemeral: token.ephemeral,
-            enrolled_at: now,
-            certificate_expires_at: enrolment.certificate_expires_at,
-            denied_at: None,
-            forget_at: None,
-            last_seen_at: None,
-            stopped_at: None,
-        };
-        transaction.put_agent(&agent)?;
-        let changes = self.aggregate.apply(aggregate::Event::Enrolled(&agent), now);
-        self.follow(transaction, receivers, changes, now)?;
-        let key = AgentKey::new(&agent.tenant, &agent.id);
-        self.standings.push((key.clone(), Some(Standing::Admitted)));
-        self.agents.insert(key, agent.clone());
-        Ok(Ok(agent))
-    }
-
     /// Writes what an attempt to deliver came to.
     pub(super) fn deliver(
         &mut self,
@@ -336,9 +282,11 @@ impl Mind {
         &mut self,
         transaction: &Transaction<'_>,
         receivers: &[Receiver],
+        certificates: &Kept,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let changes = self.aggregate.apply(aggregate::Event::Tick, now);
+        let mut changes = self.aggregate.apply(aggregate::Event::Tick, now);
+        changes.extend(self.aggregate.apply(aggregate::Event::Certificates(certificates), now));
         self.follow(transaction, receivers, changes, now)?;
         // Also after a step of the clock, in either direction.
         if now.duration_since(self.used_written_at).unsigned_abs() >= USE_EVERY {
@@ -347,33 +295,6 @@ impl Mind {
         }
         for (tenant, id) in self.aggregate.to_forget(now) {
             self.forget(transaction, receivers, &AgentKey::new(&tenant, &id), now)?;
-        }
-        Ok(())
-    }
-
-    /// Takes over what a command line wrote into the store: who is denied, who is to be forgotten.
-    pub(super) fn take_commands(
-        &mut self,
-        transaction: &Transaction<'_>,
-        receivers: &[Receiver],
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        for stored in transaction.rows().all_agents()? {
-            let key = AgentKey::new(&stored.tenant, &stored.id);
-            let Some(known) = self.agents.get_mut(&key) else { continue };
-            let newly_denied = stored.denied_at.is_some() && known.denied_at.is_none();
-            known.denied_at = stored.denied_at;
-            known.forget_at = stored.forget_at;
-            if stored.forget_at.is_some() {
-                self.forget(transaction, receivers, &key, now)?;
-            } else if newly_denied {
-                self.standings.push((key.clone(), Some(Standing::Denied)));
-                transaction.delete_levels(&key.tenant, &key.id)?;
-                let event = aggregate::Event::Denied { tenant: &key.tenant, agent: &key.id };
-                let changes = self.aggregate.apply(event, now);
-                self.follow(transaction, receivers, changes, now)?;
-                tracing::info!(agent = %key.id, "agent denied");
-            }
         }
         Ok(())
     }
@@ -408,45 +329,6 @@ impl Mind {
         } else {
             self.seen.insert(agent.clone());
         }
-        Ok(())
-    }
-
-    fn describe(
-        &mut self,
-        transaction: &Transaction<'_>,
-        receivers: &[Receiver],
-        agent: &AgentKey,
-        inventory: &Inventory,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let Some(row) = self.agents.get_mut(agent) else { return Ok(()) };
-        row.host.clone_from(&inventory.host);
-        row.version = Some(inventory.version.clone());
-        row.system = Some(inventory.system.clone());
-        row.own_labels = inventory.labels.clone();
-        row.targets.clone_from(&inventory.targets);
-        transaction.put_agent(row)?;
-        let changes = self.aggregate.apply(aggregate::Event::Inventory(row), now);
-        self.follow(transaction, receivers, changes, now)
-    }
-
-    fn forget(
-        &mut self,
-        transaction: &Transaction<'_>,
-        receivers: &[Receiver],
-        agent: &AgentKey,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let event = aggregate::Event::Forgotten { tenant: &agent.tenant, agent: &agent.id };
-        let changes = self.aggregate.apply(event, now);
-        // While its row is still here: what is told of it needs its host and labels.
-        self.follow(transaction, receivers, changes, now)?;
-        transaction.delete_agent(&agent.tenant, &agent.id)?;
-        self.agents.remove(agent);
-        self.seen.remove(agent);
-        self.lanes.retain(|key, _| key.agent != *agent.id || key.tenant != *agent.tenant);
-        self.standings.push((agent.clone(), None));
-        tracing::info!(agent = %agent.id, "agent forgotten");
         Ok(())
     }
 

@@ -64,7 +64,12 @@ struct Running {
 
 impl Running {
     fn over(path: &Path, next: u64) -> Self {
-        let config = Config { receivers: vec![Receiver::new("ops")], bounds: Bounds::default(), clock };
+        let config = Config {
+            receivers: vec![Receiver::new("ops")],
+            bounds: Bounds::default(),
+            certificates: tokio::sync::watch::channel(crate::pki::life::Kept::default()).1,
+            clock,
+        };
         let (ledger, thread) = start(Writer::open(path).expect("opens"), config).expect("starts");
         Self { path: path.to_owned(), ledger, thread, next }
     }

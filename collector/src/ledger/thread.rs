@@ -10,12 +10,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::aggregate::{PoolSum, Presence};
 use crate::alert::Receiver;
+use crate::pki::life::Kept;
 use crate::store::{AgentRow, Bounds, StoreError, Tally, Writer};
 
 use super::mind::Mind;
 use super::{
-    AgentKey, Answer, Counters, Delivery, Directory, Enrolment, Event, Handle, Health, Incoming, Settled, TokenRefusal,
-    Unavailable,
+    AgentKey, Answer, Counters, Delivery, Directory, Enrolment, Event, Guest, Handle, Health, Incoming, Renewal,
+    Settled, TokenRefusal, Unavailable,
 };
 
 /// Events that may wait. Each is a request that waits for its answer; over it agents are told to come back.
@@ -38,6 +39,8 @@ pub struct Config {
     pub receivers: Vec<Receiver>,
     /// How long and how much is kept.
     pub bounds: Bounds,
+    /// The collector's own certificates.
+    pub certificates: watch::Receiver<Kept>,
     /// The wall clock.
     pub clock: fn() -> Timestamp,
 }
@@ -236,6 +239,11 @@ impl Ledger {
                 Work::Enrol(enrolment, _) => {
                     Done::Enrol(Box::new(mind.enrol(&transaction, receivers, enrolment, now)?))
                 }
+                Work::Renew(renewal, _) => Done::Renew(mind.renew(&transaction, renewal)?),
+                Work::Admit(guest, _) => {
+                    mind.admit(&transaction, receivers, guest, now)?;
+                    Done::Admitted
+                }
                 Work::Delivered(delivery, _) => {
                     mind.deliver(&transaction, receivers, delivery, now)?;
                     Done::Delivered
@@ -243,7 +251,8 @@ impl Ledger {
             });
         }
         if group.tick {
-            mind.tick(&transaction, receivers, now)?;
+            let kept = self.config.certificates.borrow().clone();
+            mind.tick(&transaction, receivers, &kept, now)?;
             if self.seen_at.elapsed() >= SEEN_EVERY {
                 mind.write_seen(&transaction)?;
                 self.seen_at = Instant::now();
@@ -304,12 +313,16 @@ struct Group {
 enum Work {
     Batch(Box<Incoming>, Answer<Settled>),
     Enrol(Box<Enrolment>, Answer<Result<AgentRow, TokenRefusal>>),
+    Renew(Renewal, Answer<bool>),
+    Admit(Guest, Answer<()>),
     Delivered(Box<Delivery>, Answer<()>),
 }
 
 enum Done {
     Batch(Settled, Tally),
     Enrol(Box<Result<AgentRow, TokenRefusal>>),
+    Renew(bool),
+    Admitted,
     Delivered,
 }
 
@@ -322,6 +335,8 @@ impl Group {
                 self.work.push(Work::Batch(batch, answer));
             }
             Event::Enrol(enrolment, answer) => self.work.push(Work::Enrol(enrolment, answer)),
+            Event::Renew(renewal, answer) => self.work.push(Work::Renew(renewal, answer)),
+            Event::Admit(guest, answer) => self.work.push(Work::Admit(guest, answer)),
             Event::Delivered(delivery, answer) => self.work.push(Work::Delivered(delivery, answer)),
             Event::Presence(agents, answer) => self.presence.push((agents, answer)),
             Event::Fleet(tenant, answer) => self.fleet.push((tenant, answer)),
@@ -351,7 +366,10 @@ impl Work {
             (Self::Enrol(_, answer), Done::Enrol(enrolled)) => {
                 let _ = answer.send(Ok(*enrolled));
             }
-            (Self::Delivered(_, answer), Done::Delivered) => {
+            (Self::Renew(_, answer), Done::Renew(renewed)) => {
+                let _ = answer.send(Ok(renewed));
+            }
+            (Self::Admit(_, answer), Done::Admitted) | (Self::Delivered(_, answer), Done::Delivered) => {
                 let _ = answer.send(Ok(()));
             }
             _ => unreachable!("each piece of work is done as what it is"),

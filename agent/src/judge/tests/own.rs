@@ -1,4 +1,4 @@
-//! The agent's own buffer and clock.
+//! The agent's own buffer, clock and certificate.
 
 use tickbird_shared::Lane;
 
@@ -100,4 +100,36 @@ fn a_clock_that_is_set_is_told_for_a_minute_and_one_that_is_slewed_is_not() {
         look(&mut night, -3_600.0);
     }
     assert!(night.told().ends_with("cleared warning"), "{}", night.told());
+}
+
+#[test]
+fn a_certificate_that_is_not_renewed_is_told_long_before_its_end_and_one_that_is_renewed_never() {
+    let mut night = Night::begin();
+    let begins = night.moment().wall;
+    let day = SignedDuration::from_hours(24);
+    let look = |night: &mut Night, begins: Timestamp, at: i32, error: Option<&str>| {
+        night.wait(10.0);
+        let ends = begins.checked_add(day * 30).expect("fits");
+        let wall = begins.checked_add(day * at).expect("fits");
+        let seen = CertificateSeen { begins, ends, error };
+        let found = night.judge.own_certificate(&seen, Moment { wall, ..night.moment() });
+        night.tell(found);
+    };
+    for at in [0, 10, 20, 23] {
+        look(&mut night, begins, at, None);
+    }
+    assert_eq!((night.told().as_str(), night.is("agent.certificate", "agent")), ("", "ok"));
+    look(&mut night, begins, 25, Some("the collector answers 503"));
+    assert_eq!(night.told(), "50s agent.certificate began warning");
+    let summary = &night.last().summary;
+    assert_eq!(summary, "the agent's certificate ends in 5 d and is not renewed: the collector answers 503");
+    look(&mut night, begins, 29, None);
+    assert!(night.told().ends_with("worsened critical"), "{}", night.told());
+    look(&mut night, begins, 31, None);
+    assert_eq!(night.is("agent.certificate", "agent"), "critical");
+    let renewed = begins.checked_add(day * 31).expect("fits");
+    for _ in 0..3 {
+        look(&mut night, renewed, 0, None);
+    }
+    assert!(night.told().ends_with("cleared critical"), "{}", night.told());
 }

@@ -119,6 +119,8 @@ pub(super) struct World {
     pub(super) requests: usize,
     pub(super) heartbeats: usize,
     pub(super) goodbyes: usize,
+    /// Requests to renew the certificate; each is answered 503.
+    pub(super) renewals: usize,
     pub(super) connections: usize,
     /// Lane of each batch with records, in order of arrival.
     pub(super) order: Vec<Lane>,
@@ -214,6 +216,10 @@ impl Collector {
 struct BadDay;
 
 async fn answer(world: Arc<watch::Sender<World>>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, BadDay> {
+    if request.uri().path() == "/v1/renew" {
+        world.send_modify(|world| world.renewals += 1);
+        return Ok(response(503, None, r#"{"code":"store_full"}"#.into()));
+    }
     assert_eq!(request.uri().path(), "/v1/records");
     assert_eq!(request.headers()["content-encoding"], "zstd");
     let body = request.into_body().collect().await.map_err(|_| BadDay)?.to_bytes();

@@ -67,6 +67,10 @@ fn a_growing_stack_names_what_it_leaks_with_the_time_it_was_witnessed() {
             }
             scene.passes(4.s())?;
         }
+        // Those that were kept last are witnessed by it, too.
+        for name in ["growing-leaky", "go-leaky"] {
+            scene.app(name).does("burst 8 0.2")?;
+        }
         scene.passes_until("half of the limit is leaked: critical", 120.s(), |sample| {
             // A forecast may make it critical before that.
             let half =

@@ -5,8 +5,6 @@ use tickbird_tests::truth::{backends, socket};
 use tickbird_tests::{Library, Role, Scene, Seconds, Sizes, StageError, alone};
 
 const CHECK: &str = "pool.leak";
-/// A connection that was idle for less when its pool grew was perhaps between two statements.
-const WITNESS_LEAST: f64 = 2.0;
 /// The agent sees a birth at its next look.
 const LATE: f64 = 2.5;
 
@@ -32,7 +30,7 @@ fn is_witnessed(scene: &mut Scene, name: &str) -> Result<(), StageError> {
         // Both ages are of the same look, whenever that was; it is held since its last statement ended.
         let idle_at = sessions.get(&port).expect("it is open").state_changed_at;
         let witnessed = idle_at + held - ago;
-        let grew: Vec<f64> = births.iter().copied().filter(|at| at - idle_at >= WITNESS_LEAST - 0.5).collect();
+        let grew: Vec<f64> = births.iter().copied().filter(|at| *at > idle_at).collect();
         let is_then = |grew: &f64| (-0.5..=LATE).contains(&(witnessed - grew));
         assert!(grew.iter().any(is_then), "{name}: at {witnessed:.1}, idle {idle_at:.1}, grew {grew:.1?}: {row}");
     }
@@ -77,6 +75,8 @@ fn a_growing_stack_names_what_it_leaks_with_the_time_it_was_witnessed() {
                 |it: &Value| it["severity"] == "critical" && it["evidence"]["held_too_long"].as_u64() >= Some(10);
             ["growing-leaky", "go-leaky"].iter().all(|name| sample.finding(CHECK, name).is_some_and(half))
         })?;
+        // The looks before a leak is named weigh less in a longer time: on a busy host each takes some seconds more.
+        scene.passes(25.s())?;
         for name in ["growing-leaky", "go-leaky"] {
             let found = scene.comparison(name)?;
             assert!(found.wrong.is_empty(), "{name}: {:#?}", found.wrong);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use tickbird_tests::agent::{app, postgres};
 use tickbird_tests::wait::throughout;
@@ -24,7 +24,7 @@ struct Waits {
 }
 
 impl Waits {
-    /// `settings` are keys of the faulty application's section.
+    /// `settings` are keys of each application's section.
     fn begin(stage: &Stage, settings: impl Fn(&Application) -> String) -> Result<Self, StageError> {
         let server = Postgres::start(stage, 100)?;
         let faulty = Application::waiting(stage, "faulty-api", &server, 5)?;
@@ -33,6 +33,7 @@ impl Waits {
             app(faulty.name(), &faulty.command()),
             settings(&faulty),
             app(twin.name(), &twin.command()),
+            settings(&twin),
             postgres(&server.dsn_file("tickbird")?),
         ]
         .concat();
@@ -43,8 +44,9 @@ impl Waits {
         Ok(Self { faulty, twin, watch, _server: server })
     }
 
-    /// Twenty requests on the pool of five: told after three seconds, critical after ten, over when they are answered.
-    fn is_exhausted_and_recovers(&mut self) -> Result<(), StageError> {
+    /// Twenty requests on the pool of five: told after three seconds, over when they are answered. Where the application
+    /// tells its waiters it is critical after ten; by the sockets it stays a warning, for they may want something else.
+    fn is_exhausted_and_recovers(&mut self, is_told: bool) -> Result<(), StageError> {
         let began = Instant::now();
         let requests = Requests::send(self.faulty.port(), "/work", 20)?;
         until("fifteen requests wait", 10.s(), || match self.faulty.does("truth").map(|it| it["waiting"].as_u64()) {
@@ -57,56 +59,88 @@ impl Waits {
             let is_it =
                 |it: &&Value| it["kind"] == "pool" && it["key"].as_str().is_some_and(|it| it.contains("faulty"));
             let pool = targets.iter().find(is_it).ok_or("it has no pool")?;
-            let shown = pool["facts"]["waiting"].as_u64();
-            if shown.is_some_and(|it| (14..=16).contains(&it)) { Ok(()) } else { Err(pool["facts"].to_string()) }
+            if is_fifteen(&pool["facts"]["waiting"], is_told) { Ok(()) } else { Err(pool["facts"].to_string()) }
         })?;
-        let proof = becomes(&self.watch.agent, "warning", 3.s() + LATE)?;
+        let proof = becomes(&self.watch.agent, "faulty-api", "warning", 3.s() + LATE)?["evidence"].clone();
         assert!(began.elapsed() >= 3.s(), "a burst is over by then: {:?}", began.elapsed());
-        let waiters = proof["waiters"].as_u64().unwrap_or_default();
-        assert!((14..=16).contains(&waiters), "fifteen wait: {proof}");
+        assert!(is_fifteen(&proof["waiters"], is_told), "fifteen wait: {proof}");
         let leases = proof["leases"].as_array().map(Vec::as_slice).unwrap_or_default();
         assert!(leases.len() == 5 && leases.iter().all(|it| it["pid"] == self.faulty.pid()), "{proof}");
         assert!(leases.iter().all(|it| it["state"] == "idle in transaction" && it["session"].is_u64()), "{proof}");
         assert!(!proof.to_string().contains("a literal"), "statements come without their literals: {proof}");
-        becomes(&self.watch.agent, "critical", 7.s() + LATE)?;
-        assert!(began.elapsed() >= 10.s(), "{:?}", began.elapsed());
+        if is_told {
+            becomes(&self.watch.agent, "faulty-api", "critical", 7.s() + LATE)?;
+            assert!(began.elapsed() >= 10.s(), "{:?}", began.elapsed());
+        } else {
+            self.stays_a_warning("faulty-api", 7.s() + LATE)?;
+        }
         self.watch.fires(CHECK, "faulty-api", 20.s())?;
         self.faulty.does("release")?;
         requests.are_answered()?;
         self.watch.resolves(CHECK, "faulty-api", 30.s()).map(drop)
     }
+
+    /// WebSockets on the same port that talk all the time; then it is exhausted beside them.
+    fn streams_are_no_waiters(&mut self, is_told: bool) -> Result<(), StageError> {
+        let _streams = Streams::open(self.faulty.port(), "/stream", 8)?;
+        let _others = Streams::open(self.twin.port(), "/stream", 8)?;
+        // Chatter is known as such once it was seen for three seconds.
+        throughout("streams are no waiters", 5.s(), || self.fires_not("-api", &["warning", "critical"]))?;
+        self.is_exhausted_and_recovers(is_told)
+    }
+
+    /// It goes on, and is not critical.
+    fn stays_a_warning(&self, who: &str, time: Duration) -> Result<(), StageError> {
+        throughout("it stays a warning", time, || self.fires_not(who, &["critical", "ok"]))
+    }
+
+    fn fires_not(&self, who: &str, states: &[&str]) -> Result<(), String> {
+        let status = self.watch.agent.status().map_err(|error| error.to_string())?;
+        let rows = rows_of(&status, CHECK, who);
+        let is_one = |row: &&Value| states.iter().any(|it| row["state"] == **it);
+        if rows.iter().any(is_one) { Err(format!("{rows:?}")) } else { Ok(()) }
+    }
 }
 
-/// Waits until the check fires so for the faulty application, by the agent's own word; gives the proof.
-fn becomes(agent: &Agent, severity: &str, within: Duration) -> Result<Value, StageError> {
+/// Exactly, or at most, where nobody told.
+fn is_fifteen(waiters: &Value, is_told: bool) -> bool {
+    let most = if is_told { waiters.as_u64() } else { waiters[1].as_u64().filter(|_| waiters[0] == 0) };
+    most.is_some_and(|it| (14..=16).contains(&it))
+}
+
+/// Waits until the check fires so for an application, by the agent's own word; gives the finding.
+fn becomes(agent: &Agent, who: &str, severity: &str, within: Duration) -> Result<Value, StageError> {
     until(format!("{CHECK} is {severity}"), within, || {
         let status = agent.status().map_err(|error| error.to_string())?;
         let firing = status["findings"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let is_it =
-            |it: &&Value| it["check"] == CHECK && it["target"].as_str().is_some_and(|it| it.contains("faulty-api"));
+        let is_it = |it: &&Value| it["check"] == CHECK && it["target"].as_str().is_some_and(|it| it.contains(who));
         match firing.iter().find(is_it) {
-            Some(it) if it["severity"] == severity => Ok(it["evidence"].clone()),
-            other => Err(format!("{other:?}; {:?}", rows_of(&status, CHECK, "faulty-api"))),
+            Some(it) if it["severity"] == severity => Ok(it.clone()),
+            other => Err(format!("{other:?}; {:?}", rows_of(&status, CHECK, who))),
         }
     })
 }
 
 /// By the sessions of the server and the requests in flight; then the same with eight WebSockets on the same port.
 #[test]
-fn a_pool_of_five_under_twenty_requests_has_fifteen_waiters() {
+fn a_pool_of_five_under_twenty_requests_has_fifteen_waiters_at_most() {
     alone(|stage| {
         let mut it = Waits::begin(stage, |_| String::new())?;
-        it.is_exhausted_and_recovers()?;
-        let _streams = Streams::open(it.faulty.port(), "/stream", 8)?;
-        let _others = Streams::open(it.twin.port(), "/stream", 8)?;
-        // Chatter is known as such once it was seen for three seconds.
-        throughout("streams are no waiters", 5.s(), || {
-            let status = it.watch.agent.status().map_err(|error| error.to_string())?;
-            let rows = rows_of(&status, CHECK, "-api");
-            if rows.iter().any(|row| row["state"] == "warning") { Err(format!("{rows:?}")) } else { Ok(()) }
-        })?;
-        it.is_exhausted_and_recovers()?;
-        it.watch.silent_about("twin-api")
+        it.is_exhausted_and_recovers(false)?;
+        it.streams_are_no_waiters(false)?;
+        it.watch.silent_about("twin-api")?;
+        // Busy work that has every connection, beside long polls that want none: nobody waits, which no socket tells.
+        let polls = Requests::send(it.twin.port(), "/slow", 10)?;
+        let work = Requests::send(it.twin.port(), "/work", 5)?;
+        let told = becomes(&it.watch.agent, "twin-api", "warning", 3.s() + LATE)?;
+        assert_eq!(told["evidence"]["waiters"], json!([0, 10]), "{told}");
+        let summary = told["summary"].as_str().unwrap_or_default();
+        assert!(summary.contains("up to 10 of 15 requests in flight may wait for one"), "{summary}");
+        it.stays_a_warning("twin-api", 7.s() + LATE)?;
+        it.twin.does("release")?;
+        polls.are_answered()?;
+        work.are_answered()?;
+        it.watch.resolves(CHECK, "twin-api", 30.s()).map(drop)
     });
 }
 
@@ -114,24 +148,25 @@ fn a_pool_of_five_under_twenty_requests_has_fifteen_waiters() {
 #[test]
 fn waiters_that_the_application_counts_are_exact() {
     alone(|stage| {
-        let mut it = Waits::begin(stage, |faulty| {
-            let port = faulty.port();
+        let pages = |it: &Application| {
+            let port = it.port();
             format!(
                 "pool.metrics = \"http://127.0.0.1:{port}/metrics\"\npool.health = {{ url = \
                  \"http://127.0.0.1:{port}/health\", in_use = \"/pool/checked_out\", waiting = \"/pool/waiting\" }}\n"
             )
-        })?;
-        it.watch.sees("pool.stats", &format!("{}/metrics", it.faulty.port()), "ok", 40.s())?;
-        it.watch.sees("pool.stats", &format!("{}/health", it.faulty.port()), "ok", 40.s())?;
-        it.is_exhausted_and_recovers()?;
-        // Requests that want no connection, beside four that have one each.
+        };
+        let mut it = Waits::begin(stage, pages)?;
+        for name in ["faulty", "twin"] {
+            let port = if name == "twin" { it.twin.port() } else { it.faulty.port() };
+            it.watch.sees("pool.stats", &format!("{port}/metrics"), "ok", 40.s())?;
+            it.watch.sees("pool.stats", &format!("{port}/health"), "ok", 40.s())?;
+        }
+        it.is_exhausted_and_recovers(true)?;
+        it.streams_are_no_waiters(true)?;
+        // All five connections at work beside requests that want none: the application knows that nobody waits.
         let slow = Requests::send(it.twin.port(), "/slow", 10)?;
-        let work = Requests::send(it.twin.port(), "/work", 4)?;
-        throughout("slow requests are no waiters", 15.s(), || {
-            let status = it.watch.agent.status().map_err(|error| error.to_string())?;
-            let rows = rows_of(&status, CHECK, "twin-api");
-            if rows.iter().any(|row| row["state"] == "warning") { Err(format!("{rows:?}")) } else { Ok(()) }
-        })?;
+        let work = Requests::send(it.twin.port(), "/work", 5)?;
+        throughout("slow requests are no waiters", 15.s(), || it.fires_not("twin-api", &["warning", "critical"]))?;
         it.twin.does("release")?;
         slow.are_answered()?;
         work.are_answered()?;

@@ -205,7 +205,7 @@ pub static CHECKS: &[Check] = &[
         false_alarm: FalseAlarm::Medium,
         needs: "callers that wait, from pool.metrics, pool.health or a pooler; else the server's view and requests that this host can see",
         advice: "see in the evidence what each lease does: end what is stuck, then shorten what holds a connection while it waits for something else",
-        reason: "a burst passes within two seconds; requests that wait give up after ten to thirty; critical needs exact waiters or a limit that is reached",
+        reason: "a burst passes within two seconds; requests that wait give up after ten to thirty; critical needs callers that were told to wait, requests in flight alone stay a warning",
     },
     Check {
         id: "pool.leak",

@@ -91,6 +91,11 @@ pub(super) fn counted(count: usize, one: &str) -> String {
     if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") }
 }
 
+/// `1 caller waits`, `3 callers wait`.
+pub(super) fn waits(count: usize, one: &str) -> String {
+    format!("{} {}", counted(count, one), if count == 1 { "waits" } else { "wait" })
+}
+
 /// Our end of a connection whose descriptor is not visible: `port 40000`, `unix`.
 pub(super) fn local_end(local: &End) -> String {
     local.address().map_or_else(|| local.to_string(), |address| format!("port {}", address.port()))

@@ -208,7 +208,10 @@ impl PoolPart {
                 let _ = write!(text, "; {waiters} waiting");
             }
             Json::Array(pair) if pair.len() == 2 => {
-                let _ = write!(text, "; {} to {} waiting", pair[0], pair[1]);
+                let _ = match pair[0].as_f64() {
+                    Some(0.0) => write!(text, "; up to {} waiting", pair[1]),
+                    _ => write!(text, "; {} to {} waiting", pair[0], pair[1]),
+                };
             }
             _ => (),
         }

@@ -1,31 +1,33 @@
 //! All leased, nobody connects, requests wait: `pool.exhausted`.
 //!
-//! Callers that wait are told exactly by the application or a pooler. Otherwise they are requests in flight beyond the
-//! connections that are leased, while every open connection is certainly leased or busy and none is being opened. That
-//! needs no limit, but a request in flight may wait for something else: only a limit that is reached, which the pool's
-//! settings say or which it stopped at twice, makes it more than a warning.
+//! Callers that wait are told exactly by the application or a pooler; only they make it critical. Otherwise there are
+//! requests in flight beyond the connections that are leased, while every open connection is certainly leased or busy
+//! and none is being opened. That needs no limit, but a request in flight may wait for something else, so their number
+//! is an upper bound and the finding a warning.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::heard::Heard;
-use super::join::{Join, canonical};
+use super::join::Join;
 use super::lease::{Lease, Leases, Sessions, VIEW_LASTS};
+use super::lines::SLACK;
 use super::stats::SQL;
 use super::{Instances, Servers, place};
 use crate::discover::{End, TargetKey};
 use crate::inspect::host::{Limit, Owner, PoolRow, TcpState};
-use crate::inspect::server::{Engine, Waiter};
+use crate::inspect::server::Engine;
 use crate::inspect::{HostLook, PoolStats, Reason, ServerLook, Value};
 use crate::judge::Moment;
 use crate::judge::defaults::CheckId;
 use crate::judge::threshold::Seen;
-use crate::judge::tracks::{Place, Subject, Tracks};
+use crate::judge::tracks::{Subject, Tracks};
 
 mod case;
 mod requests;
+mod waiters;
+
+pub(super) use waiters::Waiters;
 
 use requests::{Requests, Serving};
 
@@ -37,10 +39,9 @@ const OLD: Duration = Duration::from_secs(1);
 const APART: Duration = Duration::from_millis(500);
 /// A pool with a waiting caller hands a returned connection on at once; one that stays idle for so long is not wanted.
 const UNWANTED: Duration = Duration::from_secs(2);
-/// Waiters that were told are believed for so long; a source with waiters is asked every second one.
-const WAITERS_LAST: Duration = Duration::from_secs(12);
-/// That nobody waits is believed for longer, until the sockets say otherwise.
-const NOBODY_LASTS: Duration = Duration::from_secs(35);
+/// An application that tells how many wait is given so long to tell it of a pool that just became full; it is asked
+/// every second one then, and may be too stuck to answer.
+const TELLS_WITHIN: Duration = Duration::from_secs(6);
 /// The most that a pool had is what it may have; a pool that was made smaller shows it after this time.
 const HIGH_WATER_LASTS: Duration = Duration::from_secs(600);
 /// Pools of which something is learned.
@@ -51,6 +52,7 @@ const NOTHING_TELLS: Reason = Reason::NotYet(
 );
 const UNCLEAR: Reason = Reason::NotYet("whether the idle connections are leased while requests are in flight");
 const NEXT_WORD: Reason = Reason::NotYet("what the application says next: no request waits any more");
+const ITS_WORD: Reason = Reason::NotYet("what the application says of callers that wait, now that the pool is full");
 const SECOND_LOOK: Reason = Reason::NotYet("a second look at the pool");
 
 /// What is remembered between looks.
@@ -90,44 +92,6 @@ struct Saturated {
     counted: bool,
 }
 
-/// Callers that wait, as somebody who knows says.
-#[derive(Debug, Clone)]
-pub(super) struct Waiters {
-    /// The target whose look said it.
-    pub(super) by: TargetKey,
-    pub(super) count: f64,
-    pub(super) oldest: Option<Duration>,
-    /// Who says so: `hikaricp_connections_* of http://…`, `SHOW POOLS of …`.
-    pub(super) source: Arc<str>,
-    /// Whether the count is of every process of the pool.
-    pub(super) is_whole: bool,
-    /// When it was said.
-    pub(super) at: Duration,
-    /// Since when callers have waited, at every word of the source.
-    since: Option<Duration>,
-}
-
-impl Waiters {
-    /// `count` callers wait at `at`, for every process of the pool.
-    pub(super) const fn new(by: TargetKey, count: f64, source: Arc<str>, at: Duration) -> Self {
-        Self { by, count, oldest: None, source, is_whole: true, at, since: None }
-    }
-
-    const fn is_any(&self) -> bool {
-        self.count > 0.0
-    }
-
-    fn is_believed(&self, now: Duration) -> bool {
-        now.saturating_sub(self.at) <= if self.is_any() { WAITERS_LAST } else { NOBODY_LASTS }
-    }
-
-    /// For how long callers have certainly waited.
-    fn age(&self) -> Duration {
-        let seen = self.since.map_or(Duration::ZERO, |since| self.at.saturating_sub(since));
-        seen.max(self.oldest.unwrap_or_default())
-    }
-}
-
 /// An open count at which the pool stopped although requests waited.
 #[derive(Debug, Clone, Copy)]
 struct Learned {
@@ -152,9 +116,10 @@ struct Exhausted<'a> {
     serving: &'a Serving,
     since: Duration,
     age: Duration,
+    /// Requests in flight beyond the leases: the most that can wait.
     waiters: usize,
-    oldest: Duration,
-    limit_is_reached: bool,
+    /// Age of the oldest request that came after every lease began, where these are as many as may wait: it has none.
+    oldest_without: Option<Duration>,
 }
 
 impl Exhaustion {
@@ -191,28 +156,13 @@ impl Exhaustion {
         self.sessions.look(join, engine, now);
     }
 
-    /// Takes in which clients wait at a pooler. That none does says nothing of callers that wait inside the application.
+    /// Takes in which clients wait at a pooler.
     pub(super) fn pooler(&mut self, look: &ServerLook, bases: &Instances<'_>, now: Duration) {
         if look.pool_mode.is_none() && look.waiters.is_empty() {
             return;
         }
         for (target, rows) in bases {
-            let ends: HashSet<SocketAddr> = rows
-                .iter()
-                .flat_map(|row| &row.connections)
-                .filter_map(|it| Some(canonical(it.local.address()?)))
-                .collect();
-            let is_of_pool = |it: &&Waiter| {
-                it.address
-                    .zip(it.port)
-                    .is_some_and(|(address, port)| ends.contains(&SocketAddr::new(address.to_canonical(), port)))
-            };
-            let waiting: Vec<&Waiter> = look.waiters.iter().filter(is_of_pool).collect();
-            let source = format!("{} at {}", look.engine.name(), rows[0].remote);
-            let mut waiters = Waiters::new(look.target.clone(), waiting.len() as f64, source.into(), now);
-            waiters.oldest = waiting.iter().map(|it| it.waited).max();
-            waiters.is_whole = !waiting.is_empty();
-            self.tell((*target).clone(), waiters);
+            self.tell((*target).clone(), Waiters::of_pooler(look, rows, now));
         }
     }
 
@@ -259,7 +209,7 @@ impl Exhaustion {
             rows.iter().for_each(|row| self.saturate(row, now.mono));
             let outcomes: Vec<Outcome<'_>> = rows.iter().map(|row| self.outcome(row, now.mono)).collect();
             let heard = Heard { sessions: &self.sessions, servers, now: now.mono };
-            observe(target, Some(&place(rows[0])), told.as_ref(), (rows, &outcomes), heard, now, tracks);
+            Scene { target, rows, told: told.as_ref(), outcomes: &outcomes, heard }.observe(now, tracks);
             let leased_of =
                 |it: &Outcome<'_>| if let Outcome::Exhausted(it) = it { Some(it.leases.cookies()) } else { None };
             let leased: Vec<Option<HashSet<u64>>> = outcomes.iter().map(leased_of).collect();
@@ -273,9 +223,9 @@ impl Exhaustion {
 
     /// Judges a pool that only its application knows.
     pub(super) fn judge_named(&self, servers: &Servers, target: &TargetKey, now: Moment, tracks: &mut Tracks) {
-        if let Some(told) = self.told_of(target, now.mono) {
+        if let told @ Some(_) = self.told_of(target, now.mono) {
             let heard = Heard { sessions: &self.sessions, servers, now: now.mono };
-            observe(target, None, Some(told), (&[], &[]), heard, now, tracks);
+            Scene { target, rows: &[], told, outcomes: &[], heard }.observe(now, tracks);
         }
     }
 
@@ -291,6 +241,7 @@ impl Exhaustion {
     }
 
     /// Callers that wait for a connection of this instance, for a person to see; of all of them when that was told.
+    /// By sockets it is a range: a request in flight may wait for something else.
     pub(super) fn waiters(&self, row: &PoolRow, now: Duration) -> Value {
         if let Some(told) = self.told_of(&row.target, now).filter(|it| it.is_whole) {
             return Value::Known(told.count);
@@ -301,7 +252,6 @@ impl Exhaustion {
         let leases = Leases::of(row, &self.sessions, now);
         match self.beyond(row, &leases, serving) {
             0 => Value::Known(0.0),
-            beyond if leases.are_all_certain() && leases.connecting == 0 => Value::Known(beyond as f64),
             beyond => Value::Between(0.0, beyond as f64),
         }
     }
@@ -342,7 +292,7 @@ impl Exhaustion {
             return Outcome::Clear;
         }
         let leases = Leases::of(row, &self.sessions, now);
-        let (open, waiters, oldest) = (leases.open(), self.beyond(row, &leases, serving), serving.oldest());
+        let (open, waiters) = (leases.open(), self.beyond(row, &leases, serving));
         let limit = &row.limit.value;
         let Some(it) = self.instances.get(&(row.owner.clone(), row.remote.clone())) else {
             return Outcome::Unknown(SECOND_LOOK);
@@ -371,16 +321,8 @@ impl Exhaustion {
             return Outcome::Unknown(SECOND_LOOK);
         }
         let age = saturated.last.saturating_sub(saturated.since);
-        Outcome::Exhausted(Exhausted {
-            row,
-            leases,
-            serving,
-            since: saturated.since,
-            age,
-            waiters,
-            oldest,
-            limit_is_reached,
-        })
+        let oldest_without = oldest_without(serving, &leases, waiters, now);
+        Outcome::Exhausted(Exhausted { row, leases, serving, since: saturated.since, age, waiters, oldest_without })
     }
 
     /// Remembers that an instance is exhausted: its waiters stay waiters however old they grow, and where it stopped
@@ -415,42 +357,65 @@ impl Exhaustion {
 /// Who said a limit that nobody told.
 const LEARNED: &str = "learned: it stopped there twice while requests waited";
 
-/// Holds what was told and what the sockets say of one pool against the bounds.
-fn observe(
-    target: &TargetKey,
-    place: Option<&Place>,
-    told: Option<&Waiters>,
-    (pools, outcomes): (&[&PoolRow], &[Outcome<'_>]),
-    heard: Heard<'_>,
-    now: Moment,
-    tracks: &mut Tracks,
-) {
-    let exhausted: Vec<&Exhausted<'_>> =
-        outcomes.iter().filter_map(|it| if let Outcome::Exhausted(it) = it { Some(it) } else { None }).collect();
-    let longest = exhausted.iter().max_by_key(|it| it.age);
-    let age = longest.map_or(Duration::ZERO, |it| it.age);
-    let seconds = |age: Duration| age.as_secs_f64();
-    let none_waits = !outcomes.is_empty() && outcomes.iter().all(|it| matches!(it, Outcome::Clear));
-    let (value, corroborated) = match told {
-        // It was true when it was said; the sockets have moved on since.
-        Some(told) if told.is_any() && none_waits && now.mono.saturating_sub(told.at) > OLD => {
-            (Value::Unknown(NEXT_WORD), false)
-        }
-        Some(told) if told.is_any() && (told.is_whole || longest.is_some()) => {
-            (Value::Known(seconds(told.age().max(age))), true)
-        }
-        Some(told) if told.is_any() => (Value::Between(seconds(told.age()), f64::INFINITY), false),
-        // What was said before it began says nothing of it.
-        Some(told) if told.is_whole && longest.is_none_or(|it| told.at >= it.since) => (Value::Known(0.0), false),
-        _ => match longest {
-            Some(_) => (Value::Known(seconds(age)), exhausted.iter().any(|it| it.limit_is_reached)),
-            None => (without(outcomes), false),
-        },
-    };
-    let seen = Seen { corroborated, ..Seen::value(value) };
-    let subject = Subject { place, ..Subject::of(CheckId::Exhausted, target) };
-    let told = told.filter(|it| it.is_any());
-    tracks.observe(subject, seen, now, || case::case(target, told, &exhausted, pools, heard));
+/// Age of the oldest request that can have no connection, since every lease began before it, if these account for all
+/// that may wait.
+fn oldest_without(serving: &Serving, leases: &Leases<'_>, waiters: usize, now: Duration) -> Option<Duration> {
+    let began: Option<Vec<Duration>> = leases.all.iter().map(|lease| lease.held_for(now)).collect();
+    let youngest = began?.into_iter().min()?;
+    let without: Vec<Duration> =
+        serving.in_flight.iter().map(|it| it.age).filter(|it| *it + SLACK < youngest).collect();
+    without.first().copied().filter(|_| without.len() >= waiters)
+}
+
+/// One pool at one look: what was told and what the sockets say.
+struct Scene<'a> {
+    target: &'a TargetKey,
+    rows: &'a [&'a PoolRow],
+    told: Option<&'a Waiters>,
+    outcomes: &'a [Outcome<'a>],
+    heard: Heard<'a>,
+}
+
+impl Scene<'_> {
+    /// Holds it against the bounds.
+    fn observe(&self, now: Moment, tracks: &mut Tracks) {
+        let exhausted: Vec<&Exhausted<'_>> = self
+            .outcomes
+            .iter()
+            .filter_map(|it| if let Outcome::Exhausted(it) = it { Some(it) } else { None })
+            .collect();
+        let longest = exhausted.iter().max_by_key(|it| it.age);
+        let age = longest.map_or(Duration::ZERO, |it| it.age);
+        let seconds = |age: Duration| age.as_secs_f64();
+        let none_waits = !self.outcomes.is_empty() && self.outcomes.iter().all(|it| matches!(it, Outcome::Clear));
+        let (value, corroborated) = match self.told {
+            // It was true when it was said; the sockets have moved on since.
+            Some(told) if told.is_any() && none_waits && now.mono.saturating_sub(told.at) > OLD => {
+                (Value::Unknown(NEXT_WORD), false)
+            }
+            Some(told) if told.is_any() && (told.is_whole || longest.is_some()) => {
+                (Value::Known(seconds(told.age().max(age))), true)
+            }
+            Some(told) if told.is_any() => (Value::Between(seconds(told.age()), f64::INFINITY), false),
+            // What was said before it began says nothing of it.
+            Some(told) if told.is_whole && longest.is_none_or(|it| told.at >= it.since) => (Value::Known(0.0), false),
+            Some(told)
+                if told.is_whole && longest.is_some_and(|it| now.mono.saturating_sub(it.since) < TELLS_WITHIN) =>
+            {
+                (Value::Unknown(ITS_WORD), false)
+            }
+            _ if longest.is_some() => (Value::Known(seconds(age)), false),
+            _ => (without(self.outcomes), false),
+        };
+        let seen = Seen { corroborated, ..Seen::value(value) };
+        let place = self.rows.first().map(|row| place(row));
+        let subject = Subject { place: place.as_ref(), ..Subject::of(CheckId::Exhausted, self.target) };
+        tracks.observe(subject, seen, now, || {
+            let told = self.told.filter(|it| it.is_any());
+            let leases = self.rows.iter().map(|row| (*row, Leases::of(row, self.heard.sessions, now.mono))).collect();
+            case::Proof { target: self.target, told, exhausted, leases, heard: self.heard }.case()
+        });
+    }
 }
 
 /// No instance is exhausted; whether that is certain of all of them.

@@ -84,6 +84,15 @@ impl Lease<'_> {
         matches!(self.hold, Hold::Busy | Hold::Leased)
     }
 
+    /// For how long at least whoever has it has had it, where it is certainly leased.
+    pub(super) fn held_for(&self, now: Duration) -> Option<Duration> {
+        match self.hold {
+            Hold::Busy => self.connection.sent_age,
+            Hold::Leased => self.said.and_then(|said| Some(said.session.state_age? + now.saturating_sub(said.at))),
+            Hold::Was | Hold::Idle | Hold::Unknown => None,
+        }
+    }
+
     /// Since when it certainly has been idle.
     pub(super) fn idle_for(&self, now: Duration) -> Option<Duration> {
         let said = self.said.filter(|_| self.hold == Hold::Idle)?;

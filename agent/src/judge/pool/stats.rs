@@ -338,7 +338,7 @@ fn utilization_case(exact: &Exact<'_>, rows: &[&PoolRow], heard: Heard<'_>) -> C
         (exact.pool.in_use.known().unwrap_or(0.0), exact.limit().unwrap_or((0.0, "")));
     let share = exact.share().unwrap_or(0.0);
     let waiting = match exact.pool.waiting.known() {
-        Some(waiting) if waiting > 0.0 => format!("; {} wait for one", words::counted(waiting as usize, "caller")),
+        Some(waiting) if waiting > 0.0 => format!("; {} for one", words::waits(waiting as usize, "caller")),
         _ => String::new(),
     };
     let remote = exact.place().map(|it| format!(" to {}", it.remote)).unwrap_or_default();

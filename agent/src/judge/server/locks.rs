@@ -97,7 +97,8 @@ fn case(look: &ServerLook, blocked: &[Blocked], deadlocks: u64, pools: &Pools) -
             let by = it.by.first().map(|by| format!(", held by {}", named(*by, find(*by), word)));
             let who = named(it.backend, find(it.backend), word);
             let count = words::counted(blocked.len(), "session");
-            format!("{count} of {server} wait for a lock, {who} for {waited}{}", by.unwrap_or_default())
+            let wait = if blocked.len() == 1 { "waits" } else { "wait" };
+            format!("{count} of {server} {wait} for a lock, {who} for {waited}{}", by.unwrap_or_default())
         }
         None => String::new(),
     };

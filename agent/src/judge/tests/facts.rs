@@ -34,7 +34,7 @@ fn a_long_wait_for_a_lock_names_who_waits_and_who_holds_it() {
     assert_eq!(night.told(), "15s db.locks began warning");
     assert_eq!(
         night.last().summary,
-        "1 session of 10.0.0.5:5432/app wait for a lock, backend 900 of shop (idle for 1 s) for 20 s, \
+        "1 session of 10.0.0.5:5432/app waits for a lock, backend 900 of shop (idle for 1 s) for 20 s, \
          held by backend 901 of shop (idle in transaction for 2 s)"
     );
     let proof = evidence(night.last());

@@ -22,6 +22,7 @@ use crate::inspect::{HostLook, Reading, Reason, Rows, Value};
 mod defaults;
 mod endpoint;
 mod evidence;
+mod forecast;
 mod hold;
 pub mod levels;
 mod log;
@@ -334,6 +335,12 @@ impl Judge {
     /// Callers that wait for a connection of a pool at `now`, on the monotonic clock.
     pub fn waiters(&self, pool: &TargetKey, now: Duration) -> Value {
         self.pools.waiters(pool, now)
+    }
+
+    /// Seconds until a server has no slot left at its present rate, at `now` on the monotonic clock: a range while the
+    /// trend holds.
+    pub fn server_empty_in(&self, server: &TargetKey, now: Duration) -> Value {
+        self.servers.empty_in(server, now)
     }
 
     /// Whether a pool of this server is over 80 % or has a session that is half-way to a bound: then the server is worth

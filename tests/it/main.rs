@@ -14,6 +14,7 @@ mod exhaustion;
 mod fleet;
 mod full_disk;
 mod ghosts;
+mod headroom;
 mod healthy;
 mod identity;
 mod kills;

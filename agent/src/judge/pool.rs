@@ -22,7 +22,6 @@ mod connect_stuck;
 mod error_path;
 mod errors;
 mod exhaustion;
-mod forecast;
 mod ghost;
 mod half_open;
 mod heard;

@@ -1,28 +1,26 @@
 //! Checks of database servers: room for connections, and the way to get one.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::json;
 use tickbird_shared::Severity;
 
 use super::defaults::CheckId;
-use super::evidence::{Case, number, object, value};
+use super::evidence::{Case, object, value};
 use super::pool::Pools;
 use super::threshold::Seen;
 use super::tracks::{Subject, Tracks};
 use super::{Moment, words};
 use crate::discover::TargetKey;
-use crate::inspect::server::Session;
 use crate::inspect::{ServerLook, Unit, Value};
 
+mod headroom;
 mod limits;
 mod locks;
 mod replica;
 mod role;
 mod transactions;
-
-/// Most names in a tally.
-const MAX_NAMES: usize = 8;
 
 /// What is remembered of servers between looks.
 #[derive(Debug, Default)]
@@ -33,6 +31,7 @@ pub(super) struct Servers {
     transactions: transactions::Transactions,
     roles: role::Roles,
     replicas: replica::Replicas,
+    rooms: headroom::Rooms,
     have_looked: bool,
 }
 
@@ -40,13 +39,18 @@ impl Servers {
     /// `pools` as they were before this look: whose connections lead to the server.
     pub(super) fn look(&mut self, look: &ServerLook, pools: &Pools, now: Moment, tracks: &mut Tracks) {
         self.have_looked = true;
-        headroom(look, now, tracks);
+        self.rooms.look(look, now, tracks);
         limits::look(look, now, tracks);
         self.connect(look, now, tracks);
         self.deadlocks.look(look, pools, now, tracks);
         self.transactions.look(look, now, tracks);
         self.roles.look(look, pools, now, tracks);
         self.replicas.look(look, now, tracks);
+    }
+
+    /// Seconds until this server has no slot left at its present rate.
+    pub(super) fn empty_in(&self, server: &TargetKey, now: Duration) -> Value {
+        self.rooms.empty_in(server, now)
     }
 
     pub(super) const fn have_looked(&self) -> bool {
@@ -88,72 +92,4 @@ impl Servers {
             ..Case::default()
         });
     }
-}
-
-fn headroom(look: &ServerLook, now: Moment, tracks: &mut Tracks) {
-    let value = match (&look.used, &look.slots) {
-        (Value::Unknown(reason), _) | (_, Value::Unknown(reason)) => Value::Unknown(reason.clone()),
-        (used, slots) => match (slots.low(), slots.high()) {
-            (Some(least), Some(most)) if least > 0.0 => share(used, least, most),
-            _ => return,
-        },
-    };
-    tracks.observe(Subject::of(CheckId::Headroom, &look.target), Seen::value(value.clone()), now, || {
-        let sessions = look.sessions.as_deref().unwrap_or_default();
-        let by_application = tally(sessions, |it| words::foreign(&it.application_name, 60));
-        let by_user = tally(sessions, |it| words::foreign(&it.user, 60));
-        // MySQL's clients have no name, and others may have none.
-        let named = by_application.first().filter(|(name, _)| !name.is_empty()).or(by_user.first());
-        let most = named.map(|(name, count)| format!("; {name:?} holds {count}"));
-        let [used, slots] = [&look.used, &look.slots].map(|it| words::value(it, Unit::Count));
-        let server = look.target.as_str().trim_start_matches("server:");
-        Case {
-            summary: format!(
-                "{server} uses {used} of its {slots} connection slots ({}){}",
-                words::value(&value, Unit::Ratio),
-                most.unwrap_or_default(),
-            ),
-            evidence: object(json!({
-                "used": super::evidence::value(&look.used, Unit::Count),
-                "slots": super::evidence::value(&look.slots, Unit::Count),
-                "share": super::evidence::value(&value, Unit::Ratio),
-                "by_application": json_tally(by_application),
-                "by_user": json_tally(by_user),
-                "by_client": json_tally(tally(sessions, |it| {
-                    it.address.map_or_else(|| "unix socket or hidden".to_owned(), |it| it.to_canonical().to_string())
-                })),
-                "rule": look.engine.slots_rule(),
-                "not_visible": look.hidden.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            })),
-            ..Case::default()
-        }
-    });
-}
-
-/// Used against slots, either of which may be a range.
-fn share(used: &Value, least: f64, most: f64) -> Value {
-    match (used, least == most) {
-        (Value::Known(used), true) => Value::Known(used / most),
-        _ => Value::Between(used.low().unwrap_or_default() / most, used.high().unwrap_or(f64::INFINITY) / least),
-    }
-}
-
-/// How many sessions have each name, most first.
-fn tally(sessions: &[Session], name: impl Fn(&Session) -> String) -> Vec<(String, usize)> {
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for session in sessions {
-        *counts.entry(name(session)).or_default() += 1;
-    }
-    let mut all: Vec<_> = counts.into_iter().collect();
-    all.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    all.truncate(MAX_NAMES);
-    all
-}
-
-fn json_tally(counts: Vec<(String, usize)>) -> serde_json::Value {
-    counts
-        .into_iter()
-        .map(|(name, count)| (name, number(count as f64, Unit::Count)))
-        .collect::<serde_json::Map<_, _>>()
-        .into()
 }

@@ -14,6 +14,7 @@ mod endpoints;
 mod error_path;
 mod exhaustion;
 mod facts;
+mod headroom;
 mod leases;
 mod logs;
 mod own;

@@ -215,10 +215,8 @@ impl PoolPart {
             }
             _ => (),
         }
-        if let Json::Array(pair) = &self.empty_in
-            && let [Some(low), Some(high)] = [pair.first(), pair.get(1)].map(|it| it.and_then(Json::as_f64))
-        {
-            let _ = write!(text, "; empty in {} to {}", minutes(low), minutes(high));
+        if let Some(range) = empty_in(&self.empty_in) {
+            let _ = write!(text, "; empty in {range}");
         }
         text
     }
@@ -269,6 +267,12 @@ impl ConnectionPart {
             |it: &HolderPart| Descriptor { instance: Instance { pid: it.pid, start: it.start }, fd: it.fd };
         Sharers { first: self.also_held_by.iter().map(descriptor).collect(), more: self.also_held_more }
     }
+}
+
+/// A forecast as a person reads it: `3 min to 5 min`; `None` where it is a text that says why there is none.
+pub fn empty_in(range: &Json) -> Option<String> {
+    let (low, high) = (range.get(0)?.as_f64()?, range.get(1)?.as_f64()?);
+    Some(format!("{} to {}", minutes(low), minutes(high)))
 }
 
 fn minutes(seconds: f64) -> String {

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::Value as Json;
 
-use crate::status::pools::{ConnectionPart, LEGEND, PoolPart};
+use crate::status::pools::{ConnectionPart, LEGEND, PoolPart, empty_in};
 use crate::status::{BlindPart, CheckPart, FindingPart, Report, TargetPart};
 
 /// How to draw: colours, and the zone of the times.
@@ -160,6 +160,7 @@ const TABLES: [Layout; 5] = [
             ("by state", "by_state"),
             ("used", "used"),
             ("slots", "slots"),
+            ("empty in", "empty_in_seconds"),
             ("connect", "connect_seconds"),
         ],
     },
@@ -208,6 +209,7 @@ fn trim_line(out: &mut String) {
 fn cell(fact: &str, value: Option<&Json>) -> String {
     match value {
         None | Some(Json::Null) => "-".into(),
+        Some(range) if fact == "empty_in_seconds" => empty_in(range).unwrap_or_else(|| "not yet known".into()),
         Some(Json::Number(number)) if fact.ends_with("_bytes") => bytes(number.as_f64().unwrap_or_default()),
         Some(Json::Number(number)) if fact == "cpu_cores" => {
             format!("{:.1} %", number.as_f64().unwrap_or_default() * 100.0)

@@ -49,6 +49,10 @@ pub fn report(source: &Source<'_>) -> Report {
         if kind == "pool" {
             facts.insert("waiting".to_owned(), waiting(&key));
         }
+        if kind == "server" {
+            let empty_in = source.judge.server_empty_in(&key, source.now.mono);
+            facts.insert("empty_in_seconds".to_owned(), value_json(&empty_in));
+        }
         TargetPart {
             state: worst.get(key.as_str()).copied().unwrap_or(State::NotYet).as_str().to_owned(),
             key: key.as_str().to_owned(),

@@ -11,7 +11,6 @@ use tickbird_shared::Severity;
 
 use super::error_path::{self, ErrorPath};
 use super::errors::Errors;
-use super::forecast::Trend;
 use super::heard::Heard;
 use super::order::Discipline;
 use super::verdict::{Judged, Pool};
@@ -21,6 +20,7 @@ use crate::discover::{Instance, TargetKey};
 use crate::inspect::server::SessionState;
 use crate::inspect::{Reason, Value};
 use crate::judge::defaults::CheckId;
+use crate::judge::forecast::Trend;
 use crate::judge::threshold::Seen;
 use crate::judge::tracks::{Place, Subject, Tracks};
 use crate::judge::{Moment, words};
@@ -174,7 +174,7 @@ impl Leaks {
         history.trend.take(held.len() as u32, now.mono);
         history.errors.learn(&held, errors, now.mono);
         let room = pools.iter().map(|pool| room(pool)).try_fold(0.0, |sum, room| Some(sum + room?));
-        history.empty_in = history.trend.empty_in(room, now.mono);
+        history.empty_in = history.trend.empty_in(room.map(|it| (it, it)), now.mono);
         let has_sight = pools
             .iter()
             .any(|pool| pool.discipline == Discipline::Rotating || pool.connections.iter().any(tells_lease));

@@ -10,6 +10,7 @@ use crate::discover::Instance;
 use crate::inspect::log_tail::Raised;
 use crate::inspect::{Unit, Value};
 use crate::judge::evidence::{self, Case, number, object};
+use crate::judge::forecast;
 use crate::judge::pool::error_path::ErrorPath;
 use crate::judge::pool::heard::Heard;
 use crate::judge::pool::lines::HeldBy;
@@ -59,12 +60,7 @@ impl Leak<'_, '_> {
         let mut members: Vec<u64> = self.held.iter().map(|it| it.connection.cookie).collect();
         members.sort_unstable();
         let pids = pids(self.held.iter().map(|it| it.row));
-        let empty = match self.empty_in {
-            Value::Between(low, high) => {
-                format!("; at this rate the pool is empty in {} to {}", words::seconds(*low), words::seconds(*high))
-            }
-            _ => String::new(),
-        };
+        let empty = forecast::in_words("the pool is empty", self.empty_in);
         let is_paired = |it: &&&Judged<'_>| self.error_of(it).is_some();
         let paired = match self.held.iter().filter(is_paired).count() {
             0 => String::new(),

@@ -18,6 +18,7 @@ mod shape;
 mod status_text;
 
 pub use health::{Pointer, Pointers};
+pub use shape::Totals;
 
 use shape::Numbers;
 
@@ -69,6 +70,14 @@ pub struct NamedPool {
     pub waiting: Value,
     /// Seconds for which the longest of them has waited.
     pub oldest_wait: Value,
+    /// Connections that it opens though nobody asks for one, where it says so.
+    pub least: Option<f64>,
+    /// Idle connections that it keeps ready whatever is in use, where it says so.
+    pub least_idle: Option<f64>,
+    /// Idle connections beyond which it closes one that is given back, where it says so.
+    pub most_idle: Option<f64>,
+    /// What it counts since its process began.
+    pub totals: Totals,
     /// Processes whose numbers were added up; 1 unless the series say more.
     pub processes: u32,
     /// Whose numbers they are: `hikaricp_connections_* of http://…`.
@@ -264,6 +273,10 @@ impl Told {
             open: value(numbers.open),
             waiting: value(numbers.waiting),
             oldest_wait: value(numbers.oldest_wait),
+            least: numbers.least,
+            least_idle: numbers.least_idle,
+            most_idle: numbers.most_idle,
+            totals: numbers.totals,
             processes: self.processes.max(1),
             source: format!("{} of {url}", self.by).into(),
         }

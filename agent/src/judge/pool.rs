@@ -168,7 +168,10 @@ impl Pools {
         let sessions = &self.exhaustion.sessions;
         let is_viewed = |row: &PoolRow| self.servers.values().any(|it| it.remotes.contains(&row.remote));
         // HikariCP refills its pool though nobody asks for a connection.
-        let opens_ahead = |instance: Instance| self.commands.get(&instance).is_some_and(|it| runs_java(it));
+        let opens_ahead = |instance: Instance, row: &PoolRow| {
+            let is_java = self.commands.get(&instance).is_some_and(|it| runs_java(it));
+            if is_java { usize::MAX } else { self.stats.opens_ahead(&row.target, now.mono) }
+        };
         self.verdicts.host(&rows, sessions, is_viewed, opens_ahead, now.mono);
         // Where the server names pools, a connection that it has not named yet is of none.
         let is_one = |pool: &verdict::Pool<'_>| pool.name.is_some() || !is_viewed(pool.row);

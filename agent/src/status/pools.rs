@@ -210,6 +210,7 @@ impl PoolPart {
             Json::Array(pair) if pair.len() == 2 => {
                 let _ = match pair[0].as_f64() {
                     Some(0.0) => write!(text, "; up to {} waiting", pair[1]),
+                    Some(least) if pair[1].is_null() => write!(text, "; at least {least} waiting"),
                     _ => write!(text, "; {} to {} waiting", pair[0], pair[1]),
                 };
             }

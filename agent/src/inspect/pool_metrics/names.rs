@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Told;
 use super::open_metrics::{self, Series};
-use super::shape::{self, Numbers};
+use super::shape::{self, Numbers, Totals};
 
 /// Most series of pools that are kept of one page.
 const MAX_SERIES: usize = 4_096;
@@ -19,6 +19,15 @@ enum Role {
     Waiting,
     /// Idle or used, as its label of the state says.
     ByState,
+    LeastIdle,
+    MostIdle,
+    Waits,
+    WaitSeconds,
+    WaitMilliseconds,
+    Timeouts,
+    Uses,
+    UseSeconds,
+    UseMilliseconds,
 }
 
 /// The names of one exporter.
@@ -27,6 +36,7 @@ struct Family {
     names: &'static [(&'static str, Role)],
 }
 
+/// Where a name has no unit, OpenTelemetry's new names are in seconds and the old ones in milliseconds.
 const FAMILIES: &[Family] = &[
     Family {
         by: "hikaricp_connections_*",
@@ -35,6 +45,10 @@ const FAMILIES: &[Family] = &[
             ("hikaricp_connections_idle", Role::Idle),
             ("hikaricp_connections_pending", Role::Waiting),
             ("hikaricp_connections_max", Role::Limit),
+            ("hikaricp_connections_min", Role::LeastIdle),
+            ("hikaricp_connections_timeout_total", Role::Timeouts),
+            ("hikaricp_connections_usage_seconds_count", Role::Uses),
+            ("hikaricp_connections_usage_seconds_sum", Role::UseSeconds),
         ],
     },
     Family {
@@ -44,6 +58,7 @@ const FAMILIES: &[Family] = &[
             ("hikaricp_idle_connections", Role::Idle),
             ("hikaricp_pending_threads", Role::Waiting),
             ("hikaricp_max_connections", Role::Limit),
+            ("hikaricp_min_connections", Role::LeastIdle),
         ],
     },
     Family {
@@ -52,6 +67,19 @@ const FAMILIES: &[Family] = &[
             ("db_client_connection_count", Role::ByState),
             ("db_client_connection_max", Role::Limit),
             ("db_client_connection_pending_requests", Role::Waiting),
+            ("db_client_connection_idle_min", Role::LeastIdle),
+            ("db_client_connection_idle_max", Role::MostIdle),
+            ("db_client_connection_timeouts", Role::Timeouts),
+            ("db_client_connection_timeouts_total", Role::Timeouts),
+            ("db_client_connection_wait_time_seconds_sum", Role::WaitSeconds),
+            ("db_client_connection_wait_time_milliseconds_sum", Role::WaitMilliseconds),
+            ("db_client_connection_use_time_seconds_count", Role::Uses),
+            ("db_client_connection_use_time_seconds_sum", Role::UseSeconds),
+            ("db_client_connection_use_time_milliseconds_count", Role::Uses),
+            ("db_client_connection_use_time_milliseconds_sum", Role::UseMilliseconds),
+            ("db_client_connection_wait_time_sum", Role::WaitSeconds),
+            ("db_client_connection_use_time_count", Role::Uses),
+            ("db_client_connection_use_time_sum", Role::UseSeconds),
         ],
     },
     Family {
@@ -60,6 +88,19 @@ const FAMILIES: &[Family] = &[
             ("db_client_connections_usage", Role::ByState),
             ("db_client_connections_max", Role::Limit),
             ("db_client_connections_pending_requests", Role::Waiting),
+            ("db_client_connections_idle_min", Role::LeastIdle),
+            ("db_client_connections_idle_max", Role::MostIdle),
+            ("db_client_connections_timeouts", Role::Timeouts),
+            ("db_client_connections_timeouts_total", Role::Timeouts),
+            ("db_client_connections_wait_time_seconds_sum", Role::WaitSeconds),
+            ("db_client_connections_wait_time_milliseconds_sum", Role::WaitMilliseconds),
+            ("db_client_connections_use_time_seconds_count", Role::Uses),
+            ("db_client_connections_use_time_seconds_sum", Role::UseSeconds),
+            ("db_client_connections_use_time_milliseconds_count", Role::Uses),
+            ("db_client_connections_use_time_milliseconds_sum", Role::UseMilliseconds),
+            ("db_client_connections_wait_time_sum", Role::WaitMilliseconds),
+            ("db_client_connections_use_time_count", Role::Uses),
+            ("db_client_connections_use_time_sum", Role::UseMilliseconds),
         ],
     },
     Family {
@@ -69,6 +110,8 @@ const FAMILIES: &[Family] = &[
             ("go_sql_idle_connections", Role::Idle),
             ("go_sql_open_connections", Role::Open),
             ("go_sql_max_open_connections", Role::Limit),
+            ("go_sql_wait_count_total", Role::Waits),
+            ("go_sql_wait_duration_seconds_total", Role::WaitSeconds),
         ],
     },
     Family {
@@ -78,6 +121,10 @@ const FAMILIES: &[Family] = &[
             ("go_sql_stats_connections_idle", Role::Idle),
             ("go_sql_stats_connections_open", Role::Open),
             ("go_sql_stats_connections_max_open", Role::Limit),
+            ("go_sql_stats_connections_waited_for", Role::Waits),
+            ("go_sql_stats_connections_waited_for_total", Role::Waits),
+            ("go_sql_stats_connections_blocked_seconds", Role::WaitSeconds),
+            ("go_sql_stats_connections_blocked_seconds_total", Role::WaitSeconds),
         ],
     },
 ];
@@ -86,6 +133,7 @@ const FAMILIES: &[Family] = &[
 /// ActiveRecord have no exporter of their own.
 const ENDINGS: &[&str] = &[
     "max",
+    "min",
     "size",
     "available",
     "requests_waiting",
@@ -203,12 +251,22 @@ impl Group {
     fn numbers(&self, family: Option<usize>) -> Option<(Numbers, &'static str)> {
         let Some(family) = family else { return shape::recognised(|key| self.loose.get(key).copied()) };
         let of = |role| self.roles.get(&role).copied();
+        let thousandth = |role| of(role).map(|it| it / 1e3);
         let numbers = Numbers {
             limit: of(Role::Limit),
             in_use: of(Role::InUse),
             idle: of(Role::Idle),
             open: of(Role::Open),
             waiting: of(Role::Waiting),
+            least_idle: of(Role::LeastIdle),
+            most_idle: of(Role::MostIdle),
+            totals: Totals {
+                waits: of(Role::Waits),
+                wait_seconds: of(Role::WaitSeconds).or(thousandth(Role::WaitMilliseconds)),
+                timeouts: of(Role::Timeouts),
+                uses: of(Role::Uses),
+                use_seconds: of(Role::UseSeconds).or(thousandth(Role::UseMilliseconds)),
+            },
             ..Numbers::default()
         };
         Some((numbers, FAMILIES[family].by))
@@ -275,12 +333,15 @@ hikaricp_connections_min{application="shop",pool="main"} 10.0
 hikaricp_connections_acquire_seconds_count{pool="main"} 9000
 hikaricp_active_connections{pool="reports"} 1
 hikaricp_max_connections{pool="reports"} 2
+hikaricp_min_connections{pool="reports"} 1
 hikaricp_pending_threads{pool="reports"} 0
 "#;
         assert_eq!(
             shown(text),
             "main: 9/10 1 4 (hikaricp_connections_*) 1\nreports: 1/2 ? 0 (hikaricp_*_connections) 1"
         );
+        let least: Vec<_> = pools(text).expect("pools").iter().map(|it| it.numbers.least_idle).collect();
+        assert_eq!(least, [Some(10.0), Some(1.0)]);
     }
 
     #[test]
@@ -295,6 +356,19 @@ db_client_connections_max{pool_name="old"} 4
 db_client_connections_pending_requests{pool_name="old"} 7
 "#;
         assert_eq!(shown(text), "app: 3/5 2 ? (db.client.connection.*) 1\nold: 4/4 0 7 (db.client.connections.*) 1");
+        let counted = r#"
+{"db.client.connection.idle.min","db.client.connection.pool.name"="app"} 2
+{"db.client.connection.idle.max","db.client.connection.pool.name"="app"} 4
+{"db.client.connection.timeouts_total","db.client.connection.pool.name"="app"} 3
+{"db.client.connection.wait_time_seconds_sum","db.client.connection.pool.name"="app"} 1.5
+db_client_connections_use_time_milliseconds_sum{pool_name="old"} 9000
+db_client_connections_use_time_milliseconds_count{pool_name="old"} 90
+"#;
+        let all: Vec<_> = pools(&format!("{text}{counted}")).expect("pools").into_iter().map(|it| it.numbers).collect();
+        let app = Totals { timeouts: Some(3.0), wait_seconds: Some(1.5), ..Totals::default() };
+        assert_eq!((all[0].least_idle, all[0].most_idle, all[0].totals), (Some(2.0), Some(4.0), app));
+        let old = Totals { uses: Some(90.0), use_seconds: Some(9.0), ..Totals::default() };
+        assert_eq!((all[1].least_idle, all[1].totals), (None, old));
     }
 
     #[test]
@@ -302,6 +376,20 @@ db_client_connections_pending_requests{pool_name="old"} 7
         let go = "go_sql_max_open_connections{db_name=\"app\"} 8\ngo_sql_open_connections{db_name=\"app\"} 5\n\
                   go_sql_in_use_connections{db_name=\"app\"} 5\ngo_sql_idle_connections{db_name=\"app\"} 0\n";
         assert_eq!(shown(go), "app: 5/8 0 ? (go_sql_*_connections) 1");
+        let waits = format!(
+            "{go}go_sql_wait_count_total{{db_name=\"app\"}} 40\ngo_sql_wait_duration_seconds_total{{db_name=\"app\"}} 2.5\n"
+        );
+        let other = go.replace("go_sql_", "go_sql_stats_connections_").replace("_connections{", "{")
+            + "go_sql_stats_connections_waited_for{db_name=\"app\"} 40\ngo_sql_stats_connections_blocked_seconds{db_name=\"app\"} 2.5\n";
+        for page in [waits, other] {
+            let told = pools(&page).expect("pools");
+            let totals = told.first().map(|it| it.numbers.totals);
+            assert_eq!(
+                totals,
+                Some(Totals { waits: Some(40.0), wait_seconds: Some(2.5), ..Totals::default() }),
+                "{page}"
+            );
+        }
         let psycopg = "app_pool_max 10\napp_pool_size 10\napp_pool_available 0\napp_requests_waiting 3\n";
         assert_eq!(shown(psycopg), "app: 10/10 0 3 (psycopg_pool's statistics) 1");
         let ruby = "ruby_active_record_connection_pool_size 5\nruby_active_record_connection_pool_busy 5\n\

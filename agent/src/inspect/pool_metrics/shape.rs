@@ -15,6 +15,48 @@ pub(super) struct Numbers {
     pub(super) oldest_wait: Option<f64>,
     /// Connections that are kept when idle; with an overflow the limit is larger, and not told.
     pub(super) size: Option<f64>,
+    /// Connections that it opens though nobody asks for one.
+    pub(super) least: Option<f64>,
+    /// Idle connections that it keeps ready whatever is in use.
+    pub(super) least_idle: Option<f64>,
+    /// Idle connections beyond which it closes one that is given back.
+    pub(super) most_idle: Option<f64>,
+    /// What it counts since its process began.
+    pub(super) totals: Totals,
+}
+
+/// Counters of one pool since its process began; what is not told is `None`.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Totals {
+    /// Callers that had to wait for a connection.
+    pub waits: Option<f64>,
+    /// Seconds that callers have waited, in all, once their wait was over.
+    pub wait_seconds: Option<f64>,
+    /// Callers that gave up.
+    pub timeouts: Option<f64>,
+    /// Connections that were given back.
+    pub uses: Option<f64>,
+    /// Seconds for which those were in use, in all.
+    pub use_seconds: Option<f64>,
+}
+
+impl Totals {
+    /// What was added since `earlier`; nothing of a counter that was set back.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        self.with(earlier, |later, earlier| Some(later - earlier).filter(|it| *it >= 0.0))
+    }
+
+    fn with(&self, other: &Self, of: impl Fn(f64, f64) -> Option<f64>) -> Self {
+        let both = |one: Option<f64>, other: Option<f64>| of(one?, other?);
+        Self {
+            waits: both(self.waits, other.waits),
+            wait_seconds: both(self.wait_seconds, other.wait_seconds),
+            timeouts: both(self.timeouts, other.timeouts),
+            uses: both(self.uses, other.uses),
+            use_seconds: both(self.use_seconds, other.use_seconds),
+        }
+    }
 }
 
 impl Numbers {
@@ -61,6 +103,10 @@ impl Numbers {
             waiting: add(self.waiting, other.waiting),
             oldest_wait: longest(self.oldest_wait, other.oldest_wait),
             size: add(self.size, other.size),
+            least: add(self.least, other.least),
+            least_idle: add(self.least_idle, other.least_idle),
+            most_idle: add(self.most_idle, other.most_idle),
+            totals: self.totals.with(&other.totals, |one, other| Some(one + other)),
         };
     }
 }
@@ -91,6 +137,7 @@ pub(super) fn recognised(get: impl Fn(&str) -> Option<f64>) -> Option<(Numbers, 
     }
     if let (Some(open), Some(idle)) = (get("size"), get("available")) {
         (numbers.open, numbers.idle, numbers.limit) = (Some(open), Some(idle), get("max"));
+        numbers.least = get("min");
         return Some((numbers, "psycopg_pool's statistics"));
     }
     if let (Some(open), Some(idle)) = (get("totalcount"), get("idlecount")) {
@@ -118,8 +165,8 @@ mod tests {
         let (it, by) = read(&[("pool_min", 4.0), ("pool_max", 10.0), ("pool_size", 6.0), ("pool_available", 2.0)])
             .expect("psycopg_pool");
         assert_eq!(
-            (it.limit(), it.completed().in_use, by),
-            (Value::Known(10.0), Some(4.0), "psycopg_pool's statistics")
+            (it.limit(), it.completed().in_use, it.least, by),
+            (Value::Known(10.0), Some(4.0), Some(4.0), "psycopg_pool's statistics")
         );
         let (it, by) = read(&[("totalCount", 6.0), ("idleCount", 1.0), ("waitingCount", 3.0)]).expect("pg-pool");
         assert_eq!((it.completed().in_use, it.waiting, by), (Some(5.0), Some(3.0), "pg-pool's counts"));
@@ -137,6 +184,12 @@ mod tests {
             let it = Numbers { limit: Some(limit), ..Numbers::default() };
             assert!(matches!(it.limit(), Value::Unknown(Reason::NotYet(_))), "{limit}");
         }
+    }
+
+    #[test]
+    fn a_counter_that_was_set_back_says_nothing_of_the_time_between() {
+        let totals = |waits, timeouts| Totals { waits: Some(waits), timeouts: Some(timeouts), ..Totals::default() };
+        assert_eq!(totals(9.0, 1.0).since(&totals(4.0, 3.0)), Totals { waits: Some(5.0), ..Totals::default() });
     }
 
     #[test]

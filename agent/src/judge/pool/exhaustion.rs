@@ -27,7 +27,7 @@ mod case;
 mod requests;
 mod waiters;
 
-pub(super) use waiters::Waiters;
+pub(super) use waiters::{Waited, Waiters};
 
 use requests::{Requests, Serving};
 
@@ -244,7 +244,7 @@ impl Exhaustion {
     /// By sockets it is a range: a request in flight may wait for something else.
     pub(super) fn waiters(&self, row: &PoolRow, now: Duration) -> Value {
         if let Some(told) = self.told_of(&row.target, now).filter(|it| it.is_whole) {
-            return Value::Known(told.count);
+            return told.value();
         }
         let Some(serving) = self.requests.of(&row.owner) else {
             return Value::Unknown(row.vantage.untold().cloned().unwrap_or(NOTHING_TELLS));
@@ -392,6 +392,9 @@ impl Scene<'_> {
             // It was true when it was said; the sockets have moved on since.
             Some(told) if told.is_any() && none_waits && now.mono.saturating_sub(told.at) > OLD => {
                 (Value::Unknown(NEXT_WORD), false)
+            }
+            Some(told) if told.is_any() && told.value().known().is_none() => {
+                (Value::Between(seconds(told.age().max(age)), f64::INFINITY), false)
             }
             Some(told) if told.is_any() && (told.is_whole || longest.is_some()) => {
                 (Value::Known(seconds(told.age().max(age))), true)

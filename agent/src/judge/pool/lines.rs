@@ -267,14 +267,15 @@ impl Lines {
         self.look += 1;
     }
 
-    /// Takes one pool of one process in. `age` is the age of the process; without it growth proves nothing. `grows`
-    /// says that the pool opens connections only on demand; `closed` that one of it ended since the last look.
+    /// Takes one pool of one process in. `age` is the age of the process; without it growth proves nothing. `ahead`
+    /// is how many connections the pool opens though nobody asks for one: the one beyond them is a proof. `closed` says
+    /// that one of it ended since the last look.
     pub(super) fn pool(
         &mut self,
         key: &Key,
         sights: &[Sight],
         age: Option<Duration>,
-        grows: bool,
+        ahead: usize,
         closed: bool,
         now: Duration,
     ) {
@@ -333,13 +334,13 @@ impl Lines {
         if sights.len() > pool.high_water {
             let born = sights.iter().filter(|it| it.born && !is_new).max_by_key(|it| it.first_seen);
             let is_late = |it: &&Sight| now.saturating_sub(it.first_seen) > NO_CLOSE / 2;
-            if let Some(it) = born.filter(|it| pool.high_water > 0 && !is_late(it)) {
+            if let Some(it) = born.filter(|it| pool.high_water > 0 && sights.len() > ahead && !is_late(it)) {
                 pool.grown.push_back(Grown { at: it.first_seen, cookie: it.cookie });
             }
             pool.high_water = sights.len();
         }
         self.rotation(key, sights, now);
-        self.growth(key, sights, age, grows, now);
+        self.growth(key, sights, age, ahead < usize::MAX, now);
     }
 
     /// Ends a look: what was not seen in it is forgotten.

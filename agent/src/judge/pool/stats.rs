@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::exhaustion::Waiters;
+use super::exhaustion::{Waited, Waiters};
 use super::heard::Heard;
 use super::row;
 use super::{Instances, place};
 use crate::discover::{End, TargetKey};
 use crate::inspect::host::{Limit, Owner, PoolRow};
-use crate::inspect::pool_metrics::{NamedPool, PoolStats};
+use crate::inspect::pool_metrics::{NamedPool, PoolStats, Totals};
 use crate::inspect::{Reason, Unit, Value};
 use crate::judge::defaults::CheckId;
 use crate::judge::evidence::{self, Case, number, object};
@@ -47,6 +47,8 @@ struct Source {
     at: Duration,
     /// Between the last two looks.
     gap: Duration,
+    /// What the counters of each pool gained between them, where both told them.
+    gained: BTreeMap<Arc<str>, Totals>,
 }
 
 /// A pool of this host that a source may speak of.
@@ -71,6 +73,8 @@ pub(super) struct Exact<'a> {
     held: Option<&'a Held>,
     application: &'a str,
     source: &'a TargetKey,
+    /// What its counters gained between the last two looks.
+    waited: Option<Waited>,
 }
 
 impl Exact<'_> {
@@ -99,10 +103,21 @@ impl Exact<'_> {
         told.or_else(of_process)
     }
 
-    /// Callers that wait. While a connection is left, whoever waits waits for it to be opened.
+    /// Callers that wait. While a connection is left, whoever waits waits for it to be opened. A pool that tells only
+    /// how many had to wait says that one does, while they wait for long.
     pub(super) fn waiters(&self) -> Option<Waiters> {
-        let has_room = self.pool.in_use.known().zip(self.limit()).is_some_and(|(in_use, (limit, _))| in_use < limit);
-        let count = if has_room { 0.0 } else { self.pool.waiting.known()? };
+        let room = self.pool.in_use.known().zip(self.limit()).map(|(in_use, (limit, _))| in_use < limit);
+        let has_room = room == Some(true);
+        let waiting = self.pool.waiting.known();
+        if !has_room
+            && waiting.is_none()
+            && let Some(waited) = self.waited.filter(|it| it.is_exhaustion(room == Some(false)))
+        {
+            let mut waiters = Waiters::by_waits(self.source.clone(), waited, self.pool.source.clone(), self.at);
+            waiters.is_whole = self.is_whole;
+            return Some(waiters);
+        }
+        let count = if has_room { 0.0 } else { waiting? };
         let mut waiters = Waiters::new(self.source.clone(), count, self.pool.source.clone(), self.at);
         waiters.is_whole = self.is_whole;
         let oldest = self.pool.oldest_wait.known().filter(|_| count > 0.0);
@@ -112,6 +127,12 @@ impl Exact<'_> {
 
     fn share(&self) -> Option<f64> {
         Some(self.pool.in_use.known()? / self.limit()?.0)
+    }
+
+    /// Seconds for which a connection was in use on average, of those given back between the last two looks.
+    fn mean_use(&self) -> Option<f64> {
+        let gained = self.waited?.gained;
+        Some(gained.use_seconds? / gained.uses.filter(|it| *it > 0.0)?)
     }
 
     /// `shop` as it stands in a sentence.
@@ -146,8 +167,10 @@ impl Stats {
         now: Moment,
         tracks: &mut Tracks,
     ) {
-        let gap = self.sources.get(&said.target).map_or(FRESH, |it| now.mono.saturating_sub(it.at));
-        self.sources.insert(said.target.clone(), Source { said: said.clone(), at: now.mono, gap });
+        let before = self.sources.get(&said.target);
+        let gap = before.map_or(FRESH, |it| now.mono.saturating_sub(it.at));
+        let gained = before.map(|it| gained(&it.said, said)).unwrap_or_default();
+        self.sources.insert(said.target.clone(), Source { said: said.clone(), at: now.mono, gap, gained });
         sense(said, now, tracks);
         for exact in self.of_source(&said.target) {
             if exact.is_attached() {
@@ -187,6 +210,7 @@ impl Stats {
                 held,
                 application: &source.said.application,
                 source: &source.said.target,
+                waited: source.gained.get(&pool.name).map(|gained| Waited { gained: *gained, over: source.gap }),
             }
         };
         pools.iter().filter(|pool| contradiction(pool).is_none()).map(exact).collect()
@@ -229,6 +253,18 @@ impl Stats {
         rows.iter().map(replaced).collect()
     }
 
+    /// Connections that a pool opens though nobody asks for one, as its application says: growth up to there proves
+    /// nothing. Without end where idle ones are kept ready, for then one is opened whenever one is used.
+    pub(super) fn opens_ahead(&self, target: &TargetKey, now: Duration) -> usize {
+        let of_target = self.attached(now).filter(|it| it.target() == *target);
+        let ahead = of_target.map(|it| match (it.pool.least_idle, it.pool.least) {
+            (Some(idle), _) if idle > 0.0 => usize::MAX,
+            (_, Some(least)) => (least / f64::from(it.pool.processes)).ceil() as usize,
+            _ => 0,
+        });
+        ahead.max().unwrap_or_default()
+    }
+
     /// Whether a pool of which this source tells is nearly full or has callers that wait.
     pub(super) fn is_suspect(&self, source: &str, bound: Option<f64>) -> bool {
         let is_high = |it: &Exact<'_>| {
@@ -261,6 +297,18 @@ impl Stats {
 
 /// What speaks SQL; the numbers of an application's only pool are of one of these before any other.
 pub(super) const SQL: [&str; 5] = ["postgresql", "pgbouncer", "mysql", "sqlserver", "oracle"];
+
+/// What the counters of each pool gained from one word of a source to its next.
+fn gained(before: &PoolStats, now: &PoolStats) -> BTreeMap<Arc<str>, Totals> {
+    let mut all = BTreeMap::new();
+    for pool in now.pools.iter().flatten() {
+        let same = before.pools.iter().flatten().find(|it| it.name == pool.name && it.processes == pool.processes);
+        if let Some(before) = same {
+            all.insert(pool.name.clone(), pool.totals.since(&before.totals));
+        }
+    }
+    all
+}
 
 fn pool_processes(pool: &NamedPool) -> usize {
     usize::try_from(pool.processes).unwrap_or(usize::MAX)
@@ -329,6 +377,9 @@ pub(super) fn shown(pool: &NamedPool) -> serde_json::Value {
         "idle": count(&pool.idle),
         "open": count(&pool.open),
         "waiting": count(&pool.waiting),
+        "opens_ahead": pool.least,
+        "keeps_idle": pool.least_idle,
+        "keeps_idle_at_most": pool.most_idle,
         "source": words::foreign(&pool.source, 300),
     })
 }
@@ -353,6 +404,7 @@ fn utilization_case(exact: &Exact<'_>, rows: &[&PoolRow], heard: Heard<'_>) -> C
         "decided_by": "exact",
         "pool": shown(exact.pool),
         "processes": exact.pool.processes,
+        "mean_use_seconds": exact.mean_use().map(|it| number(it, Unit::Seconds)),
         "rule": "the application's own numbers",
         "not_visible": if rows.is_empty() { vec![untold] } else { vec!["which of the open connections are in use"] },
     }));

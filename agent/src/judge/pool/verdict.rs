@@ -67,21 +67,22 @@ pub(super) struct Verdicts {
 }
 
 impl Verdicts {
-    /// Takes a look at the host in. `opens_ahead` says of a process that its pool may open connections nobody asked for.
+    /// Takes a look at the host in. `opens_ahead` says how many connections a pool may open that nobody
+    /// asked for.
     pub(super) fn host(
         &mut self,
         rows: &[PoolRow],
         sessions: &Sessions,
         is_viewed: impl Fn(&PoolRow) -> bool,
-        opens_ahead: impl Fn(Instance) -> bool,
+        opens_ahead: impl Fn(Instance, &PoolRow) -> usize,
         now: Duration,
     ) {
         self.learn(rows, sessions, now);
         self.lines.begin();
         for row in rows {
-            let grows = match &row.owner {
-                Owner::Seen { instance, .. } => !opens_ahead(*instance),
-                Owner::NotVisible { .. } => false,
+            let ahead = match &row.owner {
+                Owner::Seen { instance, .. } => opens_ahead(*instance, row),
+                Owner::NotVisible { .. } => usize::MAX,
             };
             for (key, connections) in self.grouped(row) {
                 // A connection without a name, where the server gives names, is of no pool yet.
@@ -90,7 +91,7 @@ impl Verdicts {
                 }
                 let sights: Vec<Sight> =
                     connections.iter().filter_map(|it| self.sight(it, sessions, row.service, now)).collect();
-                self.lines.pool(&key, &sights, row.process_age, grows, !row.closes.is_empty(), now);
+                self.lines.pool(&key, &sights, row.process_age, ahead, !row.closes.is_empty(), now);
             }
         }
         self.lines.end();

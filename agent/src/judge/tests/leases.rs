@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Night;
 use super::rows::{connection, pool, server, session};
+use super::stats::said;
 use crate::inspect::HostLook;
 use crate::inspect::Value;
 use crate::inspect::host::{Connection, Limit, PoolRow};
@@ -298,6 +299,32 @@ fn a_pool_that_has_to_grow_shows_its_leaks_whatever_its_order() {
         assert_eq!(score.false_held, 0, "seed {seed}: {score:?}");
         assert!(score.recall() >= 0.85, "seed {seed}: {} of {}", score.found, score.leaked);
         assert_eq!(night.is("pool.leak", "shop"), "critical", "twelve of twenty are held");
+    }
+}
+
+#[test]
+fn a_pool_that_fills_up_to_its_minimum_proves_nothing_of_the_others() {
+    // A stack of one process, in which only growth names what is held; its page tells what it keeps open.
+    let found = |least: Option<f64>, least_idle: Option<f64>| {
+        let mut night = Night::begin();
+        let mut sim = Sim::new(2, false, 30.0, 3);
+        sim.most = 20;
+        let mut page = said(3.0, 20.0, 0.0);
+        let pool = &mut page.pools.as_mut().expect("a pool")[0];
+        (pool.least, pool.least_idle) = (least, least_idle);
+        let mut found = 0;
+        for part in 0..33 {
+            if part == 13 {
+                (sim.leak_each, sim.leak_most) = (200, 12);
+            }
+            night.stats(&page);
+            found += run(&mut night, &mut sim, 10).found;
+        }
+        found
+    };
+    assert_eq!((found(Some(20.0), None), found(None, Some(3.0))), (0, 0), "it opens them though nobody asks");
+    for (least, least_idle) in [(Some(2.0), None), (None, Some(0.0)), (None, None)] {
+        assert!(found(least, least_idle) > 200, "{least:?} {least_idle:?}");
     }
 }
 

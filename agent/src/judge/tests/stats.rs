@@ -4,7 +4,7 @@ use super::rows::{connection, pool, server, session};
 use super::*;
 use crate::discover::TargetKey;
 use crate::inspect::host::{Limit, PoolRow};
-use crate::inspect::pool_metrics::{Kind, NamedPool, PoolStats};
+use crate::inspect::pool_metrics::{Kind, NamedPool, PoolStats, Totals};
 use crate::inspect::server::SessionState;
 
 const UTILIZATION: &str = "pool.utilization";
@@ -20,6 +20,10 @@ pub(super) fn said(in_use: f64, limit: f64, waiting: f64) -> PoolStats {
         open: Value::Known(in_use.max(limit)),
         waiting: Value::Known(waiting),
         oldest_wait: none(),
+        least: None,
+        least_idle: None,
+        most_idle: None,
+        totals: Totals::default(),
         processes: 1,
         source: "hikaricp_connections_* of http://127.0.0.1:8000/metrics".into(),
     };
@@ -170,4 +174,69 @@ fn a_source_with_waiters_is_asked_more_often() {
     assert!(!night.is_suspect(name));
     night.stats(&said(20.0, 20.0, 1.0));
     assert!(night.is_suspect(name));
+}
+
+/// Go's page: a pool of five that is all in use, and so many waits and seconds of them so far.
+fn counted(waits: f64, seconds: f64) -> PoolStats {
+    let mut page = said(5.0, 5.0, 0.0);
+    let pool = &mut page.pools.as_mut().expect("a pool")[0];
+    pool.waiting = Value::Unknown(Reason::NotYet("not judged: not told"));
+    pool.totals = Totals { waits: Some(waits), wait_seconds: Some(seconds), ..Totals::default() };
+    page
+}
+
+/// A look each second and a page each two, with what `page` gives for the seconds since.
+fn two_by_two(seconds: u64, page: impl Fn(f64) -> PoolStats) -> Night {
+    let mut night = Night::begin();
+    let mut host = host_of(vec![shop(77, 5)]);
+    host.services.clear();
+    for second in 1..=seconds {
+        night.hosts(&host, 1);
+        if second % 2 == 0 {
+            night.stats(&page(second as f64));
+        }
+    }
+    night
+}
+
+const EXHAUSTED: &str = "pool.exhausted";
+
+#[test]
+fn waits_that_are_counted_with_their_time_are_callers_that_waited() {
+    // Three callers wait all the time, each for six seconds: half a wait ends in each second.
+    let mut night = two_by_two(12, |second| counted(second / 2.0, second * 3.0));
+    assert_eq!(night.told_of(EXHAUSTED), "9s pool.exhausted began warning", "a count of waits is a range of waiters");
+    let proof = evidence(night.last());
+    assert_eq!(proof["waiters"], serde_json::json!([1, null]));
+    assert_eq!((&proof["waits"]["begun"], &proof["waits"]["within_seconds"]), (&1.0.into(), &2.into()));
+    assert!(night.last().summary.contains("at least 1 caller waits for one of its 5 open"), "{}", night.last().summary);
+    assert_eq!(night.judge.waiters(&shop(77, 5).target, night.now()), Value::Between(1.0, f64::INFINITY));
+    let mut host = host_of(vec![shop(77, 5)]);
+    host.services.clear();
+    for _ in 0..3 {
+        let mut page = counted(15.0, 90.0);
+        page.pools.as_mut().expect("a pool")[0].in_use = Value::Known(1.0);
+        page.pools.as_mut().expect("a pool")[0].idle = Value::Known(4.0);
+        night.stats(&page);
+        night.hosts(&host, 2);
+    }
+    assert!(night.told_of(EXHAUSTED).contains("pool.exhausted cleared warning"), "connections are left");
+}
+
+#[test]
+fn callers_that_begin_to_wait_and_are_never_served_are_seen_by_the_count_alone() {
+    let mut stuck = two_by_two(30, |second| counted(second * 4.0, 12.0));
+    assert_eq!(stuck.told_of(EXHAUSTED), "9s pool.exhausted began warning");
+}
+
+#[test]
+fn waits_of_milliseconds_are_a_busy_pool_and_no_exhaustion() {
+    let mut busy = two_by_two(120, |second| counted(second * 200.0, second * 0.4));
+    assert_eq!(busy.told_of(EXHAUSTED), "");
+    let mut once = two_by_two(120, |second| {
+        counted(if second < 60.0 { 0.0 } else { 1.0 }, if second < 60.0 { 0.0 } else { 30.0 })
+    });
+    assert_eq!(once.told_of(EXHAUSTED), "", "one long wait that is over");
+    let mut restarted = two_by_two(120, |second| counted(1000.0 - second, 5000.0 - 10.0 * second));
+    assert_eq!(restarted.told_of(EXHAUSTED), "", "counters that are set back say nothing");
 }

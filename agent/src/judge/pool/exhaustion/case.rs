@@ -41,13 +41,22 @@ impl Proof<'_> {
         members.sort_unstable();
         let clients = match self.told.map(|it| &it.counted_by) {
             Some(CountedBy::Pooler(clients)) => clients.as_slice(),
-            Some(CountedBy::Application) | None => &[],
+            Some(CountedBy::Application | CountedBy::Waits(_)) | None => &[],
         };
         let seconds = |it: Duration| number(it.as_secs_f64(), Unit::Seconds);
+        let waits = match self.told.map(|it| &it.counted_by) {
+            Some(CountedBy::Waits(it)) => Some(json!({
+                "begun": it.gained.waits,
+                "seconds_of_those_that_ended": it.gained.wait_seconds.map(|it| number(it, Unit::Seconds)),
+                "given_up": it.gained.timeouts,
+                "within_seconds": seconds(it.over),
+            })),
+            _ => None,
+        };
         let by_requests = (!self.exhausted.is_empty()).then(|| self.at_most());
         let mut evidence = object(json!({
             "waiters": match self.told {
-                Some(told) => number(told.count, Unit::Count),
+                Some(told) => evidence::value(&told.value(), Unit::Count),
                 None => evidence::value(&Value::Between(0.0, self.at_most() as f64), Unit::Count),
             },
             "waiters_source": self.told.map_or_else(
@@ -59,12 +68,14 @@ impl Proof<'_> {
             "oldest_request_seconds": self.oldest_in_flight().map(seconds),
             "oldest_request_without_connection_seconds": self.oldest_without().map(seconds),
             "seconds": number(longest, Unit::Seconds),
+            "waits": waits,
             "waiting_clients": clients.iter().map(client).collect::<Vec<_>>(),
             "instances": self.exhausted.iter().take(MAX_INSTANCES).map(|it| instance(it)).collect::<Vec<_>>(),
             "instances_total": self.exhausted.len(),
             "leases_total": leases.len(),
             "rule": match self.told.map(|it| &it.counted_by) {
                 Some(CountedBy::Application) => "callers that wait, by the application's own count",
+                Some(CountedBy::Waits(_)) => "callers that had to wait, by the application's counters of waits: not how many",
                 Some(CountedBy::Pooler(_)) => "connections that wait for a server, by the pooler's own list",
                 None => "every open connection leased or busy at two looks, none connecting, none opened for 2 s, \
                          more requests in flight than leases, the oldest over 1 s",
@@ -126,7 +137,7 @@ impl Proof<'_> {
         let open: usize = self.exhausted.iter().map(|it| it.leases.open()).sum();
         let pids = pids_in_words(&pids(self.exhausted.iter().map(|it| it.row)));
         let waits = match self.told {
-            Some(told) => format!("{} for one{}", words::waits(told.count as usize, "caller"), since(told)),
+            Some(told) => format!("{} for one{}", callers(told), since(told)),
             None => self.may_wait(),
         };
         format!(
@@ -156,16 +167,14 @@ impl Proof<'_> {
     /// Only the waiters are known, not what the connections do.
     fn told_only(&self) -> String {
         let Some(told) = self.told else { return String::new() };
-        let one = if matches!(told.counted_by, CountedBy::Pooler(_)) { "connection" } else { "caller" };
-        let waits = words::waits(told.count as usize, one);
-        let since = since(told);
+        let (waits, since) = (callers(told), since(told));
         let Some((row, _)) = self.leases.first() else {
             let name = words::foreign(self.target.as_str().trim_start_matches("pool:"), 200);
             return format!("{name}: {waits} for a connection{since}");
         };
         let who = format!("{}, {}", owner_name(row), pids_in_words(&pids(self.leases.iter().map(|(row, _)| *row))));
         match &told.counted_by {
-            CountedBy::Application => {
+            CountedBy::Application | CountedBy::Waits(_) => {
                 let open: usize = self.leases.iter().map(|(_, it)| it.open()).sum();
                 let open = words::counted(open, "open connection");
                 format!("{who}: {waits} for one of its {open} to {}{since}", row.remote)
@@ -175,6 +184,15 @@ impl Proof<'_> {
                 format!("{who}: {waits} at {} for a server{since}{fd}", words::foreign(&told.source, 200))
             }
         }
+    }
+}
+
+/// `3 callers wait`, `at least 1 caller waits`.
+fn callers(told: &Waiters) -> String {
+    match told.counted_by {
+        CountedBy::Pooler(_) => words::waits(told.count as usize, "connection"),
+        CountedBy::Application => words::waits(told.count as usize, "caller"),
+        CountedBy::Waits(_) => format!("at least {}", words::waits(told.count as usize, "caller")),
     }
 }
 

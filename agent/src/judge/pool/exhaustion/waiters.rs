@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::super::join::canonical;
 use crate::discover::{End, TargetKey};
-use crate::inspect::ServerLook;
 use crate::inspect::host::{Connection, PoolRow};
+use crate::inspect::pool_metrics::Totals;
+use crate::inspect::{ServerLook, Value};
 
 /// Waiters that were told are believed for so long; a source with waiters is asked every second one.
 const LAST: Duration = Duration::from_secs(12);
@@ -38,8 +39,31 @@ pub(in crate::judge::pool) struct Waiters {
 #[derive(Debug, Clone)]
 pub(super) enum CountedBy {
     Application,
+    /// The application counts waits, not waiters: at least one caller waited between its last two words.
+    Waits(Waited),
     /// A pooler, with the connections here that wait, at most 50, the longest first.
     Pooler(Vec<Client>),
+}
+
+/// What an application's counters gained between two looks.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::judge::pool) struct Waited {
+    pub(in crate::judge::pool) gained: Totals,
+    /// The time between the two.
+    pub(in crate::judge::pool) over: Duration,
+}
+
+impl Waited {
+    /// Whether somebody waited all the time: seconds of waits that ended make one caller on average, or callers gave
+    /// up, or they began to wait and none of them was served by a pool that is full. Waits of milliseconds are the
+    /// everyday life of a small pool.
+    pub(in crate::judge::pool) fn is_exhaustion(&self, is_full: bool) -> bool {
+        let Totals { waits, wait_seconds, timeouts, .. } = self.gained;
+        let is_any = |count: Option<f64>| count.is_some_and(|it| it > 0.0);
+        let served = wait_seconds.map(|it| it > 0.0);
+        let mean = wait_seconds.is_some_and(|it| it >= self.over.as_secs_f64() && it > 0.0);
+        mean || is_any(timeouts) || is_full && is_any(waits) && served == Some(false)
+    }
 }
 
 /// A connection of a pool that waits at the pooler.
@@ -56,6 +80,19 @@ impl Waiters {
     pub(in crate::judge::pool) const fn new(by: TargetKey, count: f64, source: Arc<str>, at: Duration) -> Self {
         let counted_by = CountedBy::Application;
         Self { by, count, oldest: None, source, counted_by, is_whole: true, at, since: None }
+    }
+
+    /// At least one caller has waited since the last word, by counters of waits.
+    pub(in crate::judge::pool) fn by_waits(by: TargetKey, waited: Waited, source: Arc<str>, at: Duration) -> Self {
+        Self { counted_by: CountedBy::Waits(waited), ..Self::new(by, 1.0, source, at) }
+    }
+
+    /// How many wait: a lower bound where only waits are counted.
+    pub(super) const fn value(&self) -> Value {
+        match self.counted_by {
+            CountedBy::Waits(_) => Value::Between(self.count, f64::INFINITY),
+            CountedBy::Application | CountedBy::Pooler(_) => Value::Known(self.count),
+        }
     }
 
     /// The connections of a pool that wait at a pooler. That none does says nothing of callers that wait inside the

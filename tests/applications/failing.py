@@ -9,6 +9,8 @@ The server stands in libpq's environment variables. Commands as in pooled.py, ea
     ask N         a statement that asyncpg prepares, each one another, on the one connection of this worker
     overlap N     two tasks on one connection of asyncpg
     lazy N        a connection of SQLAlchemy's asyncio engine used outside of its greenlet
+    abort N       a statement in a transaction that failed already
+    write N       a write in a transaction that may only read
     say TEXT      a line as it is, with the level that it begins with
 
 Orders have a pool of their own, of eight connections. Each is a request with one statement:
@@ -89,6 +91,21 @@ def overlap():
 
 def lazy():
     asynchronous.sync_engine.connect()
+
+
+def abort():
+    with pool.connect() as connection:
+        try:
+            connection.execute(text("SELECT 1 / 0"))
+        except Exception:
+            pass  # as code does that goes on after an error
+        connection.execute(text("SELECT 1"))
+
+
+def write():
+    with pool.connect() as connection:
+        connection.execute(text("SET TRANSACTION READ ONLY"))
+        connection.execute(text("CREATE TABLE orders (id int)"))
 
 
 def several(number, request):
@@ -178,6 +195,7 @@ def answer_to(name, rest):
 
 handlers = {"fail": fail, "tidy": tidy, "forget": forget}
 requests = {"starve": starve, "serve": serve, "ask": ask, "overlap": overlap, "lazy": lazy}
+requests.update(abort=abort, write=write)
 print(json.dumps({"ready": os.getpid()}), flush=True)
 for line in sys.stdin:
     name, _, rest = line.strip().partition(" ")

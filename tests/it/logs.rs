@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tickbird_tests::agent::{app, postgres};
 use tickbird_tests::postgres::Route;
 use tickbird_tests::wait::throughout;
@@ -11,6 +11,7 @@ use tickbird_tests::{Application, PgBouncer, Postgres, Seconds, Stage, StageErro
 const TIMEOUT: &str = "pool.timeout";
 const PREPARED: &str = "pool.prepared";
 const MISUSE: &str = "db.async_misuse";
+const ERRORS: &str = "db.tx_errors";
 
 /// An application with its log.
 fn sections(it: &Application) -> String {
@@ -147,6 +148,35 @@ fn one_session_in_two_tasks_and_one_outside_of_its_loop_are_misuse() {
         assert_eq!(faulty.does("lazy 2")?, 2);
         let told = counts(&watch, MISUSE, "faulty-api", 3)?;
         assert!(told["evidence"].to_string().contains("greenlet_spawn has not been called"), "{told}");
+        watch.silent_about("log:twin-api")
+    });
+}
+
+/// One is recorded, five within five minutes are told; the twin's transactions are well, and it only speaks of errors.
+#[test]
+fn transactions_that_fail_are_known_by_what_the_driver_writes() {
+    alone(|stage| {
+        let (mut faulty, mut twin, watch, _server) = two(stage)?;
+        for name in ["log:faulty-api", "log:twin-api"] {
+            watch.sees(ERRORS, name, "ok", 30.s())?;
+        }
+        twin.does("serve 5")?;
+        for said in [
+            "INFO order 7: deadlock detected, tried again",
+            "WARNING ticket 7: \"current transaction is aborted, commands ignored until end of transaction block\"",
+            "DEBUG retried after SQLSTATE 40001",
+            "ERROR order 25006 is not known",
+        ] {
+            twin.does(&format!("say {said}"))?;
+        }
+        assert_eq!(faulty.does("abort 1")?, 1);
+        let told = counts(&watch, ERRORS, "log:faulty-api", 1)?;
+        assert_eq!((&told["severity"], &told["evidence"]["by_sqlstate"]), (&"info".into(), &json!({ "25P02": 1 })));
+        assert_eq!(faulty.does("write 4")?, 4);
+        assert_eq!(watch.fires(ERRORS, "log:faulty-api", 20.s())?["severity"], "warning");
+        let told = counts(&watch, ERRORS, "log:faulty-api", 5)?;
+        assert_eq!(told["evidence"]["by_sqlstate"], json!({ "25006": 4, "25P02": 1 }));
+        assert!(told["evidence"]["lines"].to_string().contains("in a read-only transaction"), "{told}");
         watch.silent_about("log:twin-api")
     });
 }

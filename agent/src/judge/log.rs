@@ -1,4 +1,4 @@
-//! Checks of logs: what an application writes when its pool fails, counted over the last minute.
+//! Checks of logs: what an application writes when its pool or its transactions fail, counted over the last minutes.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -16,20 +16,46 @@ use crate::discover::TargetKey;
 use crate::inspect::Value;
 use crate::inspect::log_tail::{Kind, LogLook};
 
-/// What was written within this time is so.
+/// What was written within this time is so;
 const WINDOW: Duration = Duration::from_secs(60);
+/// of transactions that failed within this one, as they are counted at the server.
+const TRANSACTIONS_WINDOW: Duration = Duration::from_secs(300);
 /// Most lines that are kept with their text, in all and in the evidence.
 const MAX_KEPT: usize = 200;
 const MAX_SHOWN: usize = 10;
 
+/// What some kinds of lines say together.
+struct Saying {
+    kinds: &'static [Kind],
+    what: &'static str,
+}
+
 /// The checks that logs decide, with what their lines say.
-const CHECKS: [(CheckId, Kind, &str); 3] = [
-    (CheckId::PoolTimeout, Kind::PoolTimeout, "that nobody got a connection"),
-    (CheckId::Prepared, Kind::Prepared, "that a prepared statement is not where it was left"),
-    (CheckId::AsyncMisuse, Kind::AsyncMisuse, "that several tasks use one session at once"),
+const CHECKS: [(CheckId, Saying); 4] = [
+    (CheckId::PoolTimeout, Saying { kinds: &[Kind::PoolTimeout], what: "that nobody got a connection" }),
+    (
+        CheckId::Prepared,
+        Saying { kinds: &[Kind::Prepared], what: "that a prepared statement is not where it was left" },
+    ),
+    (CheckId::AsyncMisuse, Saying { kinds: &[Kind::AsyncMisuse], what: "that several tasks use one session at once" }),
+    (CheckId::TxErrors, Saying { kinds: &TRANSACTIONS, what: "that a transaction failed" }),
 ];
 
-const SQLITE_LOCKED: &str = "that its SQLite database is locked";
+const TRANSACTIONS: [Kind; 4] =
+    [Kind::SerializationFailure, Kind::Deadlock, Kind::AbortedTransaction, Kind::ReadOnlyTransaction];
+
+const LOCKED: Saying = Saying { kinds: &[Kind::SqliteLocked], what: "that its SQLite database is locked" };
+const DAMAGED: Saying = Saying { kinds: &[Kind::SqliteDamaged], what: "that its SQLite database is damaged" };
+
+fn window(kind: Kind) -> Duration {
+    if TRANSACTIONS.contains(&kind) { TRANSACTIONS_WINDOW } else { WINDOW }
+}
+
+impl Saying {
+    fn window(&self) -> Duration {
+        self.kinds.first().map_or(WINDOW, |kind| window(*kind))
+    }
+}
 
 /// What every log said lately.
 #[derive(Debug, Default)]
@@ -64,71 +90,87 @@ impl Logs {
             }
             Err(reason) => Some(reason),
         };
-        let value = |count: usize| match unseen {
+        let value = |saying: &Saying, count: usize| match unseen {
             Some(reason) if count == 0 => Value::Unknown(reason.clone()),
             Some(_) => Value::Between(count as f64, f64::INFINITY),
-            None if said.gap.is_some() => Value::Between(count as f64, f64::INFINITY),
+            None if said.has_gap(saying, now.mono) => Value::Between(count as f64, f64::INFINITY),
             None => Value::Known(count as f64),
         };
-        for (check, kind, what) in CHECKS {
-            let subject = Subject::of(check, &look.target);
-            let seen = Seen::value(value(said.count(kind)));
-            tracks.observe(subject, seen, now, || said.case(kind, what, look, now.mono));
+        for (check, saying) in &CHECKS {
+            let subject = Subject::of(*check, &look.target);
+            let seen = Seen::value(value(saying, said.count(saying)));
+            tracks.observe(subject, seen, now, || said.case(saying, look, now.mono));
         }
         // One line says it: the check's own bound is a number of writers.
-        let damaged = said.count(Kind::SqliteDamaged);
-        let locked = said.count(Kind::SqliteLocked);
-        let (kind, forced, what) = match (damaged, locked) {
-            (0, 0) => (Kind::SqliteLocked, None, SQLITE_LOCKED),
-            (0, _) => (Kind::SqliteLocked, Some(Severity::Warning), SQLITE_LOCKED),
-            _ => (Kind::SqliteDamaged, Some(Severity::Critical), "that its SQLite database is damaged"),
+        let (damaged, locked) = (said.count(&DAMAGED), said.count(&LOCKED));
+        let (saying, forced) = match (damaged, locked) {
+            (0, 0) => (&LOCKED, None),
+            (0, _) => (&LOCKED, Some(Severity::Warning)),
+            _ => (&DAMAGED, Some(Severity::Critical)),
         };
-        let seen = Seen { forced, ..Seen::value(value(damaged + locked)) };
+        let seen = Seen { forced, ..Seen::value(value(saying, damaged + locked)) };
         let subject = Subject::of(CheckId::SqliteShared, &look.target);
-        tracks.observe(subject, seen, now, || said.case(kind, what, look, now.mono));
+        tracks.observe(subject, seen, now, || said.case(saying, look, now.mono));
     }
 }
 
 impl Said {
     fn forget(&mut self, now: Duration) {
-        let is_old = |at: Duration| now.saturating_sub(at) >= WINDOW;
-        while self.lines.front().is_some_and(|it| is_old(it.0)) {
-            self.lines.pop_front();
-        }
-        self.more.retain(|it| !is_old(it.0));
-        self.gap = self.gap.filter(|at| !is_old(*at));
+        let is_young = |at: Duration, kind: Kind| now.saturating_sub(at) < window(kind);
+        self.lines.retain(|it| is_young(it.0, it.1));
+        self.more.retain(|it| is_young(it.0, it.1));
+        self.gap = self.gap.filter(|at| now.saturating_sub(*at) < TRANSACTIONS_WINDOW);
     }
 
-    fn count(&self, kind: Kind) -> usize {
+    /// Whether lines were left out in the time that counts.
+    fn has_gap(&self, saying: &Saying, now: Duration) -> bool {
+        self.gap.is_some_and(|at| now.saturating_sub(at) < saying.window())
+    }
+
+    fn count(&self, saying: &Saying) -> usize {
+        saying.kinds.iter().map(|kind| self.count_of(*kind)).sum()
+    }
+
+    fn count_of(&self, kind: Kind) -> usize {
         let shown = self.lines.iter().filter(|it| it.1 == kind).count();
         shown + self.more.iter().filter(|it| it.1 == kind).count()
     }
 
-    fn case(&self, kind: Kind, what: &str, look: &LogLook, now: Duration) -> Case {
-        let of_kind: Vec<_> = self.lines.iter().filter(|it| it.1 == kind).collect();
+    fn case(&self, saying: &Saying, look: &LogLook, now: Duration) -> Case {
+        let of_kind: Vec<_> = self.lines.iter().filter(|it| saying.kinds.contains(&it.1)).collect();
         let last = of_kind.last().map(|it| words::foreign(&it.2, 200));
         let lines = of_kind
             .iter()
             .rev()
             .take(MAX_SHOWN)
             .map(|(at, _, line)| json!({ "seconds_ago": now.saturating_sub(*at).as_secs(), "line": line }));
-        let count = self.count(kind);
+        let count = self.count(saying);
+        let window = saying.window();
+        let by_state: serde_json::Map<_, _> = saying
+            .kinds
+            .iter()
+            .filter_map(|kind| Some((kind.sqlstate()?.to_owned(), json!(self.count_of(*kind)))))
+            .filter(|(_, count)| *count != json!(0))
+            .collect();
         let last = last.map_or_else(String::new, |it| format!(", last `{it}`"));
         Case {
             summary: format!(
-                "{}'s log {} says {} in the last minute {what}{last}",
+                "{}'s log {} says {} in the last {} {}{last}",
                 words::foreign(&look.application, 80),
                 look.path,
                 if count == 1 { "once".to_owned() } else { format!("{count} times") },
+                if window == WINDOW { "minute" } else { "5 minutes" },
+                saying.what,
             ),
             evidence: object(json!({
                 "application": look.application,
                 "log": look.path,
                 "occurrences": count,
-                "window_seconds": WINDOW.as_secs(),
+                "window_seconds": window.as_secs(),
+                "by_sqlstate": (!by_state.is_empty()).then_some(by_state),
                 "lines": lines.collect::<Vec<_>>(),
                 "rule": "the text of a library's or server's error in the application's log",
-                "not_visible": if self.gap.is_some() { vec!["lines were left out: more was written than is read"] } else { vec![] },
+                "not_visible": if self.has_gap(saying, now) { vec!["lines were left out: more was written than is read"] } else { vec![] },
             })),
             ..Case::default()
         }

@@ -29,6 +29,23 @@ pub enum Kind {
     ReadOnlyTransaction,
 }
 
+impl Kind {
+    /// The SQLSTATE, of what has just one.
+    pub const fn sqlstate(self) -> Option<&'static str> {
+        match self {
+            Self::SerializationFailure => Some("40001"),
+            Self::Deadlock => Some("40P01"),
+            Self::AbortedTransaction => Some("25P02"),
+            Self::ReadOnlyTransaction => Some("25006"),
+            Self::PoolTimeout | Self::Prepared | Self::AsyncMisuse | Self::SqliteLocked | Self::SqliteDamaged => None,
+        }
+    }
+}
+
+/// The kinds that a SQLSTATE alone tells, in whatever language the server writes.
+const BY_SQLSTATE: [Kind; 4] =
+    [Kind::SerializationFailure, Kind::Deadlock, Kind::AbortedTransaction, Kind::ReadOnlyTransaction];
+
 /// One step of a pattern.
 #[derive(Debug, Clone, Copy)]
 enum Part {
@@ -76,6 +93,10 @@ const PATTERNS: &[(Kind, &[Part])] = &[
     (Kind::SqliteDamaged, &[Words("file is not a database")]),
     (Kind::SerializationFailure, &[Words("could not serialize access due to ")]),
     (Kind::Deadlock, &[Words("deadlock detected")]),
+    // MySQL and MariaDB; Python's drivers show the number and the text as a tuple
+    (Kind::Deadlock, &[Words("Deadlock found when trying to get lock")]),
+    (Kind::Deadlock, &[Words("(1213, 'Deadlock found when trying to get lock")]),
+    (Kind::Deadlock, &[Words("(1213, \"Deadlock found when trying to get lock")]),
     (
         Kind::AbortedTransaction,
         &[Words("current transaction is aborted, commands ignored until end of transaction block")],
@@ -137,7 +158,18 @@ fn head_level(line: &str) -> Option<&str> {
 }
 
 fn find(text: &str) -> Option<Kind> {
-    PATTERNS.iter().find(|(_, parts)| occurs(text, parts)).map(|(kind, _)| *kind)
+    PATTERNS.iter().find(|(_, parts)| occurs(text, parts)).map(|(kind, _)| *kind).or_else(|| by_sqlstate(text))
+}
+
+/// `(SQLSTATE 40001)`, `SQLSTATE[40P01]`, `SQLState: 25006`, as drivers write it.
+fn by_sqlstate(text: &str) -> Option<Kind> {
+    const WORDS: [&str; 2] = ["SQLSTATE", "SQLState"];
+    let mut all = WORDS.iter().flat_map(|word| text.match_indices(word).map(|(at, word)| (at, at + word.len())));
+    all.find_map(|(at, end)| {
+        let rest = text.get(end..)?.trim_start_matches([' ', ':', '=', '[']);
+        let is_alone = |code: &str| rest.strip_prefix(code).is_some_and(|it| !it.starts_with(char::is_alphanumeric));
+        BY_SQLSTATE.into_iter().find(|it| it.sqlstate().is_some_and(is_alone)).filter(|_| !is_quoted(&text[..at]))
+    })
 }
 
 /// Whether the parts stand one after the other, somewhere outside of quotation marks.
@@ -233,6 +265,13 @@ mod tests {
                 Kind::AbortedTransaction,
             ),
             ("ERROR:  cannot execute INSERT in a read-only transaction", Kind::ReadOnlyTransaction),
+            ("FEHLER:  Verklemmung entdeckt (SQLSTATE 40P01)", Kind::Deadlock),
+            ("PDOException: SQLSTATE[40001]: Serialization failure: 1213", Kind::SerializationFailure),
+            ("org.postgresql.util.PSQLException: abgebrochen, SQLState: 25P02", Kind::AbortedTransaction),
+            (
+                "pymysql.err.OperationalError: (1213, 'Deadlock found when trying to get lock; try restarting transaction')",
+                Kind::Deadlock,
+            ),
         ] {
             assert_eq!(meaning(line), Some(kind), "{line}");
         }
@@ -249,6 +288,10 @@ mod tests {
             "# prepared statement already exists",
             r#"{"level":"info","message":"sorry, too many clients already"}"#,
             "[debug] deadlock detected was handled",
+            "INFO retried after SQLSTATE 40001",
+            "order 40001 was shipped, invoice 25006",
+            "SQLSTATE 400011",
+            "SQLSTATE: 23505",
             "",
         ] {
             assert_eq!(meaning(line), None, "{line}");
@@ -274,7 +317,7 @@ mod tests {
                 "\\PC{0,8}",
                 proptest::sample::select(vec![
                     "prepared statement ", "\"", "'", "{", "QueuePool limit of size ", "5", " overflow ", "é",
-                    "{\"level\":", "info", " already exists", "=", "(",
+                    "{\"level\":", "info", " already exists", "=", "(", "SQLSTATE", "40001", "[",
                 ]).prop_map(str::to_owned),
             ],
             0..12,

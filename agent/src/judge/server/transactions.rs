@@ -1,12 +1,14 @@
 //! `db.tx_abandoned` and `db.tx_errors`: transactions that do not end as they were meant to, by the database's counters.
 //!
-//! A counter does not tell a rollback after an error from one that a pool sends whenever it takes a connection back. So
-//! what a database does by habit is learnt first: where rollbacks are a habit, they say nothing.
+//! A counter does not tell a rollback after an error from one that a pool sends whenever it takes a connection back: a
+//! healthy SQLAlchemy application that mostly reads rolls most of its transactions back. So what a database does by habit
+//! is learnt first. Where rollbacks are a habit they are recorded, and told to somebody only beside another sign.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use serde_json::json;
+use tickbird_shared::Severity;
 
 use crate::discover::TargetKey;
 use crate::inspect::server::{Counters, SessionState};
@@ -26,7 +28,10 @@ const ENOUGH: u64 = 100;
 /// Above this share rollbacks are a habit.
 const HABIT: f64 = 0.02;
 const LEARNS: &str = "how often transactions are rolled back by habit";
-const BY_HABIT: &str = "not judged: rollbacks are a habit of this database, as of pools that send one at each return";
+const BY_HABIT: &str = "since the agent knows it, as with pools that send one at each return";
+
+const ADVICE_OF_HABIT: &str =
+    "nothing needs doing if its pools roll back at each return; if not, read the application's log for errors";
 
 /// What is remembered of each database.
 #[derive(Debug, Default)]
@@ -128,25 +133,32 @@ impl History {
         let failed = sessions.iter().filter(|it| it.state == SessionState::IdleInTransactionAborted).count();
         let has_second_sign = failed > 0 || change.certain_errors() > 0;
         let share = change.share();
-        let value = match self.habit {
+        let by_habit = self.habit.filter(|it| *it > HABIT);
+        let bounds = tracks.rule(CheckId::TxAbandoned).bounds;
+        let is_many = |share: f64| bounds.warning.is_some_and(|bound| !bounds.is_cleared(share, bound));
+        // What rose above the habit, beside a sign that no habit explains.
+        let rise = by_habit.filter(|_| has_second_sign).map(|habit| share - habit).filter(|it| is_many(*it));
+        let mut seen = Seen::value(match self.habit {
             None if !has_second_sign => Value::Unknown(Reason::NotYet(LEARNS)),
-            None => Value::Known(share),
-            Some(habit) if habit <= HABIT => Value::Known(share),
-            Some(_) if !has_second_sign => Value::Unknown(Reason::NotYet(BY_HABIT)),
-            Some(habit) => Value::Known((share - habit).max(0.0)),
-        };
-        let mut seen = Seen::value(value);
+            _ => Value::Known(rise.unwrap_or(share)),
+        });
         seen.qualifies = change.total() >= ENOUGH;
         // Before the habit is known, a second sign alone does not make it critical.
         seen.corroborated = has_second_sign && self.habit.is_some();
+        let is_only_habit = by_habit.is_some() && rise.is_none();
+        if is_only_habit {
+            seen.forced = is_many(share).then_some(Severity::Info);
+            seen.words = Some(format!("{}, {BY_HABIT}", words::number(share, Unit::Ratio)));
+        }
         tracks.observe(Subject::of(CheckId::TxAbandoned, &look.target), seen, now, || Case {
             summary: format!(
-                "{} rolled back {} of its {} transactions ({}) in {}{}",
+                "{} rolled back {} of its {} transactions ({}) in {}{}{}",
                 look.target.as_str().trim_start_matches("server:"),
                 change.rollbacks,
                 change.total(),
                 words::number(share, Unit::Ratio),
                 words::seconds(change.seconds),
+                if is_only_habit { format!("; it has done so {BY_HABIT}") } else { String::new() },
                 if failed > 0 {
                     format!("; {} failed and kept", words::counted(failed, "session"))
                 } else {
@@ -154,6 +166,7 @@ impl History {
                 },
             ),
             evidence: self.evidence(change, "rollbacks / (commits + rollbacks) of the database over 5 min"),
+            advice: is_only_habit.then(|| ADVICE_OF_HABIT.to_owned()),
             ..Case::default()
         });
     }

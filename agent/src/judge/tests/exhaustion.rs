@@ -302,7 +302,7 @@ fn exact_waiters_need_no_sockets_and_turn_critical() {
     assert_eq!(proof["waiters"], 7);
     assert_eq!(proof["waiters_source"], "hikaricp_connections_* of http://127.0.0.1:8000/metrics");
     assert_eq!(proof["rule"], "callers that wait, by the application's own count");
-    assert_eq!((&proof["leases"][0]["pid"], &proof["leases"][0]["fds"][0]), (&77.into(), &10.into()));
+    assert_eq!((&proof["leases"][0]["pid"], &proof["leases"][0]["fd"]), (&77.into(), &10.into()));
     assert_eq!(
         night.last().summary,
         "shop, pid 77: 7 callers wait for one of its 5 open connections to 10.0.0.5:5432, for 10 s now"

@@ -99,10 +99,24 @@ fn rollbacks_count_where_they_are_no_habit_and_are_not_judged_where_they_are() {
     assert!(!night.found.iter().any(|it| it.severity == tickbird_shared::Severity::Critical));
 
     let mut decoy = Night::begin();
-    ratio(0.6)(&mut decoy, 0.0, 400, (0, 0));
-    assert_eq!(decoy.told(), "", "a pool that sends ROLLBACK at each return");
-    let state = decoy.state("db.tx_abandoned", "server:");
-    assert!(matches!(&state.value, Value::Unknown(Reason::NotYet(why)) if why.starts_with(NOT_JUDGED)), "{state:?}");
+    let base = ratio(0.6)(&mut decoy, 0.0, 400, (0, 0));
+    assert_eq!(
+        decoy.told_of("db.tx_abandoned"),
+        "915s db.tx_abandoned began info",
+        "a pool that sends ROLLBACK at each return"
+    );
+    let finding = decoy.last();
+    assert!(
+        finding
+            .summary
+            .ends_with("; it has done so since the agent knows it, as with pools that send one at each return"),
+        "{}",
+        finding.summary
+    );
+    assert_eq!(evidence(finding)["usual_share"], 0.6);
+    ratio(0.001)(&mut decoy, 2000.0, 120, base);
+    assert!(decoy.told_of("db.tx_abandoned").ends_with("cleared info"), "{:?}", decoy.found.last());
+    assert!(decoy.found.iter().all(|it| it.severity == Severity::Info), "a habit pages nobody");
 }
 
 #[test]

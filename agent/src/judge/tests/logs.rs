@@ -63,9 +63,29 @@ fn a_locked_sqlite_database_is_a_warning_and_a_damaged_one_critical() {
 #[test]
 fn one_session_in_several_tasks_is_a_warning_and_other_errors_are_none_of_these() {
     let mut night = Night::begin();
-    night.wait(1.0).log(&log(&[Kind::AsyncMisuse, Kind::AsyncMisuse, Kind::Deadlock]));
+    night.wait(1.0).log(&log(&[Kind::AsyncMisuse, Kind::AsyncMisuse]));
     quiet(&mut night, 3);
     assert_eq!(night.told(), "1s db.async_misuse began warning");
+}
+
+#[test]
+fn a_transaction_that_failed_is_recorded_and_one_a_minute_is_a_warning() {
+    let mut night = Night::begin();
+    quiet(&mut night, 5);
+    assert_eq!(night.is("db.tx_errors", "log:shop"), "ok");
+    night.wait(1.0).log(&log(&[Kind::Deadlock]));
+    quiet(&mut night, 3);
+    assert_eq!(night.told(), "8s db.tx_errors began info");
+    night.wait(51.0).log(&log(&[Kind::SerializationFailure, Kind::SerializationFailure]));
+    night.wait(60.0).log(&log(&[Kind::AbortedTransaction, Kind::ReadOnlyTransaction]));
+    quiet(&mut night, 3);
+    assert_eq!(night.told(), "122s db.tx_errors worsened warning", "five within five minutes");
+    let summary = &night.last().summary;
+    assert!(summary.starts_with("shop's log /var/log/shop.log says 5 times in the last 5 minutes that a"), "{summary}");
+    let by_state = serde_json::json!({ "25006": 1, "25P02": 1, "40001": 2, "40P01": 1 });
+    assert_eq!(evidence(night.last())["by_sqlstate"], by_state);
+    quiet(&mut night, 310);
+    assert!(night.told().ends_with("db.tx_errors cleared warning"));
 }
 
 #[test]

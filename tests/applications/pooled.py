@@ -9,6 +9,8 @@ standard input ends the application, so it never outlives its test.
     repair      closes every session of the three commands above
     traffic R   R correct requests a second from now on (0 ends it)
     churn R     R requests a second, each on a connection of its own (0 ends it)
+    fork N      N workers that inherit every connection of the pool, as those of a server that loads before it forks
+    end PID     one of them is killed
     undumpable  not even its own user may look into it any more
     served      how many requests were served and how many failed
 
@@ -18,6 +20,7 @@ The pool's size stands in DATABASE_URL (`?pool_size=20&max_overflow=10`), where 
 import ctypes
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -34,6 +37,7 @@ url = url.difference_update_query(["pool_size", "max_overflow"])
 engine = create_engine(url, pool_size=size, max_overflow=overflow, pool_timeout=2)
 Session = sessionmaker(engine)
 
+PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 
 kept = []
@@ -128,12 +132,29 @@ def fill():
     return size
 
 
+def fork():
+    """A worker that does nothing with what it inherited. It ends with its parent."""
+    pid = os.fork()
+    if pid == 0:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        while True:
+            signal.pause()
+    return pid
+
+
+def end(pid):
+    os.kill(pid, signal.SIGKILL)
+    return os.waitpid(pid, 0)[0]
+
+
 commands = {
     "leak": lambda n: [leak() for _ in range(int(n))],
     "abort": lambda n: [abort() for _ in range(int(n))],
     "hold": lambda n: [hold() for _ in range(int(n))],
     "repair": lambda _: repair(),
     "traffic": lambda n: at_rate("traffic", serve, float(n)),
+    "fork": lambda n: [fork() for _ in range(int(n))],
+    "end": lambda pid: end(int(pid)),
     "undumpable": lambda _: ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0),
     "churn": lambda n: at_rate("churn", connect_each_time, float(n)),
     "served": lambda _: dict(counts),

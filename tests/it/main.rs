@@ -13,6 +13,7 @@ mod error_paths;
 mod exhaustion;
 mod fleet;
 mod full_disk;
+mod forks;
 mod ghosts;
 mod headroom;
 mod healthy;

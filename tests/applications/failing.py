@@ -94,7 +94,7 @@ def lazy():
 
 
 def abort():
-    with pool.connect() as connection:
+    with pool.connect() as connection, connection.begin():
         try:
             connection.execute(text("SELECT 1 / 0"))
         except Exception:
@@ -103,7 +103,7 @@ def abort():
 
 
 def write():
-    with pool.connect() as connection:
+    with pool.connect() as connection, connection.begin():
         connection.execute(text("SET TRANSACTION READ ONLY"))
         connection.execute(text("CREATE TABLE orders (id int)"))
 

@@ -14,6 +14,7 @@ mod exhaustion;
 mod fleet;
 mod forks;
 mod full_disk;
+mod forks;
 mod ghosts;
 mod headroom;
 mod healthy;

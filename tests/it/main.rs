@@ -14,7 +14,6 @@ mod exhaustion;
 mod fleet;
 mod forks;
 mod full_disk;
-mod forks;
 mod ghosts;
 mod headroom;
 mod healthy;

@@ -190,8 +190,7 @@ fn case(place: &Place, look: &ServerLook, ghosts: &[(&Session, &Once)], now: Dur
         let row = shown.add(&once.one(session, gone(once)));
         row.insert("backend".to_owned(), json!(session.backend));
         row.insert("without_socket_seconds".to_owned(), json!(number(gone(once), Unit::Seconds)));
-        row.insert("database".to_owned(), json!(session.database));
-        row.insert("user".to_owned(), json!(session.user));
+        shown.tell(json!({ "database": session.database, "user": session.user }));
     }
     shown.put(&mut evidence, "sessions");
     Case {

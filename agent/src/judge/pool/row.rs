@@ -100,6 +100,8 @@ impl<'a> One<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Rows {
     rows: Vec<Map<String, Json>>,
+    /// What else there is to say of each: the first to go where there is no room.
+    texts: Vec<Map<String, Json>>,
     not_visible: BTreeSet<&'static str>,
 }
 
@@ -165,12 +167,20 @@ impl Rows {
             }
         }
         self.rows.push(row);
+        self.texts.push(Map::new());
         let last = self.rows.len() - 1;
         &mut self.rows[last]
     }
 
-    /// Puts as many rows as fit into the evidence, under `name`, and names the others under `<name>_in_short`; a total is
-    /// the check's to add.
+    /// Adds texts and names to the last row, which it loses first where not everything has room.
+    pub(super) fn tell(&mut self, texts: Json) {
+        if let Some(last) = self.texts.last_mut() {
+            last.extend(object(texts));
+        }
+    }
+
+    /// Puts as many rows as fit into the evidence, under `name`, the first of them with their texts, and names the others
+    /// under `<name>_in_short`; a total is the check's to add.
     pub(super) fn put(self, evidence: &mut Map<String, Json>, name: &str) {
         let known = evidence.remove("not_visible");
         let known = known.iter().flat_map(|it| it.as_array().into_iter().flatten()).filter_map(Json::as_str);
@@ -189,14 +199,23 @@ impl Rows {
         if full < short.len() {
             evidence.insert(format!("{name}_in_short"), json!(short[full..]));
         }
-        let rows: Vec<Map<String, Json>> = self.rows.into_iter().take(full).collect();
+        let mut room = left.saturating_sub(bytes + named(full));
+        let mut rows: Vec<Map<String, Json>> = self.rows.into_iter().take(full).collect();
+        for (row, texts) in rows.iter_mut().zip(self.texts) {
+            let bytes = size(&texts);
+            if bytes > room {
+                break;
+            }
+            room -= bytes;
+            row.extend(texts);
+        }
         evidence.insert(name.to_owned(), json!(rows));
     }
 
-    /// Whether all of them fit.
+    /// Whether all of it has room.
     pub(super) fn fit(&self, evidence: &Map<String, Json>) -> bool {
         let reasons: usize = self.not_visible.iter().map(|it| it.len() + 3).sum();
-        self.rows.iter().map(size).sum::<usize>() + reasons <= room(evidence)
+        self.rows.iter().chain(&self.texts).map(size).sum::<usize>() + reasons <= room(evidence)
     }
 }
 

@@ -151,16 +151,13 @@ impl Scene<'_> {
         whole
     }
 
-    /// The oldest sessions as rows: in full while they fit, else with shorter texts, else only the oldest few in full
-    /// and the others without texts and names.
+    /// The oldest sessions as rows: with shorter texts where they have no room.
     fn put_rows(&self, listed: &[Joined<'_>], evidence: &mut Map<String, Json>) {
         let listed = &listed[..listed.len().min(MAX_ROWS)];
         let mut rows = Rows::default();
-        for (text, full) in [(200, MAX_ROWS), (60, MAX_ROWS), (60, 8), (60, 3), (60, 0)] {
+        for text in [200, 60] {
             rows = Rows::default();
-            for (index, it) in listed.iter().enumerate() {
-                self.add_row(&mut rows, it, text, index < full);
-            }
+            listed.iter().for_each(|it| self.add_row(&mut rows, it, text));
             if rows.fit(evidence) {
                 break;
             }
@@ -168,31 +165,29 @@ impl Scene<'_> {
         rows.put(evidence, "sessions");
     }
 
-    fn add_row(&self, rows: &mut Rows, it: &Joined<'_>, text: usize, in_full: bool) {
+    fn add_row(&self, rows: &mut Rows, it: &Joined<'_>, text: usize) {
         let Joined { session, pool, .. } = it;
         let row = rows.add(&One::joined(it, Some(age(session))));
-        let transaction = session.transaction_age.map(|it| number(it.as_secs_f64(), Unit::Seconds));
         row.insert("backend".to_owned(), json!(through_pooler::final_backend(session)));
-        row.insert("transaction_age_seconds".to_owned(), json!(transaction));
+        let transaction = session.transaction_age.map(|it| number(it.as_secs_f64(), Unit::Seconds));
+        let command = row::instance(pool).and_then(|it| self.commands.get(&it));
+        rows.tell(json!({
+            "transaction_age_seconds": transaction,
+            "command": command.map(|it| words::foreign(it, text)),
+            "database": session.database,
+            "user": session.user,
+            "application_name": words::foreign(&session.application_name, text),
+            "statement": session.statement.as_deref().map(|it| words::foreign(it, text)),
+        }));
         if let Some(link) = through_pooler::link(session) {
             let server = link.server.as_ref().map(|it| it.as_str());
-            row.insert("through".to_owned(), json!({ "pooler": self.look.target.as_str(), "server": server }));
+            rows.tell(json!({ "through": { "pooler": self.look.target.as_str(), "server": server } }));
         }
         if let Some(client) = self.passed.stranger(session.backend) {
-            row.insert("client_of_pooler".to_owned(), json!(client));
+            rows.tell(json!({ "client_of_pooler": client }));
         }
-        if in_full {
-            let command = row::instance(pool).and_then(|it| self.commands.get(&it));
-            row.extend(object(json!({
-                "command": command.map(|it| words::foreign(it, text)),
-                "database": session.database,
-                "user": session.user,
-                "application_name": words::foreign(&session.application_name, text),
-                "statement": session.statement.as_deref().map(|it| words::foreign(it, text)),
-            })));
-            if row::instance(pool).is_none() {
-                row.insert("owner".to_owned(), json!("not visible"));
-            }
+        if row::instance(pool).is_none() {
+            rows.tell(json!({ "owner": "not visible" }));
         }
     }
 }

@@ -296,3 +296,34 @@ fn a_session_that_may_only_be_hidden_is_not_called_gone() {
     let once = |second: f64, look: &mut ServerLook| drop(sessions(look).drain(..if second < 35.0 { 0 } else { 2 }));
     assert_eq!(half_open(once), none, "one look may have been between two moments");
 }
+
+#[test]
+fn twenty_sessions_have_a_row_each_however_long_their_texts_and_addresses_are() {
+    let mut night = Night::begin();
+    for second in 1..=60_u32 {
+        let mut it = pool("shop", 1_234_567, "[2001:db8:1234:5678:9abc:def0:1234:5678]:65432");
+        let mut rows = Vec::new();
+        for index in 0..20 {
+            let client = format!("[2001:db8:1234:5678:9abc:def0:1234:{:x}]:65000", 0x1000 + index);
+            let mut one = connection(&client, 1000 + index);
+            (one.cookie, one.sent_age) = (u64::from(index) + 1, seconds(1.234));
+            it.connections.push(one);
+            let mut row = session(94_104_910_775_584 + u64::from(index), &client);
+            let age = seconds(f64::from(second) + 0.123 + f64::from(index));
+            (row.state, row.state_age, row.transaction_age) = (SessionState::IdleInTransaction, age, age);
+            (row.statement, row.application_name) = (Some("SELECT 1 ".repeat(30).into()), "a".repeat(63).into());
+            rows.push(row);
+        }
+        let mut look = server("10.0.0.5:5432", rows);
+        look.addresses = vec![rows::address("[2001:db8:1234:5678:9abc:def0:1234:5678]:65432")];
+        night.wait(1.0).host(&host_of(vec![it]));
+        if second.is_multiple_of(5) {
+            night.server(&look);
+        }
+    }
+    let proof = evidence(&last_of(&night, "pool.idle_in_transaction"));
+    let rows = proof["sessions"].as_array().expect("rows");
+    assert_eq!((rows.len(), &proof["sessions_in_short"]), (20, &Json::Null), "{proof}");
+    assert!(rows.iter().all(|row| FIELDS.iter().all(|it| row.get(*it).is_some())), "{proof}");
+    assert!(rows[0]["statement"].is_string() || proof.to_string().len() > 7_500, "{proof}");
+}

@@ -246,7 +246,9 @@ fn add_row(rows: &mut Rows, pool: &PoolRow, lease: &Lease<'_>, heard: Heard<'_>)
         row.insert("state".to_owned(), json!("busy: a request was sent and not answered"));
     }
     if let Some(session) = session {
-        row.insert("application_name".to_owned(), json!(words::foreign(&session.application_name, 63)));
-        row.insert("statement".to_owned(), json!(session.statement.as_deref().map(|it| words::foreign(it, 200))));
+        rows.tell(json!({
+            "application_name": words::foreign(&session.application_name, 63),
+            "statement": session.statement.as_deref().map(|it| words::foreign(it, 200)),
+        }));
     }
 }

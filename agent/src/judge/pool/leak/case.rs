@@ -141,9 +141,6 @@ impl Leak<'_, '_> {
         row.extend(object(json!({
             "held_seconds": number(self.age(it), Unit::Seconds),
             "rule": it.rule,
-            "command": command.map(|it| words::foreign(it, 60)),
-            "application_name": session.map(|it| words::foreign(&it.application_name, 63)),
-            "statement": session.and_then(|it| it.statement.as_deref()).map(|it| words::foreign(it, 120)),
         })));
         match it.held {
             Some(HeldBy::Growth { witness }) => {
@@ -164,6 +161,11 @@ impl Leak<'_, '_> {
                 }),
             );
         }
+        rows.tell(json!({
+            "command": command.map(|it| words::foreign(it, 60)),
+            "application_name": session.map(|it| words::foreign(&it.application_name, 63)),
+            "statement": session.and_then(|it| it.statement.as_deref()).map(|it| words::foreign(it, 120)),
+        }));
     }
 
     pub(super) fn rate_case(&self, rate: usize) -> Case {

@@ -216,6 +216,10 @@ fn amount(value: &Value) -> Amount {
     let whole = |value: f64| value.round() as u32;
     match value {
         Value::Known(value) => Amount::Known(whole(*value)),
+        // A sum with it would be without end, too.
+        Value::Between(low, high) if high.is_infinite() => {
+            unknown(&format!("at least {low}, and nothing says how many at most"))
+        }
         Value::Between(low, high) => Amount::between(whole(*low), whole(*high)),
         Value::Unknown(reason) => unknown(&reason.to_string()),
     }

@@ -193,6 +193,9 @@ impl PoolPart {
             Json::Number(limit) => {
                 let _ = write!(text, " of {limit} ({})", self.limit_source);
             }
+            Json::Array(pair) if pair.len() == 2 && pair[1].is_null() => {
+                let _ = write!(text, " of at least {} ({})", pair[0], self.limit_source);
+            }
             Json::Array(pair) if pair.len() == 2 => {
                 let _ = write!(text, " of {} to {} ({})", pair[0], pair[1], self.limit_source);
             }

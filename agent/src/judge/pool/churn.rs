@@ -56,7 +56,7 @@ struct BirthsOfLook {
 /// What else was born at the same server in one look.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Beside {
-    /// In pools of others.
+    /// In pools of others, of those that did not live long.
     elsewhere: u32,
     /// In some pool.
     unowned: u32,
@@ -67,7 +67,9 @@ impl Beside {
         let (target, remote) = (&rows[0].target, &rows[0].remote);
         let others = look.pools.iter().filter(|it| it.remote == *remote && it.target != *target);
         let unowned = look.unattributed.iter().filter(|it| remote.address() == Some(it.remote));
-        Self { elsewhere: others.map(|it| it.births).sum(), unowned: unowned.map(|it| it.births).sum() }
+        let passed = others.flat_map(|it| &it.closes).flatten().filter(|life| **life < SHORT_LIFE).count();
+        let elsewhere = u32::try_from(passed).unwrap_or(u32::MAX);
+        Self { elsewhere, unowned: unowned.map(|it| it.births).sum() }
     }
 }
 
@@ -118,9 +120,11 @@ impl Births {
         self.looks.iter().map(|it| f64::from(it.beside.unowned)).sum()
     }
 
-    /// The least share that this pool has in what is born at its server, by the births that were seen (Wilson's bound).
+    /// The least share that this pool has in what passes at its server, by those of short life that were seen (Wilson's
+    /// bound). What is born and kept, as when a pool is filled, says nothing of who opens the others.
     fn share(&self) -> f64 {
-        let (own, elsewhere) = (self.own(), self.looks.iter().map(|it| f64::from(it.beside.elsewhere)).sum::<f64>());
+        let own = self.lives.iter().filter(|(_, life)| *life < SHORT_LIFE).count() as f64;
+        let elsewhere = self.looks.iter().map(|it| f64::from(it.beside.elsewhere)).sum::<f64>();
         let (all, square) = (own + elsewhere, DEVIATIONS * DEVIATIONS);
         if own == 0.0 {
             return 0.0;

@@ -97,6 +97,8 @@ struct Saturated {
 struct Learned {
     open: usize,
     times: u32,
+    /// How often of these somebody who knows said that callers waited.
+    told: u32,
 }
 
 /// What a look says of one instance.
@@ -192,10 +194,15 @@ impl Exhaustion {
         believed.max_by_key(|it| (it.is_any(), it.is_whole, it.age(), it.at))
     }
 
-    /// The limit at which a pool has stopped twice.
+    /// The limit at which a pool has stopped twice. Requests in flight may want no connection: by them alone it is the
+    /// least that the limit can be.
     pub(super) fn learned(&self, target: &TargetKey) -> Option<Limit> {
         let it = self.learned.get(target).filter(|it| it.times >= 2)?;
-        Some(Limit { value: Value::Known(it.open as f64), source: LEARNED.into() })
+        let value = match it.told {
+            0 | 1 => Value::Between(it.open as f64, f64::INFINITY),
+            _ => Value::Known(it.open as f64),
+        };
+        Some(Limit { value, source: LEARNED.into() })
     }
 
     /// Judges the pools of this host, at a look of it or of a server's sessions.
@@ -213,9 +220,10 @@ impl Exhaustion {
             let leased_of =
                 |it: &Outcome<'_>| if let Outcome::Exhausted(it) = it { Some(it.leases.cookies()) } else { None };
             let leased: Vec<Option<HashSet<u64>>> = outcomes.iter().map(leased_of).collect();
+            let is_told = told.as_ref().is_some_and(|it| it.is_any() && it.value().known().is_some());
             for (row, leased) in rows.iter().zip(leased) {
                 if let Some(leased) = leased {
-                    self.count(target, row, leased);
+                    self.count(target, row, leased, is_told);
                 }
             }
         }
@@ -327,7 +335,7 @@ impl Exhaustion {
 
     /// Remembers that an instance is exhausted: its waiters stay waiters however old they grow, and where it stopped
     /// is learned, once each time.
-    fn count(&mut self, target: &TargetKey, row: &PoolRow, leased: HashSet<u64>) {
+    fn count(&mut self, target: &TargetKey, row: &PoolRow, leased: HashSet<u64>, is_told: bool) {
         self.requests.count(&row.owner);
         let open = leased.len();
         let Some(it) = self.instances.get_mut(&(row.owner.clone(), row.remote.clone())) else { return };
@@ -337,12 +345,12 @@ impl Exhaustion {
         if self.learned.len() >= MAX_LEARNED && !self.learned.contains_key(target) {
             return;
         }
-        let learned = self.learned.entry(target.clone()).or_insert(Learned { open, times: 0 });
-        if learned.open == open {
-            learned.times += 1;
-        } else {
-            *learned = Learned { open, times: 1 };
+        let learned = self.learned.entry(target.clone()).or_insert(Learned { open, times: 0, told: 0 });
+        if learned.open != open {
+            *learned = Learned { open, times: 0, told: 0 };
         }
+        learned.times += 1;
+        learned.told += u32::from(is_told);
     }
 
     /// Forgets a learned limit that a pool has gone beyond.

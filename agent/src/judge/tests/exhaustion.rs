@@ -359,16 +359,18 @@ fn one_of_several_processes_that_has_waiters_is_a_warning() {
 }
 
 #[test]
-fn a_pool_that_stopped_twice_has_a_limit_from_then_on() {
+fn a_pool_that_stopped_twice_beside_requests_has_no_limit_that_is_known() {
     let mut night = night(10, |second| host(busy(second), twenty(second)));
     watch(&mut night, 10, |_| host(shop(77, 5), []));
     let reason = |night: &Night| night.state("pool.utilization", "shop").value.low();
     assert_eq!(reason(&night), None, "once may have been demand");
     watch(&mut night, 10, |second| host(busy(second), twenty(second)));
     watch(&mut night, 10, |_| host(shop(77, 2), []));
-    assert_eq!(reason(&night), Some(0.4), "two of five");
+    let limit = |night: &Night| night.judge.pools()[0].limit.0.clone();
+    assert_eq!(limit(&night), Value::Between(5.0, f64::INFINITY), "the requests may have wanted something else");
+    assert_eq!(reason(&night), None, "so nothing is used up");
     watch(&mut night, 10, |_| host(shop(77, 7), []));
-    assert_eq!(reason(&night), None, "it went beyond what was learned");
+    assert_eq!(limit(&night).low(), None, "it went beyond what was learned");
     assert!(!night.told_of(CHECK).contains("critical"), "what is learned by one sign proves nothing by itself");
 }
 

@@ -72,9 +72,8 @@ fn a_connection_for_each_request_is_no_pool_and_is_told_once() {
             text += &app(name, &it.command());
             Ok(it)
         };
-        // What ends between two looks names no process. Until a look has seen one of the connections that pass, they are
-        // taken for the only pool's of that server: for less than the shipped hold, and longer than this one.
-        let (mut bare, mut pooled) = (begin("bare-api", &server, 0)?, begin("pooled-api", &other, 5)?);
+        // What ends between two looks names no process: on a shared server it counts for whom looks have seen.
+        let (mut bare, mut pooled) = (begin("bare-api", &server, 0)?, begin("pooled-api", &server, 5)?);
         let mut seldom = begin("seldom-api", &other, 1)?;
         let watch = Watch::begin(stage, &text)?;
         // A probe now and then, and a pool at work.

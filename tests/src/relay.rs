@@ -68,8 +68,11 @@ impl Relay {
         let mut state = lock(&self.state);
         state.wire = wire;
         (state.muted_before, state.kept_back, state.carried) = (state.accepted, 0, 0);
+        if wire == Wire::Mute {
+            return; // they stay open, and end with the next change
+        }
         // What was kept back cannot be given back in time: whoever waits for it connects anew.
-        for stream in state.open.drain(..).filter(|_| wire != Wire::Mute).collect::<Vec<_>>() {
+        for stream in state.open.drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }

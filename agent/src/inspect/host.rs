@@ -235,11 +235,13 @@ pub struct PoolRow {
     pub service: Option<&'static str>,
     /// The connections now, TIME_WAIT not among them.
     pub connections: Vec<Connection>,
-    /// Connections seen to be born since the last look (also those that lived and died between two looks).
+    /// Connections seen to be born since the last look.
     pub births: u32,
-    /// Connections that ended since the last look, with how long each lived where its birth was seen. For those that
-    /// lived and died between two looks it is the time between the looks: an upper bound.
+    /// Connections that ended since the last look, with how long each lived where its birth was seen.
     pub closes: Vec<Option<Duration>>,
+    /// Connections beside those that were born and ended before a look saw whose they were, where no other pool was known
+    /// to connect: how long each lived at most.
+    pub presumed: Vec<Duration>,
     /// Births and closes are only a lower bound whatever the look says: the kernel tells no end of a unix socket.
     pub closes_incomplete: bool,
     /// From where its sockets are seen.
@@ -250,6 +252,18 @@ pub struct PoolRow {
     pub limit: Limit,
     /// How its process connects.
     pub dsn: DsnRow,
+}
+
+impl PoolRow {
+    /// Connections opened since the last look, also those that nobody else is known to have opened.
+    pub fn opened(&self) -> usize {
+        self.births as usize + self.presumed.len()
+    }
+
+    /// Connections ended since the last look, also those that nobody else is known to have opened.
+    pub fn ended(&self) -> usize {
+        self.closes.len() + self.presumed.len()
+    }
 }
 
 /// What is known of how a process connects to one server.

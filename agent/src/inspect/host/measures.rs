@@ -63,8 +63,8 @@ impl Sums {
             (&POOL_CONNECTING, Value::Known(connecting as f64)),
             (&POOL_CLOSE_WAIT, Value::Known(close_wait as f64)),
             (&POOL_RETRANSMITTING, Value::Known(retransmitting as f64)),
-            (&POOL_BIRTHS, counted(row.births as usize)),
-            (&POOL_CLOSES, counted(row.closes.len())),
+            (&POOL_BIRTHS, counted(row.opened())),
+            (&POOL_CLOSES, counted(row.ended())),
         ] {
             self.add(&row.target, measure, value);
         }

@@ -62,6 +62,8 @@ pub(super) struct Seen {
     pub(super) connections: Vec<Connection>,
     pub(super) births: u32,
     pub(super) closes: Vec<Option<Duration>>,
+    /// Lives of those that ended before a look saw whose they were: nobody else was known to connect there.
+    pub(super) presumed: Vec<Duration>,
 }
 
 /// What one look saw.
@@ -147,6 +149,7 @@ struct Pool {
     connections: Vec<Connection>,
     births: u32,
     closes: Vec<Option<Duration>>,
+    presumed: Vec<Duration>,
     last_used: Duration,
 }
 
@@ -272,7 +275,11 @@ impl Pools {
                         }
                         // It ended before its owner was found.
                         Known::NotYet if tracked.born => {
-                            lost.push((tracked.network, tracked.remote.clone(), tracked.lifetime(now)));
+                            lost.push((
+                                tracked.network,
+                                tracked.remote.clone(),
+                                now.saturating_sub(tracked.first_seen),
+                            ));
                         }
                         Known::NotYet | Known::Ours => (),
                     }
@@ -300,7 +307,7 @@ impl Pools {
             let is_new = batch.is_new || world.is_newly_watched(&remote);
             if !is_new && world.is_watched(network, event.local, event.remote) {
                 // It lived for less than the time between two looks; that is all that is known, and enough.
-                self.attribute(network, &remote, Some(now.saturating_sub(last)), now, unattributed);
+                self.attribute(network, &remote, now.saturating_sub(last), now, unattributed);
             }
             return;
         };
@@ -317,18 +324,19 @@ impl Pools {
                 }
             }
             Known::NotYet if tracked.born => {
-                self.attribute(network, &tracked.remote, tracked.lifetime(now), now, unattributed);
+                let lifetime = now.saturating_sub(tracked.first_seen);
+                self.attribute(network, &tracked.remote, lifetime, now, unattributed);
             }
             Known::NotYet | Known::Ours => (),
         }
     }
 
-    /// A connection whose owner nobody saw belongs to the only pool of its endpoint, if there is just one.
+    /// A connection whose owner nobody saw is presumed the only pool's of its endpoint, if there is just one.
     fn attribute(
         &mut self,
         network: Network,
         remote: &End,
-        lifetime: Option<Duration>,
+        lifetime: Duration,
         now: Duration,
         unattributed: &mut BTreeMap<SocketAddr, u32>,
     ) {
@@ -337,8 +345,7 @@ impl Pools {
         match (of_endpoint.next(), of_endpoint.next()) {
             (Some((_, pool)), None) => {
                 pool.ever = pool.ever.saturating_add(1);
-                pool.births = pool.births.saturating_add(1);
-                pool.closes.push(lifetime);
+                pool.presumed.push(lifetime);
                 pool.last_used = now;
             }
             // One over a unix socket was seen in a dump, so its pool is seen soon; no event tells of others.
@@ -354,10 +361,11 @@ impl Pools {
         let mut seen = Vec::new();
         for (key, pool) in &mut self.pools {
             let (births, closes) = (std::mem::take(&mut pool.births), std::mem::take(&mut pool.closes));
+            let presumed = std::mem::take(&mut pool.presumed);
             let room = pool.connections.len();
             let connections = std::mem::replace(&mut pool.connections, Vec::with_capacity(room));
             if pool.is_one(key, world) {
-                seen.push(Seen { key: key.clone(), connections, births, closes });
+                seen.push(Seen { key: key.clone(), connections, births, closes, presumed });
             }
         }
         seen

@@ -61,7 +61,7 @@ pub(super) fn row_of(
             )
         }
     };
-    let pools::Seen { connections, births, closes, .. } = pool;
+    let pools::Seen { connections, births, closes, presumed, .. } = pool;
     Some(PoolRow {
         target,
         owner,
@@ -70,6 +70,7 @@ pub(super) fn row_of(
         connections,
         births,
         closes,
+        presumed,
         closes_incomplete,
         vantage: Vantage::Own,
         process_age,

@@ -42,13 +42,23 @@ const UNTOLD: Reason = Reason::NotYet("not judged: the kernel does not tell the 
 pub(super) struct Births {
     since: Option<Duration>,
     looks: VecDeque<BirthsOfLook>,
-    lives: VecDeque<(Duration, Duration)>,
+    lives: VecDeque<Life>,
+}
+
+/// A connection that ended in the window.
+#[derive(Debug, Clone, Copy)]
+struct Life {
+    at: Duration,
+    lasted: Duration,
+    /// It ended before a look saw whose it was.
+    is_presumed: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct BirthsOfLook {
     at: Duration,
     count: u32,
+    presumed: u32,
     beside: Beside,
     is_lower_bound: bool,
 }
@@ -56,6 +66,8 @@ struct BirthsOfLook {
 /// What else was born at the same server in one look.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Beside {
+    /// Another pool is known there.
+    has_others: bool,
     /// In pools of others, of those that did not live long.
     elsewhere: u32,
     /// In some pool.
@@ -65,11 +77,11 @@ pub(super) struct Beside {
 impl Beside {
     pub(super) fn of(look: &HostLook, rows: &[&PoolRow]) -> Self {
         let (target, remote) = (&rows[0].target, &rows[0].remote);
-        let others = look.pools.iter().filter(|it| it.remote == *remote && it.target != *target);
+        let others = || look.pools.iter().filter(|it| it.remote == *remote && it.target != *target);
         let unowned = look.unattributed.iter().filter(|it| remote.address() == Some(it.remote));
-        let passed = others.flat_map(|it| &it.closes).flatten().filter(|life| **life < SHORT_LIFE).count();
+        let passed = others().flat_map(|it| &it.closes).flatten().filter(|life| **life < SHORT_LIFE).count();
         let elsewhere = u32::try_from(passed).unwrap_or(u32::MAX);
-        Self { elsewhere, unowned: unowned.map(|it| it.births).sum() }
+        Self { has_others: others().next().is_some(), elsewhere, unowned: unowned.map(|it| it.births).sum() }
     }
 }
 
@@ -82,15 +94,23 @@ impl Births {
     fn add(&mut self, rows: &[&PoolRow], beside: Beside, incomplete: bool, now: Duration) {
         let since = *self.since.get_or_insert(now);
         // What the first look finds was born before it.
-        let count = if since == now { 0 } else { rows.iter().map(|it| it.births).sum() };
-        self.looks.push_back(BirthsOfLook { at: now, count, beside, is_lower_bound: incomplete });
-        let lives = rows.iter().flat_map(|it| &it.closes).flatten();
-        self.lives.extend(lives.map(|life| (now, *life)));
+        let presumed = rows.iter().flat_map(|it| &it.presumed);
+        let (count, unseen) = match since == now {
+            true => (0, 0),
+            false => {
+                (rows.iter().map(|it| it.births).sum(), u32::try_from(presumed.clone().count()).unwrap_or(u32::MAX))
+            }
+        };
+        self.looks.push_back(BirthsOfLook { at: now, count, presumed: unseen, beside, is_lower_bound: incomplete });
+        let seen = rows.iter().flat_map(|it| &it.closes).flatten();
+        for (lasted, is_presumed) in seen.map(|it| (it, false)).chain(presumed.map(|it| (it, true))) {
+            self.lives.push_back(Life { at: now, lasted: *lasted, is_presumed });
+        }
         let is_old = |at: Duration| now.saturating_sub(at) >= WINDOW;
         while self.looks.front().is_some_and(|it| is_old(it.at)) {
             self.looks.pop_front();
         }
-        while self.lives.len() > MAX_LIVES || self.lives.front().is_some_and(|it| is_old(it.0)) {
+        while self.lives.len() > MAX_LIVES || self.lives.front().is_some_and(|it| is_old(it.at)) {
             self.lives.pop_front();
         }
     }
@@ -112,18 +132,36 @@ impl Births {
         }
     }
 
+    /// Whether those that nobody saw are this pool's: no other was known at its server in the whole window. One that
+    /// begins to connect there is known only when a look has seen some of its connections.
+    fn is_alone(&self) -> bool {
+        !self.looks.iter().any(|it| it.beside.has_others)
+    }
+
+    fn presumed(&self) -> f64 {
+        self.looks.iter().map(|it| f64::from(it.presumed)).sum()
+    }
+
     fn own(&self) -> f64 {
-        self.looks.iter().map(|it| f64::from(it.count)).sum()
+        let seen: f64 = self.looks.iter().map(|it| f64::from(it.count)).sum();
+        if self.is_alone() { seen + self.presumed() } else { seen }
     }
 
     fn unowned(&self) -> f64 {
-        self.looks.iter().map(|it| f64::from(it.beside.unowned)).sum()
+        let unowned: f64 = self.looks.iter().map(|it| f64::from(it.beside.unowned)).sum();
+        if self.is_alone() { unowned } else { unowned + self.presumed() }
+    }
+
+    /// How long the connections lived that are this pool's.
+    fn lasted(&self) -> impl Iterator<Item = Duration> {
+        let is_alone = self.is_alone();
+        self.lives.iter().filter(move |it| is_alone || !it.is_presumed).map(|it| it.lasted)
     }
 
     /// The least share that this pool has in what passes at its server, by those of short life that were seen (Wilson's
     /// bound). What is born and kept, as when a pool is filled, says nothing of who opens the others.
     fn share(&self) -> f64 {
-        let own = self.lives.iter().filter(|(_, life)| *life < SHORT_LIFE).count() as f64;
+        let own = self.lasted().filter(|it| *it < SHORT_LIFE).count() as f64;
         let elsewhere = self.looks.iter().map(|it| f64::from(it.beside.elsewhere)).sum::<f64>();
         let (all, square) = (own + elsewhere, DEVIATIONS * DEVIATIONS);
         if own == 0.0 {
@@ -143,13 +181,13 @@ impl Births {
 
     /// Whether most connections do not live long. Those that no look saw did not.
     fn is_short(&self) -> bool {
-        let long = self.lives.iter().filter(|it| it.1 >= SHORT_LIFE).count() as f64;
-        let short = self.lives.len() as f64 - long + self.share() * self.unowned();
+        let long = self.lasted().filter(|it| *it >= SHORT_LIFE).count() as f64;
+        let short = self.lasted().count() as f64 - long + self.share() * self.unowned();
         short + long >= LEAST_LIVES as f64 && short > long
     }
 
     fn median_life(&self) -> Option<Duration> {
-        let mut lives: Vec<Duration> = self.lives.iter().map(|it| it.1).collect();
+        let mut lives: Vec<Duration> = self.lasted().collect();
         lives.sort_unstable();
         (lives.len() >= LEAST_LIVES).then(|| lives[lives.len() / 2])
     }
@@ -186,7 +224,7 @@ pub(super) fn judge(
         let mut evidence = object(json!({
             "births_per_second": crate::judge::evidence::value(&rate, Unit::PerSecond),
             "median_life_seconds": life.map(|it| number(it.as_secs_f64(), Unit::Seconds)),
-            "lives_counted": births.lives.len(),
+            "lives_counted": births.lasted().count(),
             "window_seconds": WINDOW.as_secs(),
             "pids": pids,
             "rule": "sock_diag destroy events",

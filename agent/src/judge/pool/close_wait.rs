@@ -85,7 +85,7 @@ fn passes_by(rows: &[&PoolRow], discipline: Discipline) -> bool {
     };
     let used = |row: &&&PoolRow| row.connections.iter().filter(moves).count();
     match discipline {
-        Discipline::Rotating => rows.iter().any(|row| row.births > 0 || used(&row) > 0),
+        Discipline::Rotating => rows.iter().any(|row| row.opened() > 0 || used(&row) > 0),
         Discipline::Stack => false,
         // Where several serve at once, a third dead one would have been met.
         Discipline::Unknown => rows.iter().any(|row| used(&row) >= LEAST),

@@ -144,7 +144,7 @@ impl Exhaustion {
             if open >= it.high_water.0 || now.saturating_sub(it.high_water.1) > HIGH_WATER_LASTS {
                 it.high_water = (open, now);
             }
-            if row.births > 0 {
+            if row.opened() > 0 {
                 it.born = Some(now);
             }
             there.insert(key);

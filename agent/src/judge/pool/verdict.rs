@@ -91,7 +91,7 @@ impl Verdicts {
                 }
                 let sights: Vec<Sight> =
                     connections.iter().filter_map(|it| self.sight(it, sessions, row.service, now)).collect();
-                self.lines.pool(&key, &sights, row.process_age, ahead, !row.closes.is_empty(), now);
+                self.lines.pool(&key, &sights, row.process_age, ahead, row.ended() > 0, now);
             }
         }
         self.lines.end();

@@ -134,6 +134,28 @@ fn what_ends_between_two_looks_counts_for_the_pool_whose_connections_were_seen()
 }
 
 #[test]
+fn what_nobody_saw_is_not_surely_the_only_pools_once_another_is_known_there() {
+    let billing = |_| {
+        let mut look = beside(0.0, 0);
+        look.pools.remove(0);
+        look.pools[0].presumed = vec![Duration::from_secs(1); 20];
+        look
+    };
+    let short = || Night::with([Override { hold: text("15s"), ..change("pool.churn") }]);
+    let mut night = short();
+    watch(&mut night, 40, billing);
+    assert_eq!(night.told().matches("pool.churn began").count(), 1, "nobody else is there: {}", night.told());
+    // The other becomes known when a look has seen some of its connections: all of that half minute may be its own.
+    let mut night = short();
+    watch(&mut night, 20, billing);
+    watch(&mut night, 100, |second| beside(second, 20));
+    assert_eq!(night.told().matches("pool.churn").count(), 1, "{}", night.told());
+    assert!(night.last().summary.starts_with("shop, pid 77"), "{}", night.last().summary);
+    watch(&mut night, 60, |second| beside(second, 0));
+    assert_eq!(night.is("pool.churn", "billing"), "ok");
+}
+
+#[test]
 fn lost_events_leave_a_lower_bound_that_clears_nothing() {
     let mut night = Night::with([Override { hold: text("5s"), ..change("pool.churn") }]);
     let lossy = |mut look: HostLook| {

@@ -68,6 +68,7 @@ pub(crate) fn pool(name: &str, pid: u32, remote: &str) -> PoolRow {
         connections: Vec::new(),
         births: 0,
         closes: Vec::new(),
+        presumed: Vec::new(),
         closes_incomplete: false,
         vantage: Vantage::Own,
         process_age: Some(Duration::from_secs(3600)),

@@ -149,8 +149,9 @@ async fn a_pool_is_seen_as_it_changes(address: &str) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while closes.len() < 3 || births < 1 {
         let pool = stage.pool().await;
-        births += pool.births;
+        births += pool.opened();
         closes.extend(pool.closes);
+        closes.extend(pool.presumed.into_iter().map(Some));
         assert_eq!(pool.connections.len(), 2);
         assert!(Instant::now() < deadline, "{births} {closes:?}");
     }

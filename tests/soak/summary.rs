@@ -1,9 +1,10 @@
 //! What a soak leaves behind: how long, how much, which checks saw it, and what the agent cost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use serde_json::Value;
+use tickbird_tests::StageError;
 
 /// Figures of a run, minute by minute.
 #[derive(Debug, Default)]
@@ -11,25 +12,50 @@ pub(crate) struct Summary {
     minutes: u32,
     memory: Vec<u64>,
     cpu: Vec<f64>,
-    connections: Vec<u64>,
-    served: Vec<(String, u64)>,
+    wrong: BTreeSet<String>,
 }
 
+/// After so many minutes everything has been seen; a run that is this much longer shows whether memory still grows.
+const SETTLED: usize = 10;
+const LONG: usize = 30;
+const GROWTH: f64 = 1.3;
+
 impl Summary {
-    /// Takes in the agent's word on itself and the number of its connections at the server.
-    pub(crate) fn minute(&mut self, status: &Value, connections: &[Vec<String>]) {
+    /// Takes in the agent's word on itself.
+    pub(crate) fn minute(&mut self, status: &Value) {
         self.minutes += 1;
         self.memory.extend(status["agent"]["memory_bytes"].as_u64());
         self.cpu.extend(status["agent"]["cpu_ratio"].as_f64());
-        self.connections.extend(connections.iter().flatten().filter_map(|it| it.parse::<u64>().ok()));
     }
 
-    pub(crate) fn served(&mut self, name: &str, requests: u64) {
-        self.served.push((name.to_owned(), requests));
+    /// Something that fails the run once it is over: a soak that ends at its first fault tells of one.
+    pub(crate) fn wrong(&mut self, what: String) {
+        self.wrong.insert(what);
+    }
+
+    /// Nothing was wrong, and the agent's memory is about what it was after ten minutes; a short run cannot tell that.
+    ///
+    /// # Errors
+    /// With all that was.
+    pub(crate) fn is_clean(&self) -> Result<(), StageError> {
+        let mut all: Vec<String> = self.wrong.iter().cloned().collect();
+        if let (Some(settled), Some(last)) = (self.memory.get(SETTLED - 1), self.memory.last())
+            && self.memory.len() >= LONG
+            && *last as f64 > *settled as f64 * GROWTH
+        {
+            all.push(format!("the agent's memory grew from {settled} to {last} bytes"));
+        }
+        if all.is_empty() { Ok(()) } else { Err(StageError::Failed { what: "the soak".into(), said: all.join("\n") }) }
     }
 
     /// As Markdown.
-    pub(crate) fn text(&self, status: &Value, findings: &[Value]) -> String {
+    pub(crate) fn text(
+        &self,
+        status: &Value,
+        findings: &[Value],
+        served: &BTreeMap<String, (u64, u64)>,
+        (restarts, records): (usize, u64),
+    ) -> String {
         let mut text = format!("# Soak: {} minutes of healthy traffic\n\n", self.minutes);
         let _ = writeln!(
             text,
@@ -38,23 +64,41 @@ impl Summary {
             started(status),
             now(status)
         );
-        let total: u64 = self.served.iter().map(|it| it.1).sum();
-        let _ = writeln!(text, "{total} requests served, none failed:");
-        for (name, requests) in &self.served {
+        let total: u64 = served.values().map(|it| it.0).sum();
+        let failed: u64 = served.values().map(|it| it.1).sum();
+        let _ = writeln!(text, "{total} requests served, {failed} failed, through {restarts} rolling restarts:");
+        for (name, (requests, _)) in served {
             let _ = writeln!(text, "- {name}: {requests}");
         }
-        let (least, most) = (self.connections.iter().min(), self.connections.iter().max());
-        let _ = writeln!(text, "\nThe agent's connections at PostgreSQL: {} to {}.", shown(least), shown(most));
+        if !self.wrong.is_empty() {
+            let _ = writeln!(text, "\n**It failed:** {:?}", self.wrong);
+        }
+        text.push_str("\nThe agent had one connection at each of six servers, every minute; ");
+        let _ = writeln!(text, "{records} records written by it are at the collector, each once.");
         let mebibytes = |it: &u64| it / (1 << 20);
-        let (first, last) = (self.memory.first().map(mebibytes), self.memory.last().map(mebibytes));
-        let _ = writeln!(text, "Its memory: {} MiB after a minute, {} MiB at the end.", shown(first), shown(last));
+        let every = self.memory.iter().skip(SETTLED - 1).step_by(SETTLED);
+        let series: Vec<String> = self
+            .memory
+            .iter()
+            .take(1)
+            .chain(every)
+            .chain(self.memory.last())
+            .map(|it| mebibytes(it).to_string())
+            .collect();
+        let _ = writeln!(text, "Its memory after 1, 10, 20 … minutes and at the end: {} MiB.", series.join(", "));
         let cpu = self.cpu.iter().sum::<f64>() / self.cpu.len().max(1) as f64;
         let _ = writeln!(text, "Its CPU by its own count: {:.2} % of a core on average.", 100.0 * cpu);
         let mut told: BTreeMap<String, usize> = BTreeMap::new();
         for it in findings {
             *told.entry(format!("{} ({})", word(&it["check"]), word(&it["severity"]))).or_default() += 1;
         }
-        let _ = writeln!(text, "\nFindings above `info`, without the agent's own lateness: 0. Others: {told:?}.");
+        let is_loud = |it: &&Value| it["severity"] != "info" && it["check"] != "agent.slow";
+        let loud = findings.iter().filter(is_loud).count();
+        let late = findings.iter().filter(|it| it["check"] == "agent.slow").count();
+        let _ =
+            writeln!(text, "\nFindings above `info`: {loud}, and {late} on the agent's own lateness. All: {told:?}.");
+        let blind = status["blind"].as_array().map_or(0, Vec::len);
+        let _ = writeln!(text, "Blind (`agent.blind` has no row of its own): {blind}.");
         text.push_str("\n| check | targets | ok | looks | with a known value |\n| --- | --- | --- | --- | --- |\n");
         for (check, it) in by_check(status) {
             let _ = writeln!(text, "| `{check}` | {} | {} | {} | {} |", it.targets, it.ok, it.looks, it.known);
@@ -93,8 +137,4 @@ fn started(status: &Value) -> String {
 
 fn now(status: &Value) -> String {
     word(&status["agent"]["reported_at"])
-}
-
-fn shown<T: std::fmt::Display>(value: Option<T>) -> String {
-    value.map_or_else(|| "?".to_owned(), |it| it.to_string())
 }

@@ -12,6 +12,7 @@ pub mod alone;
 pub mod application;
 pub mod certificate;
 pub mod collector;
+pub mod coverage;
 pub mod disk;
 pub mod https;
 pub mod library;

@@ -78,6 +78,11 @@ impl MariaDb {
         run(client(&self.room)?.args(["-e", statements]))
     }
 
+    /// Its port on every address.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Variables of the environment for an application that comes by this route.
     pub fn environment(&self, route: Route) -> Vec<(&'static str, String)> {
         let host = if route == Route::V6 { "::1" } else { "127.0.0.1" };

@@ -52,6 +52,11 @@ impl PgBouncer {
         self.process.pid()
     }
 
+    /// Its port on 127.0.0.1.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
     /// libpq's environment variables for an application that comes through the pooler over TCP or its unix socket.
     pub fn environment(&self, server: &Postgres, route: Route) -> Vec<(&'static str, String)> {
         let mut all = server.environment(APPLICATION.0, Route::V4);

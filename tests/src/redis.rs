@@ -80,6 +80,11 @@ impl Redis {
         run(client.args(words))
     }
 
+    /// Its plain port.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
     /// `host:port` of its plain port, as targets name it.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)

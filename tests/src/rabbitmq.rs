@@ -90,6 +90,8 @@ impl RabbitMq {
             it._process.alive()?;
             it.answers()
         })?;
+        // The API answers a moment before the broker has begun.
+        it.control(&["await_startup"])?;
         for (user, tag) in [("tickbird", "monitoring"), ("manager", "management")] {
             it.control(&["add_user", user, &password(user)])?;
             it.control(&["set_user_tags", user, tag])?;

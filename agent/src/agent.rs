@@ -3,7 +3,6 @@
 //! One task, `Watcher`, owns what is known: it takes the readings of all inspectors, lets the judge decide, appends
 //! what was decided to the buffer, and answers the local socket. The wall clock is read here and nowhere else.
 
-use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,19 +33,22 @@ use crate::inspect::recording::Recorder;
 use crate::inspect::redis::RedisInspector;
 use crate::inspect::resolver::{Names, NamesInspector};
 use crate::inspect::schedule::{self, Clock, Looked};
-use crate::inspect::sqlite::SqliteInspector;
+use crate::inspect::sqlite::{self, SqliteInspector};
 use crate::inspect::summary::Minutes;
 use crate::inspect::{Inspector, Reading, Rows};
 use crate::judge::levels::Telling;
-use crate::judge::{BufferSeen, BufferSums, CertificateSeen, Judge, LaneSums, Moment, Who};
+use crate::judge::{BudgetSeen, BufferSeen, BufferSums, CertificateSeen, Judge, LaneSums, Moment, Who};
 use crate::ship::{self, Ship};
 use crate::status::report::Source;
 use crate::status::world::World;
 use crate::status::{self, CollectorPart, socket};
 
 mod accept;
+mod budget;
 mod once;
 
+pub use budget::Budget;
+use budget::Pace;
 pub use once::Once;
 
 /// What a signal asks of the running agent.
@@ -137,7 +139,7 @@ pub async fn run(config: Config, mut orders: mpsc::Receiver<Order>) -> Result<()
             Some(looked) = eyes.looked.recv() => {
                 eyes.learn(&looked);
                 watcher.looked(looked).await;
-                eyes.heed(&watcher.judge);
+                eyes.heed(&watcher.judge, watcher.pace.times());
             }
             Some(ended) = eyes.ended.recv() => {
                 let findings = watcher.judge.ended(&ended, watcher.moment());
@@ -239,6 +241,7 @@ struct Watcher {
     minutes: Minutes,
     levels: Telling,
     recorder: Recorder,
+    pace: Pace,
     clock: Clock,
     started_at: Timestamp,
     targets_told: Option<Vec<String>>,
@@ -278,6 +281,7 @@ impl Watcher {
             minutes: Minutes::default(),
             levels: Telling::default(),
             recorder: Recorder::default(),
+            pace: Pace::default(),
             clock,
             started_at: wall(),
             targets_told: None,
@@ -347,7 +351,7 @@ impl Watcher {
         self.append(Lane::Bulk, recordings.into_iter().map(Record::Recording)).await;
     }
 
-    /// The buffer and the clock, every ten seconds.
+    /// What it takes, its buffer and its clock, every ten seconds.
     async fn look_at_itself(&mut self) {
         let now = self.moment();
         if self.itself_seen.is_some_and(|last| now.mono < last + OWN_INTERVAL) {
@@ -356,6 +360,15 @@ impl Watcher {
         self.itself_seen = Some(now.mono);
         let ahead = self.shipping.as_ref().and_then(|it| it.health.borrow().ahead);
         let mut findings = self.judge.own_clock(since_boot(), ahead, now);
+        let taken = self.pace.measure(self.config.budget, now.mono);
+        let seen = BudgetSeen {
+            cpu: taken.cpu,
+            cpu_budget: self.config.budget.cpu,
+            memory: taken.memory,
+            memory_budget: self.config.budget.memory,
+            times_slower: self.pace.times(),
+        };
+        findings.extend(self.judge.own_budget(&seen, now));
         if let Some(shipping) = &self.shipping {
             let sums = shipping.buffer.stat().await.ok().as_ref().map(buffer_sums);
             let seen = BufferSeen { sums, unbuffered: self.unbuffered, held: self.held };
@@ -418,6 +431,7 @@ impl Watcher {
             buffer,
             shipping: self.shipping.as_ref().map(Shipping::part),
             started_at: self.started_at,
+            times_slower: self.pace.times(),
             now: self.moment(),
             holds_respected: true,
         })
@@ -444,10 +458,19 @@ struct Eyes {
     attention: Attention,
     /// Asks for a look at the host at once.
     hurry: Arc<Notify>,
-    /// Per server (inspector's name): its pace and the two it may have.
-    paces: BTreeMap<String, (watch::Sender<Duration>, Duration, Duration)>,
-    /// Paces that never change; dropping one ends its inspector.
-    _steady: Vec<watch::Sender<Duration>>,
+    /// When each inspector looks; dropping one ends it.
+    intervals: Vec<Interval>,
+}
+
+/// Between two looks of an inspector.
+struct Interval {
+    inspector: String,
+    calm: Duration,
+    /// While a pool of this server is over 80 % or suspect.
+    suspect: Duration,
+    /// It is what makes the agent dear: it gets longer when the budget is short.
+    is_elastic: bool,
+    now: watch::Sender<Duration>,
 }
 
 /// Readings that wait for the judge at most; beyond, inspectors wait, and their skipped turns are counted.
@@ -456,48 +479,41 @@ const READINGS: usize = 64;
 impl Eyes {
     fn open(config: &Config, clock: Clock) -> Self {
         let (out, looked) = mpsc::channel(READINGS);
-        let (mut paces, mut steady) = (BTreeMap::new(), Vec::new());
-        let begin = |inspector: Box<dyn Inspector>, every: Duration, limit: Duration, hurry: Arc<Notify>| {
-            let (pace, receiver) = watch::channel(every);
+        let mut intervals = Vec::new();
+        let mut begin = |inspector: Box<dyn Inspector>, [calm, suspect]: [Duration; 2], limit, hurry: Arc<Notify>| {
+            let (now, receiver) = watch::channel(calm);
+            let is_elastic = [host::ABOUT.name, sqlite::ABOUT.name].contains(&inspector.about().name);
+            intervals.push(Interval { inspector: inspector.name(), calm, suspect, is_elastic, now });
             tokio::spawn(schedule::run(inspector, receiver, hurry, limit, rand::rng().random(), clock, out.clone()));
-            pace
         };
-        let start = |inspector, every, limit| begin(inspector, every, limit, Arc::default());
         let endpoints = Endpoints::default();
         let attention = Attention::default();
         let host = host::Config { attention: attention.clone(), ..config.host(endpoints.clone()) };
         let (host, ended) = HostInspector::new(host);
         let hurry = Arc::<Notify>::default();
-        steady.push(begin(Box::new(host), config.host_interval, config.host_interval * 10, hurry.clone()));
+        begin(Box::new(host), [config.host_interval; 2], config.host_interval * 10, hurry.clone());
+        let mut start = |inspector, intervals, limit| begin(inspector, intervals, limit, Arc::default());
         for (inspector, interval) in servers(config) {
-            let name = inspector.name();
-            let pace = start(inspector, interval, Duration::from_secs(15));
-            paces.insert(name, (pace, interval, interval.min(SUSPECT_PACE)));
+            start(inspector, [interval, interval.min(SUSPECT_INTERVAL)], Duration::from_secs(15));
         }
-        for source in &config.pools {
-            let inspector = PoolInspector::new(source.inspector.clone());
-            let limit = source.inspector.timeout() + Duration::from_secs(1);
-            let name = inspector.name();
-            let pace = start(Box::new(inspector), source.interval, limit);
-            paces.insert(name, (pace, source.interval, source.interval.min(SUSPECT_PACE)));
+        for it in &config.pools {
+            let limit = it.inspector.timeout() + Duration::from_secs(1);
+            let inspector = Box::new(PoolInspector::new(it.inspector.clone()));
+            start(inspector, [it.interval, it.interval.min(SUSPECT_INTERVAL)], limit);
         }
-        for endpoint in &config.endpoints {
-            let inspector = HttpInspector::new(endpoint.inspector.clone());
-            steady.push(start(
-                Box::new(inspector),
-                endpoint.interval,
-                endpoint.inspector.timeout + Duration::from_secs(1),
-            ));
+        for it in &config.endpoints {
+            let limit = it.inspector.timeout + Duration::from_secs(1);
+            start(Box::new(HttpInspector::new(it.inspector.clone())), [it.interval; 2], limit);
         }
         for log in &config.logs {
-            steady.push(start(Box::new(LogInspector::new(log.clone())), LOG_INTERVAL, LOG_INTERVAL * 10));
+            start(Box::new(LogInspector::new(log.clone())), [LOG_INTERVAL; 2], LOG_INTERVAL * 10);
         }
         let sqlite = Box::new(SqliteInspector::default());
-        steady.push(start(sqlite, config.sqlite_interval, config.sqlite_interval));
+        start(sqlite, [config.sqlite_interval; 2], config.sqlite_interval);
         let names = Names::default();
         let resolver = Box::new(NamesInspector::new(names.clone()));
-        steady.push(start(resolver, config.resolver_interval, config.resolver_interval * 3));
-        Self { looked, ended, endpoints, names, attention, hurry, paces, _steady: steady }
+        start(resolver, [config.resolver_interval; 2], config.resolver_interval * 3);
+        Self { looked, ended, endpoints, names, attention, hurry, intervals }
     }
 
     /// Connections to a configured server are a pool, whatever its port, and names in DSNs are worth asking for.
@@ -512,12 +528,14 @@ impl Eyes {
         }
     }
 
-    /// Servers with a suspect pool are asked more often, and the host is looked at twice while an order is sought.
-    fn heed(&self, judge: &Judge) {
+    /// Servers with a suspect pool are asked more often, the host is looked at twice while an order is sought, and so many
+    /// times less often while the agent would take more than its budget.
+    fn heed(&self, judge: &Judge, times_slower: u32) {
         self.attention.want_order_test(judge.wants_order_test());
-        for (name, (pace, calm, suspect)) in &self.paces {
-            let wanted = if judge.is_suspect(name) { *suspect } else { *calm };
-            pace.send_if_modified(|now| std::mem::replace(now, wanted) != wanted);
+        for it in &self.intervals {
+            let interval = if judge.is_suspect(&it.inspector) { it.suspect } else { it.calm };
+            let wanted = if it.is_elastic { interval * times_slower } else { interval };
+            it.now.send_if_modified(|now| std::mem::replace(now, wanted) != wanted);
         }
     }
 }
@@ -550,7 +568,7 @@ fn servers(config: &Config) -> Vec<(Box<dyn Inspector>, Duration)> {
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often a server is asked while a pool of it is over 80 % or suspect.
-const SUSPECT_PACE: Duration = Duration::from_secs(2);
+const SUSPECT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What the buffer says of itself, as the judge takes it.
 fn buffer_sums(stat: &buffer::Stat) -> BufferSums {

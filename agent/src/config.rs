@@ -10,6 +10,7 @@ use std::time::Duration;
 use tickbird_shared::Labels;
 use toml::Value;
 
+use crate::agent::Budget;
 use crate::buffer;
 use crate::identity::files::Files;
 #[cfg(feature = "mysql")]
@@ -67,6 +68,8 @@ pub struct Config {
     pub checks: judge::Thresholds,
     /// The buffer.
     pub buffer: buffer::Config,
+    /// What the agent may take of its host.
+    pub budget: Budget,
     /// Between two looks at sockets and processes. Default 1 s.
     pub host_interval: Duration,
     /// Between two questions for the names of servers. Default 15 s.
@@ -222,6 +225,11 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
         host_interval = section.duration("interval", SECOND / 10, HOUR).unwrap_or(SECOND);
         namespaces = section.flag("namespaces").unwrap_or(false);
     }
+    let mut budget = Budget::default();
+    if let Some(mut section) = root.section("budget") {
+        budget.cpu = section.percent("cpu", 0.001, 64.0).unwrap_or(budget.cpu);
+        budget.memory = section.bytes("memory", 1 << 20, 64 << 30).unwrap_or(budget.memory);
+    }
     let mut resolver_interval = RESOLVER_INTERVAL;
     if let Some(mut section) = root.section("resolver") {
         resolver_interval = section.duration("interval", SECOND, HOUR).unwrap_or(RESOLVER_INTERVAL);
@@ -250,6 +258,7 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
         logs,
         checks,
         buffer,
+        budget,
         host_interval,
         resolver_interval,
         namespaces,

@@ -38,7 +38,7 @@ mod words;
 
 pub use defaults::{CHECKS, Check, FalseAlarm};
 pub use hold::{Hold, Holds};
-pub use own::{BufferSeen, BufferSums, CertificateSeen, LaneSums};
+pub use own::{BudgetSeen, BufferSeen, BufferSums, CertificateSeen, LaneSums};
 pub use pool::join::{Join, Joined, join};
 pub use pool::view::{ConnectionView, PoolView, Verdict};
 pub use settings::{Effective, Mistake, Override, Thresholds};
@@ -257,6 +257,12 @@ impl Judge {
     /// Takes in how the agent's own buffer stands.
     pub fn own_buffer(&mut self, buffer: &BufferSeen, now: Moment) -> Vec<Finding<'static>> {
         self.own.buffer(buffer, now, &mut self.tracks);
+        self.tracks.take()
+    }
+
+    /// Takes in what the agent takes of its host.
+    pub fn own_budget(&mut self, seen: &BudgetSeen, now: Moment) -> Vec<Finding<'static>> {
+        own::Own::budget(seen, now, &mut self.tracks);
         self.tracks.take()
     }
 

@@ -2,13 +2,14 @@
 //!
 //! Sockets come over netlink ([`sock_diag`]) or, where that is refused, from `/proc/net` ([`proc_net`]); processes from
 //! `/proc` ([`proc`]) and their memory limits from the cgroup tree ([`cgroup`]). [`owners`] joins the two: which process
-//! holds which socket on which descriptor. [`netns`] tells network namespaces apart and looks into others, [`pidfd`]
+//! holds which socket on which descriptor; [`own`] is what this process takes itself. [`netns`] tells network namespaces apart and looks into others, [`pidfd`]
 //! hears the end of a process. In every module the parser is a pure function of bytes and separate from the reading.
 
 use std::io;
 
 pub mod cgroup;
 pub mod netns;
+pub mod own;
 pub mod owners;
 pub mod pidfd;
 pub mod proc;

@@ -57,8 +57,10 @@ pub struct AgentPart {
     pub holds_respected: bool,
     /// Share of one core since it started.
     pub cpu_ratio: Option<f64>,
-    /// Resident memory in bytes.
+    /// Memory in bytes, its part of what is shared included.
     pub memory_bytes: Option<u64>,
+    /// Intervals are so many times longer than configured, to stay within the budget; 1 as a rule.
+    pub times_slower: u32,
     /// The way to the collector; absent when it watches alone.
     pub collector: Option<CollectorPart>,
     /// The buffer, per lane.
@@ -192,6 +194,7 @@ mod tests {
                 holds_respected: false,
                 cpu_ratio: None,
                 memory_bytes: None,
+                times_slower: 1,
                 collector: None,
                 buffer: None,
             },

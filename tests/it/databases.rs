@@ -54,7 +54,7 @@ fn who_waits_for_a_lock_and_who_holds_it_are_named_and_a_deadlock_is_told() {
             let told = watch.tells(LOCKS, &of(&server), 1.s()).map_err(|error| error.to_string())?;
             if told["evidence"]["deadlocks"] == 1 { Ok(()) } else { Err(told.to_string()) }
         })?;
-        let told = watch.tells(ERRORS, &of(&server), 20.s())?;
+        let told = watch.tells(ERRORS, &of(&server), 60.s())?;
         assert_eq!(told["severity"], "info", "one is recorded: {told}");
         watch.never_told(LOCKS, &of(&well))?;
         watch.never_told(ERRORS, &of(&well))
@@ -203,5 +203,37 @@ fn a_replica_that_does_not_replay_is_behind_and_one_of_an_idle_primary_is_not() 
         it.second.sql("SELECT pg_wal_replay_resume()")?;
         it.watch.resolves(REPLICA, &of(&it.second), 60.s())?;
         it.watch.never_told(ROLE, "")
+    });
+}
+
+#[test]
+fn a_replica_that_takes_no_reads_is_recorded_until_it_does() {
+    alone(|stage| {
+        const CHECK: &str = "db.replica_use";
+        let it = Pair::begin(stage, &check(CHECK, "hold = \"15s\""))?;
+        it.first.sql_in("app", "CREATE TABLE read AS SELECT generate_series(1, 50000) AS number")?;
+        until("the table is on the replica", 30.s(), || match it.second.sql_in("app", "SELECT count(*) FROM read") {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        })?;
+        until("the replica's reads are too few", 150.s(), || {
+            it.first
+                .sql_in("app", "SELECT count(*) FROM read; SELECT count(*) FROM read")
+                .map_err(|error| error.to_string())?;
+            let told = it.watch.tells(CHECK, &of(&it.second), 1.s()).map_err(|error| error.to_string())?;
+            if told["severity"] == "info" { Ok(()) } else { Err(told.to_string()) }
+        })?;
+        let told = it.watch.tells(CHECK, &of(&it.second), 5.s())?;
+        let servers = told["evidence"]["servers"].as_array().cloned().unwrap_or_default();
+        assert_eq!(servers.iter().filter(|it| it["is_primary"] == true).count(), 1, "{told}");
+        until("the replica takes its part", 150.s(), || {
+            it.second
+                .sql_in("app", "SELECT count(*) FROM read; SELECT count(*) FROM read")
+                .map_err(|error| error.to_string())?;
+            it.watch.sees(CHECK, &of(&it.second), "ok", 1.s()).map(drop).map_err(|error| error.to_string())
+        })?;
+        let incidents = it.watch.collector.items("incidents", "check=db.replica_use")?;
+        assert!(incidents.is_empty(), "it is recorded and told to nobody: {incidents:?}");
+        Ok(())
     });
 }

@@ -114,6 +114,7 @@ impl Pair {
     }
 
     fn kill_anywhere(&mut self) -> Result<bool, StageError> {
+        // The moment is what is left to chance.
         std::thread::sleep(Duration::from_millis(self.chance.below(900)));
         let who = self.chance.below(3);
         if who != 0 {
@@ -130,6 +131,7 @@ impl Pair {
         let end = Instant::now() + 10.s();
         let mut is_writing = false;
         while !is_writing && Instant::now() < end {
+            // The moment is left to chance; whether it was the right one is seen.
             std::thread::sleep(Duration::from_micros(self.chance.below(2_000)));
             self.agent.signal(Signal::STOP);
             let files = files_written_by(self.agent.pid().unwrap_or_default())?;
@@ -175,11 +177,9 @@ impl Pair {
         let Some(collector) = self.collector.pid() else { return Ok(false) };
         self.webhook.becomes(Manner::AnswersAStopped(collector));
         let answered = until("a message comes", 60.s(), || match self.webhook.manner() {
-            Manner::AnswersAStopped(_) => Err("not yet".to_owned()),
+            Manner::AnswersAStopped(_) | Manner::Answering => Err("not yet".to_owned()),
             _ => Ok(()),
         });
-        // The answer may be a moment behind.
-        std::thread::sleep(Duration::from_millis(20));
         self.collector.kill()?;
         Ok(answered.is_ok())
     }

@@ -1,6 +1,7 @@
 //! What the agent says of itself: where it cannot see, and where it is late.
 
-use tickbird_tests::agent::{app, postgres};
+use tickbird_tests::agent::{app, check, postgres};
+use tickbird_tests::wait::until;
 use tickbird_tests::{Application, Postgres, Seconds, Watch, alone};
 
 #[test]
@@ -32,5 +33,29 @@ fn an_agent_that_is_held_up_says_so_and_that_it_is_over() {
         watch.agent.held_up(8.s())?;
         watch.fires(CHECK, "agent:self", 30.s())?;
         watch.resolves(CHECK, "agent:self", 60.s()).map(drop)
+    });
+}
+
+/// Two thousand connections, ten looks a second, and a thousandth of a core for it.
+#[test]
+fn an_agent_over_its_budget_looks_less_often_and_says_both_until_it_has_room() {
+    alone(|stage| {
+        let _pool = Application::sockets(stage, 27017, 2_000)?;
+        let often = "[host]\ninterval = \"100ms\"\n".to_owned() + &check("agent.budget", "hold = \"15s\"");
+        let watch = Watch::begin(stage, &(often.clone() + "[budget]\ncpu = \"0.1%\"\n"))?;
+        let told = watch.fires("agent.budget", "agent:self", 120.s())?;
+        assert_eq!(told["severity"], "warning");
+        let told = watch.fires("agent.slow", "agent:self", 180.s())?;
+        assert!(told.to_string().contains("times less often than configured"), "{told}");
+        let slower = &watch.agent.status()?["agent"]["times_slower"];
+        assert!(slower.as_u64() >= Some(4), "{slower}");
+        watch.agent.configure(&(often + "[budget]\ncpu = \"200%\"\n"))?;
+        watch.agent.reload()?;
+        watch.resolves("agent.budget", "agent:self", 60.s())?;
+        watch.resolves("agent.slow", "agent:self", 180.s())?;
+        until("it looks as often as it is told", 120.s(), || match watch.agent.status() {
+            Ok(status) if status["agent"]["times_slower"] == 1 => Ok(()),
+            other => Err(format!("{:?}", other.map(|it| it["agent"].clone()))),
+        })
     });
 }

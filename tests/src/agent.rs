@@ -49,13 +49,16 @@ pub struct Agent {
     user: User,
     process: Option<Running>,
     is_traced: bool,
+    is_optimised: bool,
 }
 
 impl Agent {
     /// An agent with this configuration (`state_dir` is added), that neither is enrolled nor runs.
     pub fn prepare(stage: &Stage, configuration: &str, user: User) -> Result<Self, StageError> {
         let (binary, room) = (stage.binary("tickbird-agent")?, stage.room("agent")?);
-        let mut it = Self { binary, room, user, process: None, is_traced: false };
+        // One that is not optimised takes many times the CPU time; the shipped budget is for the shipped binary.
+        let is_optimised = !binary.parent().is_some_and(|it| it.ends_with("debug"));
+        let mut it = Self { binary, room, user, process: None, is_traced: false, is_optimised };
         std::fs::create_dir(it.state()).map_err(StageError::system("make the agent's state directory"))?;
         if user.is_nobody() {
             // The workspace may be in a home that others may not enter.
@@ -78,9 +81,12 @@ impl Agent {
         Ok(it)
     }
 
-    /// Replaces its configuration; `state_dir` is added.
+    /// Replaces its configuration; `state_dir` is added, and room in its budget where it is not optimised.
     pub fn configure(&self, configuration: &str) -> Result<(), StageError> {
-        let text = format!("state_dir = \"{}\"\n{configuration}", self.state().display());
+        let mut text = format!("state_dir = \"{}\"\n{configuration}", self.state().display());
+        if !self.is_optimised && !text.contains("[budget]") {
+            text += "[budget]\ncpu = \"100%\"\nmemory = \"256MiB\"\n";
+        }
         std::fs::write(self.configuration(), text).map_err(StageError::system("write the agent's configuration"))
     }
 

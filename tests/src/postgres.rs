@@ -190,8 +190,13 @@ impl Postgres {
 
     /// Runs statements as superuser over the unix socket with the real client; rows of columns as text.
     pub fn sql(&self, statement: &str) -> Result<Vec<Vec<String>>, StageError> {
+        self.sql_in("postgres", statement)
+    }
+
+    /// The same in another database than `postgres`.
+    pub fn sql_in(&self, database: &str, statement: &str) -> Result<Vec<Vec<String>>, StageError> {
         let mut client = Command::new(installed("/usr/bin/psql", "postgresql-client-15")?);
-        client.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-F", COLUMN, "-U", "postgres", "-d", "postgres"]);
+        client.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-F", COLUMN, "-U", "postgres", "-d", database]);
         client.args(["-p", &self.port.to_string(), "-c", statement, "-h"]).arg(&self.room);
         let text = run(&mut client)?;
         Ok(text.lines().map(|line| line.split(COLUMN).map(str::to_owned).collect()).collect())

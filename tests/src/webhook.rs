@@ -33,6 +33,8 @@ pub enum Manner {
     SaysNothing,
     /// Stops the sender (`SIGSTOP`), whose process this is, and answers then; later ones as [`Self::SaysNothing`].
     AnswersAStopped(u32),
+    /// The answer to a stopped sender is on its way; then [`Self::SaysNothing`].
+    Answering,
 }
 
 /// One request as it came.
@@ -171,17 +173,17 @@ fn converse(stream: &TcpStream, manner: &Mutex<Manner>, heard: &Mutex<Heard>) {
     let mut reader = BufReader::new(stream);
     // The sender may keep the connection for more.
     while let Some((head, body)) = read_request(&mut reader) {
-        let manner = {
+        let now = {
             let mut now = lock(manner);
-            let manner = *now;
-            if let Manner::AnswersAStopped(sender) = manner {
+            let before = *now;
+            if let Manner::AnswersAStopped(sender) = before {
                 // Before the answer leaves: what the sender makes of it is nothing.
                 stop(sender);
-                *now = Manner::SaysNothing;
+                *now = Manner::Answering;
             }
-            manner
+            before
         };
-        let accepted = matches!(manner, Manner::Accepts | Manner::AnswersAStopped(_));
+        let accepted = matches!(now, Manner::Accepts | Manner::AnswersAStopped(_));
         {
             let mut heard = lock(heard);
             match check(&head, body, accepted) {
@@ -190,11 +192,14 @@ fn converse(stream: &TcpStream, manner: &Mutex<Manner>, heard: &Mutex<Heard>) {
             }
         }
         let mut answer = stream;
-        let written = match manner {
+        let written = match now {
             Manner::Accepts | Manner::AnswersAStopped(_) => answer.write_all(b"HTTP/1.1 204 No Content\r\n\r\n"),
             Manner::Fails => answer.write_all(b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n"),
-            Manner::SaysNothing => return,
+            Manner::SaysNothing | Manner::Answering => return,
         };
+        if let Manner::AnswersAStopped(_) = now {
+            *lock(manner) = Manner::SaysNothing;
+        }
         if written.is_err() {
             return;
         }

@@ -96,6 +96,7 @@ impl Once {
             shipping: None,
             started_at: self.started_at,
             now: Moment { mono: self.clock.now(), wall: wall() },
+            times_slower: 1,
             holds_respected: false,
         })
     }

@@ -207,6 +207,22 @@ impl Section {
         }
     }
 
+    /// A share of one core with its sign: `5%` is 0.05.
+    pub fn percent(&mut self, key: &'static str, least: f64, most: f64) -> Option<f64> {
+        let text = self.text(key)?;
+        match text.strip_suffix('%').and_then(|it| it.trim().parse::<f64>().ok()).map(|it| it / 100.0) {
+            Some(share) if (least..=most).contains(&share) => Some(share),
+            Some(_) => {
+                self.wrong(key, format!("`{text}` is not between {}% and {}%", 100.0 * least, 100.0 * most), None);
+                None
+            }
+            None => {
+                self.wrong(key, format!("`{text}` is not a percentage"), Some("write \"5%\"".into()));
+                None
+            }
+        }
+    }
+
     /// A list of texts.
     pub fn texts(&mut self, key: &'static str) -> Option<Vec<String>> {
         let Value::Array(items) = self.take(key)? else {

@@ -16,10 +16,12 @@ use crate::discover::TargetKey;
 use crate::inspect::host::Gap;
 use crate::inspect::{Reason, Value};
 
+mod budget;
 mod buffer;
 mod certificate;
 mod clock;
 
+pub use budget::BudgetSeen;
 pub use buffer::{BufferSeen, BufferSums, LaneSums};
 pub use certificate::CertificateSeen;
 
@@ -59,6 +61,11 @@ impl Own {
     /// Takes in what the agent knows of its own buffer.
     pub(super) fn buffer(&mut self, seen: &BufferSeen, now: Moment, tracks: &mut Tracks) {
         self.losses.look(seen, now, tracks);
+    }
+
+    /// Takes in what the agent takes of its host.
+    pub(super) fn budget(seen: &BudgetSeen, now: Moment, tracks: &mut Tracks) {
+        budget::look(seen, now, tracks);
     }
 
     /// Compares the wall clock with the time since boot.

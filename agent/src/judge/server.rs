@@ -18,6 +18,7 @@ use crate::inspect::{ServerLook, Unit, Value};
 mod headroom;
 mod limits;
 mod locks;
+mod reads;
 mod replica;
 mod role;
 mod transactions;
@@ -31,6 +32,7 @@ pub(super) struct Servers {
     transactions: transactions::Transactions,
     roles: role::Roles,
     replicas: replica::Replicas,
+    reads: reads::Reads,
     rooms: headroom::Rooms,
     have_looked: bool,
 }
@@ -46,6 +48,7 @@ impl Servers {
         self.transactions.look(look, now, tracks);
         self.roles.look(look, pools, now, tracks);
         self.replicas.look(look, now, tracks);
+        self.reads.look(look, now, tracks);
     }
 
     /// Seconds until this server has no slot left at its present rate.

@@ -24,6 +24,7 @@ mod pools;
 mod processes;
 mod proofs;
 mod rabbitmq;
+mod reads;
 mod redis;
 pub(crate) mod rows;
 mod second_pools;

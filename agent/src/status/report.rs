@@ -12,6 +12,7 @@ use super::{AgentPart, BlindPart, CheckPart, CollectorPart, FindingPart, Report,
 use crate::discover::TargetKey;
 use crate::identity::Identity;
 use crate::judge::{CheckState, Judge, Moment, State};
+use crate::kernel::own;
 
 /// Everything a report is made of.
 pub struct Source<'a> {
@@ -29,6 +30,8 @@ pub struct Source<'a> {
     pub started_at: Timestamp,
     /// Now.
     pub now: Moment,
+    /// Intervals are so many times longer than configured.
+    pub times_slower: u32,
     /// `false` in `inspect`.
     pub holds_respected: bool,
 }
@@ -60,7 +63,8 @@ pub fn report(source: &Source<'_>) -> Report {
             facts,
         }
     });
-    let (cpu_ratio, memory_bytes) = own_cost(source.now);
+    let elapsed = source.now.mono.as_secs_f64();
+    let share = own::cpu_time().as_secs_f64() / elapsed;
     Report {
         schema: SCHEMA.to_owned(),
         agent: AgentPart {
@@ -71,8 +75,9 @@ pub fn report(source: &Source<'_>) -> Report {
             started_at: source.started_at,
             reported_at: source.now.wall,
             holds_respected: source.holds_respected,
-            cpu_ratio,
-            memory_bytes,
+            cpu_ratio: (elapsed > 0.0).then(|| (share * 1e4).round() / 1e4),
+            memory_bytes: own::memory(),
+            times_slower: source.times_slower,
             collector: source.shipping.clone(),
             buffer: source.buffer.clone(),
         },
@@ -134,15 +139,4 @@ fn blind(states: &[CheckState]) -> Vec<BlindPart> {
         }
     }
     causes.into_values().collect()
-}
-
-/// Share of a core since the start, and resident bytes, of this process.
-fn own_cost(now: Moment) -> (Option<f64>, Option<u64>) {
-    let usage = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    let seconds = usage.tv_sec as f64 + usage.tv_nsec as f64 / 1e9;
-    let elapsed = now.mono.as_secs_f64();
-    let pages = std::fs::read_to_string("/proc/self/statm").ok();
-    let resident = pages.and_then(|text| text.split_ascii_whitespace().nth(1)?.parse::<u64>().ok());
-    let memory = resident.map(|pages| pages * rustix::param::page_size() as u64);
-    ((elapsed > 0.0).then(|| ((seconds / elapsed) * 1e4).round() / 1e4), memory)
 }

@@ -36,7 +36,8 @@ SELECT pg_is_in_recovery(), \
        CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() END, \
        statement_timestamp(), \
        pg_stat_get_db_xact_commit($1), pg_stat_get_db_xact_rollback($1), \
-       pg_stat_get_db_deadlocks($1), pg_stat_get_db_conflict_all($1)";
+       pg_stat_get_db_deadlocks($1), pg_stat_get_db_conflict_all($1), \
+       pg_stat_get_db_tuples_returned($1)";
 
 /// One row for each replica of a primary: its process, its lag, what it lacks, its name.
 const REPLICAS: &str = "/* tickbird */ \
@@ -259,7 +260,14 @@ fn standing(rows: &[Row]) -> Result<Standing, Reason> {
 fn counters(rows: &[Row], at: Duration) -> Result<Counters, Reason> {
     let read = |row: &Row| {
         let count = |index| u64::try_from(field::<i64>(row, index)?).ok();
-        Some(Counters { at, commits: count(5)?, rollbacks: count(6)?, deadlocks: count(7)?, conflicts: count(8)? })
+        Some(Counters {
+            at,
+            commits: count(5)?,
+            rollbacks: count(6)?,
+            deadlocks: count(7)?,
+            conflicts: count(8)?,
+            rows_read: count(9)?,
+        })
     };
     rows.first().and_then(read).ok_or_else(|| unclear("counters"))
 }

@@ -75,6 +75,8 @@ pub struct Counters {
     pub rollbacks: u64,
     /// Transactions that the server ended to break a deadlock.
     pub deadlocks: u64,
+    /// Rows that statements read of tables and indexes.
+    pub rows_read: u64,
     /// Statements that a replica ended because they stood in the way of its replay.
     pub conflicts: u64,
 }

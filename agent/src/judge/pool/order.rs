@@ -16,6 +16,10 @@ const LEAST_IDLE: usize = 3;
 const ROTATING: f64 = 0.85;
 /// And down to which it is a stack.
 const STACK: f64 = 0.25;
+/// A class once known stays down to, or up to, these: near its bound a share of sixty events swings by a few. An order
+/// of chance is at a half.
+const STILL_ROTATING: f64 = 0.7;
+const STILL_STACK: f64 = 0.4;
 /// Once the window is full it is asked this often.
 const PAUSE: Duration = Duration::from_secs(60);
 /// And no more once the class has been the same for so long.
@@ -83,9 +87,9 @@ impl Order {
             return Discipline::Unknown;
         }
         let oldest = self.events.iter().filter(|it| **it).count() as f64 / self.events.len() as f64;
-        match oldest {
-            share if share >= ROTATING => Discipline::Rotating,
-            share if share <= STACK => Discipline::Stack,
+        match (oldest, self.class) {
+            (ROTATING.., _) | (STILL_ROTATING.., Discipline::Rotating) => Discipline::Rotating,
+            (..=STACK, _) | (..=STILL_STACK, Discipline::Stack) => Discipline::Stack,
             _ => Discipline::Unknown,
         }
     }
@@ -123,6 +127,21 @@ mod tests {
         assert_eq!(after(&[5; 15], 6).discipline(), Discipline::Stack);
         let mixed: Vec<usize> = (0..30).map(|index| index % 6).collect();
         assert_eq!(after(&mixed, 6).discipline(), Discipline::Unknown);
+    }
+
+    #[test]
+    fn a_class_stays_while_its_share_swings_near_the_bound_and_ends_with_the_order() {
+        let mut order = after(&[0; 60], 6);
+        let take = |order: &mut Order, pick: usize, times: usize| {
+            let row: Vec<bool> = (0..6).map(|index| index == pick).collect();
+            (0..times).for_each(|_| order.take(&row, Duration::from_secs(1)));
+            order.discipline()
+        };
+        assert_eq!(take(&mut order, 5, 16), Discipline::Rotating, "44 of 60");
+        assert_eq!(take(&mut order, 5, 4), Discipline::Unknown, "40 of 60");
+        assert_eq!(take(&mut order, 0, 10), Discipline::Unknown, "50 of 60 make no new class");
+        let mixed: Vec<usize> = (0..60).map(|index| if index % 4 == 0 { 5 } else { 0 }).collect();
+        assert_eq!(after(&mixed, 6).discipline(), Discipline::Unknown, "45 of 60 from the first");
     }
 
     #[test]

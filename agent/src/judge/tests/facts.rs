@@ -61,7 +61,7 @@ fn short_waits_are_silent_and_hidden_ones_are_not_called_none() {
 
 fn counted(seconds: f64, commits: u64, rollbacks: u64, deadlocks: u64) -> Facts {
     let at = Duration::from_secs_f64(seconds);
-    let counters = Counters { at, commits, rollbacks, deadlocks, conflicts: 0 };
+    let counters = Counters { at, commits, rollbacks, deadlocks, conflicts: 0, rows_read: 0 };
     Facts { counters: Some(Ok(counters)), blocked: Some(Ok(Vec::new())), ..Facts::default() }
 }
 

@@ -3,7 +3,7 @@
 use tickbird_shared::Lane;
 
 use super::*;
-use crate::judge::{BufferSums, LaneSums};
+use crate::judge::{BudgetSeen, BufferSums, LaneSums};
 
 fn sums(used: u64, evicted: u64) -> BufferSums {
     let lane =
@@ -63,6 +63,48 @@ fn findings_that_are_lost_or_refused_are_critical_and_those_of_a_former_life_are
     assert_eq!(night.is("agent.buffer", "agent"), "critical", "no space is left for the next one");
     buffer(&mut night, 4, sums(1 << 20, 9), 3);
     assert!(night.told().ends_with("cleared critical"), "{}", night.told());
+}
+
+/// Ten-second looks at an agent of 5 % of a core and 64 MiB.
+fn budget(night: &mut Night, looks: u32, cpu: f64, mebibytes: u64, times_slower: u32) {
+    let memory = Some(mebibytes << 20);
+    let seen = BudgetSeen { cpu: Some(cpu), cpu_budget: 0.05, memory, memory_budget: 64 << 20, times_slower };
+    for _ in 0..looks {
+        night.wait(10.0);
+        let found = night.judge.own_budget(&seen, night.moment());
+        night.tell(found);
+    }
+}
+
+#[test]
+fn an_agent_over_its_budget_for_a_minute_is_told_and_a_start_or_a_burst_is_not() {
+    let mut night = Night::begin();
+    budget(&mut night, 5, 0.5, 20, 1);
+    budget(&mut night, 3, 0.01, 20, 1);
+    assert_eq!(night.told(), "");
+    budget(&mut night, 8, 0.051, 20, 8);
+    let told = night.told();
+    assert!(told.contains("agent.slow began warning") && told.contains("agent.budget began warning"), "{told}");
+    let summary = night.last().summary.clone();
+    assert_eq!(
+        summary,
+        "the agent takes 5.1 % of a core; its budget is 5.0 % of a core, though it looks at the host 8 times less often than configured"
+    );
+    budget(&mut night, 6, 0.01, 20, 1);
+    assert_eq!(night.told().matches("cleared warning").count(), 2, "{}", night.told());
+    budget(&mut night, 8, 0.01, 80, 1);
+    assert!(night.told().ends_with("agent.budget began warning"), "{}", night.told());
+    assert_eq!(night.last().summary, "the agent takes 80 MiB; its budget is 64 MiB");
+}
+
+#[test]
+fn an_agent_that_looks_half_as_often_is_within_its_budget_and_no_fault() {
+    let mut night = Night::begin();
+    budget(&mut night, 60, 0.03, 20, 2);
+    assert_eq!(night.told(), "");
+    let unmeasured = BudgetSeen { cpu: None, cpu_budget: 0.05, memory: None, memory_budget: 64 << 20, times_slower: 1 };
+    let found = night.judge.own_budget(&unmeasured, night.moment());
+    assert!(found.is_empty());
 }
 
 #[test]

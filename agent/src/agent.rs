@@ -251,6 +251,10 @@ struct Watcher {
     itself_seen: Option<Duration>,
     /// Urgent records that the buffer had evicted when the last list was told.
     evicted: u64,
+    /// Gaps that the collector was told of, as of the last look.
+    bridged: u64,
+    /// Findings were lost on their way since the last list: what still fires is said once more.
+    has_lost: bool,
     /// Records that the disk did not take; findings among them stay visible in `status`.
     unbuffered: u64,
     /// Of these, critical findings that were held in memory instead.
@@ -288,6 +292,8 @@ impl Watcher {
             open_due: clock.now() + FIRST_OPEN_LIST,
             itself_seen: None,
             evicted: 0,
+            bridged: 0,
+            has_lost: false,
             unbuffered: 0,
             held: 0,
             refused_said: None,
@@ -369,6 +375,10 @@ impl Watcher {
             times_slower: self.pace.times(),
         };
         findings.extend(self.judge.own_budget(&seen, now));
+        let bridged = self.shipping.as_ref().map_or(0, |it| it.health.borrow().bridged);
+        if std::mem::replace(&mut self.bridged, bridged) < bridged {
+            self.note_loss();
+        }
         if let Some(shipping) = &self.shipping {
             let sums = shipping.buffer.stat().await.ok().as_ref().map(buffer_sums);
             let seen = BufferSeen { sums, unbuffered: self.unbuffered, held: self.held };
@@ -386,6 +396,11 @@ impl Watcher {
         let now = self.clock.now();
         if now >= self.open_due {
             self.open_due = now + Duration::from_secs(OPEN_SECONDS);
+            if std::mem::take(&mut self.has_lost) {
+                // As they were told, so that whoever heard them hears nothing new.
+                let firing = self.judge.firing().into_iter().map(Record::Finding);
+                self.append(Lane::Urgent, firing).await;
+            }
             let open = self.judge.open(self.moment());
             self.append(Lane::Urgent, [Record::Open(open)]).await;
         }

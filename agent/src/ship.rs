@@ -347,7 +347,7 @@ impl Ship {
         let gone = Stored { first: from, items: vec![Item::Loss(loss)], ..stored.clone() };
         match self.send(&gone).await? {
             Sent::Answered(Verdict::Acknowledged(answer)) if answer.through >= to => {
-                self.succeeded(|_| ());
+                self.succeeded(|health| health.bridged += 1);
                 Ok(())
             }
             _ => Err(ShipError::Garbage),

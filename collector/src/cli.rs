@@ -1,6 +1,7 @@
 //! The command line, by noun. Exit codes: 0 done, 1 failed, 2 not understood.
 
 mod agent;
+mod backup;
 mod init;
 mod serve;
 mod table;
@@ -14,6 +15,7 @@ use clap::{Args, Parser, Subcommand};
 use tickbird_shared::Timestamp;
 use tickbird_shared::labels::LabelError;
 
+use crate::backup::BackupError;
 use crate::collector::{CollectorError, Directory};
 use crate::config::{Config, Mistakes};
 use crate::pki::PkiError;
@@ -34,6 +36,8 @@ pub struct Arguments {
 enum Command {
     Init(init::Init),
     Serve(serve::Serve),
+    Backup(backup::Backup),
+    Restore(backup::Restore),
     CheckConfig(serve::CheckConfig),
     /// Makes, lists and revokes tokens.
     #[command(subcommand)]
@@ -66,6 +70,9 @@ enum CliError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A backup.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     /// The serving collector.
     #[error(transparent)]
     Collector(#[from] CollectorError),
@@ -91,6 +98,7 @@ impl CliError {
         match self {
             Self::Pki(error) => error.advice(),
             Self::Store(error) => error.advice(),
+            Self::Backup(error) => error.advice(),
             Self::Collector(error) => error.advice(),
             Self::Unknown { .. } => Some("see what there is with `list`"),
             Self::Taken(_) => Some("choose another name"),
@@ -106,6 +114,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Init(it) => it.run(),
         Command::Serve(it) => it.run(),
         Command::CheckConfig(it) => it.run(),
+        Command::Backup(it) => it.run(),
+        Command::Restore(it) => it.run(),
         Command::Token(it) => it.run(),
         Command::Agent(it) => it.run(),
     };

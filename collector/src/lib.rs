@@ -25,6 +25,7 @@ pub mod notify;
 pub mod ledger;
 
 pub mod api;
+pub mod backup;
 pub mod enrolment;
 pub mod listener;
 

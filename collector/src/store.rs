@@ -11,6 +11,7 @@
 mod agents;
 mod ballast;
 mod column;
+mod copy;
 mod findings;
 mod incidents;
 mod lanes;
@@ -27,6 +28,7 @@ use tickbird_shared::levels::Levels;
 use tickbird_shared::{Change, Epoch, Fingerprint, Labels, Lane, Severity, Status, Timestamp};
 
 pub use agents::AgentFilter;
+pub use copy::{Contents, copy, verify};
 pub use findings::FindingFilter;
 pub use incidents::IncidentFilter;
 pub use lanes::LaneKey;
@@ -62,6 +64,14 @@ pub enum StoreError {
     /// The disk is full or a quota is reached.
     #[error("no room left for the store")]
     Full(#[source] rusqlite::Error),
+    /// A copy that is not whole.
+    #[error("the store `{path}` is damaged: {said}")]
+    Damaged {
+        /// The copy.
+        path: std::path::PathBuf,
+        /// What SQLite found first.
+        said: String,
+    },
     /// Anything else SQLite says: damage, permissions, a lock held for too long.
     #[error("the store failed")]
     Sqlite(#[source] rusqlite::Error),
@@ -94,6 +104,7 @@ impl StoreError {
             Self::Create { .. } => Some("check that the directory is there, writable and holds no store yet"),
             Self::FromTheFuture { .. } => Some("run the newer collector again, or restore the backup made before it"),
             Self::Full(_) => Some("free space on the store's disk, or lower retention.bytes"),
+            Self::Damaged { .. } => Some("use an older backup"),
             Self::Sqlite(_) => Some("check the disk and the rights of the store's directory"),
             Self::Malformed(_) => Some("restore a backup; the store was changed by something else"),
             Self::Closing => None,

@@ -3,6 +3,7 @@
 //! Each test is a scenario, alone in namespaces of its own (see [`tickbird_tests::alone()`]).
 
 mod api;
+mod backup;
 mod bad_input;
 mod commands;
 mod damage;

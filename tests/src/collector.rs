@@ -231,7 +231,12 @@ impl Collector {
 
     /// Runs another of its commands: `["agent", "list"]`; `--dir` is added.
     pub fn command(&self, arguments: &[&str]) -> Result<String, StageError> {
-        run(Command::new(&self.binary).args(arguments).arg("--dir").arg(&self.directory))
+        self.command_at(&self.directory, arguments)
+    }
+
+    /// The same for the collector of another directory.
+    pub fn command_at(&self, directory: &Path, arguments: &[&str]) -> Result<String, StageError> {
+        run(Command::new(&self.binary).args(arguments).arg("--dir").arg(directory))
     }
 
     /// `GET path` as the administrator; whatever the status is.

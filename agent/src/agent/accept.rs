@@ -27,13 +27,18 @@ impl Watcher {
                 Err(_) => true,
             };
         if is_loss {
-            // Findings were lost: a list says what still holds, once for all that are lost within a minute.
-            self.open_due = self.open_due.min(self.clock.now() + AFTER_LOSS);
+            self.note_loss();
         }
         if let Err(error) = &appended {
             self.not_taken(error, lane, count);
         }
         appended.is_ok()
+    }
+
+    /// Findings were lost: what still fires, and a list of it, say what holds, once for all that are lost within a minute.
+    pub(super) fn note_loss(&mut self) {
+        self.has_lost = true;
+        self.open_due = self.open_due.min(self.clock.now() + AFTER_LOSS);
     }
 
     fn not_taken(&mut self, error: &BufferError, lane: Lane, count: u64) {

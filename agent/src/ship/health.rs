@@ -30,6 +30,8 @@ pub struct Health {
     pub refused: u64,
     /// Set aside here because they can never be sent.
     pub set_aside: u64,
+    /// Gaps that were told: the collector did not have what it had acknowledged, as after a restore.
+    pub bridged: u64,
     /// Requests that were answered as they should.
     pub requests: u64,
     /// Of these, the empty ones.
@@ -95,6 +97,7 @@ impl Health {
             acknowledged: 0,
             refused: 0,
             set_aside: 0,
+            bridged: 0,
             requests: 0,
             heartbeats: 0,
             failures: 0,
@@ -121,7 +124,7 @@ impl Health {
         json!({
             "collector": self.collector, "breaker": self.breaker.to_string(), "failures_in_a_row": self.failures_in_a_row,
             "sent": self.sent, "acknowledged": self.acknowledged, "refused": self.refused, "set_aside": self.set_aside,
-            "requests": self.requests, "heartbeats": self.heartbeats, "failures": self.failures,
+            "bridged": self.bridged, "requests": self.requests, "heartbeats": self.heartbeats, "failures": self.failures,
             "collector_clock_ahead_seconds": self.ahead.map(|(low, high)| [low.as_secs_f64(), high.as_secs_f64()]),
             "bytes_sent": self.bytes_sent, "last_success": self.last_success, "last_error": failure,
             "certificate": certificate,

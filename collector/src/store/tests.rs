@@ -355,3 +355,33 @@ fn levels_and_use_are_kept_until_they_are_replaced_or_too_old() {
     scene.write(|it| it.keep_within(&Bounds::default(), day(41)));
     assert_eq!(scene.writer.rows().pool_use(day(0)).expect("reads"), [used(day(40))]);
 }
+
+/// Each step of the copy has another commit behind it; without one view to the end it would begin anew each time.
+#[test]
+fn a_copy_of_a_store_that_is_written_all_the_time_is_of_one_moment_and_whole() {
+    let mut scene = Scene::new();
+    let long = "x".repeat(30_000);
+    scene.write(|it| {
+        for index in 0..1_500 {
+            it.add_finding(&finding("a", &format!("{index} {long}"), day(1)))?;
+        }
+        Ok(())
+    });
+    let (from, to) = (scene.room.path().join("store.db"), scene.room.path().join("copy.db"));
+    let mut shares = Vec::new();
+    let schema = copy(&from, &to, |share| {
+        shares.push(share);
+        scene.write(|it| it.add_finding(&finding("b", "meanwhile", day(2))));
+    })
+    .expect("copied");
+    assert!(shares.len() > 1 && shares.is_sorted(), "{shares:?}");
+    let contents = verify(&to).expect("whole");
+    assert_eq!((contents.schema, contents.findings), (schema, 1_500), "nothing that came meanwhile");
+
+    let mut bytes = std::fs::read(&to).expect("read");
+    let middle = bytes.len() / 2 / 4096 * 4096;
+    bytes[middle..middle + 64].fill(0xff);
+    std::fs::write(&to, bytes).expect("written");
+    assert!(matches!(verify(&to), Err(StoreError::Damaged { .. })));
+    assert!(matches!(copy(&scene.room.path().join("none.db"), &to, |_| ()), Err(StoreError::Missing { .. })));
+}

@@ -1,5 +1,8 @@
 //! What one look of the agent costs the watched PostgreSQL: the CPU of the agent's own backend, at 100 idle sessions.
+//! Beside it, in the same seconds and with the same right, somebody asks the view `pg_stat_activity` for all that it has,
+//! prepared once: the least that any observer pays who reads it.
 
+use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
 
 use tickbird_tests::agent::{User, postgres};
@@ -14,52 +17,73 @@ const SESSIONS: usize = 100;
 const PARTS: u64 = 5;
 /// Looks in a part: one a second.
 const LOOKS: u64 = 30;
+const MONITOR: &str = "tickbird";
 
 pub(crate) fn look(stage: &Stage) -> Result<Vec<Figure>, StageError> {
     let server = Postgres::start(stage, 135)?;
-    let _clients = (0..SESSIONS).map(|_| Client::start(&server)).collect::<Result<Vec<_>, _>>()?;
-    let section = postgres(&server.dsn_file("tickbird")?) + "interval = \"1s\"\n";
+    let _clients =
+        (0..SESSIONS).map(|_| Client::start(&server, APPLICATION, STATEMENT)).collect::<Result<Vec<_>, _>>()?;
+    let mut bare = Client::start(&server, (MONITOR, APPLICATION.1), BARE)?;
+    let section = postgres(&server.dsn_file(MONITOR)?) + "interval = \"1s\"\n";
     let mut agent = Agent::prepare(stage, &section, User::Same)?;
     agent.run()?;
-    let backend = until("the agent and its server's clients are connected", 60.s(), || {
-        let count = |name: &str| {
-            let asked = format!("SELECT pid FROM pg_stat_activity WHERE application_name = '{name}'");
-            server.sql(&asked).map_err(|error| error.to_string())
-        };
-        let (clients, ours) = (count("psql")?.len(), count("tickbird-agent")?);
-        match (clients, &ours[..]) {
-            // The one that asks is a psql too.
-            (clients, [row]) if clients > SESSIONS => row[0].parse::<u32>().map_err(|error| error.to_string()),
-            _ => Err(format!("{clients} clients, agent {ours:?}")),
+    let ours = |name: &str| {
+        let told = format!("application_name = '{name}' AND usename = '{MONITOR}'");
+        server.sql(&format!("SELECT pid FROM pg_stat_activity WHERE {told}"))
+    };
+    let backend = |name: &str| {
+        let rows = ours(name).map_err(|error| error.to_string())?;
+        match &rows[..] {
+            [row] => row[0].parse::<u32>().map_err(|error| error.to_string()),
+            other => Err(format!("{} sessions of {name}", other.len())),
+        }
+    };
+    let (of_agent, of_bare) = until("the agent and all clients are connected", 60.s(), || {
+        let asked = format!("SELECT pid FROM pg_stat_activity WHERE usename = '{}'", APPLICATION.0);
+        match server.sql(&asked).map_err(|error| error.to_string())?.len() {
+            SESSIONS => Ok((backend("tickbird-agent")?, backend("psql")?)),
+            other => Err(format!("{other} clients")),
         }
     })?;
     warm_up(5.s())?;
-    let (mut looks, mut seconds) = (Vec::new(), Vec::new());
+    let (mut looks, mut bares) = (Vec::new(), Vec::new());
     for _ in 0..PARTS {
-        let before = run_seconds(backend)?;
-        warm_up(LOOKS.s())?;
-        seconds.push(run_seconds(backend)? - before);
-        looks.push(1000.0 * seconds[seconds.len() - 1] / LOOKS as f64);
+        let before = (run_seconds(of_agent)?, run_seconds(of_bare)?);
+        for _ in 0..LOOKS {
+            warm_up(1.s())?;
+            bare.asks("EXECUTE bare;")?;
+        }
+        let milliseconds = |seconds: f64| 1000.0 * seconds / LOOKS as f64;
+        looks.push(milliseconds(run_seconds(of_agent)? - before.0));
+        bares.push(milliseconds(run_seconds(of_bare)? - before.1));
     }
-    let (least, most) = looks.iter().fold((f64::MAX, 0.0_f64), |(a, b), it| (a.min(*it), b.max(*it)));
+    let connections = ours("tickbird-agent")?.len();
     agent.stop()?;
-    Ok(vec![
-        Figure::of(format!("{SESSIONS} idle sessions: a look, the server's CPU"), median(looks), "ms"),
-        Figure::of("the least of five", least, "ms"),
-        Figure::of("the most of five", most, "ms"),
-    ])
+    let ratio = median(looks.clone()) / median(bares.clone());
+    let mut figures = Vec::new();
+    let what = format!("{SESSIONS} idle sessions: a look, the server's CPU");
+    figures.extend(Figure::spread(&what, looks, "ms"));
+    figures.extend(Figure::spread("a bare SELECT * FROM pg_stat_activity", bares, "ms"));
+    figures.push(Figure::of("look to bare view", ratio, ""));
+    figures.push(Figure::of("connections of the agent", connections as f64, "").at_most(1.0));
+    Ok(figures)
 }
 
 /// A real client that has asked once and stays.
 struct Client(Child);
 
 impl Client {
-    fn start(server: &Postgres) -> Result<Self, StageError> {
+    fn start(server: &Postgres, (role, database): (&str, &str), statement: &str) -> Result<Self, StageError> {
         let mut client = Command::new("/usr/bin/psql");
         client.args(["-XAtq", "-h", "127.0.0.1", "-p", &server.port().to_string()]);
-        client.args(["-U", APPLICATION.0, "-d", APPLICATION.1, "-c", STATEMENT, "-f", "-"]);
-        client.env("PGPASSWORD", password(APPLICATION.0)).stdin(Stdio::piped()).stdout(Stdio::null());
+        client.args(["-U", role, "-d", database, "-c", statement, "-f", "-"]);
+        client.env("PGPASSWORD", password(role)).stdin(Stdio::piped()).stdout(Stdio::null());
         client.spawn().map(Self).map_err(StageError::system("start psql"))
+    }
+
+    fn asks(&mut self, statement: &str) -> Result<(), StageError> {
+        let input = self.0.stdin.as_mut().expect("it is piped");
+        writeln!(input, "{statement}").map_err(StageError::system("ask psql"))
     }
 }
 
@@ -74,3 +98,4 @@ impl Drop for Client {
 /// As long as an ORM's statements are.
 const STATEMENT: &str = "SELECT relname, relkind, relpages, reltuples, relallvisible, relhasindex, relisshared, \
                          relpersistence FROM pg_catalog.pg_class WHERE relname = 'pg_class' ORDER BY relname LIMIT 10";
+const BARE: &str = "PREPARE bare AS SELECT * FROM pg_stat_activity";

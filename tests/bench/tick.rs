@@ -1,5 +1,6 @@
 //! A steady second of the agent beside a pool of many connections, against a bare dump of the same host's sockets and
-//! `ss -tnp`, taken in the same seconds.
+//! `ss -tnp`, taken in the same seconds. All of it is time of CPU and a ratio within one run, so a busy machine says the
+//! same as a quiet one; the agent has to be a release build.
 
 use tickbird_tests::agent::User;
 use tickbird_tests::{Agent, Application, Seconds, Stage, StageError};
@@ -9,6 +10,8 @@ use crate::{Figure, median};
 
 /// A port that is known to be a database's, so that the connections are a pool; and rarely in use on a developer's host.
 const PORT: u16 = 27017;
+/// POOL-XRAY's budget: a second of the agent may cost so many bare dumps.
+const BUDGET: f64 = 2.0;
 /// Seconds of each size; each with one dump and one `ss` behind the agent's own second.
 const SECONDS: usize = 30;
 
@@ -32,7 +35,7 @@ pub(crate) fn tick(stage: &Stage) -> Result<Vec<Figure>, StageError> {
         for (what, values) in [("a second of the agent", ticks), ("a bare dump", dumps), ("ss -tnp", listings)] {
             figures.extend(Figure::spread(&format!("{connections} connections: {what}"), values, "ms of CPU"));
         }
-        figures.push(Figure::of(format!("{connections} connections: agent to bare dump"), ratio, ""));
+        figures.push(Figure::of(format!("{connections} connections: agent to bare dump"), ratio, "").at_most(BUDGET));
         agent.stop()?;
     }
     Ok(figures)

@@ -6,7 +6,7 @@
 
 use std::any::type_name;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -37,9 +37,9 @@ pub fn alone_within<S>(longest: Duration, scenario: S)
 where
     S: FnOnce(&Stage) -> Result<(), StageError>,
 {
-    match std::env::var_os(INSIDE) {
+    match inside() {
         Some(directory) => {
-            let stage = Stage::at(directory.as_ref()).expect("the parent has made the directory");
+            let stage = Stage::at(&directory).expect("the parent has made the directory");
             if let Err(error) = scenario(&stage) {
                 panic!("{error}");
             }
@@ -74,12 +74,39 @@ fn last_words_of_all(directory: &Path) -> String {
 }
 
 fn in_namespaces(test: &str, directory: &tempfile::TempDir, longest: Duration) -> Result<(), StageError> {
-    installed("/usr/bin/unshare", "util-linux")?;
-    installed("/sbin/ip", "iproute2")?;
-    let binary = std::env::current_exe().map_err(StageError::system("find this test's binary"))?;
     let log = directory.path().join("scenario.log");
     let out =
         File::options().create(true).append(true).open(&log).map_err(StageError::system("write the scenario's log"))?;
+    let mut command = once_more(directory.path())?;
+    command
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env("RUST_BACKTRACE", "0") // a backtrace of the stage buries what the scenario says
+        .stdout(out);
+    let mut child = Running::start(test, &mut command, &log)?;
+    let status = child.ends(longest).inspect_err(|_| {
+        let _ = child.kill();
+    })?;
+    let said = last_lines(&log, usize::MAX);
+    // A name that is wrong would run no test at all, and succeed.
+    if status.success() && said.contains("1 passed") {
+        return Ok(());
+    }
+    Err(StageError::Failed { what: test.to_owned(), said: format!("{status}\n{}", said.trim()) })
+}
+
+/// The directory of the stage, in a program that [`once_more`] has started.
+pub fn inside() -> Option<PathBuf> {
+    std::env::var_os(INSIDE).map(PathBuf::from)
+}
+
+/// This program once more, in namespaces of its own and with its stage in `directory`; arguments may be added.
+///
+/// # Errors
+/// When what makes the namespaces is not installed.
+pub fn once_more(directory: &Path) -> Result<Command, StageError> {
+    installed("/usr/bin/unshare", "util-linux")?;
+    installed("/sbin/ip", "iproute2")?;
+    let binary = std::env::current_exe().map_err(StageError::system("find this program's binary"))?;
     // It ends with the thread that waits for it: whoever interrupts the tests leaves nothing behind.
     let mut command = Command::new("/usr/bin/setpriv");
     command.args(["--pdeathsig", "KILL", "/usr/bin/unshare"]);
@@ -92,21 +119,9 @@ fn in_namespaces(test: &str, directory: &tempfile::TempDir, longest: Duration) -
         // The shell stays as the first process of the namespace and waits for orphans.
         .args(["/sbin/ip link set lo up && \"$@\"; exit $?", "sh"])
         .arg(binary)
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
-        .env(INSIDE, directory.path())
-        .env("RUST_BACKTRACE", "0") // a backtrace of the stage buries what the scenario says
-        .stdin(Stdio::null())
-        .stdout(out);
-    let mut child = Running::start(test, &mut command, &log)?;
-    let status = child.ends(longest).inspect_err(|_| {
-        let _ = child.kill();
-    })?;
-    let said = last_lines(&log, usize::MAX);
-    // A name that is wrong would run no test at all, and succeed.
-    if status.success() && said.contains("1 passed") {
-        return Ok(());
-    }
-    Err(StageError::Failed { what: test.to_owned(), said: format!("{status}\n{}", said.trim()) })
+        .env(INSIDE, directory)
+        .stdin(Stdio::null());
+    Ok(command)
 }
 
 #[cfg(test)]

@@ -27,7 +27,6 @@ mod peers;
 mod pools;
 mod rows;
 mod services;
-mod sieve;
 mod sockets;
 mod unix;
 mod watched;

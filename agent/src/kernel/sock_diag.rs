@@ -36,17 +36,10 @@ pub struct SockDiag {
     socket: OwnedFd,
     /// Of the namespace that its threads are in: only there a new socket is of the same one.
     is_home: bool,
+    /// Whether the one request for both families was refused where one for each is not.
+    by_family: bool,
     datagram: Vec<u8>,
     sequence: u32,
-}
-
-/// What a dump left out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Dump {
-    /// Rows that the kernel gave.
-    pub rows: usize,
-    /// Wanted rows beyond the bound.
-    pub cut: usize,
 }
 
 impl SockDiag {
@@ -55,7 +48,13 @@ impl SockDiag {
     /// # Errors
     /// `Absent` or `Denied` where the kernel or a sandbox refuses the family.
     pub fn open() -> Result<Self, KernelError> {
-        Ok(Self { socket: open_dump_socket()?, is_home: true, datagram: vec![0; DATAGRAM], sequence: 0 })
+        Ok(Self {
+            socket: open_dump_socket()?,
+            is_home: true,
+            by_family: false,
+            datagram: vec![0; DATAGRAM],
+            sequence: 0,
+        })
     }
 
     /// The same in the network namespace that the calling thread has entered, for threads that have not. Once a dump
@@ -68,8 +67,8 @@ impl SockDiag {
     }
 
     /// Appends every TCP socket, v4 and v6, TIME_WAIT left out, that `wanted` says yes to, of those that pass the
-    /// kernel's own `filter`. The order is the kernel's; the dump is not atomic: a socket may end or change its state
-    /// while it runs.
+    /// kernel's own `filter`; gives how many of them were beyond the bound and are left out. The order is the kernel's;
+    /// the dump is not atomic: a socket may end or change its state while it runs.
     ///
     /// # Errors
     /// When the kernel refuses or breaks off. The next call begins anew.
@@ -78,28 +77,44 @@ impl SockDiag {
         filter: Option<&PortFilter>,
         mut wanted: impl FnMut(&Row<'_>) -> bool,
         sockets: &mut Vec<Socket>,
-    ) -> Result<Dump, KernelError> {
-        let mut told = Dump::default();
-        for family in [Family::V4, Family::V6] {
-            let take = |body: &[u8]| {
-                let Some(row) = Row::parse(body) else { return };
-                told.rows += 1;
-                if !wanted(&row) {
-                    return;
-                }
-                if sockets.len() >= MAX_SOCKETS {
-                    told.cut += 1;
-                } else if let Some(socket) = row.socket() {
-                    sockets.push(socket);
-                }
-            };
-            match self.ask(|sequence| message::dump_request(family, sequence, filter), take) {
-                // A kernel without IPv6 has no such table, and so no such socket.
-                Err(KernelError::Gone | KernelError::Absent) if family == Family::V6 => (),
-                other => other?,
+    ) -> Result<usize, KernelError> {
+        if !self.by_family {
+            let before = sockets.len();
+            match self.dump_of(None, filter, &mut wanted, sockets) {
+                Ok(cut) => return Ok(cut),
+                Err(_) => sockets.truncate(before),
             }
         }
-        Ok(told)
+        let mut cut = self.dump_of(Some(Family::V4), filter, &mut wanted, sockets)?;
+        match self.dump_of(Some(Family::V6), filter, &mut wanted, sockets) {
+            Ok(of_v6) => cut += of_v6,
+            // A kernel without IPv6 has no such table, and so no such socket.
+            Err(KernelError::Gone | KernelError::Absent) => (),
+            Err(error) => return Err(error),
+        }
+        self.by_family = true;
+        Ok(cut)
+    }
+
+    /// One request: for the sockets of a family, or of both.
+    fn dump_of(
+        &mut self,
+        family: Option<Family>,
+        filter: Option<&PortFilter>,
+        wanted: &mut impl FnMut(&Row<'_>) -> bool,
+        sockets: &mut Vec<Socket>,
+    ) -> Result<usize, KernelError> {
+        let mut cut = 0;
+        let take = |body: &[u8]| {
+            let Some(row) = Row::parse(body).filter(|row| wanted(row)) else { return };
+            if sockets.len() >= MAX_SOCKETS {
+                cut += 1;
+            } else if let Some(socket) = row.socket() {
+                sockets.push(socket);
+            }
+        };
+        self.ask(|sequence| message::dump_request(family, sequence, filter), take)?;
+        Ok(cut)
     }
 
     /// Shows every unix socket that listens, and every connected one unless `only_listening`.

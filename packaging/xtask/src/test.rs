@@ -29,6 +29,13 @@ pub(crate) fn test(arguments: &Arguments) -> Result<(), TaskError> {
             command.extend(arguments.only.as_deref());
             cargo(&command, &[("TICKBIRD_BIN_DIR", &binaries.to_string_lossy())])
         });
+        if arguments.only.is_none() {
+            // After the others: what is measured is a share of CPU time, and beside four scenarios it is a coarser one.
+            steps.run("cost of a tick", || {
+                let command = ["bench", "--locked", "--profile", "dev", "-p", "tickbird-tests", "--bench", "figures"];
+                cargo(&[&command[..], &["--", "tick"]].concat(), &[("TICKBIRD_BIN_DIR", &binaries.to_string_lossy())])
+            });
+        }
     }
     steps.finish()
 }

@@ -152,7 +152,7 @@ impl State {
         };
         self.has_looked = true;
         let dumped = Instant::now();
-        self.sockets.look(&self.config.proc_root, &self.ports, &near, now, &mut look);
+        self.sockets.look(&self.config.proc_root, &self.ports, &near, &mut look);
         if let Err(error) = self.unix.look(self.sockets.diag(), &configured, now)
             && configured.has_paths()
         {

@@ -1,15 +1,13 @@
 //! The sockets of one look, sorted into those that listen, those that were opened here and those that were accepted.
 
 use std::path::Path;
-use std::time::Duration;
 
 use super::endpoints::{Listeners, Ports};
 use super::gaps::{self, POOL_CHECKS};
-use super::sieve::Sieve;
 use super::{Gap, HostLook};
 use crate::discover::TargetKey;
 use crate::inspect::Reason;
-use crate::kernel::sock_diag::message::Row;
+use crate::kernel::sock_diag::message::{PortFilter, Row};
 use crate::kernel::sock_diag::{DestroyEvents, Destroyed, SockDiag};
 use crate::kernel::socket::{ByNumber, Network, Socket, TcpState};
 use crate::kernel::{KernelError, proc_net};
@@ -27,7 +25,8 @@ pub(super) enum Source {
 pub(super) struct Sockets {
     pub(super) source: Source,
     network: Network,
-    sieve: Sieve,
+    /// Whether the kernel took a dump only without a filter.
+    refuses_filter: bool,
     events: Option<DestroyEvents>,
     pub(super) listening: Vec<Socket>,
     /// To ports that are watched.
@@ -64,7 +63,7 @@ impl Sockets {
         Self {
             source,
             network,
-            sieve: Sieve::default(),
+            refuses_filter: false,
             events,
             listening: Vec::new(),
             outbound: Vec::new(),
@@ -84,9 +83,9 @@ impl Sockets {
     }
 
     /// Takes everything anew: connections to the ports `remote`, accepted ones on the ports `local`, all that listen.
-    pub(super) fn look(&mut self, proc_root: &Path, remote: &Ports, local: &Ports, now: Duration, look: &mut HostLook) {
+    pub(super) fn look(&mut self, proc_root: &Path, remote: &Ports, local: &Ports, look: &mut HostLook) {
         self.outbound.clear();
-        if let Err((checks, reason)) = self.dump(proc_root, remote, local, now, look) {
+        if let Err((checks, reason)) = self.dump(proc_root, remote, local, look) {
             self.outbound.clear();
             look.gaps.push(Gap { checks, target: TargetKey::agent(), reason });
         }
@@ -106,11 +105,10 @@ impl Sockets {
         process: &Path,
         remote: &Ports,
         local: &Ports,
-        now: Duration,
     ) -> Result<Told, KernelError> {
         let before = std::mem::take(&mut self.outbound);
         let outcome = match &self.source {
-            Source::Netlink(_) => self.ask(remote, local, now),
+            Source::Netlink(_) => self.ask(remote, local),
             Source::Table(_) => self.read(process, remote, local),
         };
         let cut = match outcome {
@@ -133,11 +131,10 @@ impl Sockets {
         proc_root: &Path,
         remote: &Ports,
         local: &Ports,
-        now: Duration,
         look: &mut HostLook,
     ) -> Result<(), (&'static [&'static str], Reason)> {
         if let Source::Netlink(_) = &self.source {
-            match self.ask(remote, local, now) {
+            match self.ask(remote, local) {
                 Ok(cut) => {
                     look.gaps.extend(gaps::cut(cut));
                     return Ok(());
@@ -166,26 +163,25 @@ impl Sockets {
         Ok(())
     }
 
-    /// Asks the kernel for the sockets; gives how many wanted ones are left out.
-    fn ask(&mut self, remote: &Ports, local: &Ports, now: Duration) -> Result<usize, KernelError> {
+    /// Asks the kernel for the sockets; gives how many wanted ones are left out. To compare its ports costs the kernel a
+    /// tenth of the row that it would send, so it sorts out what is of no interest wherever that is an eighth of all.
+    fn ask(&mut self, remote: &Ports, local: &Ports) -> Result<usize, KernelError> {
+        let filter = self.filter(remote, local);
         let Source::Netlink(diag) = &mut self.source else { return Err(KernelError::Absent) };
         let listen = TcpState::Listen.number();
         let wanted = |state, ours, other| state == listen || remote.contains(other) || local.contains(ours);
         let wanted = |row: &Row<'_>| wanted(row.state, row.local_port, row.remote_port);
-        let mut filter = self.sieve.filter(remote, local, now);
         let mut answer = diag.dump(filter.as_ref(), wanted, &mut self.outbound);
         if filter.is_some() && answer.is_err() {
-            self.sieve.refuse();
             self.outbound.clear();
-            filter = None;
             answer = diag.dump(None, wanted, &mut self.outbound);
+            self.refuses_filter = answer.is_ok();
         }
-        if filter.is_none()
-            && let Ok(told) = &answer
-        {
-            self.sieve.count(told.rows, self.outbound.len(), now);
-        }
-        answer.map(|told| told.cut)
+        answer
+    }
+
+    fn filter(&self, remote: &Ports, local: &Ports) -> Option<PortFilter> {
+        if self.refuses_filter { None } else { PortFilter::of(remote.iter(), local.iter()) }
     }
 
     /// Reads the tables beneath `root`; gives how many wanted sockets are left out.
@@ -197,10 +193,9 @@ impl Sockets {
     /// Segments sent by now, for each connection to the ports `remote`; empty where the kernel does not tell.
     pub(super) fn sent_again(&mut self, remote: &Ports) -> ByNumber<u32> {
         self.again.clear();
+        let filter = self.filter(remote, &Ports::of([]));
         if let Source::Netlink(diag) = &mut self.source
-            && diag
-                .dump(self.sieve.again(remote).as_ref(), |row| remote.contains(row.remote_port), &mut self.again)
-                .is_err()
+            && diag.dump(filter.as_ref(), |row| remote.contains(row.remote_port), &mut self.again).is_err()
         {
             // Half a dump is no answer; the next look tells why.
             self.again.clear();

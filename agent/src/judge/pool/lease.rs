@@ -1,6 +1,6 @@
 //! Which connections of a pool are certainly leased, from the server's last word and from `tcp_info`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::join::Join;
@@ -8,6 +8,7 @@ use super::lines::SLACK;
 use crate::inspect::HostLook;
 use crate::inspect::host::{Connection, PoolRow, TcpState};
 use crate::inspect::server::{Engine, Session, SessionState};
+use crate::kernel::socket::ByNumber;
 
 /// Sessions are believed for so long after the server was asked.
 pub(super) const VIEW_LASTS: Duration = Duration::from_secs(12);
@@ -17,7 +18,7 @@ const ACKNOWLEDGES: Duration = Duration::from_millis(500);
 
 /// The server's last word on each connection.
 #[derive(Debug, Default)]
-pub(super) struct Sessions(HashMap<u64, Said>);
+pub(super) struct Sessions(ByNumber<Said>);
 
 /// What the server said of one connection.
 #[derive(Debug)]

@@ -16,6 +16,7 @@ use super::order::{Discipline, Order};
 use crate::discover::End;
 use crate::inspect::host::Owner;
 use crate::inspect::server::Session;
+use crate::kernel::socket::ByNumber;
 
 /// Two clocks and one kernel tick: what differs by less is the same moment.
 pub(super) const SLACK: Duration = Duration::from_millis(50);
@@ -141,7 +142,7 @@ pub(super) struct Sight {
 /// What is remembered of one connection.
 #[derive(Debug)]
 struct Line {
-    key: Key,
+    key: Arc<Key>,
     first_seen: Duration,
     born: bool,
     used_at: Duration,
@@ -166,7 +167,7 @@ struct Line {
 }
 
 impl Line {
-    fn new(key: &Key, sight: &Sight, picks: u64, look: u64) -> Self {
+    fn new(key: &Arc<Key>, sight: &Sight, picks: u64, look: u64) -> Self {
         Self {
             key: key.clone(),
             first_seen: sight.first_seen,
@@ -256,8 +257,8 @@ struct Grown {
 /// Every connection and pool.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
-    lines: HashMap<u64, Line>,
-    pools: HashMap<Key, Pool>,
+    lines: ByNumber<Line>,
+    pools: HashMap<Arc<Key>, Pool>,
     look: u64,
 }
 
@@ -280,8 +281,11 @@ impl Lines {
         now: Duration,
     ) {
         let look = self.look;
-        let is_new = !self.pools.contains_key(key);
-        let pool = self.pools.entry(key.clone()).or_default();
+        let known = self.pools.get_key_value(key).map(|(key, _)| key.clone());
+        let is_new = known.is_none();
+        // Its lines share the key, so that one of another pool is told by a comparison of pointers.
+        let shared = known.unwrap_or_else(|| Arc::new(key.clone()));
+        let pool = self.pools.entry(shared.clone()).or_default();
         pool.look = look;
         if closed {
             pool.closed_at = Some(now);
@@ -291,10 +295,10 @@ impl Lines {
             if self.lines.len() >= MAX_LINES && !self.lines.contains_key(&sight.cookie) {
                 continue;
             }
-            let line = self.lines.entry(sight.cookie).or_insert_with(|| Line::new(key, sight, pool.picks, look));
-            if line.key != *key {
+            let line = self.lines.entry(sight.cookie).or_insert_with(|| Line::new(&shared, sight, pool.picks, look));
+            if !Arc::ptr_eq(&line.key, &shared) {
                 // Its pool has a name now; what was counted among strangers does not count.
-                *line = Line::new(key, sight, pool.picks, look);
+                *line = Line::new(&shared, sight, pool.picks, look);
             }
             line.look = look;
             if sight.used_at > line.used_at + SLACK {
@@ -365,12 +369,11 @@ impl Lines {
         Some(Stop { cookie, at: line.used_at, gap: line.typical_gap })
     }
 
-    /// Whether an idle connection takes its turn in a pool that rotates.
-    pub(super) fn is_free(&self, key: &Key, cookie: u64, now: Duration) -> bool {
-        self.discipline(key) == Discipline::Rotating
-            && self.lines.get(&cookie).is_some_and(|line| {
-                line.looks_in_rotation == LOOKS_IN_ROTATION && now.saturating_sub(line.used_at) <= IN_ROTATION
-            })
+    /// Whether an idle connection takes its turn in its pool, should that rotate.
+    pub(super) fn takes_turns(&self, cookie: u64, now: Duration) -> bool {
+        self.lines.get(&cookie).is_some_and(|line| {
+            line.looks_in_rotation == LOOKS_IN_ROTATION && now.saturating_sub(line.used_at) <= IN_ROTATION
+        })
     }
 
     /// Whether some pool at work wants a second dump at the next look.

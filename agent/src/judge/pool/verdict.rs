@@ -1,7 +1,7 @@
 //! What is known of each connection's lease, from every source together: the server's word, `tcp_info`, and the rules
 //! of `lines.rs`. Strongest first; what nothing speaks of is `unknown`, never `free`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use super::view::Verdict;
 use crate::discover::Instance;
 use crate::inspect::host::{Connection, Owner, PoolRow, TcpState};
 use crate::inspect::server::{Engine, SessionState};
+use crate::kernel::socket::ByNumber;
 
 /// asyncpg sends this when a connection is given back.
 const RESET_BEGINS: &str = "SELECT pg_advisory_unlock_all();";
@@ -59,7 +60,7 @@ impl Pool<'_> {
 pub(super) struct Verdicts {
     lines: Lines,
     /// How each connection's server names its pool; kept while the connection lasts.
-    names: HashMap<u64, Arc<Name>>,
+    names: ByNumber<Arc<Name>>,
     /// Connections that have shown asyncpg's reset since they were born.
     resets: HashSet<u64>,
     /// Connections that were seen to listen, and not to have ended that since: later statements hide it.
@@ -99,7 +100,7 @@ impl Verdicts {
 
     /// Names, resets and listeners, as long as their connections last.
     fn learn(&mut self, rows: &[PoolRow], sessions: &Sessions, now: Duration) {
-        let mut names = HashMap::with_capacity(self.names.len());
+        let mut names = ByNumber::with_capacity_and_hasher(self.names.len(), Default::default());
         let mut resets = HashSet::with_capacity(self.resets.len());
         let mut listeners = HashSet::with_capacity(self.listeners.len());
         for it in rows.iter().flat_map(|row| &row.connections) {
@@ -165,27 +166,23 @@ impl Verdicts {
             .map(|(key, connections)| {
                 let stops = connections.iter().filter_map(|it| self.lines.stop(it.cookie)).collect();
                 let together = stopped_together(stops);
+                let discipline = self.lines.discipline(&key);
                 let judged = |connection: &&'a Connection| {
-                    let mut it = self.judged(&key, row, connection, sessions, now);
+                    let mut it = self.judged(discipline, row, connection, sessions, now);
                     // Only a rule's word is weakened by it, never the server's.
                     if it.verdict == Verdict::Held && together.contains(&connection.cookie) {
                         (it.verdict, it.rule) = (Verdict::GroupStop, "group stop");
                     }
                     it
                 };
-                Pool {
-                    row,
-                    discipline: self.lines.discipline(&key),
-                    connections: connections.iter().map(judged).collect(),
-                    name: key.of.clone(),
-                }
+                Pool { row, discipline, connections: connections.iter().map(judged).collect(), name: key.of.clone() }
             })
             .collect()
     }
 
     fn judged<'a>(
         &self,
-        key: &Key,
+        discipline: Discipline,
         row: &'a PoolRow,
         connection: &'a Connection,
         sessions: &'a Sessions,
@@ -234,7 +231,7 @@ impl Verdicts {
         if matches!(hold, Hold::Idle | Hold::Unknown) {
             if let Some(held) = it.held {
                 (it.verdict, it.rule) = (Verdict::Held, held.rule());
-            } else if self.lines.is_free(key, connection.cookie, now) {
+            } else if discipline == Discipline::Rotating && self.lines.takes_turns(connection.cookie, now) {
                 (it.verdict, it.rule) = (Verdict::Free, "rotation");
             }
         }

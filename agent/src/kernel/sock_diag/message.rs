@@ -1,7 +1,8 @@
 //! Netlink messages of `NETLINK_SOCK_DIAG`, from and to bytes.
 //!
-//! Layouts: `struct nlmsghdr` (16 bytes), `struct inet_diag_req_v2` (56), `struct inet_diag_msg` (72, then attributes),
-//! `struct tcp_info` (attribute 2; older kernels send less of it, so every field is read only if it is there).
+//! Layouts: `struct nlmsghdr` (16 bytes), `struct inet_diag_req_v2` (56) or the older `struct inet_diag_req` (60),
+//! `struct inet_diag_msg` (72, then attributes), `struct tcp_info` (attribute 2; older kernels send less of it, so every
+//! field is read only if it is there).
 //! Numbers are in the host's order, ports and addresses in the network's.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,7 +14,9 @@ pub(super) const HEADER: usize = 16;
 const ROW: usize = 72;
 
 /// `SOCK_DIAG_BY_FAMILY`: the type of requests, rows and destroy events.
-const BY_FAMILY: u16 = 20;
+pub(super) const BY_FAMILY: u16 = 20;
+/// `TCPDIAG_GETSOCK`: the older request and its rows, which are of both families.
+const OF_BOTH: u16 = 18;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 /// `NLM_F_REQUEST | NLM_F_DUMP`.
@@ -45,12 +48,27 @@ pub enum Family {
 const STATES: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11;
 
 /// A dump request for every TCP socket of `family`, with `tcp_info`; with a filter, for those that pass it.
-pub fn dump_request(family: Family, sequence: u32, filter: Option<&PortFilter>) -> Vec<u8> {
-    let mut bytes = request::<{ HEADER + 56 }>(sequence).to_vec();
-    bytes[16] = family as u8;
-    bytes[17] = IPPROTO_TCP;
-    bytes[18] = 1 << (INET_DIAG_INFO - 1);
-    bytes[20..24].copy_from_slice(&STATES.to_ne_bytes());
+///
+/// Without a family it is the older request, for both of them: the kernel then goes through its table of connections
+/// once. That table grows with the machine's memory, and on a host with few sockets to go through it is nearly all that a
+/// dump costs.
+pub fn dump_request(family: Option<Family>, sequence: u32, filter: Option<&PortFilter>) -> Vec<u8> {
+    let mut bytes = match family {
+        Some(family) => {
+            let mut bytes = request::<{ HEADER + 56 }>(BY_FAMILY, sequence).to_vec();
+            bytes[16] = family as u8;
+            bytes[17] = IPPROTO_TCP;
+            bytes[18] = 1 << (INET_DIAG_INFO - 1);
+            bytes[20..24].copy_from_slice(&STATES.to_ne_bytes());
+            bytes
+        }
+        None => {
+            let mut bytes = request::<{ HEADER + 60 }>(OF_BOTH, sequence).to_vec();
+            bytes[19] = 1 << (INET_DIAG_INFO - 1);
+            bytes[68..72].copy_from_slice(&STATES.to_ne_bytes());
+            bytes
+        }
+    };
     if let Some(PortFilter { code }) = filter {
         bytes.extend(((4 + code.len()) as u16).to_ne_bytes());
         bytes.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
@@ -177,7 +195,7 @@ impl<'a> Iterator for Frames<'a> {
             let (kind, sequence) = (u16_at(message, 4)?, u32_at(message, 8)?);
             let body = &message[HEADER..];
             match kind {
-                BY_FAMILY => return Some(Frame::Body { sequence, body }),
+                BY_FAMILY | OF_BOTH => return Some(Frame::Body { sequence, body }),
                 NLMSG_DONE => return Some(Frame::Done(sequence)),
                 NLMSG_ERROR => {
                     return Some(Frame::Failed(sequence, (u32_at(body, 0)? as i32).saturating_neg()));
@@ -286,10 +304,10 @@ pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// The header of a dump request, and room for its body.
-pub(super) fn request<const LENGTH: usize>(sequence: u32) -> [u8; LENGTH] {
+pub(super) fn request<const LENGTH: usize>(kind: u16, sequence: u32) -> [u8; LENGTH] {
     let mut bytes = [0; LENGTH];
     bytes[0..4].copy_from_slice(&(LENGTH as u32).to_ne_bytes());
-    bytes[4..6].copy_from_slice(&BY_FAMILY.to_ne_bytes());
+    bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
     bytes[6..8].copy_from_slice(&DUMP.to_ne_bytes());
     bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
     bytes

@@ -3,7 +3,7 @@
 //! Layouts: `struct unix_diag_req` (24 bytes), `struct unix_diag_msg` (16, then attributes). A client's socket has no
 //! name; its peer, which the server accepted, has the name of the listener.
 
-use super::message::{HEADER, attributes, request, u32_at};
+use super::message::{BY_FAMILY, HEADER, attributes, request, u32_at};
 
 const ROW: usize = 16;
 const AF_UNIX: u8 = 1;
@@ -21,7 +21,7 @@ const BOTH: u8 = 3;
 
 /// A dump request for the unix sockets that listen, and the connected ones unless `only_listening`.
 pub fn dump_request(only_listening: bool, sequence: u32) -> [u8; HEADER + 24] {
-    let mut bytes = request::<{ HEADER + 24 }>(sequence);
+    let mut bytes = request::<{ HEADER + 24 }>(BY_FAMILY, sequence);
     let states: u32 = 1 << LISTEN | if only_listening { 0 } else { 1 << ESTABLISHED };
     bytes[16] = AF_UNIX;
     bytes[20..24].copy_from_slice(&states.to_ne_bytes());

@@ -170,7 +170,7 @@ impl Other {
             None => remote.clone(),
         };
         let began = Instant::now();
-        let outcome = self.sockets.look_elsewhere(&through.proc_root.join(through.pid.to_string()), remote, &near, now);
+        let outcome = self.sockets.look_elsewhere(&through.proc_root.join(through.pid.to_string()), remote, &near);
         allowance.spend(began.elapsed());
         match outcome {
             Ok(told) => {

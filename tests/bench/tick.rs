@@ -12,6 +12,8 @@ use crate::{Figure, median};
 const PORT: u16 = 27017;
 /// POOL-XRAY's budget: a second of the agent may cost so many bare dumps.
 const BUDGET: f64 = 2.0;
+/// An agent that came near its own budget would look less often, and every other second would cost nothing.
+const SPENDS: &str = "[budget]\ncpu = \"100%\"\n";
 /// Seconds of each size; each with one dump and one `ss` behind the agent's own second.
 const SECONDS: usize = 30;
 
@@ -19,7 +21,7 @@ pub(crate) fn tick(stage: &Stage) -> Result<Vec<Figure>, StageError> {
     let mut figures = Vec::new();
     for connections in [100_u32, 1_000, 5_000] {
         let mut holder = Application::sockets(stage, PORT, connections)?;
-        let mut agent = Agent::prepare(stage, "", User::Same)?;
+        let mut agent = Agent::prepare(stage, SPENDS, User::Same)?;
         agent.run()?;
         warm_up(15.s())?;
         let pid = agent.pid().expect("it runs");

@@ -46,10 +46,12 @@ use crate::status::{self, CollectorPart, socket};
 mod accept;
 mod budget;
 mod once;
+mod service;
 
 pub use budget::Budget;
 use budget::Pace;
 pub use once::Once;
+use service::Watchdog;
 
 /// What a signal asks of the running agent.
 #[derive(Debug)]
@@ -133,7 +135,9 @@ pub async fn run(config: Config, mut orders: mpsc::Receiver<Order>) -> Result<()
     let clock = Clock::start();
     let mut watcher = Watcher::new(config, identity, shipping, clock);
     let mut eyes = Eyes::open(&watcher.config, clock);
+    let mut watchdog = Watchdog::begin(clock.now());
     loop {
+        watchdog.turned(clock.now());
         let wake = watcher.judge.wake_at().map_or(Duration::from_secs(1), |at| at.saturating_sub(clock.now()));
         tokio::select! {
             Some(looked) = eyes.looked.recv() => {
@@ -173,6 +177,7 @@ pub async fn run(config: Config, mut orders: mpsc::Receiver<Order>) -> Result<()
         watcher.tell_open_list().await;
     }
     tracing::info!("agent stopping");
+    service::ends();
     drop(eyes);
     watcher.close().await;
     socket.abort();

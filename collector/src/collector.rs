@@ -6,6 +6,7 @@
 //! deliveries in flight end, the ledger commits what waits and closes the store.
 
 mod directory;
+mod service;
 
 use std::fs::File;
 use std::io;
@@ -119,6 +120,7 @@ pub struct Collector {
     withdraw: JoinHandle<()>,
     keep: JoinHandle<()>,
     clock: JoinHandle<()>,
+    watchdog: JoinHandle<()>,
     notify: notify::Running,
     ingest: Arc<ingest::Counters>,
     handle: ledger::Handle,
@@ -197,7 +199,9 @@ impl Collector {
         ];
         let keep = tokio::spawn(keep(certificates, clock));
         let clock = tokio::spawn(pass_time(handle.clone()));
+        let watchdog = tokio::spawn(service::watch(handle.clone()));
         write_addresses(&directory, addresses)?;
+        service::is_ready();
         tracing::info!(agents = %addresses.agents, people = %addresses.people, "collector serves");
         Ok(Self {
             addresses,
@@ -207,6 +211,7 @@ impl Collector {
             withdraw,
             keep,
             clock,
+            watchdog,
             notify,
             ingest: counters,
             handle,
@@ -237,6 +242,7 @@ impl Collector {
     /// # Errors
     /// When the store could not be closed tidily.
     pub async fn stop(self) -> Result<(), CollectorError> {
+        service::ends();
         // First, so that nobody is sent here any more.
         let _ = std::fs::remove_file(self.directory.addresses());
         self.closing.send_replace(true);
@@ -245,6 +251,7 @@ impl Collector {
         }
         self.notify.stop().await;
         self.clock.abort();
+        self.watchdog.abort();
         self.withdraw.abort();
         self.keep.abort();
         self.handle.close().await;

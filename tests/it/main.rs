@@ -32,6 +32,7 @@ mod pools;
 mod power_cut;
 mod processes;
 mod servers;
+mod service;
 mod sockets;
 mod sqlite;
 mod stage;

@@ -1,0 +1,40 @@
+//! What systemd hears of the agent (`sd_notify`): that it is ready, that its one task still turns, that it ends.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+/// Signs of life from the task that takes every reading. Not from a timer of their own: that would outlive the task.
+#[derive(Debug)]
+pub(super) struct Watchdog {
+    every: Option<Duration>,
+    last: Duration,
+}
+
+impl Watchdog {
+    /// Tells that the agent is ready, and begins. `now` is the agent's monotonic clock.
+    pub(super) fn begin(now: Duration) -> Self {
+        tell(&[NotifyState::Ready]);
+        // Twice within the time that systemd waits.
+        Self { every: sd_notify::watchdog_enabled().map(|it| it / 2), last: now }
+    }
+
+    /// The task turned once more.
+    pub(super) fn turned(&mut self, now: Duration) {
+        if self.every.is_some_and(|every| now.saturating_sub(self.last) >= every) {
+            self.last = now;
+            tell(&[NotifyState::Watchdog]);
+        }
+    }
+}
+
+/// Tells that the agent drains and ends.
+pub(super) fn ends() {
+    tell(&[NotifyState::Stopping]);
+}
+
+fn tell(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "systemd could not be told");
+    }
+}

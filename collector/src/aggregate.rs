@@ -4,6 +4,7 @@
 //! raises itself, about agents and about its own deliveries (`own`) and about many agents together (`fleet`). An agent's list of what fires resolves what is
 //! missing from it, so that no lost message leaves an incident open for ever.
 
+mod excess;
 mod fleet;
 mod incident;
 mod own;
@@ -27,10 +28,14 @@ pub use incident::{ChangeKind, IncidentChange};
 pub use presence::Presence;
 pub use priority::{Impact, Priority, Probability};
 
+use excess::Excess;
 use fleet::{Fleet, Outcome};
 use incident::{Heard, Incident, RECURRENCE, Sight, elapsed, later};
 use presence::{Listening, Voice};
 
+/// Incidents of one agent that are remembered. One that fires and ends a hundred times a second, each time as another
+/// fingerprint, would fill the memory of all.
+const REMEMBERED: usize = 2 * MAX_FIRING;
 /// Silence after which an ephemeral agent is forgotten.
 const EPHEMERAL: Duration = Duration::from_secs(3600);
 
@@ -76,6 +81,17 @@ pub enum Event<'a> {
         /// First sequence of the batch.
         first: u64,
     },
+    /// An agent was refused something.
+    Excess {
+        /// Tenant of the agent.
+        tenant: &'a str,
+        /// The agent.
+        agent: &'a str,
+        /// The code that it was refused with.
+        limit: &'static str,
+        /// How often.
+        times: u64,
+    },
     /// An agent's buffer gave something up.
     Loss(&'a LossRow),
     /// An operator denied an agent.
@@ -113,6 +129,9 @@ struct Agent {
     /// Life of the buffer and clock of the newest batch, to place what is in it.
     batch: Option<(Epoch, Timestamp)>,
     firing: BTreeSet<Fingerprint>,
+    /// Incidents of it that are remembered: those that fire, and those that may still return.
+    remembered: usize,
+    excess: Excess,
 }
 
 type Key = (String, String);
@@ -165,7 +184,7 @@ impl State {
                     None => state.orphans.push(fingerprint),
                 }
             }
-            state.incidents.insert(fingerprint, Incident::loaded(row));
+            state.remember(fingerprint, Incident::loaded(row));
             state.schedule(fingerprint);
         }
         state
@@ -212,6 +231,13 @@ impl State {
             Event::ClonedIdentity { tenant, agent, lane, first } => {
                 let host = self.host(tenant, agent);
                 self.raise(own::cloned_identity(tenant, agent, &host, lane, first, now), now)
+            }
+            Event::Excess { tenant, agent, limit, times } => {
+                let key = key(tenant, agent);
+                let Some(agent) = self.agents.get_mut(&key).filter(|it| !it.denied) else { return Vec::new() };
+                let told = agent.excess.add(limit, times, now);
+                let finding = told.map(|(limits, since)| own::excess(&key, &agent.host, limits, since, now));
+                finding.map_or_else(Vec::new, |finding| self.raise(finding, now))
             }
             Event::Loss(loss) if loss.lane == Lane::Urgent => {
                 let host = self.host(&loss.tenant, &loss.agent);
@@ -268,7 +294,9 @@ impl State {
         let sight = self.sight(&owner, finding.observed_at, now);
         let begins = finding.status == Status::Firing && finding.severity > Severity::Info;
         let known = self.incidents.get(&finding.fingerprint);
-        let full = self.agents.get(&owner).is_some_and(|agent| agent.firing.len() >= MAX_FIRING);
+        let is_full =
+            |agent: &Agent| agent.firing.len() >= MAX_FIRING || (known.is_none() && agent.remembered >= REMEMBERED);
+        let full = self.agents.get(&owner).is_some_and(is_full);
         if begins && full && !known.is_some_and(Incident::is_firing) {
             let host = self.host(&finding.tenant, &finding.agent);
             return self.raise(own::too_many_firing(&finding.tenant, &finding.agent, &host, now), now);
@@ -294,7 +322,7 @@ impl State {
             Heard::Anew if finding.status == Status::Firing && finding.severity > Severity::Info => {
                 let id = self.next_id(fingerprint, now);
                 let (incident, change) = Incident::opened(id, finding, sight, now);
-                self.incidents.insert(fingerprint, incident);
+                self.remember(fingerprint, incident);
                 Some(change)
             }
             Heard::Anew => None,
@@ -409,8 +437,11 @@ impl State {
             self.ended.pop_first();
             // It may have returned and ended again meanwhile; then it has a later place too.
             let ended = self.incidents.get(&fingerprint).and_then(|it| it.row().resolved_at);
-            if ended.is_some_and(|at| later(at, RECURRENCE) <= now) {
-                self.incidents.remove(&fingerprint);
+            if ended.is_some_and(|at| later(at, RECURRENCE) <= now)
+                && let Some(gone) = self.incidents.remove(&fingerprint)
+                && let Some(agent) = self.agents.get_mut(&key(&gone.row().tenant, &gone.row().agent))
+            {
+                agent.remembered = agent.remembered.saturating_sub(1);
             }
         }
         changes
@@ -466,6 +497,15 @@ impl State {
         let firing: Vec<_> = agent.firing.iter().copied().collect();
         let sight = Sight { epoch: None, at: now };
         firing.into_iter().filter_map(|it| self.end(it, why, reason, sight.clone(), now)).collect()
+    }
+
+    fn remember(&mut self, fingerprint: Fingerprint, incident: Incident) {
+        let owner = key(&incident.row().tenant, &incident.row().agent);
+        if self.incidents.insert(fingerprint, incident).is_none()
+            && let Some(agent) = self.agents.get_mut(&owner)
+        {
+            agent.remembered += 1;
+        }
     }
 
     /// Brings what is kept about an incident beside it in line with it.
@@ -536,6 +576,8 @@ impl Agent {
             voice,
             batch: None,
             firing: BTreeSet::new(),
+            remembered: 0,
+            excess: Excess::default(),
         }
     }
 }

@@ -1,8 +1,7 @@
 //! Wires the stages, starts them from the store outwards, and drains them from the sockets inwards.
 //!
-//! Tasks: `agents` and `people` accept and serve; `withdraw` cuts agents that were denied; `keep` renews our own
-//! certificates; `clock` lets time pass in the
-//! ledger; notify has its own. The ledger is a thread. On stop: no new connections, requests in flight are answered,
+//! Tasks: `agents` and `people` accept and serve; `withdraw` cuts agents that were denied; `report` tells the ledger what
+//! agents exceeded; `keep` renews our own certificates; `clock` lets time pass in the ledger; notify has its own. The ledger is a thread. On stop: no new connections, requests in flight are answered,
 //! deliveries in flight end, the ledger commits what waits and closes the store.
 
 mod directory;
@@ -30,23 +29,26 @@ use crate::api;
 use crate::certificates::{Certificates, CertificatesError, Files, LOOK_EVERY};
 use crate::config::Config;
 use crate::enrolment::Enrolment;
-use crate::ingest::{self, Ingest};
+use crate::ingest::{self, Ingest, Limits, Reason};
 use crate::ledger;
-use crate::listener::{Accepted, BindError, Bounds, Listener};
+use crate::listener::{Accepted, BindError, Bounds, Failed, Listener};
 use crate::notify;
 use crate::pki::PkiError;
 use crate::store::{Readers, StoreError, Writer};
 
-/// A fleet that reconnects at once still finds room; each connection takes some 25 KiB.
-const AGENTS: Bounds = Bounds {
-    connections: 32_768,
-    handshakes: 512,
+/// What people's listener bears. A whole fleet may enrol from one address, so its rate is generous.
+const PEOPLE: Bounds = Bounds {
+    connections: 1_024,
+    source_connections: 512,
+    handshakes: 64,
+    kept: 0,
+    handshake_rate: 200.0,
     handshake: Duration::from_secs(10),
-    // Six heartbeats.
     idle: Duration::from_secs(60),
+    answer: Duration::from_secs(60),
+    streams: 16,
+    send_buffer: 512 << 10,
 };
-const PEOPLE: Bounds =
-    Bounds { connections: 1_024, handshakes: 64, handshake: Duration::from_secs(10), idle: Duration::from_secs(60) };
 /// How often time passes in the ledger.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -118,6 +120,7 @@ pub struct Collector {
     /// Agents, then people.
     listeners: [JoinHandle<()>; 2],
     withdraw: JoinHandle<()>,
+    report: JoinHandle<()>,
     keep: JoinHandle<()>,
     clock: JoinHandle<()>,
     watchdog: JoinHandle<()>,
@@ -145,7 +148,8 @@ impl Collector {
             server: directory.server(),
         };
         let certificates = Certificates::open(files, config.certificates, clock())?;
-        let agents = Listener::bind("agents", config.agents, certificates.for_agents(), AGENTS).await?;
+        let agents =
+            Listener::bind("agents", config.agents, certificates.for_agents(), agents_bounds(&config.limits)).await?;
         let people = Listener::bind("people", config.people, certificates.for_people(), PEOPLE).await?;
         let path = || directory.path().to_owned();
         let address = |listener: &Listener| {
@@ -169,7 +173,7 @@ impl Collector {
         let enrolment = Enrolment::new(handle.clone(), certificates.clone(), url, clock);
 
         let mut metrics = Registry::default();
-        ingest.counters().register(&mut metrics);
+        ingest.register(&mut metrics);
         handle.counters().register(&mut metrics);
         enrolment.counters().register(&mut metrics);
         let context = api::Context {
@@ -186,16 +190,20 @@ impl Collector {
 
         let (closing, closed) = watch::channel(false);
         let withdraw = tokio::spawn(ingest.clone().withdraw());
+        let report = tokio::spawn(ingest.clone().report());
         let failed = {
             let counters = Arc::clone(ingest.counters());
-            move || _ = counters.handshakes_failed.inc()
+            move |failed| match failed {
+                Failed::Refused(reason) => _ = counters.connections_refused.get_or_create(&Reason { reason }).inc(),
+                Failed::Handshake | Failed::Slow => _ = counters.handshakes_failed.inc(),
+            }
         };
         let counters = Arc::clone(ingest.counters());
         let serve_agent = move |accepted: Accepted| ingest.clone().serve(accepted);
         let serve_person = move |accepted: Accepted| serve_person(router.clone(), accepted);
         let listeners = [
             tokio::spawn(agents.run(closed.clone(), serve_agent, failed)),
-            tokio::spawn(people.run(closed, serve_person, || ())),
+            tokio::spawn(people.run(closed, serve_person, |_| ())),
         ];
         let keep = tokio::spawn(keep(certificates, clock));
         let clock = tokio::spawn(pass_time(handle.clone()));
@@ -209,6 +217,7 @@ impl Collector {
             closing,
             listeners,
             withdraw,
+            report,
             keep,
             clock,
             watchdog,
@@ -253,6 +262,7 @@ impl Collector {
         self.clock.abort();
         self.watchdog.abort();
         self.withdraw.abort();
+        self.report.abort();
         self.keep.abort();
         self.handle.close().await;
         let ledger = self.ledger;
@@ -260,6 +270,22 @@ impl Collector {
         closed.map_err(|_| CollectorError::LedgerEnded)??;
         tracing::info!("collector ended");
         Ok(())
+    }
+}
+
+/// What the agents' listener bears. A fleet that reconnects at once still finds room; each connection takes some 25 KiB.
+const fn agents_bounds(limits: &Limits) -> Bounds {
+    Bounds {
+        connections: 32_768,
+        source_connections: 1_024,
+        handshakes: 512,
+        kept: 256,
+        handshake_rate: limits.handshake_rate,
+        handshake: limits.handshake,
+        idle: limits.idle,
+        answer: limits.answer,
+        streams: 4,
+        send_buffer: 64 << 10,
     }
 }
 

@@ -153,6 +153,8 @@ impl Config {
 
 /// For tests; nobody is served by less than hours.
 const SHORTEST_LIFE: std::time::Duration = std::time::Duration::from_secs(5);
+/// For tests, too: whoever is far away needs more.
+const SHORTEST_TIME: std::time::Duration = std::time::Duration::from_secs(1);
 const ORIGIN: &str = "write https://host:port, without a path";
 
 fn is_origin(url: &str) -> bool {
@@ -245,9 +247,31 @@ fn limits(mut fields: Fields, mistakes: &mut Vec<Mistake>) -> Limits {
     if let Some(connections) = fields.count("connections", mistakes) {
         limits.connections = connections as usize;
     }
-    for (key, limit) in [("records_per_second", &mut limits.rate), ("burst", &mut limits.burst)] {
+    if let Some(series) = fields.count("series", mistakes) {
+        limits.series = series as usize;
+    }
+    let rates = [
+        ("records_per_second", &mut limits.rate),
+        ("burst", &mut limits.burst),
+        ("handshakes_per_second", &mut limits.handshake_rate),
+    ];
+    for (key, limit) in rates {
         if let Some(written) = fields.count(key, mistakes) {
             *limit = f64::from(written);
+        }
+    }
+    let times = [
+        ("handshake_time", &mut limits.handshake),
+        ("idle_time", &mut limits.idle),
+        ("body_time", &mut limits.body),
+        ("answer_time", &mut limits.answer),
+    ];
+    for (key, time) in times {
+        if let Some(written) = fields.duration(key, mistakes) {
+            *time = written;
+            if written < SHORTEST_TIME {
+                fields.mistake(key, "is too short for a slow network".into(), "write at least \"1s\"", mistakes);
+            }
         }
     }
     fields.finish(mistakes);
@@ -345,6 +369,8 @@ mod tests {
             authority = "9s"
             [limits]
             connections = 0
+            series = -1
+            body_time = "10ms"
             [[receiver]]
             name = "ops"
             min_severity = "loud"
@@ -366,6 +392,8 @@ mod tests {
         certificates.agent: is too short to be renewed in time
         certificates.authority: is under ten lives of an agent's certificate: not every agent would hear of the next in time
         limits.connections: is out of range
+        limits.series: is out of range
+        limits.body_time: is too short for a slow network
         receiver[0].min_severity: `loud` is no severity
         receiver[0].webhook.url: is missing
         receiver[0].webhook.secret_file: may not read `/nonexistent/missing`: No such file or directory (os error 2)

@@ -1,14 +1,18 @@
 //! From bytes on a socket to an accepted batch.
 //!
-//! A connection is let in by its certificate (`authenticate`), which it may also renew (`renew`); each request is bounded in bytes, records, rate and time
-//! (`admit`), its body is read into rows one record at a time (`decode`), and the ledger settles it. An answer of
-//! 200 is written only after the ledger's commit.
+//! A connection is let in by its certificate (`authenticate`), which it may also renew (`renew`); each request is bounded in
+//! bytes, records, rate, series and time (`admit`, by `limits` and `series`), its body is read into rows one record at a time
+//! (`decode`), and the ledger settles it. An answer of 200 is written only after the ledger's commit. What is over a bound is
+//! counted under its agent's name (`excess`).
 
 mod admit;
 mod authenticate;
 mod decode;
+mod excess;
+mod limits;
 mod listener;
 mod renew;
+mod series;
 
 use std::time::Duration;
 
@@ -23,7 +27,7 @@ use tickbird_shared::protocol::{MAX_COMPRESSED_BYTES, MAX_DECOMPRESSED_BYTES, MA
 use crate::ledger::Unavailable;
 use crate::problem::Problem;
 
-pub use admit::Limits;
+pub use limits::Limits;
 pub use listener::Ingest;
 
 /// Why a request was not settled. Whatever is not said to be for ever, the agent keeps and sends again.
@@ -48,6 +52,18 @@ pub enum IngestError {
     #[error("the agent sends more records than it may")]
     RateLimited {
         /// When there is room for what was sent.
+        wait: Duration,
+    },
+    /// The agent was told to wait, and did not.
+    #[error("the agent was told to wait")]
+    WaitIgnored {
+        /// What is left of the wait.
+        wait: Duration,
+    },
+    /// The agent opens connections again and again.
+    #[error("the agent makes too many handshakes")]
+    TooManyHandshakes {
+        /// When it may make another one.
         wait: Duration,
     },
     /// There is nothing at this path.
@@ -101,6 +117,8 @@ impl IngestError {
             Self::Request(_) => "csr",
             Self::TooManyConnections => "too_many_connections",
             Self::RateLimited { .. } => "rate_limited",
+            Self::WaitIgnored { .. } => "wait_ignored",
+            Self::TooManyHandshakes { .. } => "too_many_handshakes",
             Self::NotFound => "not_found",
             Self::Method => "method",
             Self::Encoding => "unsupported_encoding",
@@ -122,7 +140,9 @@ impl IngestError {
             Self::NotAdmitted | Self::CertificateEnded | Self::OtherAgent => (StatusCode::FORBIDDEN, None),
             Self::Request(_) => (StatusCode::UNPROCESSABLE_ENTITY, None),
             Self::TooManyConnections => (StatusCode::TOO_MANY_REQUESTS, Some(Duration::from_secs(10))),
-            Self::RateLimited { wait } => (StatusCode::TOO_MANY_REQUESTS, Some(*wait)),
+            Self::RateLimited { wait } | Self::WaitIgnored { wait } | Self::TooManyHandshakes { wait } => {
+                (StatusCode::TOO_MANY_REQUESTS, Some(*wait))
+            }
             Self::NotFound => (StatusCode::NOT_FOUND, None),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, None),
             Self::Encoding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, None),
@@ -141,13 +161,22 @@ impl IngestError {
         }
     }
 
+    /// Whether nothing that comes on this connection would be listened to.
+    const fn ends_connection(&self) -> bool {
+        let refused = matches!(self, Self::NotAdmitted | Self::TooManyConnections | Self::TooManyHandshakes { .. });
+        refused || matches!(self, Self::WaitIgnored { .. } | Self::Slow)
+    }
+
     /// What the agent's operator can do.
     const fn advice(&self) -> Option<&'static str> {
         match self {
             Self::NotAdmitted => Some("enrol the agent again with a new token"),
             Self::CertificateEnded => Some("let the agent renew it; see `tickbird-agent status` why it did not"),
             Self::OtherAgent => Some("let collector.agent there and agents.client_name here mean the same"),
-            Self::TooManyConnections => Some("check that no second agent runs with this identity"),
+            Self::TooManyConnections | Self::TooManyHandshakes { .. } => {
+                Some("check that no second agent runs with this identity")
+            }
+            Self::WaitIgnored { .. } => Some("wait as long as Retry-After says"),
             Self::TooLarge | Self::TooManyRecords => Some("split the batch"),
             Self::Protocol(_) => Some("upgrade the collector before its agents"),
             Self::Gap { .. } => Some("send from the sequence after `through`, or a loss for what is gone"),
@@ -163,12 +192,21 @@ pub struct Counters {
     pub connections: Gauge,
     /// Connections that did not become one: no or a foreign certificate, or too slow.
     pub handshakes_failed: Counter,
+    /// Connections closed before their handshake, by the bound they were over.
+    pub connections_refused: Family<Reason, Counter>,
     /// Requests by code: `ok`, or why not.
     pub requests: Family<Code, Counter>,
     /// Bytes of bodies as received.
     pub bytes: Counter,
     /// Certificates renewed.
     pub renewed: Counter,
+}
+
+/// The label of [`Counters::connections_refused`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Reason {
+    /// `source_rate`, `source_connections` or `handshakes`.
+    pub reason: &'static str,
 }
 
 /// The label of [`Counters::requests`].
@@ -186,6 +224,11 @@ impl Counters {
             "tickbird_handshakes_failed",
             "Connections that showed no certificate of ours in time",
             self.handshakes_failed.clone(),
+        );
+        registry.register(
+            "tickbird_connections_refused",
+            "Connections closed before their handshake, by the bound they were over",
+            self.connections_refused.clone(),
         );
         registry.register("tickbird_ingest_requests", "Requests of agents by answer", self.requests.clone());
         registry.register("tickbird_certificates_renewed", "Certificates of agents renewed", self.renewed.clone());

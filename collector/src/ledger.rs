@@ -25,7 +25,9 @@ use crate::store::AgentRow;
 
 pub use counters::Counters;
 pub use directory::{AgentKey, Directory, Standing};
-pub use event::{Content, Delivery, Enrolment, Guest, Incoming, Numbered, Outcome, Renewal, Settled, TokenRefusal};
+pub use event::{
+    Content, Delivery, Enrolment, Excess, Guest, Incoming, Numbered, Outcome, Renewal, Settled, TokenRefusal,
+};
 pub use thread::{Config, Running, start};
 
 /// Why the ledger did nothing. Everything may be asked again later.
@@ -93,6 +95,7 @@ enum Event {
     Renew(Renewal, Answer<bool>),
     Admit(Guest, Answer<()>),
     Delivered(Box<Delivery>, Answer<()>),
+    Excess(Vec<Excess>, Answer<()>),
     Presence(Vec<AgentKey>, oneshot::Sender<Vec<Presence>>),
     Fleet(String, oneshot::Sender<Vec<PoolSum>>),
     Tick,
@@ -150,6 +153,16 @@ impl Handle {
     pub async fn delivered(&self, delivery: Delivery) -> Result<(), Unavailable> {
         let (answer, answered) = oneshot::channel();
         self.send(Event::Delivered(Box::new(delivery), answer)).await?;
+        answered.await.unwrap_or_else(|_| Err(self.why()))
+    }
+
+    /// Writes down what agents did beyond their limits, and tells people of those that go on with it.
+    ///
+    /// # Errors
+    /// When nothing was done.
+    pub async fn excess(&self, excesses: Vec<Excess>) -> Result<(), Unavailable> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Event::Excess(excesses, answer)).await?;
         answered.await.unwrap_or_else(|_| Err(self.why()))
     }
 

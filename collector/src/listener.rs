@@ -1,7 +1,11 @@
-//! Accepts TLS connections, bounded in number and time, serves HTTP on them and drains them.
+//! Accepts TLS connections, bounded in number, rate and time, serves HTTP on them and drains them.
 //!
-//! TLS 1.3 only. A connection that does not finish its handshake in time is dropped; while as many handshakes run as may,
-//! new connections wait in the kernel's queue. On closing, requests that were begun are answered, then each connection ends.
+//! TLS 1.3 only. What a source may begin is bounded (`sources`), and excess is closed before it costs a signature. A connection
+//! that does not finish its handshake in time is dropped, and so is one whose peer does not read what it asked for
+//! (`patience`). On closing, requests that were begun are answered, then each connection ends.
+
+mod patience;
+mod sources;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -10,20 +14,24 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::service::Service;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+
+use patience::{Patience, watched};
+use sources::{Allowance, Knock, Origin, Sources};
 
 /// How long requests in flight may take once the collector closes.
 const GRACE: Duration = Duration::from_secs(10);
@@ -31,16 +39,50 @@ const GRACE: Duration = Duration::from_secs(10);
 const EXHAUSTED: Duration = Duration::from_millis(200);
 
 /// What one listener bears.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bounds {
     /// Connections at once; more wait in the kernel's queue.
     pub connections: usize,
+    /// Connections of one source address at once, beside two for each agent admitted from it.
+    pub source_connections: usize,
     /// Handshakes at once.
     pub handshakes: usize,
+    /// Of them, those kept for sources that agents were admitted from lately.
+    pub kept: usize,
+    /// Handshakes a second that one source may begin, beside one for each agent admitted from it; ten times as many at once.
+    pub handshake_rate: f64,
     /// How long a handshake may take.
     pub handshake: Duration,
     /// How long a connection may be silent, and how long a request's head may take.
     pub idle: Duration,
+    /// How long a peer may take to read an answer.
+    pub answer: Duration,
+    /// Requests at once on one connection of HTTP/2.
+    pub streams: u32,
+    /// Bytes that the kernel keeps for a peer that does not read, of which it takes twice as many.
+    pub send_buffer: usize,
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// By either side, or by an error on the way.
+    Closed,
+    /// It was silent, or the head of a request did not come in time.
+    Silent,
+    /// Its peer did not read an answer in time.
+    Unread,
+}
+
+/// A connection that came to nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failed {
+    /// No certificate that is good here, or no TLS.
+    Handshake,
+    /// The handshake took too long.
+    Slow,
+    /// It was closed before its handshake, for a reason that is a stable name.
+    Refused(&'static str),
 }
 
 /// A bound socket.
@@ -57,7 +99,8 @@ pub struct Accepted {
     /// Where it comes from.
     pub peer: SocketAddr,
     closing: watch::Receiver<bool>,
-    idle: Duration,
+    bounds: Bounds,
+    knock: Knock,
 }
 
 /// An address that cannot be listened on.
@@ -95,27 +138,34 @@ impl Listener {
 
     /// Accepts until `closing` is true, then waits for the connections to end, at most ten seconds.
     ///
-    /// `each` serves one connection; `failed` hears of each handshake that came to nothing.
+    /// `each` serves one connection; `failed` hears of each that came to nothing.
     pub async fn run<F, Fut>(
         self,
         mut closing: watch::Receiver<bool>,
         each: F,
-        failed: impl Fn() + Clone + Send + 'static,
+        failed: impl Fn(Failed) + Clone + Send + 'static,
     ) where
         F: Fn(Accepted) -> Fut + Clone + Send + 'static,
         Fut: Future<Output = ()> + Send,
     {
-        let handshakes = Arc::new(Semaphore::new(self.bounds.handshakes));
+        let bounds = self.bounds;
+        let sources = Sources::new(Allowance {
+            slots: bounds.handshakes,
+            kept: bounds.kept,
+            rate: bounds.handshake_rate,
+            connections: bounds.source_connections,
+        });
+        let began = Instant::now();
         let mut connections = JoinSet::new();
         loop {
             while connections.try_join_next().is_some() {}
-            let room = connections.len() < self.bounds.connections;
+            let room = connections.len() < bounds.connections;
             let accepted = tokio::select! {
                 _ = closing.wait_for(|closing| *closing) => break,
                 _ = connections.join_next(), if !room => continue,
-                accepted = accept(&self.socket, &handshakes), if room => accepted,
+                accepted = self.socket.accept(), if room => accepted,
             };
-            let (socket, peer, slot) = match accepted {
+            let (socket, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(listener = self.name, %error, "a connection could not be accepted");
@@ -123,24 +173,21 @@ impl Listener {
                     continue;
                 }
             };
+            let knock = match sources.knock(Origin::of(peer.ip()), began.elapsed()) {
+                Ok(knock) => knock,
+                Err(refusal) => {
+                    // Closed at once: whoever floods must not be the reason why others wait.
+                    drop(socket);
+                    failed(Failed::Refused(refusal.as_str()));
+                    tracing::debug!(listener = self.name, %peer, reason = refusal.as_str(), "connection refused");
+                    continue;
+                }
+            };
             let acceptor = TlsAcceptor::from(Arc::clone(&self.tls.borrow()));
-            let (each, failed) = (each.clone(), failed.clone());
-            let (bounds, closing) = (self.bounds, closing.clone());
+            let (each, failed, closing) = (each.clone(), failed.clone(), closing.clone());
             connections.spawn(async move {
-                // A batch is one write; waiting to fill a packet would only delay it.
-                let _ = socket.set_nodelay(true);
-                let stream = tokio::time::timeout(bounds.handshake, acceptor.accept(socket)).await;
-                drop(slot);
-                match stream {
-                    Ok(Ok(stream)) => each(Accepted { stream, peer, closing, idle: bounds.idle }).await,
-                    Ok(Err(error)) => {
-                        failed();
-                        tracing::debug!(%peer, %error, "handshake refused");
-                    }
-                    Err(_) => {
-                        failed();
-                        tracing::debug!(%peer, "handshake took too long");
-                    }
+                if let Some(accepted) = shake(acceptor, socket, peer, knock, bounds, closing, failed).await {
+                    each(accepted).await;
                 }
             });
         }
@@ -158,14 +205,33 @@ impl fmt::Debug for Listener {
     }
 }
 
-async fn accept(
-    socket: &TcpListener,
-    handshakes: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, SocketAddr, Option<tokio::sync::OwnedSemaphorePermit>)> {
-    // The semaphore is never closed.
-    let slot = Arc::clone(handshakes).acquire_owned().await.ok();
-    let (stream, peer) = socket.accept().await?;
-    Ok((stream, peer, slot))
+async fn shake(
+    acceptor: TlsAcceptor,
+    socket: TcpStream,
+    peer: SocketAddr,
+    mut knock: Knock,
+    bounds: Bounds,
+    closing: watch::Receiver<bool>,
+    failed: impl Fn(Failed),
+) -> Option<Accepted> {
+    // A batch is one write; waiting to fill a packet would only delay it.
+    let _ = socket.set_nodelay(true);
+    // Left alone it grows to megabytes for whoever asks much and reads nothing.
+    let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, bounds.send_buffer);
+    let stream = tokio::time::timeout(bounds.handshake, acceptor.accept(socket)).await;
+    knock.shook();
+    match stream {
+        Ok(Ok(stream)) => return Some(Accepted { stream, peer, closing, bounds, knock }),
+        Ok(Err(error)) => {
+            failed(Failed::Handshake);
+            tracing::debug!(%peer, %error, "handshake refused");
+        }
+        Err(_) => {
+            failed(Failed::Slow);
+            tracing::debug!(%peer, "handshake took too long");
+        }
+    }
+    None
 }
 
 impl Accepted {
@@ -174,43 +240,64 @@ impl Accepted {
         self.stream.get_ref().1
     }
 
-    /// Serves HTTP/1.1 or HTTP/2, as was agreed in the handshake, until the peer ends, the collector closes, or `cut`
-    /// ends, which cuts the connection at once.
-    pub async fn serve<S>(self, service: S, cut: impl Future<Output = ()>)
+    /// Says that this is an agent's who may speak: from now on its source is known.
+    pub fn admit(&mut self) {
+        self.knock.admitted();
+    }
+
+    /// Serves HTTP/1.1 or HTTP/2, as was agreed in the handshake, until the peer ends, a bound on time does, the collector
+    /// closes, or `cut` ends, which cuts the connection at once.
+    pub async fn serve<S>(self, service: S, cut: impl Future<Output = ()>) -> Ended
     where
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Send,
         S::Future: Send + 'static,
     {
         let is_h2 = self.session().alpn_protocol() == Some(b"h2");
+        let Bounds { idle, answer, streams, .. } = self.bounds;
         let mut builder = Builder::new(TokioExecutor::new());
         builder
             .http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.idle)
+            .header_read_timeout(idle)
             .max_buf_size(64 << 10)
             .http2()
             .timer(TokioTimer::new())
-            .max_concurrent_streams(16)
+            .max_concurrent_streams(streams)
             .initial_stream_window_size(256 << 10)
             .initial_connection_window_size(512 << 10)
             .max_header_list_size(16 << 10)
-            .keep_alive_interval(self.idle)
+            .keep_alive_interval(idle)
             .keep_alive_timeout(Duration::from_secs(20));
         // Chosen here, not sniffed: a sniffing server waits for a first byte without a limit in time.
         let builder = if is_h2 { builder.http2_only() } else { builder.http1_only() };
-        let (mut closing, peer) = (self.closing, self.peer);
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(self.stream), service));
+        let (unread, overdue) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
+        let service = service_fn(|request| {
+            let (answered, overdue) = (service.call(request), Arc::clone(&overdue));
+            async move {
+                let response = answered.await?;
+                Ok::<_, Infallible>(if is_h2 { response.map(|it| watched(it, answer, overdue)) } else { response })
+            }
+        });
+        let stream = Patience::new(self.stream, answer, Arc::clone(&unread));
+        // The knock counts the connection until it is over.
+        let (mut closing, peer, _knock) = (self.closing, self.peer, self.knock);
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let mut cut = pin!(cut);
         let mut ending = false;
         loop {
             tokio::select! {
                 ended = &mut connection => {
-                    if let Err(error) = ended {
-                        tracing::debug!(%peer, error, "connection ended");
-                    }
-                    return;
+                    let Err(error) = ended else { return Ended::Closed };
+                    tracing::debug!(%peer, error, "connection ended");
+                    let is_late = error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout);
+                    return match (unread.load(Ordering::Relaxed), is_late) {
+                        (true, _) => Ended::Unread,
+                        (false, true) => Ended::Silent,
+                        (false, false) => Ended::Closed,
+                    };
                 }
-                () = &mut cut => return,
+                () = &mut cut => return Ended::Closed,
+                () = overdue.notified() => return Ended::Unread,
                 _ = closing.wait_for(|closing| *closing), if !ending => {
                     ending = true;
                     connection.as_mut().graceful_shutdown();

@@ -12,6 +12,7 @@ mod agents;
 mod ballast;
 mod column;
 mod copy;
+mod excesses;
 mod findings;
 mod incidents;
 mod lanes;
@@ -29,6 +30,7 @@ use tickbird_shared::{Change, Epoch, Fingerprint, Labels, Lane, Severity, Status
 
 pub use agents::AgentFilter;
 pub use copy::{Contents, copy, verify};
+pub use excesses::ExcessRow;
 pub use findings::FindingFilter;
 pub use incidents::IncidentFilter;
 pub use lanes::LaneKey;

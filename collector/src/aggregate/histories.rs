@@ -358,6 +358,48 @@ fn one_agent_cannot_open_incidents_without_end() {
 }
 
 #[test]
+fn one_agent_cannot_fill_the_memory_with_incidents_that_end_at_once() {
+    let mut world = World::new(vec![agent("a")]);
+    world.hear('A');
+    let mut flash = |number: usize, second: i64| {
+        let mut opened = false;
+        for change in [Change::Began, Change::Cleared] {
+            let mut one = finding("http.status", Severity::Warning, change, at(second));
+            one.fingerprint = Fingerprint::of(TENANT, "a", "http.status", &number.to_string(), None);
+            world.state.apply(Event::Finding(&mut one), at(second));
+            opened |= one.incident.is_some();
+        }
+        opened
+    };
+    for number in 0..REMEMBERED + 50 {
+        assert_eq!(flash(number, 0), number < REMEMBERED, "{number}");
+    }
+    assert!(flash(7, 1), "one that is known may return");
+    let hour = 3_601;
+    world.state.apply(Event::Tick, at(hour));
+    assert!(world.state.incidents.len() <= 2, "only what returned, and what is told of it, is remembered");
+    let mut one = finding("http.status", Severity::Warning, Change::Began, at(hour));
+    world.state.apply(Event::Finding(&mut one), at(hour));
+    assert!(one.incident.is_some(), "there is room again");
+}
+
+#[test]
+fn an_agent_that_goes_on_beyond_its_limits_is_told_of_until_it_is_quiet() {
+    let mut world = World::new(vec![agent("a")]);
+    world.hear('A');
+    let mut refused = |times| world.apply(Event::Excess { tenant: TENANT, agent: "a", limit: "too_large", times });
+    assert_eq!(refused(9), Vec::<String>::new());
+    assert_eq!(refused(1).len(), 1);
+    let of_excess = |world: &World| {
+        let found = world.state.incidents.values().find(|it| it.row().check == "agent.excess");
+        found.map(|it| (it.row().agent.clone(), it.is_firing()))
+    };
+    assert_eq!(of_excess(&world), Some(("a".into(), true)));
+    world.wait(3_700);
+    assert_eq!(of_excess(&world).map(|it| it.1), Some(false), "it did not happen again");
+}
+
+#[test]
 fn a_dead_letter_is_an_incident_until_the_receiver_takes_something() {
     let mut world = World::new(Vec::new());
     let message = |state| OutboxRow {

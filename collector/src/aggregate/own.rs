@@ -2,6 +2,7 @@
 //!
 //! Each has a check id that no agent may use. Those that happen and do not last are over some time after the last one.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::json;
@@ -22,6 +23,8 @@ const LOSS: &str = "agent.loss";
 const CLONED_IDENTITY: &str = "agent.cloned_identity";
 /// More fires at an agent than is kept track of.
 const TOO_MANY_FIRING: &str = "agent.too_many_firing";
+/// An agent goes on sending what is over its limits.
+const EXCESS: &str = "agent.excess";
 /// A certificate of the collector itself is not renewed.
 const CERTIFICATE: &str = "collector.certificate";
 /// A message was given up.
@@ -37,13 +40,13 @@ const DEAD_LETTER_QUIET: Duration = Duration::from_secs(24 * 3600);
 pub(super) fn is_reserved(check: &str) -> bool {
     check.starts_with("fleet.")
         || check.starts_with("collector.")
-        || [MISSING, LOSS, CLONED_IDENTITY, TOO_MANY_FIRING, DEAD_LETTER].contains(&check)
+        || [MISSING, LOSS, CLONED_IDENTITY, TOO_MANY_FIRING, EXCESS, DEAD_LETTER].contains(&check)
 }
 
 /// Whether an incident is of the kind that ends by itself, and its time has come.
 pub(super) fn is_over(incident: &IncidentRow, now: Timestamp) -> bool {
     let quiet = match incident.check.as_str() {
-        LOSS | CLONED_IDENTITY | TOO_MANY_FIRING => QUIET,
+        LOSS | CLONED_IDENTITY | TOO_MANY_FIRING | EXCESS => QUIET,
         DEAD_LETTER => DEAD_LETTER_QUIET,
         _ => return false,
     };
@@ -122,6 +125,30 @@ pub(super) fn too_many_firing(tenant: &str, agent: &str, host: &str, now: Timest
         advice: "raise the bounds of the check that fires most, or switch it off, on that host",
         evidence: json!({ "bound": MAX_FIRING }),
         since: now,
+    }
+    .finding(now)
+}
+
+pub(super) fn excess(
+    (tenant, agent): &Key,
+    host: &str,
+    limits: &BTreeMap<&'static str, u64>,
+    since: Timestamp,
+    now: Timestamp,
+) -> FindingRow {
+    let times: u64 = limits.values().sum();
+    let (most, _) = limits.iter().max_by_key(|(_, times)| **times).unwrap_or((&"", &0));
+    Own {
+        tenant,
+        agent,
+        check: EXCESS,
+        target: format!("agent:{host}"),
+        severity: Severity::Warning,
+        summary: format!("{host}: its agent was refused {times} times within five minutes, mostly as `{most}`"),
+        reason: format!("{times} requests, connections or records over a limit"),
+        advice: "see `excess` of this agent in `tickbird-collector agent list --json`, and the log of the agent",
+        evidence: json!({ "limits": limits, "since": since }),
+        since,
     }
     .finding(now)
 }

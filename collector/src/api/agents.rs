@@ -1,5 +1,6 @@
 //! `GET /v1/agents`: in order of id, with what is known of their presence.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Extension;
@@ -15,7 +16,7 @@ use super::{Shared, unavailable, unreadable};
 use crate::aggregate::Presence;
 use crate::ledger::AgentKey;
 use crate::problem::Problem;
-use crate::store::{AgentFilter, AgentRow};
+use crate::store::{AgentFilter, AgentRow, Rows};
 
 #[derive(Debug, Serialize)]
 struct AgentDocument<'a> {
@@ -31,10 +32,19 @@ struct AgentDocument<'a> {
     denied: bool,
     enrolled_at: Timestamp,
     certificate_expires_at: Timestamp,
+    /// How often it went over each of its limits.
+    excess: &'a BTreeMap<String, u64>,
+}
+
+/// An agent with what is known of it elsewhere.
+struct Found {
+    row: AgentRow,
+    excess: BTreeMap<String, u64>,
+    presence: Presence,
 }
 
 impl<'a> AgentDocument<'a> {
-    fn new((row, presence): &'a (AgentRow, Presence)) -> Self {
+    fn new(Found { row, excess, presence }: &'a Found) -> Self {
         Self {
             id: &row.id,
             host: &row.host,
@@ -48,6 +58,7 @@ impl<'a> AgentDocument<'a> {
             denied: row.denied_at.is_some(),
             enrolled_at: row.enrolled_at,
             certificate_expires_at: row.certificate_expires_at,
+            excess,
         }
     }
 }
@@ -62,12 +73,25 @@ pub(super) async fn list(
     query.finish()?;
     let after = page.after().map(str::to_owned);
     let filter = AgentFilter { tenant: caller.tenant, after, limit: page.ask() };
-    let found = shared.context.readers.read(move |rows| rows.agents(&filter)).await;
-    let found = found.map_err(|error| unreadable(&error))?;
+    let look = move |rows: Rows<'_>| {
+        let found = rows.agents(&filter)?;
+        let ids = found.first().zip(found.last()).map(|(first, last)| (first.id.as_str(), last.id.as_str()));
+        let excesses = ids.map(|ids| rows.excesses(&filter.tenant, ids)).transpose()?.unwrap_or_default();
+        Ok((found, excesses))
+    };
+    let (found, excesses) = shared.context.readers.read(look).await.map_err(|error| unreadable(&error))?;
+    let mut by_agent: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+    for it in excesses {
+        by_agent.entry(it.agent).or_default().insert(it.limit, it.times);
+    }
     let keys = found.iter().map(|row| AgentKey::new(&row.tenant, &row.id)).collect();
     let presence = shared.context.ledger.presence(keys).await.map_err(unavailable)?;
     // While the ledger recovers it knows of nobody.
     let presence = presence.into_iter().chain(std::iter::repeat(Presence::Unknown));
-    let rows: Vec<_> = found.into_iter().zip(presence).collect();
-    Ok(page.document(&rows, |(row, _)| row.id.clone(), AgentDocument::new))
+    let with = |(row, presence): (AgentRow, Presence)| {
+        let excess = by_agent.remove(&row.id).unwrap_or_default();
+        Found { row, excess, presence }
+    };
+    let found: Vec<Found> = found.into_iter().zip(presence).map(with).collect();
+    Ok(page.document(&found, |it| it.row.id.clone(), AgentDocument::new))
 }

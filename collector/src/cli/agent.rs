@@ -1,5 +1,7 @@
 //! `agent …`: who is enrolled, who may not send any more.
 
+use std::collections::BTreeMap;
+
 use clap::{Args, Subcommand};
 use serde_json::json;
 
@@ -15,7 +17,7 @@ pub(super) enum Agent {
     Forget(Forget),
 }
 
-/// Lists the agents that are enrolled.
+/// Lists the agents that are enrolled, and how often each was refused for going over its limits.
 #[derive(Debug, Args)]
 pub(super) struct List {
     #[command(flatten)]
@@ -73,8 +75,15 @@ fn mark(at: &Where, id: &str, set: impl FnOnce(&Transaction<'_>) -> Result<bool,
 
 impl List {
     fn run(self) -> Result<(), CliError> {
-        let agents = self.at.writer()?.rows().all_agents()?;
+        let writer = self.at.writer()?;
+        let agents = writer.rows().all_agents()?;
+        // By tenant and agent; those of one stand together.
+        let mut excesses: BTreeMap<(String, String), BTreeMap<String, u64>> = BTreeMap::new();
+        for it in writer.rows().all_excesses()? {
+            excesses.entry((it.tenant, it.agent)).or_default().insert(it.limit, it.times);
+        }
         let of = |it: &AgentRow| {
+            let excess = excesses.get(&(it.tenant.clone(), it.id.clone()));
             json!({
                 "tenant": it.tenant,
                 "id": it.id,
@@ -89,6 +98,7 @@ impl List {
                 "certificate_expires_at": it.certificate_expires_at,
                 "last_seen_at": it.last_seen_at,
                 "denied_at": it.denied_at,
+                "excess": excess.cloned().unwrap_or_default(),
             })
         };
         let json = json!({ "agents": agents.iter().map(of).collect::<Vec<_>>() });
@@ -96,10 +106,13 @@ impl List {
             let row = |it: &AgentRow| {
                 let seen = it.last_seen_at.map_or_else(|| "never".into(), time);
                 let version = it.version.as_deref().map_or_else(|| "-".into(), plain);
-                [it.id.clone(), plain(&it.host), version, state(it).into(), seen, labels(&it.labels())]
+                let excess = excesses.get(&(it.tenant.clone(), it.id.clone()));
+                let times: u64 = excess.map_or(0, |it| it.values().sum());
+                let excess = if times == 0 { "-".into() } else { times.to_string() };
+                [it.id.clone(), plain(&it.host), version, state(it).into(), seen, excess, labels(&it.labels())]
             };
             let rows: Vec<_> = agents.iter().map(row).collect();
-            table(["ID", "HOST", "VERSION", "STATE", "LAST SEEN", "LABELS"], &rows)
+            table(["ID", "HOST", "VERSION", "STATE", "LAST SEEN", "EXCESS", "LABELS"], &rows)
         })
     }
 }

@@ -398,6 +398,57 @@ async fn a_third_connection_of_one_agent_is_told_to_come_back() {
     assert_eq!((status, &problem["code"]), (429, &json!("too_many_connections")));
 }
 
+/// What is announced and does not come, from more agents than bodies of that size have room: others are served at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_do_not_come_take_no_room_from_others() {
+    let scene = Scene::begin().await;
+    let mut waiting = Vec::new();
+    for _ in 0..10 {
+        let slow = scene.enrol().await;
+        for _ in 0..2 {
+            let socket = TcpStream::connect(scene.collector().addresses().agents).await.expect("connects");
+            let name = ServerName::try_from("127.0.0.1").expect("a name");
+            let tls = TlsConnector::from(Arc::clone(&slow.tls)).connect(name, socket);
+            let mut stream = tls.await.expect("shakes hands");
+            let head =
+                format!("POST {RECORDS_PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: {MAX_COMPRESSED_BYTES}\r\n\r\n ");
+            tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes()).await.expect("writes");
+            waiting.push(stream);
+        }
+    }
+    until("all of them are read", || scene.collector().connections() == 20).await;
+    let agent = scene.enrol().await;
+    let mut connection = scene.connect(&agent).await;
+    for first in 1..=20 {
+        let (status, answer) = send(&mut connection, &batch(first, &[agent.finding("a")])).await;
+        assert_eq!((status, &answer["through"]), (200, &json!(first)), "{answer}");
+    }
+    drop(waiting);
+}
+
+/// Faults are paid for, in the order of what they cost us; whoever does not wait then is not listened to.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_sends_nothing_but_bombs_is_told_to_wait_and_then_cut() {
+    let scene = Scene::begin().await;
+    let agent = scene.enrol().await;
+    let bomb: Bytes = zstd::bulk::compress(&vec![b' '; MAX_DECOMPRESSED_BYTES + 1], 1).expect("compresses").into();
+    let mut connection = scene.connect(&agent).await;
+    let mut codes = Vec::new();
+    while codes.last().is_none_or(|code| code != "wait_ignored") {
+        let answer = post(&mut connection, RECORDS_PATH, Some("zstd"), bomb.clone()).await;
+        let (status, problem) = answer.expect("answers until it is cut");
+        let code = problem["code"].as_str().expect("a code").to_owned();
+        assert_eq!(status, if code == "too_large" { 413 } else { 429 }, "{problem}");
+        codes.push(code);
+        assert!(codes.len() < 60, "{codes:?}");
+    }
+    assert!(codes.len() > 15, "a few are let pass: {codes:?}");
+    assert_eq!(codes[codes.len() - 2], "rate_limited");
+    assert!(connection.ready().await.is_err(), "it is cut");
+    let other = scene.enrol().await;
+    assert_eq!(send(&mut scene.connect(&other).await, &batch(1, &[other.finding("b")])).await.0, 200);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_enrols_as_often_as_it_says_and_a_wrong_one_never() {
     let scene = Scene::begin().await;

@@ -7,7 +7,9 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use tickbird_shared::batch::{Inventory, Loss, Open, Record, Recording, Summary};
 use tickbird_shared::levels::Levels;
-use tickbird_shared::protocol::{MAX_FIRING, MAX_KEY_BYTES, MAX_LABEL_BYTES, MAX_RECORDS, MAX_WINDOW_LOG, PROTOCOL};
+use tickbird_shared::protocol::{
+    MAX_DECOMPRESSED_BYTES, MAX_FIRING, MAX_KEY_BYTES, MAX_LABEL_BYTES, MAX_RECORDS, MAX_WINDOW_LOG, PROTOCOL,
+};
 use tickbird_shared::{Batch, Finding, Fingerprint, Timestamp};
 
 use crate::ledger::{AgentKey, Content, Incoming, Numbered};
@@ -41,15 +43,24 @@ pub(super) fn decompress(body: &[u8], encoding: Encoding, limit: usize) -> Resul
     if text.len() > limit { Err(IngestError::TooLarge) } else { Ok(Cow::Owned(text)) }
 }
 
+/// A batch in rows.
+#[derive(Debug)]
+pub(super) struct Decoded {
+    pub(super) incoming: Incoming,
+    /// The place of each summary in the batch, and the name of its series.
+    pub(super) series: Vec<(usize, u64)>,
+}
+
 /// The rows of a batch, its sequences counted out. `agent` is the certificate's; the body names nobody. `limit` bounds
-/// the text as [`decompress`] does.
+/// the text as [`decompress`] does. `series` names the series of a target and a measure.
 pub(super) fn decode(
     agent: &AgentKey,
     body: &[u8],
     encoding: Encoding,
     limit: usize,
     received_at: Timestamp,
-) -> Result<Incoming, IngestError> {
+    series: impl Fn(&str, &str) -> u64,
+) -> Result<Decoded, IngestError> {
     let text = decompress(body, encoding, limit)?;
     let batch: Batch<'_> = serde_json::from_slice(&text).map_err(|e| IngestError::Malformed(e.to_string()))?;
     if batch.protocol != PROTOCOL {
@@ -61,13 +72,16 @@ pub(super) fn decode(
     if batch.first == 0 || batch.first > MAX_SEQUENCE {
         return Err(IngestError::Malformed("`first` counts from 1".into()));
     }
-    let reader = Reader { agent, batch: &batch, received_at };
+    let (reader, mut named) = (Reader { agent, batch: &batch, received_at }, Vec::new());
     let (mut seq, mut digest, mut keep_body) = (batch.first, Sha256::new(), false);
-    let mut records = Vec::with_capacity(batch.records.len());
+    let mut records: Vec<Numbered> = Vec::with_capacity(batch.records.len());
     for raw in &batch.records {
         digest.update(raw.get());
         digest.update([0]);
-        let content = reader.read(raw, seq).unwrap_or_else(Content::Refused);
+        let mut name = |summary: &Summary<'_>| {
+            named.push((records.len(), series(&summary.target, &summary.measure)));
+        };
+        let content = reader.read(raw, seq, &mut name).unwrap_or_else(Content::Refused);
         let width = match &content {
             Content::Loss(loss) => loss.to - loss.from + 1,
             _ => 1,
@@ -86,7 +100,7 @@ pub(super) fn decode(
         (true, Encoding::Zstd) => body.to_vec(),
         (true, Encoding::Plain) => zstd::bulk::compress(&text, 1).map_err(|_| IngestError::Zstd)?,
     };
-    Ok(Incoming {
+    let incoming = Incoming {
         tenant: agent.tenant.as_ref().to_owned(),
         agent: agent.id.as_ref().to_owned(),
         epoch,
@@ -99,7 +113,23 @@ pub(super) fn decode(
         digest: digest.finalize().into(),
         body,
         text_bytes,
-    })
+    };
+    Ok(Decoded { incoming, series: named })
+}
+
+/// A body as it is stored, without the records at these places: nothing is in their stead, so that the others keep theirs.
+pub(super) fn blank(body: &[u8], places: &[usize]) -> Result<Vec<u8>, IngestError> {
+    let text = decompress(body, Encoding::Zstd, MAX_DECOMPRESSED_BYTES)?;
+    let unreadable = |error: serde_json::Error| IngestError::Malformed(error.to_string());
+    let mut batch: Batch<'_> = serde_json::from_slice(&text).map_err(unreadable)?;
+    let nothing: &RawValue = serde_json::from_str("null").map_err(unreadable)?;
+    for place in places {
+        if let Some(record) = batch.records.get_mut(*place) {
+            *record = nothing;
+        }
+    }
+    let text = serde_json::to_vec(&batch).map_err(unreadable)?;
+    zstd::bulk::compress(&text, 1).map_err(|_| IngestError::Zstd)
 }
 
 /// What one record of a batch is read against.
@@ -112,12 +142,12 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// What a record says, or the code that refuses it. Every type of record bounds its own depth, and evidence is
     /// looked into by [`Finding::fault`].
-    fn read(&self, raw: &RawValue, seq: u64) -> Result<Content, &'static str> {
+    fn read(&self, raw: &RawValue, seq: u64, name: &mut impl FnMut(&Summary<'_>)) -> Result<Content, &'static str> {
         match serde_json::from_str(raw.get()).map_err(|_| "malformed")? {
             Record::Finding(finding) => self.finding(finding),
             Record::Open(open) => of_open(open),
             Record::Loss(loss) => self.loss(loss, seq),
-            Record::Summary(summary) => of_summary(&summary),
+            Record::Summary(summary) => of_summary(&summary).inspect(|_| name(&summary)),
             Record::Inventory(inventory) => of_inventory(inventory),
             Record::Recording(recording) => of_recording(&recording, raw.get().len()),
             Record::Levels(levels) => self.levels(levels),
@@ -230,7 +260,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use tickbird_shared::Lane;
-    use tickbird_shared::protocol::MAX_DECOMPRESSED_BYTES;
 
     const RECORDED: &str = include_str!("../../../shared/testdata/wire/protocol-1.json");
 
@@ -239,7 +268,12 @@ mod tests {
     }
 
     fn plain(text: &str) -> Result<Incoming, IngestError> {
-        decode(&agent(), text.as_bytes(), Encoding::Plain, MAX_DECOMPRESSED_BYTES, Timestamp::UNIX_EPOCH)
+        read(text.as_bytes(), Encoding::Plain).map(|decoded| decoded.incoming)
+    }
+
+    fn read(bytes: &[u8], encoding: Encoding) -> Result<Decoded, IngestError> {
+        let length = |target: &str, measure: &str| (target.len() + measure.len()) as u64;
+        decode(&agent(), bytes, encoding, MAX_DECOMPRESSED_BYTES, Timestamp::UNIX_EPOCH, length)
     }
 
     fn batch(records: &str) -> String {
@@ -281,6 +315,21 @@ mod tests {
         assert_eq!(codes(&incoming), expected);
         let kept = decompress(&incoming.body, Encoding::Zstd, MAX_DECOMPRESSED_BYTES).expect("the kept body is zstd");
         assert_eq!(kept.as_ref(), RECORDED.as_bytes());
+    }
+
+    #[test]
+    fn a_series_over_the_bound_is_not_in_what_is_stored() {
+        let decoded = read(RECORDED.as_bytes(), Encoding::Plain).expect("reads");
+        let [(place, _)] = decoded.series[..] else { panic!("one summary: {:?}", decoded.series) };
+        assert_eq!(place, 3);
+        let kept = blank(&decoded.incoming.body, &[place]).expect("is zstd");
+        let text = decompress(&kept, Encoding::Zstd, MAX_DECOMPRESSED_BYTES).expect("is zstd");
+        let (before, after): (Batch<'_>, Batch<'_>) =
+            (serde_json::from_str(RECORDED).expect("reads"), serde_json::from_slice(&text).expect("reads"));
+        assert_eq!(before.records.len(), after.records.len());
+        for (index, (before, after)) in before.records.iter().zip(&after.records).enumerate() {
+            assert_eq!(after.get(), if index == place { "null" } else { before.get() });
+        }
     }
 
     #[test]
@@ -368,7 +417,7 @@ mod tests {
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), zstd in any::<bool>()) {
             let encoding = if zstd { Encoding::Zstd } else { Encoding::Plain };
-            let _ = decode(&agent(), &bytes, encoding, MAX_DECOMPRESSED_BYTES, Timestamp::UNIX_EPOCH);
+            let _ = read(&bytes, encoding);
         }
 
         #[test]
@@ -377,7 +426,7 @@ mod tests {
             let (length, index) = (bytes.len(), at % bytes.len());
             bytes[index] = with;
             bytes.truncate(length - cut % length);
-            let _ = decode(&agent(), &bytes, Encoding::Plain, MAX_DECOMPRESSED_BYTES, Timestamp::UNIX_EPOCH);
+            let _ = read(&bytes, Encoding::Plain);
         }
     }
 }

@@ -162,3 +162,14 @@ pub enum Outcome {
         error: String,
     },
 }
+
+/// What an agent did beyond one of its limits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Excess {
+    /// Who.
+    pub agent: AgentKey,
+    /// The code that it was refused with.
+    pub limit: &'static str,
+    /// How often.
+    pub times: u64,
+}

@@ -15,8 +15,8 @@ use crate::store::{AgentRow, Bounds, StoreError, Tally, Writer};
 
 use super::mind::Mind;
 use super::{
-    AgentKey, Answer, Counters, Delivery, Directory, Enrolment, Event, Guest, Handle, Health, Incoming, Renewal,
-    Settled, TokenRefusal, Unavailable,
+    AgentKey, Answer, Counters, Delivery, Directory, Enrolment, Event, Excess, Guest, Handle, Health, Incoming,
+    Renewal, Settled, TokenRefusal, Unavailable,
 };
 
 /// Events that may wait. Each is a request that waits for its answer; over it agents are told to come back.
@@ -248,6 +248,10 @@ impl Ledger {
                     mind.deliver(&transaction, receivers, delivery, now)?;
                     Done::Delivered
                 }
+                Work::Excess(excesses, _) => {
+                    mind.exceed(&transaction, receivers, excesses, now)?;
+                    Done::Excess
+                }
             });
         }
         if group.tick {
@@ -316,6 +320,7 @@ enum Work {
     Renew(Renewal, Answer<bool>),
     Admit(Guest, Answer<()>),
     Delivered(Box<Delivery>, Answer<()>),
+    Excess(Vec<Excess>, Answer<()>),
 }
 
 enum Done {
@@ -324,6 +329,7 @@ enum Done {
     Renew(bool),
     Admitted,
     Delivered,
+    Excess,
 }
 
 impl Group {
@@ -338,6 +344,7 @@ impl Group {
             Event::Renew(renewal, answer) => self.work.push(Work::Renew(renewal, answer)),
             Event::Admit(guest, answer) => self.work.push(Work::Admit(guest, answer)),
             Event::Delivered(delivery, answer) => self.work.push(Work::Delivered(delivery, answer)),
+            Event::Excess(excesses, answer) => self.work.push(Work::Excess(excesses, answer)),
             Event::Presence(agents, answer) => self.presence.push((agents, answer)),
             Event::Fleet(tenant, answer) => self.fleet.push((tenant, answer)),
             Event::Tick => self.tick = true,
@@ -369,7 +376,9 @@ impl Work {
             (Self::Renew(_, answer), Done::Renew(renewed)) => {
                 let _ = answer.send(Ok(renewed));
             }
-            (Self::Admit(_, answer), Done::Admitted) | (Self::Delivered(_, answer), Done::Delivered) => {
+            (Self::Admit(_, answer), Done::Admitted)
+            | (Self::Delivered(_, answer), Done::Delivered)
+            | (Self::Excess(_, answer), Done::Excess) => {
                 let _ = answer.send(Ok(()));
             }
             _ => unreachable!("each piece of work is done as what it is"),

@@ -114,11 +114,12 @@ impl Transaction<'_> {
         Ok(changed > 0)
     }
 
-    /// Deletes an agent, its levels and how far it was received. Its findings, incidents and losses stay as history.
+    /// Deletes an agent, its levels, its excesses and how far it was received. Its findings, incidents and losses stay as history.
     pub fn delete_agent(&self, tenant: &str, id: &str) -> Result<(), StoreError> {
         let connection = self.connection();
         connection.prepare_cached("DELETE FROM lanes WHERE tenant = ?1 AND agent = ?2")?.execute([tenant, id])?;
         connection.prepare_cached("DELETE FROM levels WHERE tenant = ?1 AND agent = ?2")?.execute([tenant, id])?;
+        connection.prepare_cached("DELETE FROM excesses WHERE tenant = ?1 AND agent = ?2")?.execute([tenant, id])?;
         connection.prepare_cached("DELETE FROM agents WHERE tenant = ?1 AND id = ?2")?.execute([tenant, id])?;
         Ok(())
     }

@@ -7,8 +7,12 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::StoreError;
 
-const STEPS: [&str; 3] =
-    [include_str!("schema/0001.sql"), include_str!("schema/0002.sql"), include_str!("schema/0003.sql")];
+const STEPS: [&str; 4] = [
+    include_str!("schema/0001.sql"),
+    include_str!("schema/0002.sql"),
+    include_str!("schema/0003.sql"),
+    include_str!("schema/0004.sql"),
+];
 
 /// Newest schema this binary knows.
 pub(super) const KNOWN: u32 = STEPS.len() as u32;

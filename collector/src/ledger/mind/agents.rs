@@ -7,8 +7,8 @@ use tickbird_shared::batch::Inventory;
 use super::Mind;
 use crate::aggregate;
 use crate::alert::Receiver;
-use crate::ledger::{AgentKey, Enrolment, Guest, Renewal, Standing, TokenRefusal};
-use crate::store::{AgentRow, StoreError, TokenRow, Transaction};
+use crate::ledger::{AgentKey, Enrolment, Excess, Guest, Renewal, Standing, TokenRefusal};
+use crate::store::{AgentRow, ExcessRow, StoreError, TokenRow, Transaction};
 
 impl Mind {
     /// Uses a token for a new agent.
@@ -147,6 +147,33 @@ impl Mind {
                 self.follow(transaction, receivers, changes, now)?;
                 tracing::info!(agent = %key.id, "agent denied");
             }
+        }
+        Ok(())
+    }
+
+    /// Counts what agents did beyond their limits, and tells of those that go on with it.
+    pub(in crate::ledger) fn exceed(
+        &mut self,
+        transaction: &Transaction<'_>,
+        receivers: &[Receiver],
+        excesses: &[Excess],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        for Excess { agent, limit, times } in excesses {
+            // One that is not known here is named in the metrics only.
+            if !self.agents.contains_key(agent) {
+                continue;
+            }
+            transaction.add_excess(&ExcessRow {
+                tenant: agent.tenant.as_ref().to_owned(),
+                agent: agent.id.as_ref().to_owned(),
+                limit: (*limit).to_owned(),
+                times: *times,
+                last_at: now,
+            })?;
+            let event = aggregate::Event::Excess { tenant: &agent.tenant, agent: &agent.id, limit, times: *times };
+            let changes = self.aggregate.apply(event, now);
+            self.follow(transaction, receivers, changes, now)?;
         }
         Ok(())
     }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// Bytes of a body's text that cost as much as one record: a finding with all the evidence it may have costs one.
 const BYTES_PER_RECORD: usize = 16 << 10;
+/// Least that a request costs: it is decoded, and its transaction written, however little is in it.
+const REQUEST_COSTS: usize = 5;
 /// A request that cannot be used costs as much as so many records, beside its bytes.
 const FAULT_COSTS: usize = 20;
 
@@ -47,11 +49,11 @@ impl Default for Limits {
     }
 }
 
-/// What a batch costs, in records: its records, or its bytes when those are more. A heartbeat costs one.
+/// What a batch costs, in records: its records, or its bytes when those are more, and never less than a heartbeat.
 pub(super) const fn cost(records: usize, text_bytes: usize) -> usize {
     let bytes = text_bytes / BYTES_PER_RECORD;
     let most = if records > bytes { records } else { bytes };
-    if most > 1 { most } else { 1 }
+    if most > REQUEST_COSTS { most } else { REQUEST_COSTS }
 }
 
 /// What a request costs that could not be used, after so many bytes of text were looked at.
@@ -162,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_batch_costs_its_records_or_its_bytes() {
-        assert_eq!([cost(0, 200), cost(100, 30_000), cost(1, 160 << 10)], [1, 100, 10]);
+        assert_eq!([cost(0, 200), cost(100, 30_000), cost(1, 160 << 10)], [5, 100, 10]);
     }
 
     proptest! {

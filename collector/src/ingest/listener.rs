@@ -41,8 +41,6 @@ const ROOM_KIB: u32 = 256 << 10;
 const STEP_KIB: u32 = 64;
 /// How long a request waits for room.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bodies that are decoded at once on threads that may block.
-const DECODERS: usize = 4;
 /// A text over this takes longer to decode than a runtime thread may be kept.
 const SMALL_TEXT: usize = 64 << 10;
 /// A renewal is a signature and a write of its own: it costs as much as so many records.
@@ -88,7 +86,7 @@ impl Ingest {
             counters: Arc::default(),
             excesses: Excesses::default(),
             room: Arc::new(Semaphore::new(ROOM_KIB as usize)),
-            decoders: Arc::new(Semaphore::new(DECODERS)),
+            decoders: Arc::new(Semaphore::new(decoders())),
             clock,
             began: Instant::now(),
         }))
@@ -383,6 +381,11 @@ impl fmt::Debug for Ingest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ingest").field("counters", &self.0.counters).finish_non_exhaustive()
     }
+}
+
+/// Large bodies that are decoded at once: half the processors, so that no number of them keeps what is small waiting.
+fn decoders() -> usize {
+    std::thread::available_parallelism().map_or(1, |it| it.get() / 2).clamp(1, 4)
 }
 
 fn kib(bytes: usize) -> u32 {

@@ -7,11 +7,9 @@ use std::fmt::Write as _;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-use sha2::{Digest, Sha256};
-use tickbird_tests::agent::User;
-use tickbird_tests::https::{Client, Connection};
-use tickbird_tests::{Agent, Collector, Stage, StageError};
+use tickbird_tests::https::Connection;
+use tickbird_tests::simulated::fingerprint;
+use tickbird_tests::{Collector, Simulated, Stage, StageError};
 
 use crate::{Figure, median};
 
@@ -59,25 +57,10 @@ pub(crate) fn ingest(stage: &Stage) -> Result<Vec<Figure>, StageError> {
 
 /// Enrols an agent and connects with its certificate.
 fn sender(stage: &Stage, collector: &Collector) -> Result<Sender, StageError> {
-    let agent = Agent::prepare(stage, "", User::Same)?;
-    let made = collector.command(&["token", "create", "--json"])?;
-    let wrong = |what: &str, found: &str| StageError::Malformed { what: what.into(), found: found.into() };
-    let made: Value = serde_json::from_str(&made).map_err(|_| wrong("token create --json", &made))?;
-    let token = made["token"].as_str().ok_or_else(|| wrong("token create --json", &made.to_string()))?;
-    agent.enrol_with(collector, token)?;
-    let identity = agent.state_directory().join("identity");
-    let file = |name: &str| identity.join(name);
-    let text = std::fs::read_to_string(file("identity.json")).map_err(StageError::system("read identity.json"))?;
-    let told: Value = serde_json::from_str(&text).map_err(|_| wrong("identity.json", &text))?;
-    let word = |key: &str| told[key].as_str().map(str::to_owned).ok_or_else(|| wrong("identity.json", &text));
-    let url = word("url")?;
-    let client = Client::as_agent(&file("ca.pem"), &file("agent.pem"), &file("agent.key"))?;
-    let id = word("agent")?;
-    // A ULID in form: 26 characters, here made of the agent's own.
-    let letters = id.chars().filter(char::is_ascii_alphanumeric).map(|it| it.to_ascii_uppercase());
-    let epoch = letters.chain(std::iter::repeat('0')).take(26).collect();
-    let connection = client.connect(url.trim_start_matches("https://").trim_end_matches('/'))?;
-    Ok(Sender { id, tenant: word("tenant")?, epoch, connection })
+    let agent = Simulated::enrolled(stage, collector, collector.enrolment_token())?;
+    let connection = agent.connect()?;
+    let Simulated { id, tenant, epoch, .. } = agent;
+    Ok(Sender { id, tenant, epoch, connection })
 }
 
 /// Sends this sender's backlog; how long each acknowledgement took.
@@ -141,17 +124,4 @@ fn body(it: &Sender, lane: &str, first: u64, batch: u32, summaries: u32, finding
     text.pop();
     text.push_str("]}");
     zstd::bulk::compress(text.as_bytes(), 1).expect("memory can be compressed")
-}
-
-/// SHA-256 over each part with its length before it; the first 16 bytes in hexadecimal.
-fn fingerprint(parts: &[&str]) -> String {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part.as_bytes());
-    }
-    hash.finalize()[..16].iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

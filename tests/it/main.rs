@@ -21,6 +21,7 @@ mod healthy;
 mod identity;
 mod kills;
 mod leak;
+mod limits;
 mod logs;
 mod names;
 mod own;

@@ -74,11 +74,19 @@ impl Client {
 
     /// Connects to the server at `address` (`127.0.0.1:41234`).
     pub fn connect(&self, address: &str) -> Result<Connection, StageError> {
+        self.open(TcpStream::connect(address).map_err(StageError::system(format!("connect to {address}")))?, address)
+    }
+
+    /// The same with a socket that takes in so few bytes that whoever writes to it soon waits.
+    pub fn connect_narrow(&self, address: &str) -> Result<Connection, StageError> {
+        self.open(socket(address, None, Some(4 << 10))?, address)
+    }
+
+    fn open(&self, tcp: TcpStream, address: &str) -> Result<Connection, StageError> {
         let failed = || StageError::system(format!("connect to {address}"));
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']).to_owned();
         let name = ServerName::try_from(host)
             .map_err(|_| StageError::Malformed { what: "the collector's address".into(), found: address.into() })?;
-        let tcp = TcpStream::connect(address).map_err(failed())?;
         tcp.set_nodelay(true).map_err(failed())?;
         tcp.set_read_timeout(Some(TIMEOUT)).map_err(failed())?;
         tcp.set_write_timeout(Some(TIMEOUT)).map_err(failed())?;
@@ -105,20 +113,34 @@ pub struct Connection {
 impl Connection {
     /// One request and its answer; `headers` are whole lines.
     pub fn ask(&mut self, method: &str, path: &str, headers: &str, body: &[u8]) -> Result<Answer, StageError> {
-        let what = format!("{method} https://{}{path}", self.address);
         let length = body.len();
-        let head =
-            format!("{method} {path} HTTP/1.1\r\nhost: {}\r\ncontent-length: {length}\r\n{headers}\r\n", self.address);
-        let failed = || StageError::system(what.clone());
+        self.say(&format!(
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\ncontent-length: {length}\r\n{headers}\r\n",
+            self.address
+        ))?;
+        self.write(body)?;
+        self.answer()
+    }
+
+    /// Writes these words as they are: a head of a request, or a part of one.
+    pub fn say(&mut self, words: &str) -> Result<(), StageError> {
+        self.write(words.as_bytes())
+    }
+
+    /// Writes bytes of a body.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), StageError> {
+        let failed = StageError::system(format!("write to {}", self.address));
         let writer = self.stream.get_mut();
-        writer.write_all(head.as_bytes()).and_then(|()| writer.write_all(body)).map_err(failed())?;
-        writer.flush().map_err(failed())?;
-        let answer = read_answer(&mut self.stream).map_err(failed())?;
+        writer.write_all(bytes).and_then(|()| writer.flush()).map_err(failed)
+    }
+
+    /// Reads the next answer.
+    pub fn answer(&mut self) -> Result<Answer, StageError> {
+        let what = format!("an answer of {}", self.address);
+        let answer = read_answer(&mut self.stream).map_err(StageError::system(format!("read {what}")))?;
         answer.ok_or_else(|| StageError::Malformed { what, found: "a cut answer, or no HTTP".into() })
     }
-}
 
-impl Connection {
     /// Waits until the server ends it.
     pub fn ended(&mut self, within: Duration) -> Result<(), StageError> {
         let failed = || StageError::system(format!("wait for {} to end the connection", self.address));
@@ -149,6 +171,35 @@ fn builder(authority: &Path) -> Result<ConfigBuilder<ClientConfig, WantsClientCe
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("ring speaks TLS 1.3");
     Ok(builder.with_root_certificates(roots))
+}
+
+/// A connection, without a word of TLS, from another address of loopback (`127.0.0.2`).
+pub fn knock(from: std::net::Ipv4Addr, address: &str) -> Result<TcpStream, StageError> {
+    socket(address, Some(from), None)
+}
+
+/// A connection whose end here takes in few bytes, or has this address. Both are set first: a window once given is not taken
+/// back.
+fn socket(
+    address: &str,
+    from: Option<std::net::Ipv4Addr>,
+    receive_buffer: Option<usize>,
+) -> Result<TcpStream, StageError> {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
+    let failed = || StageError::system(format!("connect to {address}"));
+    let to: std::net::SocketAddr = address
+        .parse()
+        .map_err(|_| StageError::Malformed { what: "the collector's address".into(), found: address.into() })?;
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket(family, SocketType::STREAM, None).map_err(|error| failed()(error.into()))?;
+    if let Some(bytes) = receive_buffer {
+        sockopt::set_socket_recv_buffer_size(&socket, bytes).map_err(|error| failed()(error.into()))?;
+    }
+    if let Some(from) = from {
+        bind(&socket, &std::net::SocketAddrV4::new(from, 0)).map_err(|error| failed()(error.into()))?;
+    }
+    connect(&socket, &to).map_err(|error| failed()(error.into()))?;
+    Ok(socket.into())
 }
 
 /// An answer to its end: `None` when it is cut or no HTTP.

@@ -269,7 +269,8 @@ fn everyone_is_named(collector: &Collector, rogues: &[Simulated], good: &[Good])
 #[test]
 fn a_source_that_floods_is_shut_out_and_agents_are_let_in() {
     alone(|stage| {
-        let collector = impatient(stage)?;
+        let mut collector = Collector::init(stage)?;
+        collector.serve()?;
         let mut known = Good::new(stage, &collector, collector.enrolment_token())?;
         known.sends()?;
         let strangers: [Ipv4Addr; 3] = [2, 3, 4].map(|it| Ipv4Addr::new(127, 0, 0, it));

@@ -68,6 +68,8 @@ pub(crate) struct Actors {
     waits: [Application; 2],
     orders: Application,
     accounts: Application,
+    /// Reads from the replica what the one before it writes.
+    reports: Application,
     _safe: Application,
     _ledger: [Running; 2],
     /// What those that were replaced have served and failed.
@@ -119,9 +121,13 @@ impl Actors {
         let mut accounts = Application::transacting(stage, "accounts-api", servers.direct())?;
         accounts.does("prepare")?;
         text += &app(accounts.name(), &accounts.command());
+        servers.has_replayed("accounts")?;
+        let reports = Application::transacting(stage, "reports-api", servers.replica())?;
+        text += &app(reports.name(), &reports.command());
         let _ledger = ledger(stage)?;
         let (served, restarts) = (BTreeMap::new(), 0);
-        let mut it = Self { pools, light, page, waits, orders, accounts, _safe: safe, _ledger, served, restarts };
+        let mut it =
+            Self { pools, light, page, waits, orders, accounts, reports, _safe: safe, _ledger, served, restarts };
         for at in 0..it.light {
             it.decoys(at)?;
         }
@@ -166,7 +172,8 @@ impl Actors {
     pub(crate) fn second(&mut self, second: usize) -> Result<(), StageError> {
         self.orders.does("serve 2")?;
         self.orders.does("ask 1")?;
-        self.accounts.does("commit 3")?;
+        self.accounts.does("commit 2")?;
+        self.reports.does("commit 2")?;
         match second % 5 {
             0 => assert_eq!(self.accounts.does("write")?, 0, "every write is taken"),
             1 => {

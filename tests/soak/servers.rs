@@ -8,7 +8,7 @@ use tickbird_tests::certificate::Certificate;
 use tickbird_tests::postgres::{Route, password};
 use tickbird_tests::process::run;
 use tickbird_tests::truth::connections_to;
-use tickbird_tests::{MariaDb, PgBouncer, Postgres, RabbitMq, Redis, Stage, StageError, replica};
+use tickbird_tests::{MariaDb, PgBouncer, Postgres, RabbitMq, Redis, Seconds, Stage, StageError, replica, until};
 
 /// A name that leads to two addresses in turn.
 const NAME: &str = "db.internal";
@@ -65,7 +65,20 @@ impl Servers {
         self.main.environment("app", Route::V4)
     }
 
-    /// The same through the pooler, by this driver's DSN.
+    /// The environment of an application that only reads.
+    pub(crate) fn replica(&self) -> Vec<(&'static str, String)> {
+        self.replica.environment("app", Route::V4)
+    }
+
+    /// Waits until the replica has a table of the main server.
+    pub(crate) fn has_replayed(&self, table: &str) -> Result<(), StageError> {
+        until(format!("the replica has {table}"), 30.s(), || {
+            let rows = self.replica.sql_in("app", &format!("SELECT count(*) FROM {table}"));
+            rows.map(drop).map_err(|error| error.to_string())
+        })
+    }
+
+    /// The same as [`Self::direct`] through the pooler, by this driver's DSN.
     pub(crate) fn pooled(&self, driver: &str, keys: &str) -> Vec<(&'static str, String)> {
         let mut all = self.pooler.environment(&self.main, Route::V4);
         all.push(("DATABASE_URL", self.pooler.dsn(driver, keys)));

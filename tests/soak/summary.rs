@@ -12,6 +12,7 @@ pub(crate) struct Summary {
     minutes: u32,
     memory: Vec<u64>,
     cpu: Vec<f64>,
+    connections: BTreeSet<usize>,
     wrong: BTreeSet<String>,
 }
 
@@ -26,6 +27,11 @@ impl Summary {
         self.minutes += 1;
         self.memory.extend(status["agent"]["memory_bytes"].as_u64());
         self.cpu.extend(status["agent"]["cpu_ratio"].as_f64());
+    }
+
+    /// How many connections the agent had to each server just now.
+    pub(crate) fn connections(&mut self, counts: impl Iterator<Item = usize>) {
+        self.connections.extend(counts);
     }
 
     /// Something that fails the run once it is over: a soak that ends at its first fault tells of one.
@@ -54,7 +60,7 @@ impl Summary {
         status: &Value,
         findings: &[Value],
         served: &BTreeMap<String, (u64, u64)>,
-        (restarts, records): (usize, u64),
+        restarts: usize,
     ) -> String {
         let mut text = format!("# Soak: {} minutes of healthy traffic\n\n", self.minutes);
         let _ = writeln!(
@@ -73,8 +79,9 @@ impl Summary {
         if !self.wrong.is_empty() {
             let _ = writeln!(text, "\n**It failed:** {:?}", self.wrong);
         }
-        text.push_str("\nThe agent had one connection at each of six servers, every minute; ");
-        let _ = writeln!(text, "{records} records written by it are at the collector, each once.");
+        let (least, most) = (self.connections.first(), self.connections.last());
+        let _ =
+            writeln!(text, "\nThe agent's connections at each of six servers: {} to {}.", shown(least), shown(most));
         let mebibytes = |it: &u64| it / (1 << 20);
         let every = self.memory.iter().skip(SETTLED - 1).step_by(SETTLED);
         let series: Vec<String> = self
@@ -137,4 +144,8 @@ fn started(status: &Value) -> String {
 
 fn now(status: &Value) -> String {
     word(&status["agent"]["reported_at"])
+}
+
+fn shown<T: std::fmt::Display>(value: Option<T>) -> String {
+    value.map_or_else(|| "?".to_owned(), |it| it.to_string())
 }

@@ -658,7 +658,7 @@ pub static CHECKS: &[Check] = &[
         false_alarm: FalseAlarm::Low,
         needs: "nothing; OOM kills need cgroup v2",
         advice: "read the end of its log before the last restart; after an OOM kill compare its memory with the limit",
-        reason: "one restart is a deploy, and so is one of each instance; two within the hour are not",
+        reason: "one restart is a deploy, and so is one of each instance, or a successor that is there first; two others within the hour are not",
     },
     Check {
         id: "proc.zombie",

@@ -5,6 +5,9 @@
 //! of one instance among many would hide in that average, so a second count goes beside it: successors that themselves
 //! ended within ten minutes. The greater one is judged.
 //!
+//! Whoever starts the successor first and then ends the predecessor in order means to: no supervisor answers a crash before
+//! it happens. Such a replacement is no restart, however often it is deployed in an hour.
+//!
 //! Workers are recycled by their parents as a matter of course (`max_requests`), so of them only those count that
 //! lived for less than a minute or were killed by a signal. Programs that neither listen nor were declared come and go
 //! as cron runs them and are not judged.
@@ -109,6 +112,7 @@ impl Restarts {
         };
         life.came.retain(|(_, it)| *it != ended.instance);
         match life.came.pop_front() {
+            Some(_) if death.how.as_deref().is_some_and(is_in_order) => (),
             Some((_, successor)) => life.restarted(death, successor, now),
             None => push(&mut life.left, death),
         }
@@ -220,9 +224,18 @@ impl Life {
     }
 }
 
+/// Signals that people and supervisors send to end a service in order.
+const ENDING: [&str; 4] = ["signal 15", "signal 2", "signal 1", "signal 3"];
+/// What a program that takes such a signal ends with: nothing, or 128 and the signal.
+const ENDED: [&str; 5] = ["status 0", "status 143", "status 130", "status 129", "status 131"];
+
 /// A signal that nobody sends on purpose to end a service in order.
 fn is_by_signal(how: &str) -> bool {
-    how.contains("signal") && !["signal 15", "signal 2", "signal 1", "signal 3"].iter().any(|it| how.ends_with(it))
+    how.contains("signal") && !is_in_order(how)
+}
+
+fn is_in_order(how: &str) -> bool {
+    ENDING.iter().chain(&ENDED).any(|it| how.strip_suffix(it).is_some_and(|head| head.ends_with(' ')))
 }
 
 fn push<T>(queue: &mut VecDeque<T>, item: T) {

@@ -3,7 +3,7 @@
 use super::rows::{end_of, process};
 use super::*;
 use crate::inspect::Value;
-use crate::inspect::host::ProcessRow;
+use crate::inspect::host::{Ended, ProcessRow};
 
 fn host(processes: &[ProcessRow]) -> HostLook {
     HostLook { processes: processes.to_vec(), ..HostLook::default() }
@@ -293,6 +293,38 @@ fn a_rolling_restart_is_a_deploy() {
         assert_eq!(night.told(), "", "overlap {overlap}");
         assert!(matches!(night.state("proc.restart", "shop").value, Value::Known(count) if count < 2.0));
     }
+}
+
+/// Five deploys within the hour are five deploys where each successor is there first and each predecessor is asked to end;
+/// what dies by itself, or is started again once it is gone, keeps ending.
+#[test]
+fn replacing_an_instance_in_order_is_no_restart_however_often() {
+    let told = |how: &str, overlap: bool| {
+        let mut night = Night::begin();
+        let mut old = declared(process("shop", 1, 8000));
+        for pid in 2..7 {
+            let new = aged(declared(process("shop", pid, 8000)), 0);
+            run(&mut night, std::slice::from_ref(&old), 620);
+            if overlap {
+                run(&mut night, &[old.clone(), new.clone()], 2);
+            }
+            night.ended(&Ended { how: Some(how.into()), ..end_of(&aged(old, 622), night.now()) });
+            old = new;
+        }
+        run(&mut night, &[old], 30);
+        night.told()
+    };
+    for how in ["killed by signal 15", "killed by signal 2", "exit status 0", "exit status 143"] {
+        assert_eq!(told(how, true), "", "{how}");
+    }
+    for how in ["killed by signal 11", "killed by signal 9", "killed by signal 1115", "exit status 1", "exit status 10"]
+    {
+        assert!(told(how, true).contains("proc.restart began warning"), "{how}");
+    }
+    assert!(
+        told("killed by signal 15", false).contains("proc.restart began warning"),
+        "its supervisor ends it and begins anew"
+    );
 }
 
 #[test]

@@ -18,15 +18,20 @@ use tickbird_tests::{Stage, StageError, alone};
 type Scenario = fn(&Stage) -> Result<Vec<Figure>, StageError>;
 
 /// These run in namespaces of their own: what others on this host start and end would be counted to the agent.
-const APART: [&str; 2] = ["tick", "stacks"];
+const APART: [&str; 3] = ["tick", "stacks", "silent"];
 
-const SCENARIOS: [(&str, &str, Scenario); 6] = [
+const SCENARIOS: [(&str, &str, Scenario); 7] = [
     ("watch", "the agent's CPU and memory while it watches this host", watch::watch),
     ("tick", "the agent's CPU per second with 100, 1,000 and 5,000 pool sockets, against a bare dump", tick::tick),
     ("ingest", "records a second that the collector commits", ingest::ingest),
     ("look", "the watched PostgreSQL's CPU for one look of the agent", look::look),
     ("leak", "seconds from a fault to the webhook", leak::leak),
-    ("stacks", "seconds from the first leaked session to the webhook, for six libraries", stacks::stacks),
+    (
+        "stacks",
+        "seconds from the first session leaked in a transaction to the webhook, for six libraries",
+        stacks::stacks,
+    ),
+    ("silent", "the same of sessions that are idle at the server, for three", stacks::silent),
 ];
 
 /// One number.

@@ -7,7 +7,7 @@ use tickbird_tests::agent::{User, app};
 use tickbird_tests::collector::receiver;
 use tickbird_tests::wait::throughout;
 use tickbird_tests::webhook::{Manner, firing};
-use tickbird_tests::{Agent, Application, Collector, Disk, Seconds, StageError, Watch, Webhook, alone, until};
+use tickbird_tests::{Agent, Application, Collector, Disk, Seconds, Stage, StageError, Watch, Webhook, alone, until};
 
 const CHECK: &str = "fd.limit";
 const MIB: u64 = 1 << 20;
@@ -48,18 +48,22 @@ fn sums_are_whole(agent: &Agent) -> Result<(), StageError> {
     Ok(())
 }
 
+/// Applications whose descriptors can run out, and what the agent is told of them.
+fn shops<const N: usize>(stage: &Stage, names: [&str; N]) -> Result<(Vec<Application>, String), StageError> {
+    let (mut shops, mut settings) = (Vec::new(), String::new());
+    for name in names {
+        let mut shop = Application::web(stage, name, 0)?;
+        shop.does("limit 1000")?;
+        settings += &app(shop.name(), &shop.command());
+        shops.push(shop);
+    }
+    Ok((shops, settings))
+}
+
 #[test]
 fn an_agent_on_a_full_disk_tells_what_is_critical_and_recovers_by_itself() {
     alone(|stage| {
-        let mut shops = ["first", "second", "third", "fourth"]
-            .map(|name| Application::web(stage, name, 0))
-            .into_iter()
-            .collect::<Result<Vec<_>, _>>()?;
-        let mut settings = String::new();
-        for shop in &mut shops {
-            shop.does("limit 1000")?;
-            settings += &app(shop.name(), &shop.command());
-        }
+        let (mut shops, settings) = shops(stage, ["first", "second", "third", "fourth"])?;
         let webhook = Webhook::start(stage)?;
         let collector = Collector::serving(stage, &webhook)?;
         let mut agent = Agent::prepare(stage, &settings, User::Same)?;
@@ -126,15 +130,7 @@ fn is_ready(collector: &Collector, wanted: bool, within: Duration) -> Result<(),
 #[test]
 fn a_collector_on_a_full_disk_stores_nothing_delivers_what_waits_and_recovers_by_itself() {
     alone(|stage| {
-        let mut shops = ["first", "second"]
-            .map(|name| Application::web(stage, name, 0))
-            .into_iter()
-            .collect::<Result<Vec<_>, _>>()?;
-        let mut settings = String::new();
-        for shop in &mut shops {
-            shop.does("limit 1000")?;
-            settings += &app(shop.name(), &shop.command());
-        }
+        let (mut shops, settings) = shops(stage, ["first", "second"])?;
         let webhook = Webhook::start(stage)?;
         let room = stage.room("collector")?;
         let directory = room.join("collector");

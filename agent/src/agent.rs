@@ -402,9 +402,7 @@ impl Watcher {
         if now >= self.open_due {
             self.open_due = now + Duration::from_secs(OPEN_SECONDS);
             if std::mem::take(&mut self.has_lost) {
-                // As they were told, so that whoever heard them hears nothing new.
-                let firing = self.judge.firing().into_iter().map(Record::Finding);
-                self.append(Lane::Urgent, firing).await;
+                self.tell_again().await;
             }
             let open = self.judge.open(self.moment());
             self.append(Lane::Urgent, [Record::Open(open)]).await;

@@ -395,7 +395,8 @@ impl Judge {
             | CheckId::TxAbandoned
             | CheckId::TxErrors
             | CheckId::Role
-            | CheckId::Replica => self.servers.have_looked(),
+            | CheckId::Replica
+            | CheckId::ReplicaUse => self.servers.have_looked(),
             CheckId::SqliteShared => self.databases.have_looked(),
             CheckId::Stats | CheckId::HttpStatus | CheckId::HttpLatency | CheckId::HttpBody | CheckId::Certificate => {
                 true

@@ -343,11 +343,13 @@ impl Ship {
             return Err(ShipError::Garbage);
         }
         tracing::warn!(lane = %stored.lane, from, to, "the collector lost what it had acknowledged");
+        // Also should the answer be lost: then nobody asks again, and what still fires has to be said again all the same.
+        self.health.send_modify(|health| health.bridged += 1);
         let loss = Loss { lane: stored.lane, from, to, count: to - from + 1, outcome: LossOutcome::Quarantined };
         let gone = Stored { first: from, items: vec![Item::Loss(loss)], ..stored.clone() };
         match self.send(&gone).await? {
             Sent::Answered(Verdict::Acknowledged(answer)) if answer.through >= to => {
-                self.succeeded(|health| health.bridged += 1);
+                self.succeeded(|_| ());
                 Ok(())
             }
             _ => Err(ShipError::Garbage),

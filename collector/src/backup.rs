@@ -7,7 +7,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,12 @@ pub enum BackupError {
     /// The place is taken.
     #[error("`{0}` is there already")]
     Taken(PathBuf),
+    /// An earlier run was interrupted.
+    #[error("`{0}` is there: a run that was interrupted, or one that still goes on")]
+    Begun(PathBuf),
+    /// The place is a file system of its own.
+    #[error("`{0}` is a mount point")]
+    Mount(PathBuf),
     /// A file or directory cannot be read or written.
     #[error("cannot {doing} `{path}`")]
     File {
@@ -72,6 +78,8 @@ impl BackupError {
     pub const fn advice(&self) -> Option<&'static str> {
         match self {
             Self::Taken(_) => Some("choose another place, or move it away; nothing is ever overwritten"),
+            Self::Begun(_) => Some("remove it when nothing writes it any more: there are keys in it"),
+            Self::Mount(_) => Some("name a directory in it"),
             Self::File { .. } => Some("check its rights, and the space on its disk"),
             Self::NoBackup(_) => Some("name a directory that `backup` made"),
             Self::FromTheFuture { .. } => Some("restore it with the collector that made it, or a newer one"),
@@ -223,28 +231,30 @@ struct Draft {
 impl Draft {
     fn begin(name: &Path) -> Result<Self, BackupError> {
         let is_empty = |path: &Path| fs::read_dir(path).is_ok_and(|mut it| it.next().is_none());
-        if fs::symlink_metadata(name).is_ok() && !is_empty(name) {
-            return Err(BackupError::Taken(name.into()));
+        if let Ok(found) = fs::symlink_metadata(name) {
+            if !found.is_dir() || !is_empty(name) {
+                return Err(BackupError::Taken(name.into()));
+            }
+            // A directory gets its name by being renamed, which nothing does to a mount.
+            if fs::metadata(parent(name)).is_ok_and(|it| it.dev() != found.dev()) {
+                return Err(BackupError::Mount(name.into()));
+            }
         }
         let path = name.with_added_extension("partial");
         let made = DirBuilder::new().mode(0o700).create(&path);
         made.map_err(|source| match source.kind() {
-            io::ErrorKind::AlreadyExists => BackupError::Taken(path.clone()),
+            io::ErrorKind::AlreadyExists => BackupError::Begun(path.clone()),
             _ => BackupError::File { doing: "write", path: path.clone(), source },
         })?;
         Ok(Self { path, name: name.into(), is_finished: false })
     }
 
     fn finish(mut self) -> Result<(), BackupError> {
-        let parent = self.name.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let sync = |path: &Path| File::open(path).and_then(|it| it.sync_all());
         // An empty directory is replaced; one that was filled meanwhile is not.
-        sync(&self.path)
-            .and_then(|()| fs::rename(&self.path, &self.name))
-            .and_then(|()| sync(parent))
-            .map_err(BackupError::writing(&self.name))?;
+        sync(&self.path).and_then(|()| fs::rename(&self.path, &self.name)).map_err(BackupError::writing(&self.name))?;
         self.is_finished = true;
-        Ok(())
+        sync(parent(&self.name)).map_err(BackupError::writing(&self.name))
     }
 }
 
@@ -255,6 +265,10 @@ impl Drop for Draft {
             let _ = fs::remove_dir_all(&self.path);
         }
     }
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Files of a directory by name, and what else is in it.

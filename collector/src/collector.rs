@@ -207,9 +207,9 @@ impl Collector {
         ];
         let keep = tokio::spawn(keep(certificates, clock));
         let clock = tokio::spawn(pass_time(handle.clone()));
-        let watchdog = tokio::spawn(service::watch(handle.clone()));
         write_addresses(&directory, addresses)?;
         service::is_ready();
+        let watchdog = tokio::spawn(service::watch(handle.clone()));
         tracing::info!(agents = %addresses.agents, people = %addresses.people, "collector serves");
         Ok(Self {
             addresses,

@@ -6,10 +6,13 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 use tickbird_shared::batch::Record;
 use tickbird_shared::protocol::MAX_EVIDENCE_BYTES;
-use tickbird_shared::{Finding, Lane, Severity};
+use tickbird_shared::{Change, Finding, Lane, Severity};
 
 use super::{AFTER_LOSS, Watcher};
 use crate::buffer::BufferError;
+
+/// Findings of one append when all that fire are said again: their evidence may be long, and an append is bounded.
+const TOLD_AT_ONCE: usize = 100;
 
 impl Watcher {
     /// Whether they survive this process from now on; without a collector nothing has to.
@@ -33,6 +36,24 @@ impl Watcher {
             self.not_taken(error, lane, count);
         }
         appended.is_ok()
+    }
+
+    /// Says once more what fires, for whoever has lost it. As a beginning: who knows of it takes that for an agent that
+    /// started anew, and tells nobody. What is not taken comes with the next change, or after the next loss.
+    pub(super) async fn tell_again(&mut self) {
+        let firing = self.judge.firing();
+        let Some(shipping) = &self.shipping else { return };
+        for some in firing.chunks(TOLD_AT_ONCE) {
+            let anew = some.iter().cloned().map(|it| match it.change {
+                Change::EvidenceLost => it,
+                _ => Finding { change: Change::Began, ..it },
+            });
+            let encoded = anew.filter_map(|it| serde_json::to_vec(&Record::Finding(it)).ok()).collect();
+            if let Err(error) = shipping.buffer.append(Lane::Urgent, encoded).await {
+                tracing::warn!(error = error.chain(), "what still fires could not be said again");
+                return;
+            }
+        }
     }
 
     /// Findings were lost: what still fires, and a list of it, say what holds, once for all that are lost within a minute.

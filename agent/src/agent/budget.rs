@@ -11,6 +11,8 @@ const MOST: u32 = 8;
 const TIGHT: f64 = 0.8;
 /// It looks twice as often again when that would still leave it below this share.
 const LOOSE: f64 = 0.6;
+/// A halving has helped when it left so much of the cost at most.
+const HELPS: f64 = 0.85;
 /// A start is dear: everything is new to it.
 const START: Duration = Duration::from_secs(60);
 /// So many measurements in a row have to say so: a start, or a burst of new processes, is no state.
@@ -48,11 +50,15 @@ pub(super) struct Pace {
     times: u32,
     tight: u32,
     calm: u32,
+    /// What was taken before the last halving.
+    before_slower: Option<f64>,
+    /// Fewer looks did not make it cheaper.
+    is_in_vain: bool,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { last: None, times: 1, tight: 0, calm: 0 }
+        Self { last: None, times: 1, tight: 0, calm: 0, before_slower: None, is_in_vain: false }
     }
 }
 
@@ -67,18 +73,37 @@ impl Pace {
         self.times
     }
 
-    /// Takes in the CPU time since the start of the process; returns the cores taken since the last measurement.
+    /// Takes in the CPU time since the start of the process; returns the cores taken since the last measurement, once the
+    /// start is over.
     fn take(&mut self, total: Duration, budget: Budget, now: Duration) -> Option<f64> {
         let (at, before) = self.last.replace((now, total))?;
+        if now < START {
+            return None;
+        }
         let cores = total.saturating_sub(before).as_secs_f64() / now.saturating_sub(at).as_secs_f64().max(1e-3);
-        let is_tight = cores > TIGHT * budget.cpu && now >= START;
+        let is_tight = cores > TIGHT * budget.cpu;
         let is_calm = 2.0 * cores < LOOSE * budget.cpu;
         self.tight = if is_tight { self.tight + 1 } else { 0 };
+        if !is_tight {
+            // It was enough; what comes later has nothing to do with it.
+            self.before_slower = None;
+        }
         self.calm = if is_calm { self.calm + 1 } else { 0 };
-        if self.tight >= IN_A_ROW && self.times < MOST {
-            (self.times, self.tight) = (self.times * 2, 0);
-        } else if self.calm >= IN_A_ROW_CALM && self.times > 1 {
-            (self.times, self.calm) = (self.times / 2, 0);
+        if self.tight >= IN_A_ROW {
+            self.tight = 0;
+            let has_helped = self.before_slower.is_none_or(|before| cores < before * HELPS);
+            if !has_helped {
+                // It is not the looks that are dear: to see less would cost sight and save nothing.
+                self.times = (self.times / 2).max(1);
+                self.is_in_vain = true;
+            } else if self.times < MOST && !self.is_in_vain {
+                self.before_slower = Some(cores);
+                self.times *= 2;
+            }
+        } else if self.calm >= IN_A_ROW_CALM {
+            self.calm = 0;
+            self.times = (self.times / 2).max(1);
+            (self.before_slower, self.is_in_vain) = (None, false);
         }
         Some(cores)
     }
@@ -112,6 +137,20 @@ mod tests {
         assert_eq!(after(&mut pace, 4, 2.0), [4, 8, 8, 8], "and never less than an eighth");
         let back = after(&mut pace, 12, 0.01);
         assert_eq!(back, [8, 8, 4, 4, 4, 2, 2, 2, 1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn where_fewer_looks_make_nothing_cheaper_the_agent_looks_as_often_as_before() {
+        let mut pace = Pace::default();
+        let (mut at, mut total) = (Duration::ZERO, Duration::ZERO);
+        let mut times = Vec::new();
+        for _ in 0..20 {
+            at += Duration::from_secs(10);
+            total += Duration::from_secs_f64(10.0 * 0.2);
+            pace.take(total, BUDGET, at);
+            times.push(pace.times());
+        }
+        assert_eq!(times[6..], [[2, 2].as_slice(), &[1; 12]].concat(), "{times:?}");
     }
 
     #[test]

@@ -15,8 +15,8 @@ impl Watchdog {
     /// Tells that the agent is ready, and begins. `now` is the agent's monotonic clock.
     pub(super) fn begin(now: Duration) -> Self {
         tell(&[NotifyState::Ready]);
-        // Twice within the time that systemd waits.
-        Self { every: sd_notify::watchdog_enabled().map(|it| it / 2), last: now }
+        // A sign may come late by a turn; a stall of most of the time that systemd waits is still no end.
+        Self { every: sd_notify::watchdog_enabled().map(|it| it / 4), last: now }
     }
 
     /// The task turned once more.

@@ -13,7 +13,7 @@ use crate::backup::{self, Done};
 ///
 /// The backup is a new directory: the store as it was at one moment, the authority's and the server's keys, the
 /// configuration and the other files of the collector's directory, each with its digest. Whoever has it can speak for the
-/// collector: keep it where only the collector's user may read. Files that the configuration names elsewhere are not in it.
+/// collector: keep it where only the collector's user may read. While the store is copied its log grows by what is written. Files that the configuration names elsewhere are not in it.
 #[derive(Debug, Args)]
 pub(super) struct Backup {
     /// The directory to make.
@@ -26,8 +26,9 @@ pub(super) struct Backup {
 /// Makes a collector anew from a backup.
 ///
 /// Every file is compared with its digest and the store is read whole before the directory gets its name; an existing
-/// collector is never overwritten. Agents go on without being enrolled again, and tell as lost what only the old store
-/// had. What was denied, revoked or configured after the backup is undone: do it again.
+/// collector is never overwritten. Agents go on without being enrolled again, say as lost what only the old store had, and
+/// say once more what still fires. What was done after the backup is undone: agents enrolled since have to be enrolled
+/// again, denials, revocations and changed settings be made again; a token that was used since can be used again.
 #[derive(Debug, Args)]
 pub(super) struct Restore {
     /// The directory that `backup` made.

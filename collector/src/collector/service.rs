@@ -8,8 +8,8 @@ use crate::ledger::Handle;
 /// Not by a timer alone: that would outlive the ledger. Ends at once where nobody waits for signs.
 pub(super) async fn watch(ledger: Handle) {
     let Some(within) = sd_notify::watchdog_enabled() else { return };
-    // Twice within the time that systemd waits.
-    let mut turns = tokio::time::interval(within / 2);
+    // A stall of most of the time that systemd waits is still no end.
+    let mut turns = tokio::time::interval(within / 4);
     turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         turns.tick().await;

@@ -54,6 +54,13 @@ struct Life {
     is_presumed: bool,
 }
 
+impl Life {
+    /// Of one that no look saw, the time between two looks is all that is known; it did not live to be seen.
+    fn is_short(&self) -> bool {
+        self.is_presumed || self.lasted < SHORT_LIFE
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct BirthsOfLook {
     at: Duration,
@@ -152,16 +159,16 @@ impl Births {
         if self.is_alone() { unowned } else { unowned + self.presumed() }
     }
 
-    /// How long the connections lived that are this pool's.
-    fn lasted(&self) -> impl Iterator<Item = Duration> {
+    /// Connections that ended and are this pool's.
+    fn ended(&self) -> impl Iterator<Item = &Life> {
         let is_alone = self.is_alone();
-        self.lives.iter().filter(move |it| is_alone || !it.is_presumed).map(|it| it.lasted)
+        self.lives.iter().filter(move |it| is_alone || !it.is_presumed)
     }
 
     /// The least share that this pool has in what passes at its server, by those of short life that were seen (Wilson's
     /// bound). What is born and kept, as when a pool is filled, says nothing of who opens the others.
     fn share(&self) -> f64 {
-        let own = self.lasted().filter(|it| *it < SHORT_LIFE).count() as f64;
+        let own = self.ended().filter(|it| it.is_short()).count() as f64;
         let elsewhere = self.looks.iter().map(|it| f64::from(it.beside.elsewhere)).sum::<f64>();
         let (all, square) = (own + elsewhere, DEVIATIONS * DEVIATIONS);
         if own == 0.0 {
@@ -181,13 +188,13 @@ impl Births {
 
     /// Whether most connections do not live long. Those that no look saw did not.
     fn is_short(&self) -> bool {
-        let long = self.lasted().filter(|it| *it >= SHORT_LIFE).count() as f64;
-        let short = self.lasted().count() as f64 - long + self.share() * self.unowned();
+        let long = self.ended().filter(|it| !it.is_short()).count() as f64;
+        let short = self.ended().count() as f64 - long + self.share() * self.unowned();
         short + long >= LEAST_LIVES as f64 && short > long
     }
 
     fn median_life(&self) -> Option<Duration> {
-        let mut lives: Vec<Duration> = self.lasted().collect();
+        let mut lives: Vec<Duration> = self.ended().map(|it| it.lasted).collect();
         lives.sort_unstable();
         (lives.len() >= LEAST_LIVES).then(|| lives[lives.len() / 2])
     }
@@ -224,7 +231,7 @@ pub(super) fn judge(
         let mut evidence = object(json!({
             "births_per_second": crate::judge::evidence::value(&rate, Unit::PerSecond),
             "median_life_seconds": life.map(|it| number(it.as_secs_f64(), Unit::Seconds)),
-            "lives_counted": births.lasted().count(),
+            "lives_counted": births.ended().count(),
             "window_seconds": WINDOW.as_secs(),
             "pids": pids,
             "rule": "sock_diag destroy events",

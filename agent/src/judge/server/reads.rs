@@ -26,7 +26,7 @@ const LEAST_TIME: Duration = Duration::from_secs(60);
 /// Nor of so few rows: monitoring and a primary's own upkeep read some.
 const LEAST_ROWS: u64 = 10_000;
 /// A server that was not seen for so long takes no part.
-const FORGOTTEN: Duration = Duration::from_secs(60);
+const FORGOTTEN: Duration = WINDOW;
 
 /// What each server of a replicated database has read.
 #[derive(Debug, Default)]
@@ -58,7 +58,8 @@ impl Server {
 
 impl Reads {
     pub(super) fn look(&mut self, look: &ServerLook, now: Moment, tracks: &mut Tracks) {
-        self.0.retain(|_, it| it.samples.back().is_some_and(|(at, _)| now.mono.saturating_sub(*at) < FORGOTTEN));
+        let is_new = |it: &Server| it.samples.back().is_some_and(|(at, _)| now.mono.saturating_sub(*at) < FORGOTTEN);
+        self.0.retain(|target, it| *target == look.target || is_new(it));
         let facts = &look.facts;
         let (Some(Ok(standing)), Some(Ok(counters)), Some(Ok(identifier))) =
             (&facts.standing, &facts.counters, &facts.identifier)
@@ -88,6 +89,9 @@ impl Reads {
         }
         if !is_primary {
             self.judge(look, now, tracks);
+        } else if tracks.of(CheckId::ReplicaUse).any(|(key, _)| key.target == look.target) {
+            // It was promoted: no replica any more, whoever reads.
+            tracks.observe(Subject::of(CheckId::ReplicaUse, &look.target), Seen::known(0.0), now, Case::default);
         }
     }
 

@@ -142,6 +142,14 @@ fn what_nobody_saw_is_not_surely_the_only_pools_once_another_is_known_there() {
         look
     };
     let short = || Night::with([Override { hold: text("15s"), ..change("pool.churn") }]);
+    // Eight seconds between two looks, as when the agent keeps to its budget, are no long life.
+    let mut night = short();
+    watch(&mut night, 60, |second| {
+        let mut look = billing(second);
+        look.pools[0].presumed = vec![Duration::from_secs(8); 20];
+        look
+    });
+    assert_eq!(night.told().matches("pool.churn began").count(), 1, "{}", night.told());
     let mut night = short();
     watch(&mut night, 40, billing);
     assert_eq!(night.told().matches("pool.churn began").count(), 1, "nobody else is there: {}", night.told());

@@ -37,6 +37,9 @@ const START: Duration = Duration::from_secs(30);
 const YOUNG: Duration = Duration::from_secs(600);
 /// A worker that lives shorter than this was not recycled: it failed at its start.
 const STILLBORN: Duration = Duration::from_secs(60);
+/// A successor began before its predecessor's end when it is older than that by this. Supervisors wait as long after an end
+/// (`RestartSec=` of systemd, Docker), so an end that is noticed late is not taken for one.
+const AHEAD: Duration = Duration::from_millis(100);
 /// How long an OOM kill keeps firing.
 const OOM: Duration = Duration::from_secs(300);
 /// Most events that are kept of a target.
@@ -76,6 +79,12 @@ struct Death {
     how: Option<std::sync::Arc<str>>,
 }
 
+impl Death {
+    fn is_in_order(&self) -> bool {
+        self.how.as_deref().is_some_and(is_in_order)
+    }
+}
+
 impl Restarts {
     /// Notes which instances are new.
     pub(super) fn appeared(&mut self, groups: &[Group<'_>], now: Duration) {
@@ -104,7 +113,7 @@ impl Restarts {
             return;
         }
         let death = Death {
-            at: now,
+            at: ended.at.min(now),
             instance: ended.instance,
             lived: ended.age,
             was_successor: life.successors.contains(&ended.instance),
@@ -112,7 +121,7 @@ impl Restarts {
         };
         life.came.retain(|(_, it)| *it != ended.instance);
         match life.came.pop_front() {
-            Some(_) if death.how.as_deref().is_some_and(is_in_order) => (),
+            Some(_) if death.is_in_order() => (),
             Some((_, successor)) => life.restarted(death, successor, now),
             None => push(&mut life.left, death),
         }
@@ -145,10 +154,16 @@ impl Life {
     fn update(&mut self, rows: &[&ProcessRow], now: Duration) {
         self.seen_at = now;
         let is_start = now.saturating_sub(self.began) < START && self.began > Duration::ZERO;
-        let new: Vec<Instance> = rows.iter().map(|it| it.instance).filter(|it| !self.running.contains(it)).collect();
-        for instance in new {
+        for row in rows {
+            let instance = row.instance;
+            if self.running.contains(&instance) {
+                continue;
+            }
             self.running.push(instance);
+            // Both may have happened between two looks.
+            let was_first = |death: &Death| now.saturating_sub(row.age) + AHEAD <= death.at;
             match self.left.pop_front() {
+                Some(death) if death.is_in_order() && was_first(&death) => (),
                 Some(death) => self.restarted(death, instance, now),
                 None if is_start => (),
                 None => push(&mut self.came, (now, instance)),

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use tickbird_tests::agent::app;
 use tickbird_tests::certificate::Certificate;
 use tickbird_tests::process::{Running, installed};
+use tickbird_tests::wait::throughout;
 use tickbird_tests::{Application, Library, Requests, Seconds, Sizes, Stage, StageError, until};
 
 use crate::servers::Servers;
@@ -186,13 +188,17 @@ impl Actors {
         Ok(())
     }
 
-    /// A rolling restart of the page and of one stack after another: the successor serves before its predecessor ends.
+    /// A rolling restart of the page and of one stack after another: the successor serves beside its predecessor for a
+    /// while, by turns for several looks of the agent and within one.
     pub(crate) fn rolls(&mut self, minute: usize) -> Result<(), StageError> {
+        let beside = Duration::from_millis(if self.restarts % 2 == 0 { 500 } else { 3000 });
         let page = self.page.successor()?;
+        throughout("both serve", beside, || Ok(()))?;
         std::mem::replace(&mut self.page, page).stop()?;
         let at = (self.restarts + 1) % self.light;
         let mut successor = self.pools[at].successor()?;
         successor.does(&traffic(at, self.light, minute))?;
+        throughout("both serve", beside, || Ok(()))?;
         let mut old = std::mem::replace(&mut self.pools[at], successor);
         old.does("traffic 0")?;
         let (served, failed) = old.served()?;

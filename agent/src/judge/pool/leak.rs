@@ -64,6 +64,8 @@ struct History {
     leases: VecDeque<f64>,
     /// Certain leases at the last look.
     leased: HashMap<u64, Duration>,
+    /// Of these, transactions that were left open for so long that it is a fault of its own: no examples either.
+    left_open: HashSet<u64>,
     /// How many were held too long, where that changed.
     counts: VecDeque<(Duration, usize)>,
     trend: Trend,
@@ -82,6 +84,7 @@ impl History {
             seen_at: now,
             leases: VecDeque::new(),
             leased: HashMap::new(),
+            left_open: HashSet::new(),
             counts: VecDeque::new(),
             trend: Trend::default(),
             named: HashSet::new(),
@@ -91,20 +94,23 @@ impl History {
         }
     }
 
-    /// Leases that ended since the last look leave their age behind.
-    fn learn(&mut self, pools: &[&Pool<'_>], now: Duration) {
-        let all = pools.iter().flat_map(|pool| &pool.connections);
-        let leased: HashMap<u64, Duration> = all
+    /// Leases that ended since the last look leave their age behind. A transaction that was left open beyond `left_open`
+    /// seconds is no example, however it ended: one night of faults would make every later leak look usual.
+    fn learn(&mut self, pools: &[&Pool<'_>], left_open: f64, now: Duration) {
+        let all = || pools.iter().flat_map(|pool| &pool.connections);
+        let leased: HashMap<u64, Duration> = all()
             .filter(|it| matches!(it.verdict, Verdict::Leased | Verdict::Busy) && !listens(it))
             .map(|it| (it.connection.cookie, now.saturating_sub(it.since)))
             .collect();
         let ended = self.leased.iter().filter(|(cookie, _)| !leased.contains_key(*cookie));
         // One that was named is no example of how long a lease should take.
-        let ended = ended.filter(|(cookie, _)| !self.named.contains(*cookie));
+        let ended = ended.filter(|(cookie, _)| !self.named.contains(*cookie) && !self.left_open.contains(*cookie));
         self.leases.extend(ended.map(|(_, age)| age.as_secs_f64()));
         while self.leases.len() > LEASES_KEPT {
             self.leases.pop_front();
         }
+        self.left_open.retain(|it| leased.contains_key(it));
+        self.left_open.extend(all().filter(|it| is_left_open(it, left_open)).map(|it| it.connection.cookie));
         self.leased = leased;
     }
 
@@ -162,7 +168,8 @@ impl Leaks {
     ) {
         let history = self.pools.entry(target.clone()).or_insert_with(|| History::new(now.mono));
         history.seen_at = now.mono;
-        history.learn(pools, now.mono);
+        let left_open = tracks.rule(CheckId::IdleInTransaction).bounds.warning.unwrap_or(f64::INFINITY);
+        history.learn(pools, left_open, now.mono);
         let rule = tracks.rule(CheckId::Leak);
         let bound = history.bound(rule.bounds.warning.unwrap_or(f64::INFINITY), now.mono);
         let setting = tracks.thresholds().of(CheckId::Leak);
@@ -265,6 +272,14 @@ fn is_held(it: &Judged<'_>) -> bool {
 /// Whether its server says anything of its lease.
 fn tells_lease(it: &Judged<'_>) -> bool {
     it.said.is_some_and(|said| said.engine.tells_leases())
+}
+
+/// Idle in a transaction for at least so many seconds.
+fn is_left_open(it: &Judged<'_>, seconds: f64) -> bool {
+    use SessionState::{IdleInTransaction, IdleInTransactionAborted, InTransaction};
+    let stays = |state| matches!(state, IdleInTransaction | IdleInTransactionAborted | InTransaction);
+    let age = it.said.filter(|it| stays(it.session.state)).and_then(|it| it.session.state_age);
+    age.is_some_and(|it| it.as_secs_f64() >= seconds)
 }
 
 /// Waits for what others send: its age is no example of a lease's, and no sign of a leak.

@@ -3,6 +3,7 @@
 //! One task, `Watcher`, owns what is known: it takes the readings of all inspectors, lets the judge decide, appends
 //! what was decided to the buffer, and answers the local socket. The wall clock is read here and nowhere else.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +39,7 @@ use crate::inspect::summary::Minutes;
 use crate::inspect::{Inspector, Reading, Rows};
 use crate::judge::levels::Telling;
 use crate::judge::{BudgetSeen, BufferSeen, BufferSums, CertificateSeen, Judge, LaneSums, Moment, Who};
+use crate::kernel::reader::Reader;
 use crate::ship::{self, Ship};
 use crate::status::report::Source;
 use crate::status::world::World;
@@ -46,11 +48,13 @@ use crate::status::{self, CollectorPart, socket};
 mod accept;
 mod budget;
 mod once;
+mod separation;
 mod service;
 
 pub use budget::Budget;
 use budget::Pace;
 pub use once::Once;
+pub use separation::Separation;
 use service::Watchdog;
 
 /// What a signal asks of the running agent.
@@ -98,11 +102,11 @@ impl AgentError {
     }
 }
 
-/// Runs the agent until it is told to stop or its channel of orders closes.
+/// Runs the agent until it is told to stop or its channel of orders closes; `reader` looks into other processes.
 ///
 /// # Errors
 /// When it cannot start. Once it runs, trouble is told as findings and in the log, and it goes on.
-pub async fn run(config: Config, mut orders: mpsc::Receiver<Order>) -> Result<(), AgentError> {
+pub async fn run(config: Config, reader: Reader, mut orders: mpsc::Receiver<Order>) -> Result<(), AgentError> {
     let state_error = |source| AgentError::StateDir { path: config.state_dir.display().to_string(), source };
     std::fs::create_dir_all(&config.state_dir).map_err(state_error)?;
     let listener = socket::listen(&config.state_dir.join(socket::NAME)).map_err(state_error)?;
@@ -134,7 +138,7 @@ pub async fn run(config: Config, mut orders: mpsc::Receiver<Order>) -> Result<()
 
     let clock = Clock::start();
     let mut watcher = Watcher::new(config, identity, shipping, clock);
-    let mut eyes = Eyes::open(&watcher.config, clock);
+    let mut eyes = Eyes::open(&watcher.config, &reader, clock);
     let mut watchdog = Watchdog::begin(clock.now());
     loop {
         watchdog.turned(clock.now());
@@ -166,7 +170,8 @@ pub async fn run(config: Config, mut orders: mpsc::Receiver<Order>) -> Result<()
             order = orders.recv() => match order {
                 Some(Order::Reload(config)) => {
                     watcher.reconfigure(*config).await;
-                    eyes = Eyes::open(&watcher.config, clock);
+                    eyes = Eyes::open(&watcher.config, &reader, clock);
+                    watcher.judge.begin_anew(eyes.intervals.iter().map(|it| it.inspector.clone()), watcher.moment());
                     tracing::info!("configuration reloaded");
                 }
                 Some(Order::Stop) | None => break,
@@ -266,6 +271,8 @@ struct Watcher {
     held: u64,
     /// When the log last said that records are not taken.
     refused_said: Option<Duration>,
+    /// Intervals that went by since an inspector last saw anything, of those whose last look gave nothing.
+    unseen: BTreeMap<String, u32>,
 }
 
 /// Between two looks of the agent at itself.
@@ -280,7 +287,8 @@ impl Watcher {
         let who = identity
             .as_ref()
             .map_or_else(Who::alone, |it| Who { tenant: it.card().tenant.clone(), agent: it.card().agent.clone() });
-        let judge = Judge::new(who, config.checks.clone());
+        let mut judge = Judge::new(who, config.checks.clone());
+        judge.watches_servers(!servers(&config).is_empty());
         Self {
             config,
             identity,
@@ -302,6 +310,7 @@ impl Watcher {
             unbuffered: 0,
             held: 0,
             refused_said: None,
+            unseen: BTreeMap::new(),
         }
     }
 
@@ -311,6 +320,9 @@ impl Watcher {
 
     async fn reconfigure(&mut self, config: Config) {
         let findings = self.judge.reconfigure(config.checks.clone(), self.moment());
+        self.judge.watches_servers(!servers(&config).is_empty());
+        self.world.forget_configured();
+        self.unseen.clear();
         self.config = config;
         // Other inspectors have to look first.
         self.open_due = self.clock.now() + FIRST_OPEN_LIST;
@@ -321,7 +333,8 @@ impl Watcher {
         let now = Moment { mono: looked.at, wall: wall() };
         let mut findings = Vec::new();
         match looked.reading {
-            Some(reading) => {
+            Ok(reading) => {
+                self.unseen.remove(&looked.inspector);
                 findings.extend(self.judge.look(&reading, now));
                 self.recorder.add(&reading.observations, now.mono);
                 let summaries = self.minutes.add(&reading.observations, now.wall);
@@ -333,12 +346,16 @@ impl Watcher {
                     self.tell_levels(now).await;
                 }
             }
-            None => tracing::warn!(inspector = looked.inspector, took = ?looked.took, "a look did not end in time"),
+            Err(why) => {
+                *self.unseen.entry(looked.inspector.clone()).or_default() += 1 + looked.skipped;
+                tracing::warn!(inspector = looked.inspector, took = ?looked.took, "{why}");
+            }
         }
         if looked.skipped > 0 {
             tracing::warn!(inspector = looked.inspector, skipped = looked.skipped, "looks were left out");
         }
-        findings.extend(self.judge.ran(&looked.inspector, looked.skipped, now));
+        let missed = self.unseen.get(&looked.inspector).copied().unwrap_or(looked.skipped);
+        findings.extend(self.judge.ran(&looked.inspector, missed, now));
         self.tell(findings).await;
     }
 
@@ -495,7 +512,7 @@ struct Interval {
 const READINGS: usize = 64;
 
 impl Eyes {
-    fn open(config: &Config, clock: Clock) -> Self {
+    fn open(config: &Config, reader: &Reader, clock: Clock) -> Self {
         let (out, looked) = mpsc::channel(READINGS);
         let mut intervals = Vec::new();
         let mut begin = |inspector: Box<dyn Inspector>, [calm, suspect]: [Duration; 2], limit, hurry: Arc<Notify>| {
@@ -506,7 +523,8 @@ impl Eyes {
         };
         let endpoints = Endpoints::default();
         let attention = Attention::default();
-        let host = host::Config { attention: attention.clone(), ..config.host(endpoints.clone()) };
+        let host =
+            host::Config { attention: attention.clone(), reader: reader.clone(), ..config.host(endpoints.clone()) };
         let (host, ended) = HostInspector::new(host);
         let hurry = Arc::<Notify>::default();
         begin(Box::new(host), [config.host_interval; 2], config.host_interval * 10, hurry.clone());
@@ -524,9 +542,9 @@ impl Eyes {
             start(Box::new(HttpInspector::new(it.inspector.clone())), [it.interval; 2], limit);
         }
         for log in &config.logs {
-            start(Box::new(LogInspector::new(log.clone())), [LOG_INTERVAL; 2], LOG_INTERVAL * 10);
+            start(Box::new(LogInspector::new(log.clone(), reader.clone())), [LOG_INTERVAL; 2], LOG_INTERVAL * 10);
         }
-        let sqlite = Box::new(SqliteInspector::default());
+        let sqlite = Box::new(SqliteInspector::new(reader.clone()));
         start(sqlite, [config.sqlite_interval; 2], config.sqlite_interval);
         let names = Names::default();
         let resolver = Box::new(NamesInspector::new(names.clone()));
@@ -537,11 +555,11 @@ impl Eyes {
     /// Connections to a configured server are a pool, whatever its port, and names in DSNs are worth asking for.
     fn learn(&self, looked: &Looked) {
         match &looked.reading {
-            Some(Reading { rows: Rows::Server(look), .. }) => {
+            Ok(Reading { rows: Rows::Server(look), .. }) => {
                 self.endpoints.learn(&looked.inspector, look);
                 self.names.learn_server(&looked.inspector, look);
             }
-            Some(Reading { rows: Rows::Host(look), .. }) => self.names.learn_host(look),
+            Ok(Reading { rows: Rows::Host(look), .. }) => self.names.learn_host(look),
             _ => (),
         }
     }

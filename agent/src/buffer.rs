@@ -45,6 +45,8 @@ mod error;
 mod eviction;
 pub mod examine;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod generations;
 mod keeper;
 mod lane;

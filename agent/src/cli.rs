@@ -17,6 +17,7 @@ mod doctor;
 mod enroll;
 mod inspect;
 mod run;
+mod screen;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -192,6 +193,11 @@ fn code_of_usage(words: impl Iterator<Item = std::ffi::OsString>) -> u8 {
     let understood = Arguments::command().ignore_errors(true).try_get_matches_from(words);
     let is_verdict = |name: &str| matches!(name, "status" | "inspect" | "doctor");
     if understood.is_ok_and(|it| it.subcommand_name().is_some_and(is_verdict)) { UNKNOWN } else { 2 }
+}
+
+/// Gives up what only the reader needs, before anything is heard from a network.
+fn separate(config: &Config) -> Result<crate::agent::Separation, Failure> {
+    crate::agent::Separation::begin(config).map_err(|error| Failure(format!("cannot separate rights: {error}")))
 }
 
 /// Writes why the agent failed to standard error.

@@ -3,6 +3,7 @@
 //! Each stage owns its own struct; this file only composes them. What may heal while the agent runs (a server, a name,
 //! a password) is no mistake here.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,8 @@ use crate::judge;
 use crate::ship;
 
 pub mod files;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod log;
 mod pool_source;
 pub mod reader;
@@ -417,7 +420,10 @@ fn read_secret(path: &Path) -> Result<zeroize::Zeroizing<String>, String> {
         Ok(it) if !it.is_file() => return Err(format!("`{shown}` is not a file")),
         _ => (),
     }
-    std::fs::read_to_string(path).map(zeroize::Zeroizing::new).map_err(|error| match error.kind() {
+    let mut text = zeroize::Zeroizing::new(String::new());
+    // Some files of /proc say that they are empty, and never end.
+    let read = std::fs::File::open(path).and_then(|file| file.take(MAX_SECRET_BYTES).read_to_string(&mut text));
+    read.map(|_| text).map_err(|error| match error.kind() {
         std::io::ErrorKind::PermissionDenied => format!("may not read `{shown}`"),
         std::io::ErrorKind::NotFound => format!("there is no file `{shown}`"),
         _ => format!("cannot read `{shown}`: {error}"),

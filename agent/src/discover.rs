@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 pub mod application;
 pub mod dsn_keys;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub mod limits;
 pub mod processes;
 

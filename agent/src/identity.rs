@@ -319,6 +319,20 @@ fn directory(state_dir: &Path) -> PathBuf {
     state_dir.join("identity")
 }
 
+/// Root enrols for a service that runs as somebody else: its identity belongs to whom its state directory belongs to.
+fn give_to_the_owner_of(state_dir: &Path, directory: &Path) -> io::Result<()> {
+    use std::os::unix::fs::{MetadataExt, chown};
+    let owner = state_dir.metadata()?;
+    if !rustix::process::geteuid().is_root() || owner.uid() == 0 {
+        return Ok(());
+    }
+    let (user, group) = (Some(owner.uid()), Some(owner.gid()));
+    for entry in std::fs::read_dir(directory)? {
+        chown(entry?.path(), user, group)?;
+    }
+    chown(directory, user, group)
+}
+
 fn install_through(state_dir: &Path, path: &Path, draft: &Path, enrolled: &Enrolled) -> io::Result<()> {
     durable_file::create_private_directory(state_dir)?;
     remove_directory(draft)?;
@@ -328,6 +342,7 @@ fn install_through(state_dir: &Path, path: &Path, draft: &Path, enrolled: &Enrol
     durable_file::write_new(&draft.join("agent.pem"), enrolled.certificate.as_bytes(), 0o644)?;
     durable_file::write_new(&draft.join("ca.pem"), enrolled.authority.as_bytes(), 0o644)?;
     durable_file::write_new(&draft.join("identity.json"), &card, 0o644)?;
+    give_to_the_owner_of(state_dir, draft)?;
     durable_file::sync_directory(draft)?;
     if path.exists() {
         // Both names change in one step: at no moment is there no identity.
@@ -412,6 +427,20 @@ mod tests {
         let mode = |name: &str| state.path().join(name).metadata().expect("there").permissions().mode() & 0o777;
         assert_eq!((mode("identity"), mode("identity/agent.key")), (0o700, 0o600));
         assert!(!format!("{identity:?}").contains("PRIVATE"));
+    }
+
+    #[test]
+    fn belongs_to_whom_the_state_directory_belongs_to() {
+        use std::os::unix::fs::{MetadataExt, chown};
+        let state = tempfile::tempdir().expect("a directory");
+        let own = rustix::process::geteuid();
+        // Only root can give a directory away; everybody else keeps its own.
+        let owner = if own.is_root() { 12_345 } else { own.as_raw() };
+        chown(state.path(), Some(owner), None).expect("given away");
+        Identity::install(state.path(), &enrolled("a-1"), false).expect("installed");
+        for name in ["identity", "identity/agent.key", "identity/identity.json"] {
+            assert_eq!(state.path().join(name).metadata().expect("there").uid(), owner, "{name}");
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use crate::discover::TargetKey;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub mod host;
 pub mod http_endpoint;
 pub mod log_tail;

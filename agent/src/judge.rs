@@ -5,7 +5,7 @@
 //! `judge/hold.rs` says when that counts, `judge/tracks.rs` keeps the state of every check on every target and makes
 //! the findings. The table of checks is `judge/defaults.rs`, with the operator's changes `judge/settings.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,18 +40,20 @@ pub use defaults::{CHECKS, Check, FalseAlarm};
 pub use hold::{Hold, Holds};
 pub use own::{BudgetSeen, BufferSeen, BufferSums, CertificateSeen, LaneSums};
 pub use pool::join::{Join, Joined, join};
+pub use pool::quality::JoinedShare;
 pub use pool::view::{ConnectionView, PoolView, Verdict};
 pub use settings::{Effective, Mistake, Override, Thresholds};
 pub use threshold::{Bounds, CLEARING_RATIO, Direction};
 
 use defaults::CheckId;
-use tracks::{Standing, Tracks};
+use tracks::{Key, Standing, Tracks};
 
 /// How the reason of a value begins that no check looks at: neither ok nor waiting.
 pub(crate) const NOT_JUDGED: &str = "not judged";
 /// A process or pool that has not been seen for so long is gone, and what fired of it is resolved.
 const GONE: Duration = Duration::from_secs(300);
-/// What fired of it aside, it is forgotten much sooner: a host may start thousands of short-lived processes an hour.
+/// What fired of it aside, it is forgotten much sooner: a host may start thousands of short-lived processes an hour. So is
+/// all that no inspector looks at any more.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// For whom the judge speaks: part of every fingerprint.
@@ -169,7 +171,18 @@ pub struct Judge {
     databases: sqlite::Databases,
     own: own::Own,
     host_seen: bool,
+    /// No server is configured: none is missing when none was asked.
+    is_without_servers: bool,
+    /// Inspectors that have not looked for [`LATE`] intervals.
+    late: BTreeSet<String>,
+    /// When other inspectors were begun last.
+    begun: Option<Duration>,
+    /// Those of them that have not looked yet.
+    awaited: BTreeSet<String>,
 }
+
+/// So many intervals without a look are no hiccup.
+const LATE: u32 = 3;
 
 impl Judge {
     /// A judge that has seen nothing.
@@ -184,6 +197,10 @@ impl Judge {
             databases: sqlite::Databases::default(),
             own: own::Own::default(),
             host_seen: false,
+            is_without_servers: false,
+            late: BTreeSet::new(),
+            begun: None,
+            awaited: BTreeSet::new(),
         }
     }
 
@@ -192,6 +209,19 @@ impl Judge {
     pub fn ignoring_holds(mut self) -> Self {
         self.tracks.ignore_holds();
         self
+    }
+
+    /// No server is to be asked, or some are: of whom nobody asks, nothing fires.
+    pub const fn watches_servers(&mut self, some: bool) {
+        self.is_without_servers = !some;
+    }
+
+    /// These inspectors look from now on. What none of them has seen a minute later, when all have looked, is not in the
+    /// configuration any more, and ends.
+    pub fn begin_anew(&mut self, inspectors: impl IntoIterator<Item = String>, now: Moment) {
+        self.begun = Some(now.mono);
+        self.awaited = inspectors.into_iter().collect();
+        self.late.clear();
     }
 
     /// Judges by other thresholds from now on; what fires of checks that were switched off is resolved.
@@ -292,13 +322,17 @@ impl Judge {
         self.processes.wait_for_look()
     }
 
-    /// An inspector had its turn; `missed` intervals went by without a look since the one before.
+    /// An inspector had its turn; `missed` intervals have gone by without what it sees, this one among them if it saw
+    /// nothing.
     pub fn ran(&mut self, inspector: &str, missed: u32, now: Moment) -> Vec<Finding<'static>> {
-        self.late(inspector, missed, now)
-    }
-
-    /// An inspector has not looked for `missed` intervals.
-    pub fn late(&mut self, inspector: &str, missed: u32, now: Moment) -> Vec<Finding<'static>> {
+        if missed == 0 {
+            self.awaited.remove(inspector);
+        }
+        if missed < LATE {
+            self.late.remove(inspector);
+        } else if !self.late.contains(inspector) {
+            self.late.insert(inspector.to_owned());
+        }
         own::late(inspector, missed, now, &mut self.tracks);
         self.tracks.take()
     }
@@ -314,11 +348,12 @@ impl Judge {
     }
 
     /// What fires or may, and the checks of which the collector may resolve everything else: those that looked and
-    /// saw all of their targets. A target that was seen too seldom, or waits for its hold, may fire.
+    /// saw all of their targets. A target that was seen too seldom, or waits for its hold, may fire. While an inspector does
+    /// not come to look, nothing is concluded from what does not fire.
     pub fn open(&self, now: Moment) -> Open {
         let mut firing = self.tracks.fingerprints();
         let mut checks = Vec::new();
-        for check in CheckId::all() {
+        for check in CheckId::all().filter(|_| self.late.is_empty()) {
             let Some(open) = self.may_fire(check, now) else { continue };
             if firing.len() + open.len() <= MAX_FIRING {
                 checks.push(check.check().id.to_owned());
@@ -349,6 +384,12 @@ impl Judge {
         self.servers.empty_in(server, now)
     }
 
+    /// How many connections of this host were joined with their sessions at the last look at a server; `None` where none
+    /// could be.
+    pub fn joined(&self, server: &TargetKey) -> Option<&JoinedShare> {
+        self.pools.joined(server)
+    }
+
     /// Whether a pool of this server is over 80 % or has a session that is half-way to a bound: then the server is worth
     /// asking more often. `server` is the target's key or the inspector's name.
     pub fn is_suspect(&self, server: &str) -> bool {
@@ -369,7 +410,8 @@ impl Judge {
     /// What may fire of a check beside what does; `None` when a target of it cannot be seen, or nothing was looked at.
     fn may_fire(&self, check: CheckId, now: Moment) -> Option<Vec<Fingerprint>> {
         if !self.tracks.thresholds().of(check).enabled {
-            return None;
+            // What fired of it before a restart, nobody else would end.
+            return Some(Vec::new());
         }
         let (mut has_any, mut has_settled, mut open) = (false, false, Vec::new());
         for (key, track) in self.tracks.of(check) {
@@ -396,7 +438,8 @@ impl Judge {
             | CheckId::TxErrors
             | CheckId::Role
             | CheckId::Replica
-            | CheckId::ReplicaUse => self.servers.have_looked(),
+            | CheckId::ReplicaUse
+            | CheckId::Join => self.is_without_servers || self.servers.have_looked(),
             CheckId::SqliteShared => self.databases.have_looked(),
             CheckId::Stats | CheckId::HttpStatus | CheckId::HttpLatency | CheckId::HttpBody | CheckId::Certificate => {
                 true
@@ -409,15 +452,25 @@ impl Judge {
     fn end_what_is_gone(&mut self, now: Moment) {
         let pools = &self.pools;
         self.tracks.keep(now, |_, track| track.place.as_ref().is_some_and(|it| pools.is_there(&it.who)));
+        let all_look = self.awaited.is_empty() && self.late.is_empty();
+        // Some facts are read once in several looks.
+        if let Some(begun) = self.begun.filter(|it| all_look && now.mono.saturating_sub(*it) >= FORGOTTEN) {
+            let reason = "nothing looks at it since the configuration was loaded anew";
+            self.tracks.end(reason, now, |key, track| !lives_here(key) && track.seen_at <= begun);
+        }
         self.tracks.end("the target has not been there for 5 minutes", now, |key, track| {
-            let lives_here = key.target.as_str().starts_with("process:") || key.target.as_str().starts_with("pool:");
             let unseen = now.mono.saturating_sub(track.seen_at);
             match track.level.firing() {
-                Some(_) => lives_here && key.check != CheckId::Gone && unseen >= GONE,
-                None => lives_here && unseen >= FORGOTTEN,
+                Some(_) => lives_here(key) && key.check != CheckId::Gone && unseen >= GONE,
+                None => lives_here(key) && unseen >= FORGOTTEN,
             }
         });
     }
+}
+
+/// Whether its target is a process or a pool of this host, which comes and goes whatever is configured.
+fn lives_here(key: &Key) -> bool {
+    key.target.as_str().starts_with("process:") || key.target.as_str().starts_with("pool:")
 }
 
 /// Why a look shows nothing of what `check` looks at, when that is because it could not be read. A host where nothing

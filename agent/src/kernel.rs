@@ -3,17 +3,20 @@
 //! Sockets come over netlink ([`sock_diag`]) or, where that is refused, from `/proc/net` ([`proc_net`]); processes from
 //! `/proc` ([`proc`]) and their memory limits from the cgroup tree ([`cgroup`]). [`owners`] joins the two: which process
 //! holds which socket on which descriptor; [`own`] is what this process takes itself. [`netns`] tells network namespaces apart and looks into others, [`pidfd`]
-//! hears the end of a process. In every module the parser is a pure function of bytes and separate from the reading.
+//! hears the end of a process. [`reader`] is who has the rights for all of it. In every module the parser is a pure function of bytes and separate from the reading.
 
 use std::io;
 
 pub mod cgroup;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub mod netns;
 pub mod own;
 pub mod owners;
 pub mod pidfd;
 pub mod proc;
 pub mod proc_net;
+pub mod reader;
 pub mod sock_diag;
 pub mod socket;
 pub mod unix_path;

@@ -22,5 +22,8 @@ pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod durable_file;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod identity;
 pub mod status;

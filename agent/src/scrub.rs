@@ -6,6 +6,8 @@
 //! bounded in bytes and free of control, bidirectional and invisible characters.
 
 mod command_line;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod secret;
 mod sql;
 mod text;

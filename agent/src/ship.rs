@@ -38,9 +38,12 @@ mod breaker;
 mod connection;
 pub mod enrolment;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod health;
 mod origin;
 mod pace;
+mod patience;
 mod renewal;
 mod skew;
 
@@ -84,6 +87,9 @@ pub struct Config {
     pub backoff_base: Duration,
     /// The longest wait.
     pub backoff_cap: Duration,
+    /// The longest wait after an attempt that did not get there: with an attempt that is under way when a cut ends it
+    /// stays below a heartbeat.
+    pub way_cap: Duration,
     /// Failures in a row after which only probes are sent.
     pub breaker_opens_after: u32,
     /// How long the end of the agent waits for what is still to be sent.
@@ -106,6 +112,7 @@ impl Config {
             burst: 18_000.0,
             backoff_base: Duration::from_millis(500),
             backoff_cap: Duration::from_secs(30),
+            way_cap: Duration::from_secs(5),
             breaker_opens_after: 5,
             drain_for: Duration::from_secs(5),
             clock,
@@ -424,6 +431,9 @@ impl Ship {
             ShipError::Denied { code } if code == "certificate_ended" => {
                 self.renewal.hurry();
                 self.breaker.fail(now, rand::random(), None);
+            }
+            error if error.is_of_the_way() => {
+                self.breaker.fail_on_the_way(now, rand::random(), self.config.way_cap);
             }
             _ => self.breaker.fail(now, rand::random(), error.retry_after()),
         }

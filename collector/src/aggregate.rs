@@ -2,11 +2,13 @@
 //!
 //! One incident per fingerprint (`incident`); presence of agents (`presence`); and the incidents that the collector
 //! raises itself, about agents and about its own deliveries (`own`) and about many agents together (`fleet`). An agent's list of what fires resolves what is
-//! missing from it, so that no lost message leaves an incident open for ever.
+//! missing from it, so that no lost message leaves an incident open for ever; what another life of its buffer said, only
+//! when that life is over (`lives`).
 
 mod excess;
 mod fleet;
 mod incident;
+mod lives;
 mod own;
 mod presence;
 mod priority;
@@ -21,7 +23,7 @@ use tickbird_shared::{Epoch, Fingerprint, Lane, Severity, Status, Timestamp};
 use ulid::Ulid;
 
 use crate::pki::life::Kept;
-use crate::store::{AgentRow, FindingRow, IncidentRow, LevelsRow, LossRow, MessageState, OutboxRow, UseRow};
+use crate::store::{AgentRow, Condition, FindingRow, IncidentRow, LevelsRow, LossRow, MessageState, OutboxRow, UseRow};
 
 pub use fleet::{PoolSum, Range, Share, Used, of_rows};
 pub use incident::{ChangeKind, IncidentChange};
@@ -30,7 +32,8 @@ pub use priority::{Impact, Priority, Probability};
 
 use excess::Excess;
 use fleet::{Fleet, Outcome};
-use incident::{Heard, Incident, RECURRENCE, Sight, elapsed, later};
+use incident::{Heard, Incident, RECURRENCE, Sight, UPDATE_EVERY, elapsed, later};
+use lives::{Lives, Word};
 use presence::{Listening, Voice};
 
 /// Incidents of one agent that are remembered. One that fires and ends a hundred times a second, each time as another
@@ -38,6 +41,8 @@ use presence::{Listening, Voice};
 const REMEMBERED: usize = 2 * MAX_FIRING;
 /// Silence after which an ephemeral agent is forgotten.
 const EPHEMERAL: Duration = Duration::from_secs(3600);
+/// Why an open list ends an incident.
+const MISSING_IN_LIST: &str = "it is missing from the agent's list of what fires";
 
 /// Something that happened.
 #[derive(Debug)]
@@ -69,6 +74,8 @@ pub enum Event<'a> {
         sent_at: Timestamp,
         /// The agent ends on purpose.
         goodbye: bool,
+        /// What is in it was held in memory, because the agent's disk took nothing.
+        is_volatile: bool,
     },
     /// Sequences that were settled came again with other content.
     ClonedIdentity {
@@ -112,6 +119,8 @@ pub enum Event<'a> {
     Message(&'a OutboxRow),
     /// How the collector's own certificates stand.
     Certificates(&'a Kept),
+    /// How the store stands.
+    Store(&'a Condition),
     /// A second passed.
     Tick,
 }
@@ -128,6 +137,7 @@ struct Agent {
     voice: Voice,
     /// Life of the buffer and clock of the newest batch, to place what is in it.
     batch: Option<(Epoch, Timestamp)>,
+    lives: Lives,
     firing: BTreeSet<Fingerprint>,
     /// Incidents of it that are remembered: those that fire, and those that may still return.
     remembered: usize,
@@ -193,9 +203,8 @@ impl State {
     /// The same with what was stored of the fleet.
     #[must_use]
     pub fn with_fleet(mut self, levels: Vec<LevelsRow>, used: Vec<UseRow>) -> Self {
-        let of_fleet = |it: &&Incident| it.is_firing() && it.row().check == fleet::POOL_BUDGET;
+        let of_fleet = |it: &&Incident| it.is_firing() && it.row().agent == fleet::FLEET;
         let firing = self.incidents.values().filter(of_fleet).map(Incident::row);
-        let firing = firing.map(|row| (row.tenant.as_str(), row.target.as_str(), row.severity, row.since));
         self.fleet = Fleet::load(levels, used, firing);
         self
     }
@@ -225,12 +234,12 @@ impl State {
                 self.describe(row);
                 Vec::new()
             }
-            Event::Heard { tenant, agent, epoch, sent_at, goodbye } => {
-                self.heard(&key(tenant, agent), epoch, sent_at, goodbye, now)
+            Event::Heard { tenant, agent, epoch, sent_at, goodbye, is_volatile } => {
+                self.heard(&key(tenant, agent), Word { epoch, sent_at, goodbye, is_volatile }, now)
             }
             Event::ClonedIdentity { tenant, agent, lane, first } => {
                 let host = self.host(tenant, agent);
-                self.raise(own::cloned_identity(tenant, agent, &host, lane, first, now), now)
+                self.raise(own::cloned_identity(&key(tenant, agent), &host, lane, first, now), now)
             }
             Event::Excess { tenant, agent, limit, times } => {
                 let key = key(tenant, agent);
@@ -262,6 +271,7 @@ impl State {
             }
             Event::Message(message) => self.message(message, now),
             Event::Certificates(kept) => self.certificates(kept, now),
+            Event::Store(condition) => self.store(condition, now),
             Event::Tick => self.tick(now),
         }
     }
@@ -344,32 +354,74 @@ impl State {
             })
         };
         let missing: Vec<_> = agent.firing.iter().filter(|it| !listed.contains(it)).filter(missing).copied().collect();
-        let end = |it| self.end(it, "resync", "it is missing from the agent's list of what fires", sight.clone(), now);
-        missing.into_iter().filter_map(end).collect()
+        let listened = self.listening.total();
+        let incidents = &self.incidents;
+        // What another life said that still speaks is not this one's to end: the two may be two machines.
+        let is_others = |it: &Fingerprint| {
+            let said_by = incidents.get(it).and_then(|it| it.row().seen_epoch.as_ref());
+            said_by.is_some_and(|it| sight.epoch.as_ref() != Some(it) && !agent.lives.is_over(it, listened))
+        };
+        let (doubted, ended): (Vec<_>, Vec<_>) = missing.into_iter().partition(is_others);
+        if let (Some(epoch), Some(agent)) = (&sight.epoch, self.agents.get_mut(owner)) {
+            let of_list = |it: &Fingerprint| incidents.get(it).is_none_or(|it| ran.contains(it.row().check.as_str()));
+            agent.lives.doubt(epoch, of_list, &doubted, sight.at);
+        }
+        let end = |it| self.end(it, "resync", MISSING_IN_LIST, sight.clone(), now);
+        ended.into_iter().filter_map(end).collect()
     }
 
-    fn heard(
-        &mut self,
-        owner: &Key,
-        epoch: &Epoch,
-        sent_at: Timestamp,
-        goodbye: bool,
-        now: Timestamp,
-    ) -> Vec<IncidentChange> {
+    /// Ends what a list had not, once the life that had said it is over.
+    fn look_at_doubts(&mut self, now: Timestamp) -> Vec<IncidentChange> {
+        let listened = self.listening.total();
+        let mut ends = Vec::new();
+        for agent in self.agents.values_mut() {
+            let mut settled = HashSet::new();
+            for (fingerprint, epoch, at) in agent.lives.doubts(listened) {
+                let sight = Sight { epoch: Some(epoch.clone()), at };
+                let incident = self.incidents.get(&fingerprint).filter(|it| it.is_firing() && !it.is_history(&sight));
+                match incident.and_then(|it| it.row().seen_epoch.as_ref()) {
+                    Some(said_by) if said_by != epoch => {
+                        if agent.lives.is_over(said_by, listened) {
+                            settled.insert(fingerprint);
+                            ends.push((fingerprint, sight));
+                        }
+                    }
+                    _ => {
+                        settled.insert(fingerprint);
+                    }
+                }
+            }
+            if !settled.is_empty() {
+                agent.lives.settle(&settled);
+            }
+        }
+        ends.into_iter().filter_map(|(it, sight)| self.end(it, "resync", MISSING_IN_LIST, sight, now)).collect()
+    }
+
+    fn heard(&mut self, owner: &Key, word: Word<'_>, now: Timestamp) -> Vec<IncidentChange> {
         let listened = self.listening.total();
         let Some(agent) = self.agents.get_mut(owner) else { return Vec::new() };
-        agent.batch = Some((epoch.clone(), sent_at));
+        agent.batch = Some((word.epoch.clone(), word.sent_at));
+        if agent.denied {
+            return Vec::new();
+        }
+        let other = agent.lives.hear(word, listened);
         let was_missing = agent.voice.presence() == Presence::Missing;
-        if agent.denied || !agent.voice.hear(sent_at, goodbye, listened) {
-            return Vec::new();
+        let is_live = agent.voice.hear(word.sent_at, word.goodbye, listened);
+        if is_live {
+            agent.last_seen_at = Some(now);
         }
-        agent.last_seen_at = Some(now);
-        if !was_missing {
-            return Vec::new();
+        let told = other.map(|other| own::lives_take_turns(owner, &agent.host, [&other, word.epoch], now));
+        let mut changes = told.map_or_else(Vec::new, |finding| self.raise(finding, now));
+        if is_live && was_missing {
+            let (why, reason) = if word.goodbye {
+                ("stopped", "the agent said goodbye")
+            } else {
+                ("heard again", "a batch of the agent came")
+            };
+            changes.extend(self.end_own(owner, own::MISSING, why, reason, now));
         }
-        let (why, reason) =
-            if goodbye { ("stopped", "the agent said goodbye") } else { ("heard again", "a batch of the agent came") };
-        self.end_own(owner, own::MISSING, why, reason, now)
+        changes
     }
 
     fn message(&mut self, message: &OutboxRow, now: Timestamp) -> Vec<IncidentChange> {
@@ -405,6 +457,33 @@ impl State {
         changes
     }
 
+    /// Told once when nothing can be stored, and once for each damage; over when there is room, or what was set aside is taken
+    /// away.
+    fn store(&mut self, condition: &Condition, now: Timestamp) -> Vec<IncidentChange> {
+        let full = condition.is_full.then(|| own::store_full(now));
+        let damaged = condition.damage.as_ref().map(|damage| own::store_damaged(damage, now));
+        let mut changes = Vec::new();
+        for (target, finding, reason) in [
+            (own::STORE_DISK, full, "the store can be written again"),
+            (own::STORE_DAMAGE, damaged, "what was set aside was taken away"),
+        ] {
+            let fingerprint = own::store_fingerprint(target);
+            let fires = self.incidents.get(&fingerprint).filter(|it| it.is_firing());
+            match finding {
+                Some(finding) if fires.is_none_or(|it| it.row().summary != finding.summary) => {
+                    changes.extend(self.raise(finding, now));
+                }
+                Some(_) => (),
+                None if fires.is_some() => {
+                    let sight = Sight { epoch: None, at: now };
+                    changes.extend(self.end(fingerprint, "cleared", reason, sight, now));
+                }
+                None => (),
+            }
+        }
+        changes
+    }
+
     fn tick(&mut self, now: Timestamp) -> Vec<IncidentChange> {
         self.listening.tick(now);
         let listened = self.listening.total();
@@ -413,16 +492,18 @@ impl State {
         };
         let missing: Vec<_> = self.agents.iter_mut().filter_map(silent).collect();
         let mut changes: Vec<_> = missing.into_iter().flat_map(|finding| self.raise(finding, now)).collect();
+        changes.extend(self.look_at_doubts(now));
         changes.extend(self.look_at_fleet(now));
 
         for orphan in std::mem::take(&mut self.orphans) {
             let sight = Sight { epoch: None, at: now };
             changes.extend(self.end(orphan, "agent forgotten", "its agent is not known", sight, now));
         }
-        while let Some(&(until, fingerprint)) = self.held.first()
-            && until <= now
-        {
-            self.held.pop_first();
+        // After the clock was set back the last ones come first: see `Incident::release`.
+        let is_due = |(until, _): &(Timestamp, Fingerprint)| *until <= now || later(now, UPDATE_EVERY) < *until;
+        let next = |held: &BTreeSet<_>| [held.first(), held.last()].into_iter().flatten().copied().find(is_due);
+        while let Some((until, fingerprint)) = next(&self.held) {
+            self.held.remove(&(until, fingerprint));
             changes.extend(self.incidents.get_mut(&fingerprint).and_then(|it| it.release(now)));
         }
         let quiet = |it: &Incident| it.is_firing() && own::is_over(it.row(), now);
@@ -575,6 +656,7 @@ impl Agent {
             last_seen_at: row.last_seen_at,
             voice,
             batch: None,
+            lives: Lives::default(),
             firing: BTreeSet::new(),
             remembered: 0,
             excess: Excess::default(),

@@ -8,6 +8,8 @@ mod agents;
 mod exchange;
 mod findings;
 mod fleet;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod health;
 mod incidents;
 mod metrics;

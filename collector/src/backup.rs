@@ -202,11 +202,17 @@ fn read_manifest(from: &Path) -> Result<Manifest, BackupError> {
     let mut text = String::new();
     let file = File::open(from.join(MANIFEST)).map_err(|_| none())?;
     file.take(MAX_MANIFEST).read_to_string(&mut text).map_err(|_| none())?;
-    let form: Form = serde_json::from_str(&text).map_err(|_| none())?;
+    parse_manifest(&text, from)
+}
+
+/// From its text; `from` is the backup that it belongs to.
+pub(crate) fn parse_manifest(text: &str, from: &Path) -> Result<Manifest, BackupError> {
+    let none = || BackupError::NoBackup(from.into());
+    let form: Form = serde_json::from_str(text).map_err(|_| none())?;
     if form.format > FORMAT {
         return Err(BackupError::FromTheFuture { found: form.format });
     }
-    let manifest: Manifest = serde_json::from_str(&text).map_err(|_| none())?;
+    let manifest: Manifest = serde_json::from_str(text).map_err(|_| none())?;
     // A name that leads elsewhere was not written by `make`.
     let leads_away = |it: &Kept| Path::new(&it.name).file_name().is_none_or(|name| name != it.name.as_str());
     if manifest.files.len() > MAX_FILES || manifest.files.iter().any(leads_away) {

@@ -20,6 +20,8 @@ use crate::pki::life::{Kept, Life};
 use crate::pki::{self, AgentCertificate, Keyring, Lives, PkiError, Request, Validity};
 
 mod brought;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod verifier;
 
 pub use brought::{Brought, Naming, ServerFiles};
@@ -75,6 +77,11 @@ pub enum CertificatesError {
 }
 
 impl Settings {
+    /// Every file that is read again while the collector serves, beside those in its directory.
+    pub fn read_again(&self) -> impl Iterator<Item = &Path> {
+        [&self.agents, &self.people].into_iter().flat_map(Brought::files)
+    }
+
     const fn of(&self, side: Side) -> &Brought {
         match side {
             Side::Agents => &self.agents,

@@ -162,7 +162,7 @@ impl Where {
 
     /// The store, to be changed for a moment beside a collector that may serve.
     fn writer(&self) -> Result<Writer, CliError> {
-        Ok(Writer::open(&self.directory().store())?)
+        Ok(Writer::open_beside(&self.directory().store())?)
     }
 
     /// Prints `json`, or `text` for people.

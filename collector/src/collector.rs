@@ -1,7 +1,7 @@
 //! Wires the stages, starts them from the store outwards, and drains them from the sockets inwards.
 //!
 //! Tasks: `agents` and `people` accept and serve; `withdraw` cuts agents that were denied; `report` tells the ledger what
-//! agents exceeded; `keep` renews our own certificates; `clock` lets time pass in the ledger; notify has its own. The ledger is a thread. On stop: no new connections, requests in flight are answered,
+//! agents exceeded; `keep` renews our own certificates; `look` reads the whole store once a day; `clock` lets time pass in the ledger; notify has its own. The ledger is a thread. On stop: no new connections, requests in flight are answered,
 //! deliveries in flight end, the ledger commits what waits and closes the store.
 
 mod directory;
@@ -34,7 +34,7 @@ use crate::ledger;
 use crate::listener::{Accepted, BindError, Bounds, Failed, Listener};
 use crate::notify;
 use crate::pki::PkiError;
-use crate::store::{Readers, StoreError, Writer};
+use crate::store::{self, Readers, StoreError, Writer};
 
 /// What people's listener bears. A whole fleet may enrol from one address, so its rate is generous.
 const PEOPLE: Bounds = Bounds {
@@ -49,6 +49,10 @@ const PEOPLE: Bounds = Bounds {
     streams: 16,
     send_buffer: 512 << 10,
 };
+/// When the whole store is read after a start, which is no time to be slow.
+const FIRST_LOOK: Duration = Duration::from_secs(60);
+/// And how often from then on.
+const EACH_LOOK: Duration = Duration::from_secs(24 * 3600);
 /// How often time passes in the ledger.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -123,6 +127,7 @@ pub struct Collector {
     report: JoinHandle<()>,
     keep: JoinHandle<()>,
     clock: JoinHandle<()>,
+    look: JoinHandle<()>,
     watchdog: JoinHandle<()>,
     notify: notify::Running,
     ingest: Arc<ingest::Counters>,
@@ -151,21 +156,29 @@ impl Collector {
         let agents =
             Listener::bind("agents", config.agents, certificates.for_agents(), agents_bounds(&config.limits)).await?;
         let people = Listener::bind("people", config.people, certificates.for_people(), PEOPLE).await?;
-        let path = || directory.path().to_owned();
         let address = |listener: &Listener| {
+            let path = || directory.path().to_owned();
             listener.address().map_err(|source| CollectorError::Directory { path: path(), source })
         };
         let addresses = Addresses { agents: address(&agents)?, people: address(&people)? };
 
-        let writer = Writer::open(&directory.store())?;
-        let readers = Readers::open(&directory.store())?;
+        let path = directory.store();
+        let writer = store::open_sound(&path, clock())?;
         let ledger_config = ledger::Config {
             receivers: config.receivers,
             bounds: config.bounds,
             certificates: certificates.kept(),
+            store: path.clone(),
             clock,
         };
-        let (handle, ledger) = ledger::start(writer, ledger_config)?;
+        let (handle, ledger) = match ledger::start(writer, ledger_config.clone()) {
+            Err(error) if error.is_damage() => {
+                store::repair(&path, vec![error.in_full()], clock())?;
+                ledger::start(Writer::open(&path)?, ledger_config)?
+            }
+            started => started?,
+        };
+        let readers = Readers::open(&path)?;
         let notify_config = notify::Config { receivers: config.webhooks, clock };
         let notify = notify::start(notify_config, readers.clone(), handle.clone());
         let url = config.agents_url.unwrap_or_else(|| url(certificates.first_name(), addresses.agents));
@@ -206,7 +219,8 @@ impl Collector {
             tokio::spawn(people.run(closed, serve_person, |_| ())),
         ];
         let keep = tokio::spawn(keep(certificates, clock));
-        let clock = tokio::spawn(pass_time(handle.clone()));
+        let clock = tokio::spawn(pass_time(handle.clone(), path.clone()));
+        let look = tokio::spawn(look_after_store(path));
         write_addresses(&directory, addresses)?;
         service::is_ready();
         let watchdog = tokio::spawn(service::watch(handle.clone()));
@@ -220,6 +234,7 @@ impl Collector {
             report,
             keep,
             clock,
+            look,
             watchdog,
             notify,
             ingest: counters,
@@ -246,12 +261,16 @@ impl Collector {
         CollectorError::LedgerEnded
     }
 
+    /// Tells the service manager that the process ends; said before [`Self::stop`] where nothing is started again.
+    pub fn tells_its_end() {
+        service::ends();
+    }
+
     /// Drains and ends everything. What was acknowledged is on the disk before this and whatever comes of it.
     ///
     /// # Errors
     /// When the store could not be closed tidily.
     pub async fn stop(self) -> Result<(), CollectorError> {
-        service::ends();
         // First, so that nobody is sent here any more.
         let _ = std::fs::remove_file(self.directory.addresses());
         self.closing.send_replace(true);
@@ -260,6 +279,7 @@ impl Collector {
         }
         self.notify.stop().await;
         self.clock.abort();
+        self.look.abort();
         self.watchdog.abort();
         self.withdraw.abort();
         self.report.abort();
@@ -289,13 +309,33 @@ const fn agents_bounds(limits: &Limits) -> Bounds {
     }
 }
 
-async fn pass_time(handle: ledger::Handle) {
+/// Ends with the ledger, and when somebody found the store damaged.
+async fn pass_time(handle: ledger::Handle, store: PathBuf) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if handle.tick().await.is_err() {
+        if handle.tick().await.is_err() || store::is_suspected(&store) {
             return;
+        }
+    }
+}
+
+/// Reads the whole store once a day; large ones are not read at start.
+async fn look_after_store(store: PathBuf) {
+    let mut looks = tokio::time::interval_at(tokio::time::Instant::now() + FIRST_LOOK, EACH_LOOK);
+    loop {
+        looks.tick().await;
+        let path = store.clone();
+        // A thread of its own: nobody waits for it at the end.
+        let look =
+            std::thread::Builder::new().name("look".into()).spawn(move || match store::check(&path).as_deref() {
+                Ok([first, ..]) => store::suspect(&path, first),
+                Ok([]) => (),
+                Err(error) => tracing::warn!(error = error.in_full(), "the store could not be looked through"),
+            });
+        if let Err(error) = look {
+            tracing::warn!(%error, "the store could not be looked through");
         }
     }
 }

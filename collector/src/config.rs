@@ -18,6 +18,8 @@ use crate::pki::Lives;
 use crate::store::Bounds;
 
 use fields::Fields;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use units::bytes;
 pub(crate) use units::duration;
 
 /// A collector's configuration.

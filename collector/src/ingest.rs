@@ -9,6 +9,8 @@ mod admit;
 mod authenticate;
 mod decode;
 mod excess;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod limits;
 mod listener;
 mod renew;
@@ -37,7 +39,7 @@ pub enum IngestError {
     #[error("this agent may not send")]
     NotAdmitted,
     /// The certificate's life is over: it serves for its renewal and for nothing else.
-    #[error("the agent's certificate has ended: it may only be renewed")]
+    #[error("the agent's certificate has ended, or has not begun: it may only be renewed")]
     CertificateEnded,
     /// The agent believes to be another than its certificate names.
     #[error("the certificate names another agent than the request does")]

@@ -228,6 +228,8 @@ impl Handle {
 }
 
 #[cfg(test)]
+mod power_cut;
+#[cfg(test)]
 mod restart;
 #[cfg(test)]
 mod tests {
@@ -303,6 +305,7 @@ mod tests {
             receivers: vec![Receiver::new("ops")],
             bounds: Bounds::default(),
             certificates: watch::channel(Kept::default()).1,
+            store: path.clone(),
             clock: Timestamp::now,
         };
         let (ledger, running) = start(writer, config).expect("starts");
@@ -316,10 +319,11 @@ mod tests {
 
         // The same failure as a disk's, at the same place: a statement of the transaction is refused.
         let outside = Connection::open(&path).expect("opens");
-        outside.execute_batch("ALTER TABLE findings RENAME TO elsewhere").expect("renames");
+        let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON findings BEGIN SELECT RAISE(ABORT, 'refused'); END";
+        outside.execute_batch(refuse).expect("refuses");
         assert_eq!(ledger.batch(incoming("a-1", 1, &["leaks"])).await, Err(Unavailable::Failed));
         assert_eq!(ledger.health().failing, Some(Unavailable::Failed));
-        outside.execute_batch("ALTER TABLE elsewhere RENAME TO findings").expect("renames");
+        outside.execute_batch("DROP TRIGGER refuse").expect("allows");
 
         let recovered = async {
             while ledger.health().failing.is_some() {

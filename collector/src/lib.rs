@@ -32,6 +32,9 @@ pub mod listener;
 pub mod cli;
 pub mod collector;
 pub mod config;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod status;
 
 #[cfg(test)]

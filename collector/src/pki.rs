@@ -21,7 +21,7 @@ use tickbird_shared::Timestamp;
 use x509_parser::extensions::GeneralName;
 use zeroize::Zeroizing;
 
-mod keyring;
+pub(crate) mod keyring;
 pub mod life;
 
 pub use keyring::Keyring;

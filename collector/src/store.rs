@@ -20,9 +20,12 @@ mod levels;
 mod migrate;
 mod outbox;
 mod readers;
+mod repair;
 mod retention;
+mod salvage;
 mod tallies;
 mod tokens;
+mod turn;
 mod writer;
 
 use tickbird_shared::levels::Levels;
@@ -35,7 +38,9 @@ pub use findings::FindingFilter;
 pub use incidents::IncidentFilter;
 pub use lanes::LaneKey;
 pub use readers::{Readers, Rows};
+pub use repair::{Aside, Condition, Damage, check, is_suspected, open_sound, repair, suspect};
 pub use retention::{Bounds, Kept};
+pub use salvage::{Left, Lost};
 pub use writer::{Transaction, Writer};
 
 /// Why the store could not do what it was asked.
@@ -74,6 +79,20 @@ pub enum StoreError {
         /// What SQLite found first.
         said: String,
     },
+    /// A damaged store could not be replaced by what is left of it.
+    #[error("the damaged store could not be repaired: `{path}`")]
+    Repair {
+        /// Which file or directory.
+        path: std::path::PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A command came while the store is replaced by what is left of it.
+    #[error("the store `{path}` is being repaired; nothing was changed")]
+    InRepair {
+        /// The store.
+        path: std::path::PathBuf,
+    },
     /// Anything else SQLite says: damage, permissions, a lock held for too long.
     #[error("the store failed")]
     Sqlite(#[source] rusqlite::Error),
@@ -87,10 +106,10 @@ pub enum StoreError {
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
-        use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType};
+        use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
         match (&error, error.sqlite_error_code()) {
             (_, Some(rusqlite::ErrorCode::DiskFull)) => Self::Full(error),
-            (FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..), _) => {
+            (FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..), _) => {
                 Self::Malformed(error)
             }
             _ => Self::Sqlite(error),
@@ -99,6 +118,26 @@ impl From<rusqlite::Error> for StoreError {
 }
 
 impl StoreError {
+    /// Whether the file itself is at fault: a page that is none, or a row that this version would not write.
+    pub fn is_damage(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        match self {
+            Self::Malformed(_) | Self::Damaged { .. } => true,
+            Self::Sqlite(error) => {
+                matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
+                    // The list of tables is a page like any other.
+                    || error.to_string().starts_with("no such ")
+            }
+            _ => false,
+        }
+    }
+
+    /// With what lies beneath it.
+    pub fn in_full(&self) -> String {
+        let cause = std::error::Error::source(self).map(ToString::to_string);
+        cause.map_or_else(|| self.to_string(), |cause| format!("{self}: {cause}"))
+    }
+
     /// What an operator can do.
     pub const fn advice(&self) -> Option<&'static str> {
         match self {
@@ -107,6 +146,8 @@ impl StoreError {
             Self::FromTheFuture { .. } => Some("run the newer collector again, or restore the backup made before it"),
             Self::Full(_) => Some("free space on the store's disk, or lower retention.bytes"),
             Self::Damaged { .. } => Some("use an older backup"),
+            Self::Repair { .. } => Some("see that the store's disk has room for a second store and can be written"),
+            Self::InRepair { .. } => Some("try again when the collector's log says that it was repaired"),
             Self::Sqlite(_) => Some("check the disk and the rights of the store's directory"),
             Self::Malformed(_) => Some("restore a backup; the store was changed by something else"),
             Self::Closing => None,

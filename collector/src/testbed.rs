@@ -1,6 +1,6 @@
 //! For tests of what stands above the ledger: a real ledger over a real store in a directory of its own, one agent, no sockets.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -20,7 +20,9 @@ pub(crate) fn clock() -> Timestamp {
 }
 
 pub(crate) struct Testbed {
-    directory: TempDir,
+    directory: PathBuf,
+    /// Removed with it, where it made the directory itself.
+    room: Option<TempDir>,
     pub(crate) readers: Readers,
     pub(crate) ledger: Handle,
     running: ledger::Running,
@@ -31,8 +33,17 @@ pub(crate) struct Testbed {
 impl Testbed {
     /// A new store with one agent.
     pub(crate) fn new(receivers: Vec<Receiver>) -> Self {
-        let directory = tempfile::tempdir().expect("makes a directory");
-        let mut writer = Writer::create(&directory.path().join("store.db")).expect("creates");
+        let room = tempfile::tempdir().expect("makes a directory");
+        let mut it = Self::within(room.path(), receivers);
+        it.room = Some(room);
+        it
+    }
+
+    /// The same in `collector` within a directory of the caller.
+    pub(crate) fn within(directory: &Path, receivers: Vec<Receiver>) -> Self {
+        let directory = directory.join("collector");
+        std::fs::create_dir(&directory).expect("makes a directory");
+        let mut writer = Writer::create(&directory.join("store.db")).expect("creates");
         let agent = AgentRow {
             tenant: TENANT.into(),
             id: AGENT.into(),
@@ -54,25 +65,38 @@ impl Testbed {
         transaction.put_agent(&agent).expect("writes");
         transaction.commit().expect("commits");
         drop(writer);
-        Self::over(directory, receivers, 'A')
+        Self::over(directory, None, receivers, 'A')
     }
 
-    fn over(directory: TempDir, receivers: Vec<Receiver>, epoch: char) -> Self {
-        let path = directory.path().join("store.db");
+    fn over(directory: PathBuf, room: Option<TempDir>, receivers: Vec<Receiver>, epoch: char) -> Self {
+        let path = directory.join("store.db");
         let config = ledger::Config {
             receivers,
             bounds: Bounds::default(),
             certificates: tokio::sync::watch::channel(Kept::default()).1,
+            store: path.clone(),
             clock,
         };
         let (ledger, running) = ledger::start(Writer::open(&path).expect("opens"), config).expect("starts");
         let readers = Readers::open(&path).expect("opens");
-        let epoch = Epoch::try_from(epoch.to_string().repeat(26)).expect("26 letters");
-        Self { directory, readers, ledger, running, epoch, next: 1 }
+        let epoch = Self::epoch(epoch);
+        Self { directory, room, readers, ledger, running, epoch, next: 1 }
     }
 
     pub(crate) fn store(&self) -> PathBuf {
-        self.directory.path().join("store.db")
+        self.directory.join("store.db")
+    }
+
+    /// A life of the agent's buffer: the first is `A`.
+    pub(crate) fn epoch(letter: char) -> Epoch {
+        Epoch::try_from(letter.to_string().repeat(26)).expect("26 letters")
+    }
+
+    /// Ends the ledger, which moves the log of changes into the store.
+    pub(crate) async fn ends(self) {
+        self.ledger.close().await;
+        let running = self.running;
+        tokio::task::spawn_blocking(move || running.join()).await.expect("joins").expect("closes");
     }
 
     /// Ends the ledger and starts it again over the same store. The agent's buffer begins a new life.
@@ -80,7 +104,7 @@ impl Testbed {
         self.ledger.close().await;
         let running = self.running;
         tokio::task::spawn_blocking(move || running.join()).await.expect("joins").expect("closes");
-        Self::over(self.directory, receivers, 'B')
+        Self::over(self.directory, self.room, receivers, 'B')
     }
 
     /// Lets the agent say that a check on a target began to fail, or anything else.

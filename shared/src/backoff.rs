@@ -27,9 +27,14 @@ impl Backoff {
     /// Counts a failure and says how long to wait. `unit` is uniform in `0.0..1.0`; `at_least` is what the
     /// peer asked for (`Retry-After`) and is kept as a floor, to which the jitter is added.
     pub fn after_failure(&mut self, unit: f64, at_least: Option<Duration>) -> Duration {
-        let ceiling = self.base.saturating_mul(1 << self.failures.min(20)).min(self.cap);
+        at_least.unwrap_or_default() + self.after_failure_within(unit, self.cap)
+    }
+
+    /// The same for a failure whose next attempt burdens nobody: it waits for at most `cap`, if that is shorter.
+    pub fn after_failure_within(&mut self, unit: f64, cap: Duration) -> Duration {
+        let ceiling = self.base.saturating_mul(1 << self.failures.min(20)).min(self.cap).min(cap);
         self.failures = self.failures.saturating_add(1);
-        at_least.unwrap_or_default() + ceiling.mul_f64(unit.clamp(0.0, 1.0))
+        ceiling.mul_f64(unit.clamp(0.0, 1.0))
     }
 
     /// An attempt succeeded: the next failure starts from `base` again.

@@ -19,6 +19,10 @@ pub const MAX_POOLS: usize = 200;
 pub const MAX_SERVERS: usize = 50;
 /// Most addresses of one server.
 pub const MAX_ADDRESSES: usize = 8;
+/// Most keys of a pool's DSN, required and right ones each.
+pub const MAX_KEYS: usize = 16;
+/// The longest of their names, alternatives among them.
+const MAX_KEY_NAME: usize = 100;
 
 /// What an agent knows of the pools of its host and of the servers behind them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,6 +115,25 @@ pub struct PoolLevel {
     pub open: u32,
     /// Connections that are leased: certainly, and at most.
     pub leased: Amount,
+    /// What the DSNs of all its instances say; not there when one of them cannot be read, or names no driver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dsn: Option<DsnLevel>,
+    /// Whether each transaction gets another connection of the server, without the statements that were prepared on the
+    /// last; not there when nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_transaction: Option<bool>,
+}
+
+/// What DSNs say of how statements are prepared: names of keys and nothing else, least of all values.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DsnLevel {
+    /// The driver: `asyncpg`, `jdbc`.
+    pub driver: String,
+    /// Keys that it needs behind a pooler that hands out connections by transaction, as its documentation or the operator
+    /// says; `|` between those of which one is enough.
+    pub required: Vec<String>,
+    /// Keys that stand in the DSN of every instance with the value that is right there.
+    pub right: Vec<String>,
 }
 
 /// One server.
@@ -124,6 +147,9 @@ pub struct ServerLevel {
     pub slots: Amount,
     /// How many of them are used, by whomever.
     pub used: Amount,
+    /// It is a pooler, and says whether each transaction gets another connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_transaction: Option<bool>,
 }
 
 impl Levels {
@@ -135,6 +161,13 @@ impl Levels {
         let too_many = self.pools.len() > MAX_POOLS || self.servers.len() > MAX_SERVERS;
         if too_many || self.servers.iter().any(|it| it.addresses.len() > MAX_ADDRESSES) {
             return Some("too_many");
+        }
+        let dsns = self.pools.iter().filter_map(|it| it.dsn.as_ref());
+        if dsns.clone().any(|it| it.required.len() > MAX_KEYS || it.right.len() > MAX_KEYS) {
+            return Some("too_many");
+        }
+        if dsns.flat_map(|it| it.required.iter().chain(&it.right).chain([&it.driver])).any(|it| !is_key_name(it)) {
+            return Some("not_a_key");
         }
         let names = self.pools.iter().map(|it| &it.server).chain(self.servers.iter().map(|it| &it.server));
         let keys = self.pools.iter().flat_map(|it| [&it.target, &it.application]);
@@ -152,6 +185,12 @@ impl Levels {
     }
 }
 
+/// Whether a text can be the name of a DSN's key, or several names with `|` between them.
+fn is_key_name(text: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '|');
+    (1..=MAX_KEY_NAME).contains(&text.len()) && text.chars().all(is_part)
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
 const fn is_zero(it: &u32) -> bool {
     *it == 0
@@ -164,9 +203,14 @@ mod tests {
     use proptest::prelude::*;
 
     const BODY: &str = include_str!("../testdata/wire/protocol-1-levels.json");
+    const WITH_KEYS: &str = include_str!("../testdata/wire/protocol-1-levels-dsn.json");
 
     fn recorded() -> Levels {
-        let batch: Batch<'_> = serde_json::from_str(BODY).expect("the envelope reads");
+        read(BODY)
+    }
+
+    fn read(body: &str) -> Levels {
+        let batch: Batch<'_> = serde_json::from_str(body).expect("the envelope reads");
         match serde_json::from_str(batch.records[0].get()).expect("the record reads") {
             Record::Levels(levels) => levels,
             other => panic!("another record: {other:?}"),
@@ -189,6 +233,32 @@ mod tests {
         assert!(levels.servers[1].server.replica);
         let text = serde_json::to_string(&levels).expect("serialises");
         assert_eq!(serde_json::from_str::<Levels>(&text).expect("reads back"), levels);
+    }
+
+    #[test]
+    fn reads_the_recorded_keys_of_dsns() {
+        let levels = read(WITH_KEYS);
+        assert_eq!(levels.fault(), None);
+        let told: Vec<_> = levels.pools.iter().map(|it| (it.dsn.as_ref(), it.by_transaction)).collect();
+        let dsn = DsnLevel {
+            driver: "asyncpg".into(),
+            required: vec!["statement_cache_size".into(), "no_prepare|raw_sql".into()],
+            right: vec!["statement_cache_size".into()],
+        };
+        assert_eq!(told, [(Some(&dsn), Some(true)), (None, None)]);
+        assert_eq!(levels.servers[0].by_transaction, Some(true));
+        let text = serde_json::to_string(&levels).expect("serialises");
+        assert_eq!(serde_json::from_str::<Levels>(&text).expect("reads back"), levels);
+        let with = |change: &dyn Fn(&mut DsnLevel)| {
+            let mut it = levels.clone();
+            it.pools[0].dsn.iter_mut().for_each(change);
+            it.fault()
+        };
+        assert_eq!(with(&|it| it.right = vec!["a".into(); MAX_KEYS + 1]), Some("too_many"));
+        for text in ["", "statement_cache_size=0", "postgres://u:p@h/d", &"x".repeat(MAX_KEY_NAME + 1)] {
+            assert_eq!(with(&|it| it.required[0] = text.into()), Some("not_a_key"), "{text}");
+            assert_eq!(with(&|it| it.driver = text.into()), Some("not_a_key"), "{text}");
+        }
     }
 
     #[test]

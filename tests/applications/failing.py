@@ -6,6 +6,8 @@ The server stands in libpq's environment variables. Commands as in pooled.py, ea
 
     starve N      a request that waits for SQLAlchemy's QueuePool of one connection, which another one keeps
     serve N       the same while nobody keeps it
+    queue N       the same with psycopg_pool, whose one connection somebody keeps
+    begin N       a connection more to the server, of an engine of its own
     ask N         a statement that asyncpg prepares, each one another, on the one connection of this worker
     overlap N     two tasks on one connection of asyncpg
     lazy N        a connection of SQLAlchemy's asyncio engine used outside of its greenlet
@@ -33,6 +35,7 @@ import socket
 import sys
 
 import asyncpg
+from psycopg_pool import ConnectionPool
 from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import sessionmaker
@@ -56,6 +59,7 @@ place = (os.environ["PGUSER"], os.environ["PGPASSWORD"], os.environ["PGHOST"], o
 asynchronous = create_async_engine("postgresql+asyncpg://%s:%s@%s:%s/" % place + os.environ["PGDATABASE"])
 loop = asyncio.new_event_loop()
 worker = None
+second = None
 statements = 0
 
 
@@ -67,6 +71,20 @@ def serve():
 def starve():
     with pool.connect():
         serve()
+
+
+def queue():
+    global second
+    second = second or ConnectionPool("", min_size=1, max_size=1, timeout=5)
+    with second.connection(), second.connection(timeout=0.05):
+        pass
+
+
+def begin_another():
+    engine = create_engine("postgresql+psycopg2://")
+    with engine.connect():
+        pass
+    engine.dispose()
 
 
 def ask():
@@ -195,7 +213,7 @@ def answer_to(name, rest):
 
 handlers = {"fail": fail, "tidy": tidy, "forget": forget}
 requests = {"starve": starve, "serve": serve, "ask": ask, "overlap": overlap, "lazy": lazy}
-requests.update(abort=abort, write=write)
+requests.update(abort=abort, write=write, queue=queue, begin=begin_another)
 print(json.dumps({"ready": os.getpid()}), flush=True)
 for line in sys.stdin:
     name, _, rest = line.strip().partition(" ")

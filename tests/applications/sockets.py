@@ -4,7 +4,7 @@
 
 Commands as in pooled.py: `dump` answers with the milliseconds of CPU that one netlink dump of all TCP sockets (v4 and
 v6, with tcp_info, nothing parsed) takes; the least anybody has to pay who lists sockets. `ss` answers with those of
-`ss -tnp`, which also names the processes. `churn` opens and closes forty connections more.
+`ss -tnp`, which also names the processes. `churn` opens and closes forty connections more; `more` opens one and keeps it.
 """
 
 import json
@@ -17,7 +17,7 @@ import sys
 import time
 
 port, number = int(sys.argv[1]), int(sys.argv[2])
-resource.setrlimit(resource.RLIMIT_NOFILE, (2 * number + 100, 2 * number + 100))
+resource.setrlimit(resource.RLIMIT_NOFILE, (2 * number + 200, 2 * number + 200))
 listener = socket.create_server(("127.0.0.1", port), backlog=1024)
 held = []
 for _ in range(number):
@@ -56,7 +56,13 @@ def churn():
     return 40
 
 
-COMMANDS = {"dump": dump, "ss": ss, "churn": churn}
+def more():
+    held.append(socket.create_connection(("127.0.0.1", port)))
+    held.append(listener.accept()[0])
+    return len(held) // 2
+
+
+COMMANDS = {"dump": dump, "ss": ss, "churn": churn, "more": more}
 print(json.dumps({"ready": os.getpid()}), flush=True)
 for line in sys.stdin:
     command = COMMANDS.get(line.strip())

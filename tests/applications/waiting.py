@@ -1,6 +1,6 @@
 """A web server whose requests need a connection of a pool of five, and may have to wait for one.
 
-    waiting.py [--name NAME]        DATABASE_URL holds the pool's size (`?pool_size=5&max_overflow=0`)
+    waiting.py [--name NAME]        DATABASE_URL holds the pool's size (`?pool_size=5&max_overflow=0`), else it is 5, which nothing outside tells
 
     GET /work               begins a transaction and keeps it until `release`, with `?seconds=S` for so long
     GET /slow               waits until `release` and needs no connection
@@ -27,7 +27,7 @@ arguments.add_argument("--name", help="only there to be seen in the command line
 arguments.parse_args()
 
 url = make_url(os.environ["DATABASE_URL"])
-size, overflow = (int(url.query.get(key, 0)) for key in ("pool_size", "max_overflow"))
+size, overflow = (int(url.query.get(key, usual)) for key, usual in (("pool_size", 5), ("max_overflow", 0)))
 url = url.difference_update_query(["pool_size", "max_overflow"])
 engine = create_engine(url, pool_size=size, max_overflow=overflow, pool_timeout=300)
 
@@ -59,7 +59,9 @@ def truth():
 
 
 def health():
-    pool = {"size": size, "checked_out": engine.pool.checkedout(), "waiting": waiting, "limit": size + overflow}
+    # `callers` is a number that one may take for those in use: it counts who waits, too.
+    callers = waiting + engine.pool.checkedout()
+    pool = {"size": size, "callers": callers, "checked_out": engine.pool.checkedout(), "waiting": waiting, "limit": size + overflow}
     return {"status": "ok", "pool": {**pool, "text": engine.pool.status()}}
 
 

@@ -11,7 +11,7 @@ use tickbird_tests::https::Connection;
 use tickbird_tests::simulated::fingerprint;
 use tickbird_tests::{Collector, Simulated, Stage, StageError};
 
-use crate::{Figure, median};
+use crate::Figure;
 
 const AGENTS: u32 = 8;
 const BATCHES: u32 = 36;
@@ -46,9 +46,10 @@ pub(crate) fn ingest(stage: &Stage) -> Result<Vec<Figure>, StageError> {
         latencies.sort();
         let p99 = latencies[latencies.len() * 99 / 100];
         let milliseconds = |it: Duration| 1000.0 * it.as_secs_f64();
-        figures.push(Figure::of(format!("{what}: committed"), records / seconds, "records/s"));
-        let middle = median(latencies.iter().copied().map(milliseconds).collect());
-        figures.push(Figure::of(format!("{what}: acknowledgement (median)"), middle, "ms"));
+        let committed = Figure::of(format!("{what}: committed"), records / seconds, "records/s");
+        figures.push(committed.more_is_better());
+        let all = latencies.iter().copied().map(milliseconds).collect();
+        figures.push(Figure::of_all(format!("{what}: acknowledgement"), all, "ms"));
         figures.push(Figure::of(format!("{what}: acknowledgement (p99)"), milliseconds(p99), "ms"));
         collector.stop()?;
     }

@@ -1,4 +1,4 @@
-//! What one look of the agent costs the watched PostgreSQL: the CPU of the agent's own backend, at 100 idle sessions.
+//! What one look of the agent costs the watched PostgreSQL: the CPU of the agent's own backend, at 20, 100 and 350 idle sessions.
 //! Beside it, in the same seconds and with the same right, somebody asks the view `pg_stat_activity` for all that it has,
 //! prepared once: the least that any observer pays who reads it.
 
@@ -12,17 +12,22 @@ use tickbird_tests::{Agent, Postgres, Seconds, Stage, StageError, until};
 use crate::cost::{run_seconds, warm_up};
 use crate::{Figure, median};
 
-const SESSIONS: usize = 100;
+const SIZES: [usize; 3] = [20, 100, 350];
 /// Each of so many parts of a run is one value; the middle of them is the figure.
 const PARTS: u64 = 5;
 /// Looks in a part: one a second.
-const LOOKS: u64 = 30;
+const LOOKS: u64 = 20;
 const MONITOR: &str = "tickbird";
 
 pub(crate) fn look(stage: &Stage) -> Result<Vec<Figure>, StageError> {
-    let server = Postgres::start(stage, 135)?;
+    let figures = SIZES.map(|sessions| look_at(stage, sessions));
+    figures.into_iter().collect::<Result<Vec<_>, _>>().map(|all| all.into_iter().flatten().collect())
+}
+
+fn look_at(stage: &Stage, sessions: usize) -> Result<Vec<Figure>, StageError> {
+    let server = Postgres::start(stage, u16::try_from(sessions).unwrap_or(u16::MAX) + 35)?;
     let _clients =
-        (0..SESSIONS).map(|_| Client::start(&server, APPLICATION, STATEMENT)).collect::<Result<Vec<_>, _>>()?;
+        (0..sessions).map(|_| Client::start(&server, APPLICATION, STATEMENT)).collect::<Result<Vec<_>, _>>()?;
     let mut bare = Client::start(&server, (MONITOR, APPLICATION.1), BARE)?;
     let section = postgres(&server.dsn_file(MONITOR)?) + "interval = \"1s\"\n";
     let mut agent = Agent::prepare(stage, &section, User::Same)?;
@@ -41,7 +46,7 @@ pub(crate) fn look(stage: &Stage) -> Result<Vec<Figure>, StageError> {
     let (of_agent, of_bare) = until("the agent and all clients are connected", 60.s(), || {
         let asked = format!("SELECT pid FROM pg_stat_activity WHERE usename = '{}'", APPLICATION.0);
         match server.sql(&asked).map_err(|error| error.to_string())?.len() {
-            SESSIONS => Ok((backend("tickbird-agent")?, backend("psql")?)),
+            found if found == sessions => Ok((backend("tickbird-agent")?, backend("psql")?)),
             other => Err(format!("{other} clients")),
         }
     })?;
@@ -59,12 +64,12 @@ pub(crate) fn look(stage: &Stage) -> Result<Vec<Figure>, StageError> {
     }
     let connections = ours("tickbird-agent")?.len();
     agent.stop()?;
-    let ratio = median(looks.clone()) / median(bares.clone());
+    let ratio = median(&looks) / median(&bares);
     let mut figures = Vec::new();
-    let what = format!("{SESSIONS} idle sessions: a look, the server's CPU");
-    figures.extend(Figure::spread(&what, looks, "ms"));
-    figures.extend(Figure::spread("a bare SELECT * FROM pg_stat_activity", bares, "ms"));
-    figures.push(Figure::of("look to bare view", ratio, ""));
+    let of = |what: &str, values| Figure::of_all(format!("{sessions} idle sessions: {what}"), values, "ms");
+    figures.push(of("a look, the server's CPU", looks));
+    figures.push(of("a bare SELECT * FROM pg_stat_activity", bares).for_comparison());
+    figures.push(Figure::of(format!("{sessions} idle sessions: look to bare view"), ratio, ""));
     figures.push(Figure::of("connections of the agent", connections as f64, "").at_most(1.0));
     Ok(figures)
 }

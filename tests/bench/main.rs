@@ -1,8 +1,10 @@
 //! Figures of the shipped binaries on this machine: `cargo xtask bench [NAME]`.
 //!
-//! A figure is printed as one line of CSV, `scenario,figure,value,unit`, so that runs of one machine can be compared. One
-//! that is over its budget makes the exit code a failure: `cargo xtask test` runs `tick` for its sake.
+//! Each scenario prints one table. A figure that misses its budget makes the exit code a failure: `cargo xtask test` runs
+//! `tick` for its sake. With `TICKBIRD_BENCH_RUNS` set to a directory, so does one that is worse than in the last run that
+//! is kept there; a run without either is kept there, too, or with `TICKBIRD_BENCH_KEEP` set, any.
 
+mod backlog;
 mod cost;
 mod ingest;
 mod leak;
@@ -11,18 +13,24 @@ mod stacks;
 mod tick;
 mod watch;
 
-use std::process::ExitCode;
+use std::path::PathBuf;
+use std::process::{ExitCode, Stdio};
 
+use serde_json::Value;
+use tickbird_tests::figure::{Figure, machine, median, runs};
+use tickbird_tests::stage::workspace;
 use tickbird_tests::{Stage, StageError, alone};
 
 type Scenario = fn(&Stage) -> Result<Vec<Figure>, StageError>;
 
 /// These run in namespaces of their own: what others on this host start and end would be counted to the agent.
-const APART: [&str; 3] = ["tick", "stacks", "silent"];
+const APART: [&str; 4] = ["tick", "owners", "stacks", "silent"];
 
-const SCENARIOS: [(&str, &str, Scenario); 7] = [
+const SCENARIOS: [(&str, &str, Scenario); 9] = [
     ("watch", "the agent's CPU and memory while it watches this host", watch::watch),
     ("tick", "the agent's CPU per second with 100, 1,000 and 5,000 pool sockets, against a bare dump", tick::tick),
+    ("owners", "the same of seconds in which a connection is new, and of the dearest in a minute", tick::owners),
+    ("backlog", "the agent's start and memory with 3.5 million records in its buffer, against none", backlog::backlog),
     ("ingest", "records a second that the collector commits", ingest::ingest),
     ("look", "the watched PostgreSQL's CPU for one look of the agent", look::look),
     ("leak", "seconds from a fault to the webhook", leak::leak),
@@ -34,40 +42,10 @@ const SCENARIOS: [(&str, &str, Scenario); 7] = [
     ("silent", "the same of sessions that are idle at the server, for three", stacks::silent),
 ];
 
-/// One number.
-struct Figure {
-    what: String,
-    value: f64,
-    unit: &'static str,
-    /// The most that it may be.
-    budget: Option<f64>,
-}
-
-impl Figure {
-    fn of(what: impl Into<String>, value: f64, unit: &'static str) -> Self {
-        Self { what: what.into(), value, unit, budget: None }
-    }
-
-    fn at_most(self, budget: f64) -> Self {
-        Self { budget: Some(budget), ..self }
-    }
-
-    /// Not a number is over every budget.
-    fn is_over(&self) -> bool {
-        self.budget.is_some_and(|budget| self.value.partial_cmp(&budget).is_none_or(|it| it.is_gt()))
-    }
-
-    /// The median of some values, and their range.
-    fn spread(what: &str, mut values: Vec<f64>, unit: &'static str) -> [Self; 3] {
-        values.sort_by(f64::total_cmp);
-        let [least, most] = [values.first(), values.last()].map(|it| it.copied().unwrap_or(f64::NAN));
-        [
-            Self::of(format!("{what} (median of {})", values.len()), median(values), unit),
-            Self::of(format!("{what} (least)"), least, unit),
-            Self::of(format!("{what} (most)"), most, unit),
-        ]
-    }
-}
+/// Where runs are kept.
+const RUNS: &str = "TICKBIRD_BENCH_RUNS";
+/// Whether a run is kept that missed a budget, or worsened.
+const KEEP: &str = "TICKBIRD_BENCH_KEEP";
 
 fn main() -> ExitCode {
     // cargo adds `--bench`.
@@ -81,23 +59,15 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let mut outcome = ExitCode::SUCCESS;
-    if alone::inside().is_none() {
-        println!("scenario,figure,value,unit");
-    }
-    for (name, _, scenario) in SCENARIOS {
+    for (name, about, scenario) in SCENARIOS {
         if !wanted.is_empty() && !wanted.iter().any(|it| it == name) {
             continue;
         }
-        match run(name, scenario) {
-            Ok(figures) => {
-                for it in figures {
-                    let Figure { what, value, unit, .. } = &it;
-                    println!("{name},{what},{value:.3},{unit}");
-                    if it.is_over() {
-                        eprintln!("{name}: {what} is {value:.3}, over its budget of {}", it.budget.unwrap_or_default());
-                        outcome = ExitCode::FAILURE;
-                    }
-                }
+        match run(name, about, scenario) {
+            Ok(faults) if faults.is_empty() => (),
+            Ok(faults) => {
+                faults.iter().for_each(|it| eprintln!("{name}: {it}"));
+                outcome = ExitCode::FAILURE;
             }
             Err(error) => {
                 eprintln!("{name}: {error}");
@@ -108,25 +78,57 @@ fn main() -> ExitCode {
     outcome
 }
 
-fn run(name: &str, scenario: Scenario) -> Result<Vec<Figure>, StageError> {
+/// Runs a scenario, tells its figures and keeps them; answers what is wrong with them.
+fn run(name: &str, about: &str, scenario: Scenario) -> Result<Vec<String>, StageError> {
     if let Some(directory) = alone::inside() {
-        return scenario(&Stage::at(&directory)?);
+        let figures = scenario(&Stage::at(&directory)?)?;
+        println!("{}", Value::from_iter(figures.iter().map(Figure::to_json)));
+        return Ok(Vec::new());
     }
     let directory = tempfile::Builder::new().prefix("tickbird-bench-").tempdir();
     let directory = directory.map_err(StageError::system("make a scratch directory"))?;
-    if !APART.contains(&name) {
-        return scenario(&Stage::at(directory.path())?);
+    let stage = Stage::at(directory.path())?;
+    let mut conditions = runs::conditions(&stage)?;
+    eprintln!("{name}: {about}");
+    let figures = if APART.contains(&name) { apart(name, &stage)? } else { scenario(&stage)? };
+    conditions.extend(machine::about().into_iter().filter(|it| it.starts_with("load")).map(|it| it + " at the end"));
+
+    let kept = std::env::var_os(RUNS).map(PathBuf::from);
+    let before = kept.as_deref().map(|it| runs::last(it, name)).unwrap_or_default();
+    let summary = runs::summary(name, about, &conditions, &figures, &before);
+    println!("{summary}");
+    let mut faults = Vec::new();
+    for it in &figures {
+        if it.is_missed() {
+            faults.push(format!("{} misses its budget", it.what));
+        } else if before.is_worsened(it) {
+            faults.push(format!(
+                "{} is more than 15 % worse than in {}",
+                it.what,
+                before.name.as_deref().unwrap_or("")
+            ));
+        }
     }
-    // The child prints its figures itself.
-    let status = alone::once_more(directory.path())?.arg(name).status().map_err(StageError::system("run it apart"))?;
-    match status.success() {
-        true => Ok(Vec::new()),
-        false => Err(StageError::Failed { what: name.to_owned(), said: status.to_string() }),
+    if let Some(kept) = kept {
+        let is_kept = faults.is_empty() || std::env::var_os(KEEP).is_some();
+        let target = workspace().join("target/bench");
+        let to = if is_kept { &kept } else { &target };
+        let path = runs::keep(to, name, &summary, &figures)?;
+        let hint = if is_kept { "" } else { ", and not beside the others, for what it missed (`--keep`)" };
+        println!("kept in {}{hint}\n", path.display());
     }
+    Ok(faults)
 }
 
-/// The middle of some numbers.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+/// In namespaces of its own: the child writes its figures as one line of JSON.
+fn apart(name: &str, stage: &Stage) -> Result<Vec<Figure>, StageError> {
+    let mut child = alone::once_more(stage.directory())?;
+    let output = child.arg(name).stdout(Stdio::piped()).stderr(Stdio::inherit()).output();
+    let output = output.map_err(StageError::system("run it apart"))?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let figures = said.lines().last().and_then(|line| serde_json::from_str::<Value>(line).ok());
+    let figures = figures.and_then(|it| it.as_array()?.iter().map(Figure::from_json).collect::<Option<Vec<_>>>());
+    figures
+        .filter(|_| output.status.success())
+        .ok_or_else(|| StageError::Failed { what: name.to_owned(), said: format!("{}\n{said}", output.status) })
 }

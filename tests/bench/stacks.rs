@@ -98,8 +98,8 @@ fn leaked(scene: &mut Scene, stacks: &[Stack], check: &str, leaks: &str) -> Resu
             scene.watch.webhook.hears(&format!("the end of {check} of {name}"), 150.s(), is_it)?;
         }
     }
-    let spread = |(name, times): (&&str, Vec<f64>)| Figure::spread(&format!("{name}: {check}"), times, "s");
-    Ok(names.iter().zip(times).flat_map(spread).collect())
+    let figure = |(name, times): (&&str, Vec<f64>)| Figure::of_all(format!("{name}: {check}"), times, "s");
+    Ok(names.iter().zip(times).map(figure).collect())
 }
 
 fn is_about(message: &Message, name: &str) -> bool {

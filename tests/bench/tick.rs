@@ -17,14 +17,56 @@ const SPENDS: &str = "[budget]\ncpu = \"100%\"\n";
 /// Seconds of each size; each with one dump and one `ss` behind the agent's own second.
 const SECONDS: usize = 30;
 
+/// Connections of the pool.
+const SIZES: [u32; 3] = [100, 1_000, 5_000];
+/// Seconds in each of which one connection is opened.
+const OPENINGS: usize = 20;
+/// Every descriptor of every process is read once in a minute.
+const MINUTE: usize = 62;
+
+/// Who holds so many connections, and an agent that has known them for a while, with its process id.
+fn beside(stage: &Stage, connections: u32) -> Result<(Application, Agent, u32), StageError> {
+    let holder = Application::sockets(stage, PORT, connections)?;
+    let mut agent = Agent::prepare(stage, SPENDS, User::Same)?;
+    agent.run()?;
+    warm_up(15.s())?;
+    let pid = agent.pid().expect("it runs");
+    Ok((holder, agent, pid))
+}
+
+/// Seconds in which something is new, against quiet ones: whose descriptor a new connection is has to be found, among all that
+/// its process has; and the dearest second of a minute, in which the descriptors of every process are read.
+pub(crate) fn owners(stage: &Stage) -> Result<Vec<Figure>, StageError> {
+    let mut figures = Vec::new();
+    for connections in SIZES {
+        let (mut holder, mut agent, pid) = beside(stage, connections)?;
+        let mut second = |opens: bool| {
+            let before = run_seconds(pid)?;
+            if opens {
+                holder.does("more")?;
+            }
+            warm_up(1.s())?;
+            Ok::<_, StageError>(1000.0 * (run_seconds(pid)? - before))
+        };
+        let quiet = (0..MINUTE).map(|_| second(false)).collect::<Result<Vec<_>, _>>()?;
+        let opening = (0..OPENINGS).map(|_| second(true)).collect::<Result<Vec<_>, _>>()?;
+        let dearest = quiet.iter().copied().fold(0.0, f64::max);
+        let of = |what: &str| format!("{connections} connections: {what}");
+        figures.push(Figure::of_all(of("a quiet second"), quiet, "ms of CPU"));
+        figures.push(Figure::of_all(of("a second with a new connection"), opening, "ms of CPU"));
+        figures.push(Figure::of(of("the dearest second of a minute"), dearest, "ms of CPU"));
+        agent.stop()?;
+    }
+    let processes = std::fs::read_dir("/proc").map_err(StageError::system("list processes"))?.flatten();
+    let is_process = |it: &std::fs::DirEntry| it.file_name().to_string_lossy().parse::<u32>().is_ok();
+    figures.push(Figure::of("processes", processes.filter(is_process).count() as f64, "").for_comparison());
+    Ok(figures)
+}
+
 pub(crate) fn tick(stage: &Stage) -> Result<Vec<Figure>, StageError> {
     let mut figures = Vec::new();
-    for connections in [100_u32, 1_000, 5_000] {
-        let mut holder = Application::sockets(stage, PORT, connections)?;
-        let mut agent = Agent::prepare(stage, SPENDS, User::Same)?;
-        agent.run()?;
-        warm_up(15.s())?;
-        let pid = agent.pid().expect("it runs");
+    for connections in SIZES {
+        let (mut holder, mut agent, pid) = beside(stage, connections)?;
         let (mut ticks, mut dumps, mut listings) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..SECONDS {
             let before = run_seconds(pid)?;
@@ -33,10 +75,11 @@ pub(crate) fn tick(stage: &Stage) -> Result<Vec<Figure>, StageError> {
             dumps.push(holder.does("dump")?.as_f64().unwrap_or(f64::NAN));
             listings.push(holder.does("ss")?.as_f64().unwrap_or(f64::NAN));
         }
-        let ratio = median(ticks.clone()) / median(dumps.clone());
-        for (what, values) in [("a second of the agent", ticks), ("a bare dump", dumps), ("ss -tnp", listings)] {
-            figures.extend(Figure::spread(&format!("{connections} connections: {what}"), values, "ms of CPU"));
-        }
+        let ratio = median(&ticks) / median(&dumps);
+        let of = |what: &str, values| Figure::of_all(format!("{connections} connections: {what}"), values, "ms of CPU");
+        figures.push(of("a second of the agent", ticks));
+        figures.push(of("a bare dump", dumps).for_comparison());
+        figures.push(of("ss -tnp", listings).for_comparison());
         figures.push(Figure::of(format!("{connections} connections: agent to bare dump"), ratio, "").at_most(BUDGET));
         agent.stop()?;
     }

@@ -1,6 +1,7 @@
-//! Damage to the files of an agent's buffer: the shipped agent starts, says what is lost, and what is left arrives.
+//! Damage to the files of an agent's buffer or of a collector's store: the shipped binaries start, say what is lost, and
+//! what is left does its work.
 //!
-//! Hundreds of places are tried beside the buffer's own tests; here, a few with everything around it.
+//! Hundreds of places are tried beside the unit tests of buffer and store; here, a few with everything around it.
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,8 @@ use std::process::Command;
 
 use tickbird_tests::agent::check;
 use tickbird_tests::process::run;
-use tickbird_tests::{Moody, Seconds, StageError, Watch, alone, until};
+use tickbird_tests::webhook::{firing, resolved};
+use tickbird_tests::{Collector, Moody, Seconds, StageError, Watch, alone, until};
 
 const PLACES: usize = 10;
 
@@ -32,7 +34,7 @@ fn damage(file: &Path, place: usize) -> Result<(), StageError> {
     let used = bytes.iter().rposition(|byte| *byte != 0).map_or(1, |at| at + 1);
     let at = used * (place % 7 + 1) / 9;
     let open = std::fs::File::options().write(true).open(file).map_err(failed())?;
-    if place % 3 == 0 {
+    if place.is_multiple_of(3) {
         return open.set_len(at as u64).map_err(failed());
     }
     let turned: Vec<u8> = bytes[at..(at + 3).min(bytes.len())].iter().map(|byte| !byte).collect();
@@ -84,5 +86,114 @@ fn an_agent_starts_on_a_damaged_buffer_and_says_what_it_lost() {
                 Err(stat.to_string())
             }
         })
+    });
+}
+
+const STORE: &str = "collector.store";
+const PAGE: usize = 4_096;
+
+/// The store and its log of changes.
+fn store_files(collector: &Collector) -> [PathBuf; 2] {
+    ["store.db", "store.db-wal"].map(|name| collector.directory().join(name))
+}
+
+/// How often people were told of damage.
+fn told(watch: &Watch) -> Result<usize, StageError> {
+    let is_told = firing(STORE);
+    Ok(watch.webhook.heard()?.iter().filter(|it| is_told(it)).count())
+}
+
+/// Whether the collector set something aside; then people were told, even where the tokens of the API are lost.
+fn says_so(watch: &Watch, before: usize) -> Result<bool, StageError> {
+    let aside = watch.collector.directory().join("damaged");
+    if !aside.exists() {
+        return Ok(false);
+    }
+    until("people are told of the damage", 20.s(), || {
+        let now = told(watch).map_err(|error| error.to_string())?;
+        if now > before { Ok(()) } else { Err(format!("{now} messages")) }
+    })?;
+    run(Command::new("/bin/rm").arg("-rf").arg(aside))?;
+    Ok(true)
+}
+
+#[test]
+fn a_collector_starts_on_a_damaged_store_and_says_what_it_lost() {
+    alone(|stage| {
+        let load = Moody::start()?;
+        let settings = check("http.status", "hold = \"0s\"") + &load.endpoints(8);
+        let mut watch = Watch::begin(stage, &settings)?;
+        until("findings are stored", 60.s(), || {
+            let found = watch.collector.items("findings", "").map_err(|error| error.to_string())?;
+            if found.len() > 40 { Ok(()) } else { Err(format!("{} findings", found.len())) }
+        })?;
+        watch.agent.kill()?;
+        watch.collector.kill()?;
+        let (files, whole) = (store_files(&watch.collector), stage.room("whole")?);
+        let kept = ["store.db", "store.db-wal"].map(|name| whole.join(name));
+        for (file, kept) in files.iter().zip(&kept) {
+            copy(file, kept)?;
+        }
+        let mut found = 0;
+        for place in 0..PLACES {
+            for (file, kept) in files.iter().zip(&kept) {
+                copy(kept, file)?;
+            }
+            let file = &files[usize::from(place % 3 == 1)];
+            damage(file, place)?;
+            let what = format!("{} was damaged at place {place}", file.display());
+            let before = told(&watch)?;
+            watch.collector.serve().map_err(|error| StageError::Failed { what, said: error.to_string() })?;
+            found += usize::from(says_so(&watch, before)?);
+            watch.collector.kill()?;
+        }
+        assert!(found > 0, "at least a store that was cut is seen to be damaged");
+
+        // Damage under a collector that serves: it opens its store anew by itself.
+        for (file, kept) in files.iter().zip(&kept) {
+            copy(kept, file)?;
+        }
+        watch.collector.serve()?;
+        watch.agent.run()?;
+        watch.collector.stop()?;
+        watch.collector.serve()?;
+        let (pid, before) = (watch.collector.pid(), told(&watch)?);
+        let finding = watch.collector.items("findings", "")?.pop().unwrap_or_default();
+        let text = finding["summary"].as_str().unwrap_or_default().as_bytes().to_vec();
+        let bytes = std::fs::read(&files[0]).map_err(StageError::system("read the store"))?;
+        let open =
+            std::fs::File::options().write(true).open(&files[0]).map_err(StageError::system("open the store"))?;
+        // Its page among the findings is one of them.
+        let mut pages: Vec<usize> =
+            bytes.windows(text.len()).enumerate().filter(|(_, it)| *it == text).map(|(at, _)| at / PAGE).collect();
+        pages.dedup();
+        assert!(!pages.is_empty(), "what is listed is in the file");
+        for page in pages {
+            let at = u64::try_from(page * PAGE).expect("a place in a file");
+            open.write_all_at(&[0; PAGE], at).map_err(StageError::system("damage the store"))?;
+        }
+        until("the store is repaired while it serves", 60.s(), || {
+            for list in ["findings", "incidents"] {
+                // Some answers fail until then.
+                let _ = watch.collector.items(list, "");
+            }
+            let log = watch.collector.log();
+            if log.contains("the store was repaired") && watch.collector.directory().join("damaged").exists() {
+                Ok(())
+            } else {
+                Err(log.lines().last().unwrap_or_default().to_owned())
+            }
+        })?;
+        let page = watch.webhook.hears("the store was damaged", 60.s(), firing(STORE))?;
+        assert!(page.json["incident"]["summary"].to_string().contains("lost: "), "{}", page.body);
+        assert!(page.json["incident"]["advice"].to_string().contains("backup"), "{}", page.body);
+        says_so(&watch, before)?;
+        assert_eq!(watch.collector.pid(), pid, "by the same process");
+        load.recovers();
+        until("the agent is heard again", 60.s(), || {
+            let stat = watch.agent.report("buffer stat", &[]).map_err(|error| error.to_string())?;
+            if stat["lanes"][0]["backlog"] == 0 { Ok(()) } else { Err(stat.to_string()) }
+        })?;
+        watch.webhook.hears("what was set aside is gone", 60.s(), resolved(STORE)).map(drop)
     });
 }

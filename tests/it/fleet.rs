@@ -102,7 +102,8 @@ fn pools_of_two_hosts_that_together_can_exhaust_a_server_are_named_and_those_of_
         for server in [&tight, &roomy] {
             host.reaches(server.port())?;
         }
-        let shop = application(stage, "shop-api", &tight, 20)?;
+        // Two workers of ten are a pool of twenty.
+        let _shop = [application(stage, "shop-api", &tight, 10)?, application(stage, "shop-api", &tight, 10)?];
         let billing = application(stage, "billing-api", &tight, 20)?;
         let calm = application(stage, "calm-api", &roomy, 14)?;
         let (search, quiet) = host.runs(|| {
@@ -110,7 +111,8 @@ fn pools_of_two_hosts_that_together_can_exhaust_a_server_are_named_and_those_of_
         })?;
         let servers = [postgres(&tight.dsn_file("tickbird")?), postgres(&roomy.dsn_file("tickbird")?)].concat();
 
-        let here = [servers.clone(), watched(&shop, 20), watched(&billing, 20), watched(&calm, 14)].concat();
+        let workers = app("shop-api", "--name shop-api") + "pool.limit = 10\n";
+        let here = [servers.clone(), workers, watched(&billing, 20), watched(&calm, 14)].concat();
         let watch = Watch::begin(stage, &here)?;
         for port in ports(&watch)? {
             host.reaches(port)?;
@@ -128,9 +130,17 @@ fn pools_of_two_hosts_that_together_can_exhaust_a_server_are_named_and_those_of_
             let share = applications.iter().find(|it| it["application"] == name);
             assert_eq!(share.map(|it| &it["possible"]), Some(&20.into()), "{name}: {evidence}");
         }
+        assert!(incident["summary"].to_string().contains("can exhaust it"), "{incident}");
+        assert!(incident["advice"].to_string().contains("size"), "{incident}");
         let identifier = tight.sql("SELECT system_identifier FROM pg_control_system()")?;
         assert_eq!(incident["target"], format!("server:system/{}", identifier[0][0]));
 
+        let pools = watch.collector.items("fleet/pools", "application=shop-api")?;
+        assert_eq!((&pools[0]["processes"], &pools[0]["agents"]), (&2.into(), &1.into()), "{pools:?}");
+        let report = watch.collector.items("reports/pools", "application=shop-api")?;
+        let used = &report[0]["servers"][0];
+        assert_eq!(used["server"], format!("system/{}", identifier[0][0]), "{report:?}");
+        assert!(used["open_peak"].as_u64() >= Some(4), "two connections of each worker: {report:?}");
         let pools = watch.collector.items("fleet/pools", "application=search-api")?;
         assert_eq!(pools.len(), 1, "{pools:?}");
         assert_eq!(pools[0]["possible"], serde_json::json!({ "at_least": 20, "at_most": 20 }));

@@ -6,10 +6,11 @@ use serde_json::Value;
 use tickbird_tests::agent::{User, app};
 use tickbird_tests::collector::receiver;
 use tickbird_tests::wait::throughout;
-use tickbird_tests::webhook::{Manner, firing};
+use tickbird_tests::webhook::{Manner, firing, resolved};
 use tickbird_tests::{Agent, Application, Collector, Disk, Seconds, Stage, StageError, Watch, Webhook, alone, until};
 
 const CHECK: &str = "fd.limit";
+const STORE: &str = "collector.store";
 const MIB: u64 = 1 << 20;
 /// More than the agent leaves to others, 64 MiB, and little enough to be filled at once.
 const AGENTS_DISK: u64 = 160 * MIB;
@@ -162,10 +163,14 @@ fn a_collector_on_a_full_disk_stores_nothing_delivers_what_waits_and_recovers_by
         watch.webhook.becomes(Manner::Accepts);
         let page = watch.webhook.hears("the page that waited", 90.s(), firing(CHECK))?;
         assert!(page.json["incident"]["target"].to_string().contains("first"), "{}", page.body);
+        // The reserve pays for one more message.
+        let notice = watch.webhook.hears("nothing can be stored", 60.s(), firing(STORE))?;
+        assert!(notice.json["incident"]["summary"].to_string().contains("cannot store"), "{}", notice.body);
         // Long enough to be told again, if it had not been marked, also by another life of the collector.
         let once = |watch: &Watch| {
             let accepted = watch.webhook.heard().map_err(|error| error.to_string())?;
-            let same = accepted.iter().filter(|it| it.kind() == "incident.firing").count();
+            let is_page = firing(CHECK);
+            let same = accepted.iter().filter(|it| is_page(it)).count();
             if same == 1 { Ok(()) } else { Err(format!("{same} pages")) }
         };
         throughout("it is told once", 6.s(), || once(&watch))?;
@@ -176,6 +181,10 @@ fn a_collector_on_a_full_disk_stores_nothing_delivers_what_waits_and_recovers_by
 
         disk.free()?;
         is_ready(&watch.collector, true, 60.s())?;
+        watch.webhook.hears("it can be stored again", 60.s(), resolved(STORE))?;
+        let is_notice = firing(STORE);
+        let notices = watch.webhook.heard()?.iter().filter(|it| is_notice(it)).count();
+        assert_eq!(notices, 1, "one notice goes out, over a restart too");
         watch.fires(CHECK, "process:second", 90.s())?;
         let committed = received_is_whole(&watch.collector)?;
         assert!(committed > 0, "what was counted before the kill is counted still");

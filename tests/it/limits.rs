@@ -6,15 +6,18 @@
 mod misdeeds;
 
 use std::collections::BTreeSet;
+use std::io::Read as _;
 use std::net::Ipv4Addr;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 use tickbird_tests::alone::alone_within;
 use tickbird_tests::collector::titles;
 use tickbird_tests::https::{Connection, knock};
+use tickbird_tests::report::report;
 use tickbird_tests::simulated::RECORDS;
 use tickbird_tests::{Collector, Seconds, Simulated, Stage, StageError, alone, until};
 
@@ -24,6 +27,10 @@ use misdeeds::{MISDEEDS, Misdeed, Seen};
 const AGENTS: &str = "TICKBIRD_LIMITS_AGENTS";
 /// Quiet and loud by turns, so often, and each so short that whatever else this machine does falls on both alike.
 const ROUNDS: usize = 60;
+/// Fewer of them when each has many.
+const LEAST_ROUNDS: usize = 6;
+/// Agents behind one address: half of what one address may have.
+const EACH_ADDRESS: usize = 500;
 /// How long each of the ten rests between two deeds.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -31,10 +38,16 @@ fn agents() -> usize {
     std::env::var(AGENTS).ok().and_then(|it| it.parse().ok()).unwrap_or(50)
 }
 
+/// After which the collector closes a connection. A turn of all that behave well takes a while when they are many.
+fn idle() -> Duration {
+    if agents() > 100 { Duration::from_millis(100) * agents() as u32 } else { 3.s() }
+}
+
 /// A collector that is less patient than the shipped one, so that patience ends within a test.
 fn impatient(stage: &Stage) -> Result<Collector, StageError> {
     let mut collector = Collector::init(stage)?;
-    collector.configure("\n[limits]\nidle_time = \"3s\"\nbody_time = \"2s\"\nanswer_time = \"2s\"\n")?;
+    let idle = idle().as_secs();
+    collector.configure(&format!("\n[limits]\nidle_time = \"{idle}s\"\nbody_time = \"2s\"\nanswer_time = \"2s\"\n"))?;
     collector.serve()?;
     Ok(collector)
 }
@@ -58,6 +71,19 @@ impl Good {
     fn new(stage: &Stage, collector: &Collector, token: &str) -> Result<Self, StageError> {
         let agent = Simulated::enrolled(stage, collector, token)?;
         let connection = agent.connect()?;
+        Ok(Self { agent, connection, next: 1 })
+    }
+
+    /// One of many, the so-manieth. Five hundred share an address, and wait for their turn as agents do.
+    fn one_of_many(agent: Simulated, number: usize) -> Result<Self, StageError> {
+        let from = Ipv4Addr::new(127, 0, 1, 1 + (number / EACH_ADDRESS) as u8);
+        let beat = agent.batch("urgent", 1, &[]).to_string();
+        let connection = until("an agent is let in", 30.s(), || {
+            let text = |error: StageError| error.to_string();
+            let mut connection = agent.connect_from(from).map_err(text)?;
+            let answer = connection.ask("POST", RECORDS, "", beat.as_bytes()).map_err(text)?;
+            if answer.status == 200 { Ok(connection) } else { Err(answer.body) }
+        })?;
         Ok(Self { agent, connection, next: 1 })
     }
 
@@ -113,7 +139,8 @@ impl Stir {
         let mut deed = (misdeed.prepare)(agent);
         loop {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if !state.loud && !(misdeed.waits && state.begun) {
+            let begun = state.loud || (misdeed.waits && state.begun);
+            if !begun {
                 state.resting += 1;
                 self.changed.notify_all();
                 state =
@@ -157,32 +184,42 @@ fn sweep(all: &mut [Good]) -> Result<Vec<f64>, StageError> {
     all.iter_mut().map(|good| Ok(1000.0 * good.sends()?.as_secs_f64())).collect()
 }
 
-/// What the collector says of an agent: how often it exceeded each limit.
-fn excess(collector: &Collector, id: &str) -> Result<Value, StageError> {
-    let agents = collector.items("agents", "")?;
-    Ok(agents.iter().find(|it| it["id"] == id).map_or(Value::Null, |it| it["excess"].clone()))
+/// The name of the metric that counts how often an agent exceeded a limit; it is there from the first time on.
+fn metric(agent: &str, limit: &str) -> String {
+    format!("tickbird_agent_excess_total{{agent=\"{agent}\",limit=\"{limit}\"}}")
 }
 
 #[test]
 fn ten_misbehaving_agents_are_refused_by_name_and_the_others_do_not_feel_it() {
     alone_within(300.s() + Duration::from_millis(500 * agents() as u64), |stage| {
+        let limit = getrlimit(Resource::Nofile);
+        // Each agent is a connection of this process.
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
+            .map_err(|error| StageError::system("raise the limit on open files")(error.into()))?;
         let collector = impatient(stage)?;
         let token = token(&collector, agents() + MISDEEDS.len())?;
         let rogues = MISDEEDS.iter().map(|_| Simulated::enrolled(stage, &collector, &token));
         let rogues = rogues.collect::<Result<Vec<_>, _>>()?;
-        let good = (0..agents()).map(|_| Good::new(stage, &collector, &token));
+        let enrolled = (0..agents()).map(|_| Simulated::enrolled(stage, &collector, &token));
+        let enrolled = enrolled.collect::<Result<Vec<_>, _>>()?;
+        let good = enrolled.into_iter().enumerate().map(|(number, agent)| Good::one_of_many(agent, number));
         let mut good = good.collect::<Result<Vec<_>, _>>()?;
         let stir = Stir::new(rogues.len());
         let (quiet, loud) = thread::scope(|scope| {
-            for (index, (agent, misdeed)) in rogues.iter().zip(MISDEEDS).enumerate() {
-                let stir = &stir;
-                scope.spawn(move || stir.misbehave(index, agent, misdeed));
-            }
-            let measured = measure(&stir, &mut good);
+            let stir = &stir;
+            let begin = |(index, (agent, misdeed))| scope.spawn(move || stir.misbehave(index, agent, misdeed));
+            let threads: Vec<_> = rogues.iter().zip(MISDEEDS).enumerate().map(begin).collect();
+            let measured = measure(stir, &mut good);
             stir.with(|state| state.over = true);
+            // Those who wait come to an end later, and whoever behaves well does not fall silent meanwhile.
+            until("the ten have ended", idle() + 30.s(), || {
+                sweep(&mut good).map_err(|error| error.to_string())?;
+                let at_it = threads.iter().filter(|it| !it.is_finished()).count();
+                if at_it == 0 { Ok(()) } else { Err(format!("{at_it} are at it")) }
+            })?;
             measured
         })?;
-        println!("acknowledged after {quiet:.2} ms while the ten are quiet, and {loud:.2} ms beside them");
+        report(&format!("acknowledged after {quiet:.2} ms while the ten are quiet, and {loud:.2} ms beside them"))?;
         assert!(loud <= 2.0 * quiet, "acknowledgements took {loud:.2} ms beside the ten, and {quiet:.2} ms without");
 
         let (seen, deeds) = stir.with(|state| (state.seen.clone(), state.deeds.clone()));
@@ -203,7 +240,7 @@ fn measure(stir: &Stir, good: &mut [Good]) -> Result<(f64, f64), StageError> {
     let (mut quiet, mut loud) = (Vec::new(), Vec::new());
     // The first batch of each is also a handshake.
     sweep(good)?;
-    for _ in 0..ROUNDS {
+    for _ in 0..(ROUNDS * 50 / agents()).clamp(LEAST_ROUNDS, ROUNDS) {
         stir.rest(count, good)?;
         quiet.extend(sweep(good)?);
         let done = |state: &mut State| state.deeds.iter().sum::<u64>();
@@ -220,7 +257,7 @@ fn measure(stir: &Stir, good: &mut [Good]) -> Result<(f64, f64), StageError> {
     }
     // Those who wait have to come to an end once.
     let last = |state: &mut State| state.deeds.iter().copied().min().unwrap_or_default();
-    until("each of the ten had its answer", 30.s(), || {
+    until("each of the ten had its answer", idle() + 30.s(), || {
         sweep(good).map_err(|error| error.to_string())?;
         if stir.with(last) > 0 { Ok(()) } else { Err("one still waits".into()) }
     })?;
@@ -230,10 +267,12 @@ fn measure(stir: &Stir, good: &mut [Good]) -> Result<(f64, f64), StageError> {
 /// In the API, in the command line's list, in the metrics and as an incident: each by its own name, and nobody else.
 fn everyone_is_named(collector: &Collector, rogues: &[Simulated], good: &[Good]) -> Result<(), StageError> {
     for (rogue, misdeed) in rogues.iter().zip(MISDEEDS) {
-        until(format!("what {} does is counted under its name", misdeed.name), 10.s(), || {
-            let excess = excess(collector, &rogue.id).map_err(|error| error.to_string())?;
-            let is_counted = |code: &&&str| excess[**code].as_u64().unwrap_or_default() > 0;
-            if misdeed.counted.iter().all(|code| is_counted(&code)) { Ok(()) } else { Err(excess.to_string()) }
+        until(format!("what {} does is counted under its name", misdeed.name), idle() + 10.s(), || {
+            // One answer for all: thousands of agents are many pages of a list, and who asks for pages without end is
+            // refused a handshake.
+            let metrics = collector.get("/metrics").map_err(|error| error.to_string())?.body;
+            let missing = misdeed.counted.iter().find(|code| !metrics.contains(&metric(&rogue.id, code)));
+            missing.map_or(Ok(()), |code| Err(format!("no {code} is counted")))
         })?;
     }
     let metrics = collector.get("/metrics")?.body;
@@ -242,8 +281,7 @@ fn everyone_is_named(collector: &Collector, rogues: &[Simulated], good: &[Good])
     let listed = list["agents"].as_array().cloned().unwrap_or_default();
     for (rogue, misdeed) in rogues.iter().zip(MISDEEDS) {
         for code in misdeed.counted {
-            let of = format!("tickbird_agent_excess_total{{agent=\"{}\",limit=\"{code}\"}}", rogue.id);
-            assert!(metrics.contains(&of), "{of}");
+            assert!(metrics.contains(&metric(&rogue.id, code)), "{}: {code}", misdeed.name);
             let it = listed.iter().find(|it| it["id"] == *rogue.id).expect("is listed");
             assert!(it["excess"][code].as_u64() > Some(0), "{}: {it}", misdeed.name);
         }
@@ -264,6 +302,10 @@ fn everyone_is_named(collector: &Collector, rogues: &[Simulated], good: &[Good])
     Ok(())
 }
 
+fn is_timeout(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)
+}
+
 /// Sockets that are opened and say nothing, from an address that no agent has: they are closed without a handshake, and
 /// an agent still gets in at once.
 #[test]
@@ -273,7 +315,8 @@ fn a_source_that_floods_is_shut_out_and_agents_are_let_in() {
         collector.serve()?;
         let mut known = Good::new(stage, &collector, collector.enrolment_token())?;
         known.sends()?;
-        let strangers: [Ipv4Addr; 3] = [2, 3, 4].map(|it| Ipv4Addr::new(127, 0, 0, it));
+        // As many as would take every place for a handshake together, if half of them were not kept for agents.
+        let strangers: [Ipv4Addr; 5] = [2, 3, 4, 5, 6].map(|it| Ipv4Addr::new(127, 0, 0, it));
         let mut held = Vec::new();
         for round in 0..400 {
             for from in strangers {
@@ -287,12 +330,24 @@ fn a_source_that_floods_is_shut_out_and_agents_are_let_in() {
             }
         }
         known.sends()?;
-        until("the flood is counted", 10.s(), || {
+        let refused = |reason: &str| {
             let metrics = collector.get("/metrics").map_err(|error| error.to_string())?.body;
-            let of = |reason: &str| format!("tickbird_connections_refused_total{{reason=\"{reason}\"}}");
-            let line =
-                metrics.lines().find(|it| it.starts_with(&of("source_rate")) || it.starts_with(&of("handshakes")));
-            line.map(drop).ok_or_else(|| "no connection was refused".into())
-        })
+            let of = format!("tickbird_connections_refused_total{{reason=\"{reason}\"}}");
+            if metrics.contains(&of) { Ok(()) } else { Err(format!("nobody was refused for {reason}")) }
+        };
+        until("who took more than a share of the places is counted", 10.s(), || refused("handshakes"))?;
+        // One that hangs up at once takes no place for long, and is held to so many a second.
+        let hasty = Ipv4Addr::new(127, 0, 0, 7);
+        until("who begins too many a second is counted", 60.s(), || {
+            for _ in 0..500 {
+                // Refused or not.
+                drop(knock(hasty, collector.agents()));
+            }
+            refused("source_rate")
+        })?;
+        // The first of all had its place, and said nothing: it does not keep it.
+        let waits = held[0].set_read_timeout(Some(60.s())).and_then(|()| held[0].read(&mut [0; 16]));
+        assert!(!matches!(&waits, Err(error) if is_timeout(error)), "a silent one was let wait: {waits:?}");
+        Ok(())
     });
 }

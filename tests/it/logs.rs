@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 use tickbird_tests::agent::{app, postgres};
 use tickbird_tests::postgres::Route;
 use tickbird_tests::wait::throughout;
-use tickbird_tests::{Application, PgBouncer, Postgres, Seconds, Stage, StageError, Watch, alone, until};
+use tickbird_tests::{
+    Application, Failing, Library, PgBouncer, Postgres, Seconds, Sizes, Stage, StageError, Watch, alone, until,
+};
 
 const TIMEOUT: &str = "pool.timeout";
 const PREPARED: &str = "pool.prepared";
@@ -75,6 +77,95 @@ fn one_request_that_waited_in_vain_is_critical_and_talk_of_it_is_nothing() {
         assert!(line.contains("QueuePool limit of size 1 overflow 0 reached"), "{told}");
         watch.resolves(TIMEOUT, "faulty-api", 90.s())?;
         watch.silent_about("log:twin-api")
+    });
+}
+
+/// What each library says when its pool is empty.
+const fn own_words(whose: Failing) -> &'static str {
+    match whose {
+        Failing::Python => "couldn't get a connection after 0.05 sec",
+        Failing::Java => "Connection is not available, request timed out after 1",
+        Failing::Node => "timeout exceeded when trying to connect",
+        Failing::Ruby => "could not obtain a connection from the pool within 0.050 seconds",
+    }
+}
+
+/// Waits until these words are told once of each worker, whatever chain of causes its library writes.
+fn tells_once(watch: &Watch, name: &str, words: &str) -> Result<(), StageError> {
+    until(format!("{name} is told to have written once: {words}"), 20.s(), || {
+        let told = watch.tells(TIMEOUT, name, 1.s()).map_err(|error| error.to_string())?;
+        let lines = told["evidence"]["lines"].as_array().cloned().unwrap_or_default();
+        let with = lines.iter().filter(|it| it["line"].as_str().is_some_and(|it| it.contains(words))).count();
+        if with == 1 && told["severity"] == "critical" { Ok(()) } else { Err(told.to_string()) }
+    })
+}
+
+/// Client backends at the server, without the one that asks.
+fn taken(server: &Postgres) -> Result<u16, StageError> {
+    let rows = server.sql(
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()",
+    )?;
+    let count = rows.first().and_then(|it| it.first()).and_then(|it| it.parse().ok());
+    count.ok_or_else(|| StageError::Malformed { what: "a count of backends".into(), found: format!("{rows:?}") })
+}
+
+/// HikariCP, psycopg_pool, pg-pool and ActiveRecord, and each one's driver when the server refuses: for the limit of a
+/// role, for the slots that are kept for superusers, and for the very last one. The twins serve all the while.
+#[test]
+fn nobody_gets_a_connection_in_the_words_of_each_library_and_of_its_server() {
+    alone(|stage| {
+        const SLOTS: u16 = 20;
+        let server = Postgres::start(stage, SLOTS)?;
+        let begin = |kind: &str, whose: Failing| {
+            let name = format!("{kind}-{whose:?}-api");
+            Application::failing_as(whose, stage, &name, server.environment("app", Route::V4))
+        };
+        let mut all = Vec::new();
+        for whose in Failing::ALL {
+            all.push((whose, begin("faulty", whose)?, begin("twin", whose)?));
+        }
+        let text: String = all.iter().map(|(_, faulty, twin)| sections(faulty) + &sections(twin)).collect();
+        let watch = Watch::begin(stage, &text)?;
+        for (whose, faulty, twin) in &mut all {
+            assert_eq!((faulty.does("serve 1")?, twin.does("serve 3")?), (0.into(), 0.into()));
+            for name in [faulty.name(), twin.name()] {
+                watch.sees(TIMEOUT, &format!("log:{name}"), "ok", 30.s())?;
+            }
+            let words = own_words(*whose).to_owned() + if *whose == Failing::Java { "000ms" } else { "" };
+            for said in [
+                format!("INFO POST /search body={{\"q\": \"{words}\"}}"),
+                format!("WARNING ticket 7: \"{words}\" is what the customer reads"),
+                format!("DEBUG tried again: {words}"),
+            ] {
+                twin.does(&format!("say {said}"))?;
+            }
+        }
+        for (whose, faulty, _) in &mut all {
+            let command = if *whose == Failing::Python { "queue 1" } else { "starve 1" };
+            assert_eq!(faulty.does(command)?, 1);
+        }
+        for (whose, faulty, _) in &all {
+            tells_once(&watch, faulty.name(), own_words(*whose))?;
+        }
+
+        let mut refused = |words: &str| -> Result<(), StageError> {
+            for (_, faulty, twin) in &mut all {
+                assert_eq!((faulty.does("begin 1")?, twin.does("serve 1")?), (1.into(), 0.into()), "{words}");
+            }
+            all.iter().try_for_each(|(_, faulty, _)| tells_once(&watch, faulty.name(), words))
+        };
+        server.sql(&format!("ALTER ROLE app CONNECTION LIMIT {}", taken(&server)?))?;
+        refused("too many connections for role")?;
+        server.sql("ALTER ROLE app CONNECTION LIMIT -1")?;
+        let crowd = |name: &str, role: &str, size: u16| {
+            let environment = server.environment(role, Route::V4);
+            Application::through(stage, name, Library::PsycopgPool, environment, Sizes::full(size))
+        };
+        let _crowd = crowd("crowd", "app", SLOTS - 3 - taken(&server)?)?;
+        refused("remaining connection slots are reserved")?;
+        let _people = crowd("people", "postgres", 3)?;
+        refused("sorry, too many clients already")?;
+        watch.silent_about("log:twin-")
     });
 }
 

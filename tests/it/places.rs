@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use tickbird_tests::agent::{User, app, check, postgres};
 use tickbird_tests::truth::{backends, descriptors};
-use tickbird_tests::{Agent, Application, Postgres, Seconds, alone, until};
+use tickbird_tests::{Agent, Application, Cgroup, Postgres, Seconds, alone, until};
 
 /// Both on one network, the agent in a PID namespace of its own: every socket and the server's view of it, no process.
 #[test]
@@ -54,6 +54,44 @@ fn a_sidecar_without_the_process_namespace_names_ports_and_sessions_and_no_proce
         assert!(advice.contains("share"), "it says how to share the namespace: {advice}");
         let doctor = agent.report("doctor", &[])?.to_string();
         assert!(doctor.contains("in another PID namespace"), "the doctor says the same: {doctor}");
+        Ok(())
+    });
+}
+
+/// Two containers of one image in one pod: same user, same command, same server. Their processes are not visible, so the
+/// cgroup of their sockets tells them apart, in the name of each pool and of what is found in it.
+#[test]
+fn two_containers_of_one_image_are_two_owners_by_the_cgroup_of_their_sockets() {
+    alone(|stage| {
+        let (leaky, twin) = (Cgroup::make(stage, "leaky")?, Cgroup::make(stage, "twin")?);
+        let server = Postgres::start(stage, 60)?;
+        let mut application = Application::pooled_in_cgroup(&leaky, stage, "grants-api", &server)?;
+        let _replica = Application::pooled_in_cgroup(&twin, stage, "grants-api", &server)?;
+        let held = application.leaks(2)?;
+        let configuration = [
+            postgres(&server.dsn_file("tickbird")?),
+            app("grants-api", &application.command()),
+            check("pool.idle_in_transaction", "warning = \"1s\""),
+        ]
+        .concat();
+        let agent = Agent::prepare(stage, &configuration, User::Sidecar)?;
+        let report = until("the leak is old enough to be named", 20.s(), || {
+            let report = agent.report("inspect", &[]).map_err(|error| error.to_string())?;
+            let named = sessions(&report).map_or(0, <[Value]>::len);
+            if named == held.len() { Ok(report) } else { Err(report["findings"].to_string()) }
+        })?;
+        for cgroup in [&leaky, &twin] {
+            let name = format!("pool:uid 0 cgroup {}/unseen>", cgroup.id()?);
+            let [pool] = pools(&report, &name).try_into().expect("one pool of each container");
+            assert_eq!((&pool["pid"], &pool["open"]), (&Value::Null, &20.into()), "{name}: {pool}");
+        }
+        let told = report["findings"].as_array().cloned().unwrap_or_default();
+        let left_open: Vec<&Value> = told.iter().filter(|it| it["check"] == "pool.idle_in_transaction").collect();
+        let [finding] = left_open.try_into().expect("the healthy one is not told of");
+        let (cgroup, twin) = (format!("uid 0 cgroup {}", leaky.id()?), format!("cgroup {}", twin.id()?));
+        assert!(finding["target"].to_string().contains(&cgroup), "{finding}");
+        let summary = finding["summary"].as_str().unwrap_or_default();
+        assert!(summary.contains(&format!("{cgroup} (owner: not visible)")) && !summary.contains(&twin), "{summary}");
         Ok(())
     });
 }

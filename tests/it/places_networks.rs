@@ -216,7 +216,8 @@ fn in_the_host_mode_each_namespace_is_entered_once_and_seen_like_our_own() {
         })?;
         third.kill()?;
         until("its sockets are given back with it", 60.s(), || match sockets() {
-            Ok(count) if count == before => Ok(()),
+            // The question of a status may have been open at first.
+            Ok(count) if count <= before => Ok(()),
             other => Err(format!("{other:?}, at first {before}")),
         })?;
         assert_eq!(agent.namespaces_entered().len(), 3);

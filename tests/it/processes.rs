@@ -16,11 +16,13 @@ fn a_process_that_was_killed_and_not_replaced_is_told_within_a_second() {
         watch.sees("fd.limit", "process:shop", "ok", 20.s())?;
 
         let killed = Instant::now();
-        web.kill()?;
+        web.dies();
         let incident = watch.fires("proc.gone", "process:shop", 5.s())?;
         let took = killed.elapsed();
         assert!(took < 1.s(), "it took {took:?}");
         assert_eq!(incident["severity"], "critical", "it was declared");
+        assert_eq!(incident["evidence"]["how"], "killed by signal 9", "the kernel says so until its parent has waited");
+        web.kill()?;
 
         let _successor = web.successor()?;
         watch.resolves("proc.gone", "process:shop", 20.s())?;

@@ -6,6 +6,7 @@ use serde_json::Value;
 use tickbird_tests::agent::{app, check};
 use tickbird_tests::certificate::Certificate;
 use tickbird_tests::postgres::Route;
+use tickbird_tests::watch::rows_of;
 use tickbird_tests::xray::Truth;
 use tickbird_tests::{Application, Library, MariaDb, Seconds, Sizes, Stage, StageError, Watch, alone, until};
 
@@ -77,16 +78,17 @@ fn all_are_named(
     watch.silent_about("healthy-twin")
 }
 
-fn all_of_mariadb(stage: &Stage, server: &MariaDb, routes: &[(&str, Route)]) -> Result<(), StageError> {
+fn all_of_mariadb(stage: &Stage, server: &MariaDb, ours: Route, routes: &[(&str, Route)]) -> Result<(), StageError> {
     let start = |name: &str, route| pool(stage, name, server, route);
-    all_are_named(stage, &server.section()?, "/information_schema", routes, start)
+    all_are_named(stage, &server.section(ours)?, "/information_schema", routes, start)
 }
 
 #[test]
 fn twenty_of_twenty_sessions_of_mariadb_are_named_by_its_process_list() {
     alone(|stage| {
         let server = MariaDb::start(stage, &Certificate::ending_in(stage, 30)?, false, 200)?;
-        all_of_mariadb(stage, &server, &[("over-v4", Route::V4), ("over-v6", Route::V6), ("over-tls", Route::Tls)])
+        let routes = [("over-v4", Route::V4), ("over-v6", Route::V6), ("over-tls", Route::Tls)];
+        all_of_mariadb(stage, &server, Route::Tls, &routes)
     });
 }
 
@@ -96,7 +98,49 @@ fn twenty_of_twenty_sessions_of_mariadb_are_named_by_its_performance_schema() {
         let server = MariaDb::start(stage, &Certificate::ending_in(stage, 30)?, true, 200)?;
         let routes =
             [("over-v4", Route::V4), ("over-v6", Route::V6), ("over-tls", Route::Tls), ("over-unix", Route::Unix)];
-        all_of_mariadb(stage, &server, &routes)
+        all_of_mariadb(stage, &server, Route::V6, &routes)
+    });
+}
+
+/// Without `performance_schema` nobody knows whose a session over a unix socket is: that pool is not judged, which is said
+/// with its reason, and those over TCP are judged as before.
+#[test]
+fn whose_a_session_of_mariadb_over_a_unix_socket_is_stays_unknown_without_its_schema_and_is_said() {
+    alone(|stage| {
+        let server = MariaDb::start(stage, &Certificate::ending_in(stage, 30)?, false, 200)?;
+        let start = |name: &str, route| pool(stage, name, &server, route);
+        let mut hidden = start("over-unix", Route::Unix)?;
+        let mut seen = start("over-v4", Route::V4)?;
+        let mut twin = start("healthy-twin", Route::V4)?;
+        twin.does("traffic 10")?;
+        let applications = [&hidden, &seen, &twin].map(|it| app(it.name(), &it.command())).concat();
+        let watch =
+            Watch::begin(stage, &(check(CHECK, "warning = \"5s\"") + &server.section(Route::V4)? + &applications))?;
+        for name in ["over-v4", "healthy-twin"] {
+            watch.sees(CHECK, name, "ok", 40.s())?;
+        }
+        for it in [&mut hidden, &mut seen] {
+            it.does("leak 20")?;
+        }
+        let reason = "whose a session over a unix socket is (performance_schema is off, or not granted";
+        for check in [CHECK, "pool.leak"] {
+            until(format!("{check} is blind for over-unix, with the reason"), 40.s(), || {
+                let status = watch.agent.status().map_err(|error| error.to_string())?;
+                let rows = rows_of(&status, check, "over-unix");
+                let is_so = |it: &Value| it["state"] == "blind" && it["value"].to_string().contains(reason);
+                if rows.iter().any(|it| is_so(it)) { Ok(()) } else { Err(format!("{rows:?}")) }
+            })?;
+        }
+        let truth = truth(&seen)?;
+        until("those over TCP are named by the same view", 60.s(), || {
+            let finding = watch.tells(CHECK, "over-v4", 1.s()).map_err(|error| error.to_string())?;
+            if told(&finding) == truth { Ok(()) } else { Err(finding.to_string()) }
+        })?;
+        let doctor = watch.agent.report("doctor", &[])?.to_string();
+        assert!(doctor.contains(reason), "the doctor says the same: {doctor}");
+        watch.never_told(CHECK, "over-unix")?;
+        watch.never_told("pool.leak", "over-unix")?;
+        watch.silent_about("healthy-twin")
     });
 }
 
@@ -105,7 +149,8 @@ fn a_full_mariadb_has_no_headroom() {
     alone(|stage| {
         let server = MariaDb::start(stage, &Certificate::ending_in(stage, 30)?, false, 24)?;
         let it = pool(stage, "greedy", &server, Route::V4)?;
-        let configuration = check("db.headroom", "hold = \"5s\"") + &server.section()? + &app("greedy", &it.command());
+        let configuration =
+            check("db.headroom", "hold = \"5s\"") + &server.section(Route::V4)? + &app("greedy", &it.command());
         let watch = Watch::begin(stage, &configuration)?;
         watch.fires("db.headroom", "/information_schema", 60.s()).map(drop)
     });

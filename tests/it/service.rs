@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tickbird_tests::agent::User;
 use tickbird_tests::process::Running;
-use tickbird_tests::{Agent, Collector, Seconds, Stage, StageError, alone, until};
+use tickbird_tests::simulated::RECORDS;
+use tickbird_tests::{Agent, Collector, Seconds, Simulated, Stage, StageError, alone, until};
 
 /// A service manager's end of `sd_notify`, and the service.
 struct Managed {
@@ -120,3 +121,41 @@ store = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
 store.execute('BEGIN IMMEDIATE')
 sys.stdin.read()
 ";
+
+/// The collector is told to stop while a batch is half said: it hears the rest, keeps it, answers, and only then ends.
+#[test]
+fn a_collector_that_is_told_to_stop_ends_what_it_has_begun_and_begins_nothing() {
+    alone(|stage| {
+        let mut collector = Collector::init(stage)?;
+        collector.serve()?;
+        let agent = Simulated::enrolled(stage, &collector, collector.enrolment_token())?;
+        let target = "pool:shop/main>10.0.0.5:5432/app";
+        let batch = agent.batch("urgent", 1, &[agent.finding(target, &serde_json::json!({}))]).to_string();
+        let (said, rest) = batch.split_at(batch.len() / 2);
+        let mut connection = agent.connect()?;
+        let length = batch.len();
+        connection.say(&format!(
+            "POST {RECORDS} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: {length}\r\n\r\n"
+        ))?;
+        // So it has begun: who is told to stop before that ends the connection, and the agent comes again.
+        connection.hears("HTTP/1.1 100 Continue\r\n\r\n")?;
+        connection.say(said)?;
+        collector.signal(Signal::TERM);
+        until("the collector drains", 10.s(), || match collector.log() {
+            log if log.contains("collector drains") => Ok(()),
+            log => Err(log),
+        })?;
+        until("nobody new is let in", 10.s(), || match agent.connect() {
+            Err(_) => Ok(()),
+            Ok(_) => Err("one was".to_owned()),
+        })?;
+        connection.say(rest)?;
+        let answer = connection.answer()?;
+        assert_eq!((answer.status, answer.json()?["through"].as_u64()), (200, Some(1)), "{}", answer.body);
+        assert!(collector.ends()?.success(), "{}", collector.log());
+        collector.serve()?;
+        let kept = collector.items("findings", "")?;
+        assert!(kept.iter().any(|it| it["target"] == target), "{kept:?}");
+        Ok(())
+    });
+}

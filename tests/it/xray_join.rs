@@ -9,7 +9,7 @@ use tickbird_tests::certificate::Certificate;
 use tickbird_tests::postgres::Route;
 use tickbird_tests::wait::throughout;
 use tickbird_tests::watch::rows_of;
-use tickbird_tests::xray::Truth;
+use tickbird_tests::xray::{Truth, pools_in};
 use tickbird_tests::{
     Application, Library, PgBouncer, Postgres, Seconds, Sizes, Stage, StageError, Watch, alone, until,
 };
@@ -122,6 +122,42 @@ fn twenty_of_twenty_sessions_are_named_over_v4_v6_mapped_unix_and_tls() {
         let watch = Watch::begin(stage, &configuration)?;
         all_are_named(&watch, &mut applications)?;
         is_well(&watch, &mut twin)
+    });
+}
+
+/// PostgreSQL lists the sessions of other users to anybody, and hides their port and state. On one host the join works
+/// even so: the backend's own descriptor leads to the socket. What is hidden stays unknown, and is no healthy pool.
+#[test]
+fn sessions_that_are_hidden_from_our_role_are_joined_by_their_backends_descriptor() {
+    alone(|stage| {
+        let server = Postgres::start(stage, 50)?;
+        server.strange_role("stranger")?;
+        let environment = server.environment("app", Route::V4);
+        let mut it = Application::through(stage, "hidden-api", Library::QueuePool, environment, Sizes::full(EACH))?;
+        let configuration = app(it.name(), &it.command()) + &postgres(&server.dsn_file("stranger")?);
+        let watch = Watch::begin(stage, &configuration)?;
+        it.does(&format!("leak {EACH}"))?;
+        let truth = truth(&it)?;
+        until("all sessions are joined, and their state is not visible", 40.s(), || {
+            let status = watch.agent.status().map_err(|error| error.to_string())?;
+            let pools = pools_in(&status).map_err(|error| error.to_string())?;
+            let rows = pools.iter().flat_map(|pool| pool.connections.iter().map(move |row| (pool.pid, row)));
+            let joined: BTreeSet<Row> = rows
+                .filter(|(_, row)| row.state.as_deref() == Some("not visible"))
+                .filter_map(|(pid, row)| Some((pid?, row.fd?, i32::try_from(row.session?).ok()?, row.port())))
+                .collect();
+            let servers = status["targets"].as_array().into_iter().flatten().filter(|it| it["kind"] == "server");
+            let facts = servers.map(|it| it["facts"]["joined"].clone()).collect::<Vec<_>>();
+            let is_whole = joined == truth && facts == [Value::from(format!("{EACH} of {EACH}"))];
+            if is_whole { Ok(()) } else { Err(format!("{facts:?}, {joined:?}; in truth {truth:?}")) }
+        })?;
+        watch.sees("agent.join", "", "ok", 20.s())?;
+        until("what is hidden is blind, and never well", 40.s(), || {
+            let status = watch.agent.status().map_err(|error| error.to_string())?;
+            let rows = rows_of(&status, CHECK, it.name());
+            let is_blind = !rows.is_empty() && rows.iter().all(|it| it["state"] == "blind" && it["looks_known"] == 0);
+            if is_blind { Ok(()) } else { Err(format!("{rows:?}")) }
+        })
     });
 }
 

@@ -28,7 +28,16 @@ const STACKS: [(&str, Library); 6] = [
     ("node-api", Library::NodePg),
 ];
 /// What looks like a fault and is none: a listener, a lock, a long job, a second pool.
-const DECOYS: [(usize, &str); 5] = [(0, "listen"), (0, "lock"), (1, "batch"), (3, "listen"), (0, "second 10")];
+const DECOYS: [(usize, &str); 7] = [
+    (0, "listen"),
+    (0, "lock"),
+    // Taken from the pool for good, and committed: no later statement shows what they are for.
+    (0, "dedicate 2 lock"),
+    (0, "dedicate 1 listen"),
+    (1, "batch"),
+    (3, "listen"),
+    (0, "second 10"),
+];
 /// The same at Redis: who is fed by others, and who waits for work.
 const DECOYS_OF_REDIS: [&str; 3] = ["subscribe", "xread", "block 2"];
 /// What SQLAlchemy documents for asyncpg behind a pooler.
@@ -115,7 +124,7 @@ impl Actors {
             safe.url(),
             tls.chain.display()
         );
-        let waiting = |name: &str| Application::waiting(stage, name, &servers.main, 5);
+        let waiting = |name: &str| Application::waiting(stage, name, &servers.main, Some(5));
         let waits = [waiting("waiting-api")?, waiting("status-api")?];
         text += &told_by_pages(&waits);
         let orders = Application::failing(stage, "orders-api", servers.direct())?;
@@ -191,7 +200,7 @@ impl Actors {
     /// A rolling restart of the page and of one stack after another: the successor serves beside its predecessor for a
     /// while, by turns for several looks of the agent and within one.
     pub(crate) fn rolls(&mut self, minute: usize) -> Result<(), StageError> {
-        let beside = Duration::from_millis(if self.restarts % 2 == 0 { 500 } else { 3000 });
+        let beside = Duration::from_millis(if self.restarts.is_multiple_of(2) { 500 } else { 3000 });
         let page = self.page.successor()?;
         throughout("both serve", beside, || Ok(()))?;
         std::mem::replace(&mut self.page, page).stop()?;

@@ -32,6 +32,9 @@ const ROLLS: usize = 3;
 /// A starved host makes every look late. It is counted.
 const LATE: &str = "agent.slow";
 
+/// Smaller pools than this are suggested to nobody.
+const LEAST_SUGGESTED: u64 = 2;
+
 fn minutes() -> u64 {
     std::env::var(MINUTES).ok().and_then(|it| it.parse().ok()).unwrap_or(5)
 }
@@ -135,6 +138,9 @@ impl Soak {
         for it in uncovered(&defaults, &status, minutes()) {
             self.summary.wrong(format!("not looked at with known values: {it}"));
         }
+        for it in self.sizes_not_suggested()? {
+            self.summary.wrong(it);
+        }
         let records = self.sums_agree()?;
         let text = self.summary.text(&status, &findings, &served, self.actors.restarts());
         self.leaves(&format!("{text}\n{records} records that the agent wrote are at the collector, each once.\n"))?;
@@ -148,6 +154,22 @@ impl Soak {
             Some(file) => std::fs::write(&file, text).map_err(StageError::system("write the summary")),
             None => Ok(()),
         }
+    }
+
+    /// Pools for which the collector suggests no size that their use bears out. It takes ten minutes of looks to suggest one.
+    fn sizes_not_suggested(&self) -> Result<Vec<String>, StageError> {
+        if minutes() < 15 {
+            return Ok(Vec::new());
+        }
+        let pools = self.watch.collector.items("fleet/pools", "")?;
+        let fits = |pool: &Value| {
+            let [used, suggested, open] =
+                ["leased_p95", "suggested", "open_peak"].map(|it| pool["last_days"][it].as_u64());
+            suggested.is_some() && used <= suggested && suggested <= open.max(Some(LEAST_SUGGESTED))
+        };
+        let wrong = pools.iter().filter(|it| !fits(it)).map(|it| format!("no fitting size is suggested: {it}"));
+        let none = pools.is_empty().then(|| "the collector knows no pool".to_owned());
+        Ok(wrong.chain(none).collect())
     }
 
     /// What the agent has written is at the collector, once. How many records that are.

@@ -53,7 +53,7 @@ impl Servers {
             postgres(&self.replica.dsn_file("tickbird")?),
             postgres(&by_name),
             format!("[[pgbouncer]]\ndsn_file = \"{}\"\n", self.pooler.dsn_file()?.display()),
-            self.mariadb.section()?,
+            self.mariadb.section(Route::V4)?,
             self.redis.section("tickbird", Route::V4)?,
             self.rabbitmq.section("tickbird", &password("tickbird"))?,
         ]

@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::collector::Collector;
+use crate::network::Far;
 use crate::process::{Running, installed, output, run};
 use crate::stage::{Stage, StageError};
 use crate::wait::{Seconds, throughout, until};
@@ -48,8 +49,11 @@ pub struct Agent {
     room: PathBuf,
     user: User,
     process: Option<Running>,
+    /// The words that bring it onto the host that it runs on, if that is not the stage's.
+    host: Option<Vec<String>>,
     is_traced: bool,
     is_optimised: bool,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Agent {
@@ -58,7 +62,8 @@ impl Agent {
         let (binary, room) = (stage.binary("tickbird-agent")?, stage.room("agent")?);
         // One that is not optimised takes many times the CPU time; the shipped budget is for the shipped binary.
         let is_optimised = !binary.parent().is_some_and(|it| it.ends_with("debug"));
-        let mut it = Self { binary, room, user, process: None, is_traced: false, is_optimised };
+        let (is_traced, environment) = (false, Vec::new());
+        let mut it = Self { binary, room, user, process: None, host: None, is_traced, is_optimised, environment };
         std::fs::create_dir(it.state()).map_err(StageError::system("make the agent's state directory"))?;
         if user.is_nobody() {
             // The workspace may be in a home that others may not enter.
@@ -71,6 +76,11 @@ impl Agent {
         }
         it.configure(configuration)?;
         Ok(it)
+    }
+
+    /// Gives it a variable of the environment from now on.
+    pub fn knows(&mut self, variable: &'static str, value: String) {
+        self.environment.push((variable, value));
     }
 
     /// An agent that is enrolled with `collector` and runs.
@@ -164,6 +174,12 @@ impl Agent {
         Ok(self)
     }
 
+    /// Runs on another host; it is enrolled and asked from here.
+    pub fn on(mut self, host: &Far) -> Self {
+        self.host = Some(host.enter());
+        self
+    }
+
     /// How often it has called `setns` since, in all of its threads, with what it answered.
     pub fn namespaces_entered(&self) -> Vec<String> {
         let text = std::fs::read_to_string(self.trace()).unwrap_or_default();
@@ -174,12 +190,15 @@ impl Agent {
         self.room.join("setns")
     }
 
-    /// setpriv, unshare without a fork, and strace with its tracer aside replace themselves with the agent, so the
+    /// nsenter, setpriv, unshare without a fork, and strace with its tracer aside replace themselves with the agent, so the
     /// child's pid is the agent's.
     fn command(&self, name: &str) -> Command {
         let mut words: Vec<OsString> = Vec::new();
         let mut add = |all: &[&str]| words.extend(all.iter().map(OsString::from));
         let forking = ["--fork", "--kill-child", "--mount-proc"];
+        if let Some(enter) = self.host.as_ref().filter(|_| name == "run") {
+            add(&enter.iter().map(String::as_str).collect::<Vec<_>>());
+        }
         match self.user {
             User::Same | User::Nobody(_) => (),
             User::Sidecar => add(&[&["/usr/bin/unshare", "--pid"][..], &forking].concat()),
@@ -201,6 +220,7 @@ impl Agent {
         words.push(self.binary.clone().into());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).args(name.split(' ')).arg("--config").arg(self.configuration());
+        command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         command
     }
 

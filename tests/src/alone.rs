@@ -89,6 +89,8 @@ fn in_namespaces(test: &str, directory: &tempfile::TempDir, longest: Duration) -
     let said = last_lines(&log, usize::MAX);
     // A name that is wrong would run no test at all, and succeed.
     if status.success() && said.contains("1 passed") {
+        // Its figures are shown to whoever asks for them (`--nocapture`).
+        println!("{}", said.trim());
         return Ok(());
     }
     Err(StageError::Failed { what: test.to_owned(), said: format!("{status}\n{}", said.trim()) })

@@ -9,14 +9,17 @@ use std::thread;
 use serde_json::Value;
 
 use crate::library::{Library, Sizes};
+use crate::network::Far;
 use crate::postgres::{Postgres, Route};
 use crate::process::{Running, installed};
 use crate::stage::{Stage, StageError, workspace};
 use crate::wait::Seconds;
 
 mod elsewhere;
+mod failing;
 
-pub use elsewhere::Network;
+pub use elsewhere::{Cgroup, Network};
+pub use failing::Failing;
 
 /// A running application.
 #[derive(Debug)]
@@ -93,8 +96,31 @@ impl Application {
         server: Vec<(&'static str, String)>,
         sizes: Sizes,
     ) -> Result<Self, StageError> {
+        Self::placed(stage, name, library, server, sizes, Vec::new())
+    }
+
+    /// The same on another host. With [`Far::begin_apart`] its process id is that of somebody who waits for it.
+    pub fn through_on(
+        far: &Far,
+        stage: &Stage,
+        name: &str,
+        library: Library,
+        server: Vec<(&'static str, String)>,
+        sizes: Sizes,
+    ) -> Result<Self, StageError> {
+        Self::placed(stage, name, library, server, sizes, far.enter())
+    }
+
+    fn placed(
+        stage: &Stage,
+        name: &str,
+        library: Library,
+        server: Vec<(&'static str, String)>,
+        sizes: Sizes,
+        leading: Vec<String>,
+    ) -> Result<Self, StageError> {
         let room = stage.room(name)?;
-        let program = library.program(&room)?;
+        let program = leading.into_iter().map(PathBuf::from).chain(library.program(&room)?).collect();
         let truth = room.join("truth");
         let mut arguments: Vec<String> = ["--name", name, "--truth"].map(str::to_owned).into();
         arguments.push(truth.display().to_string());
@@ -122,32 +148,22 @@ impl Application {
         Path::new(&self.kind.arguments[at + 1])
     }
 
-    /// A worker that writes a log of its own ([`Application::written`]) with the errors of SQLAlchemy and asyncpg.
-    pub fn failing(stage: &Stage, name: &str, server: Vec<(&'static str, String)>) -> Result<Self, StageError> {
-        installed("/usr/lib/python3/dist-packages/sqlalchemy", "python3-sqlalchemy")?;
-        installed("/usr/lib/python3/dist-packages/greenlet", "python3-greenlet")?;
-        installed("/usr/lib/python3/dist-packages/psycopg2", "python3-psycopg2")?;
-        installed("/usr/lib/python3/dist-packages/asyncpg", "python3-asyncpg")?;
-        let room = stage.room(name)?;
-        let written = room.join("app.log").display().to_string();
-        let arguments = ["--name", name, "--log", &written].map(str::to_owned).into();
-        Self::start(
-            name,
-            Kind { program: python("failing.py")?, arguments, environment: server, log: room.join("log") },
-        )
-    }
-
-    /// The log that it writes itself.
-    ///
-    /// # Panics
-    /// When it is none of [`Application::failing`].
-    pub fn written(&self) -> &Path {
-        self.argument("--log")
-    }
-
     /// The file that its standard error goes to.
     pub fn log(&self) -> &Path {
         &self.kind.log
+    }
+
+    /// A worker that shows its secrets in its command line and its environment, as well as in all it does.
+    pub fn indiscreet(
+        stage: &Stage,
+        name: &str,
+        words: &[&str],
+        environment: Vec<(&'static str, String)>,
+    ) -> Result<Self, StageError> {
+        installed("/usr/lib/python3/dist-packages/psycopg2", "python3-psycopg2")?;
+        let arguments = ["--name", name].iter().chain(words).map(|it| (*it).to_owned()).collect();
+        let log = stage.room(name)?.join("log");
+        Self::start(name, Kind { program: python("indiscreet.py")?, arguments, environment, log })
     }
 
     /// A worker whose transactions wait for one another, fail, or are on a server that was superseded.
@@ -160,11 +176,13 @@ impl Application {
         Self::start(name, Kind { program: python("transactions.py")?, arguments, environment, log })
     }
 
-    /// A web server whose requests need a connection of a pool of `size` on `server`, and wait for one.
-    pub fn waiting(stage: &Stage, name: &str, server: &Postgres, size: u32) -> Result<Self, StageError> {
+    /// A web server whose requests need a connection of a pool of `size` on `server`, and wait for one. Without a size it
+    /// has five, and nothing outside its code tells so.
+    pub fn waiting(stage: &Stage, name: &str, server: &Postgres, size: Option<u32>) -> Result<Self, StageError> {
         installed("/usr/lib/python3/dist-packages/sqlalchemy", "python3-sqlalchemy")?;
         installed("/usr/lib/python3/dist-packages/psycopg2", "python3-psycopg2")?;
-        let dsn = format!("{}?pool_size={size}&max_overflow=0&application_name={name}", server.dsn("app"));
+        let sizes = size.map(|it| format!("&pool_size={it}&max_overflow=0")).unwrap_or_default();
+        let dsn = format!("{}?application_name={name}{sizes}", server.dsn("app"));
         let kind = Kind {
             program: python("waiting.py")?,
             arguments: vec!["--name".into(), name.into()],
@@ -205,9 +223,13 @@ impl Application {
         Self::start("sockets", Kind { program: python("sockets.py")?, arguments, environment: Vec::new(), log })
     }
 
-    /// A second one like this, on the same port if it has one: the successor in a rolling restart.
+    /// A second one like this, on the same port if it has one: the successor in a rolling restart. It writes a truth of
+    /// its own.
     pub fn successor(&self) -> Result<Self, StageError> {
         let mut kind = self.kind.clone();
+        if let Some(at) = kind.arguments.iter().position(|it| it == "--truth") {
+            kind.arguments[at + 1] += "-of-successor";
+        }
         if let (Some(port), Some(at)) = (self.port, kind.arguments.iter().position(|it| it == "--port")) {
             kind.arguments[at + 1] = port.to_string();
         }
@@ -306,6 +328,11 @@ impl Application {
     /// Asks it to end, and waits.
     pub fn stop(&mut self) -> Result<ExitStatus, StageError> {
         self.process.stop()
+    }
+
+    /// Kills it (`SIGKILL`), and does not wait: until [`Self::kill`] it stays as a zombie, whose end can be read.
+    pub fn dies(&self) {
+        self.process.signal(rustix::process::Signal::KILL);
     }
 
     /// Kills it, and waits.

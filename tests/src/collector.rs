@@ -33,6 +33,7 @@ pub struct Collector {
     people: String,
     process: Option<Running>,
     trace: Option<PathBuf>,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Collector {
@@ -81,6 +82,7 @@ impl Collector {
             log,
             process: None,
             trace: None,
+            environment: Vec::new(),
         })
     }
 
@@ -132,6 +134,11 @@ impl Collector {
         Ok(())
     }
 
+    /// Gives it a variable of the environment in every life from now on.
+    pub fn knows(&mut self, variable: &'static str, value: String) {
+        self.environment.push((variable, value));
+    }
+
     /// Serves, and waits until it listens.
     pub fn start(&mut self) -> Result<(), StageError> {
         let mut command = match &self.trace {
@@ -143,6 +150,7 @@ impl Collector {
                 command
             }
         };
+        command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         command.args(["serve", "--dir"]).arg(&self.directory).stdin(Stdio::null()).stdout(Stdio::null());
         let addresses = self.directory.join("addresses.json");
         // One that was killed could not remove it.
@@ -161,6 +169,11 @@ impl Collector {
     /// Asks it to end (`SIGTERM`), and waits.
     pub fn stop(&mut self) -> Result<ExitStatus, StageError> {
         self.process.take().map_or_else(|| Err(self.does_not_run()), |mut it| it.stop())
+    }
+
+    /// Waits until it has ended by itself, or by a signal that it had before.
+    pub fn ends(&mut self) -> Result<ExitStatus, StageError> {
+        self.process.take().map_or_else(|| Err(self.does_not_run()), |mut it| it.ends(30.s()))
     }
 
     /// Kills it (`SIGKILL`), and waits.

@@ -77,6 +77,11 @@ impl Client {
         self.open(TcpStream::connect(address).map_err(StageError::system(format!("connect to {address}")))?, address)
     }
 
+    /// The same from another address of loopback, as another host would.
+    pub fn connect_from(&self, from: std::net::Ipv4Addr, address: &str) -> Result<Connection, StageError> {
+        self.open(socket(address, Some(from), None)?, address)
+    }
+
     /// The same with a socket that takes in so few bytes that whoever writes to it soon waits.
     pub fn connect_narrow(&self, address: &str) -> Result<Connection, StageError> {
         self.open(socket(address, None, Some(4 << 10))?, address)
@@ -139,6 +144,17 @@ impl Connection {
         let what = format!("an answer of {}", self.address);
         let answer = read_answer(&mut self.stream).map_err(StageError::system(format!("read {what}")))?;
         answer.ok_or_else(|| StageError::Malformed { what, found: "a cut answer, or no HTTP".into() })
+    }
+
+    /// Reads these words, and no others.
+    pub fn hears(&mut self, words: &str) -> Result<(), StageError> {
+        let what = format!("the words of {}", self.address);
+        let mut heard = vec![0; words.len()];
+        self.stream.read_exact(&mut heard).map_err(StageError::system(format!("read {what}")))?;
+        if heard == words.as_bytes() {
+            return Ok(());
+        }
+        Err(StageError::Malformed { what, found: String::from_utf8_lossy(&heard).into_owned() })
     }
 
     /// Waits until the server ends it.

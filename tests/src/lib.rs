@@ -7,25 +7,33 @@
 //! Everything that is started here ends when it is dropped, by its own process id, and keeps its log in the
 //! scenario's directory.
 
+pub mod accounts;
 pub mod agent;
 pub mod alone;
 pub mod application;
+pub mod canary;
+pub mod canned;
 pub mod certificate;
+pub mod clock;
 pub mod collector;
 pub mod coverage;
 pub mod disk;
+pub mod figure;
 pub mod https;
+pub mod kept;
 pub mod library;
 pub mod mariadb;
 pub mod moody;
 pub mod network;
 pub mod pgbouncer;
 pub mod postgres;
+pub mod power_cut;
 pub mod process;
 pub mod rabbitmq;
 pub mod redis;
 pub mod relay;
 pub mod replica;
+pub mod report;
 pub mod requests;
 pub mod scene;
 pub mod simulated;
@@ -39,13 +47,14 @@ pub mod xray;
 
 pub use agent::Agent;
 pub use alone::alone;
-pub use application::{Application, Held, Network};
+pub use application::{Application, Cgroup, Failing, Held, Network};
+pub use clock::Clock;
 pub use collector::Collector;
 pub use disk::Disk;
 pub use library::{Library, Sizes};
 pub use mariadb::MariaDb;
 pub use moody::Moody;
-pub use network::Far;
+pub use network::{Far, Lost};
 pub use pgbouncer::PgBouncer;
 pub use postgres::Postgres;
 pub use rabbitmq::RabbitMq;

@@ -19,6 +19,10 @@ pub enum Library {
     Asyncpg,
     /// SQLAlchemy's asyncio engine on asyncpg, whose DSN stands in `DATABASE_URL`: it rotates.
     AsyncEngine,
+    /// SQLAlchemy 2's QueuePool on psycopg 3 (`postgresql+psycopg`): it rotates.
+    EnginePsycopg,
+    /// SQLAlchemy 2's asyncio engine on asyncpg (`postgresql+asyncpg`): it rotates.
+    EngineAsyncpg,
     /// Go's database/sql on lib/pq: a stack.
     GoSql,
     /// HikariCP on JDBC: neither.
@@ -66,11 +70,13 @@ const NODE: &str = "/usr/share/nodejs";
 
 impl Library {
     /// All of them that speak to PostgreSQL and find it by libpq's variables.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::QueuePool,
         Self::QueuePoolLifo,
         Self::PsycopgPool,
         Self::Asyncpg,
+        Self::EnginePsycopg,
+        Self::EngineAsyncpg,
         Self::GoSql,
         Self::Hikari,
         Self::NodePg,
@@ -84,6 +90,8 @@ impl Library {
             Self::PsycopgPool => "psycopg-pool",
             Self::Asyncpg => "asyncpg",
             Self::AsyncEngine => "async-engine",
+            Self::EnginePsycopg => "engine-psycopg",
+            Self::EngineAsyncpg => "engine-asyncpg",
             Self::GoSql => "go-sql",
             Self::Hikari => "hikari",
             Self::NodePg => "node-pg",
@@ -100,7 +108,8 @@ impl Library {
             Self::QueuePoolLifo => Some("queue_pool_lifo"),
             Self::PsycopgPool => Some("rotating_pool"),
             Self::Asyncpg => Some("asyncpg_pool"),
-            Self::AsyncEngine => Some("async_engine"),
+            Self::AsyncEngine | Self::EngineAsyncpg => Some("async_engine"),
+            Self::EnginePsycopg => Some("engine_psycopg"),
             Self::PyMySql => Some("pymysql_pool"),
             Self::RedisPy => Some("redis_pool"),
             Self::Pika => Some("pika_pool"),
@@ -117,6 +126,8 @@ impl Library {
             | Self::PsycopgPool
             | Self::Asyncpg
             | Self::AsyncEngine
+            | Self::EnginePsycopg
+            | Self::EngineAsyncpg
             | Self::PyMySql
             | Self::RedisPy
             | Self::Pika => {
@@ -129,40 +140,67 @@ impl Library {
                     _ => ("sqlalchemy", "python3-sqlalchemy"),
                 };
                 installed(&format!("{PYTHON}/{directory}"), package)?;
-                if self == Self::AsyncEngine {
+                if matches!(self, Self::EnginePsycopg | Self::EngineAsyncpg) {
+                    if !python_modules().join("sqlalchemy").exists() {
+                        let said = "it is not installed: `cargo xtask test` does that".to_owned();
+                        return Err(StageError::Failed { what: "find SQLAlchemy 2".into(), said });
+                    }
+                    installed(&format!("{PYTHON}/psycopg_pool"), "python3-psycopg-pool")?;
+                }
+                if matches!(self, Self::AsyncEngine | Self::EngineAsyncpg) {
                     installed(&format!("{PYTHON}/asyncpg"), "python3-asyncpg")?;
                     installed(&format!("{PYTHON}/greenlet"), "python3-greenlet")?;
                 }
                 Ok(vec![installed("/usr/bin/python3", "python3")?, sources.join("python/application.py")])
             }
             Self::GoSql => Ok(vec![build_go(&sources.join("go"), room)?]),
-            Self::Hikari => {
-                let java = installed("/usr/bin/java", "openjdk-17-jre-headless")?;
-                let jars: Vec<String> = JARS
-                    .iter()
-                    .map(|(jar, package)| installed(&format!("/usr/share/java/{jar}.jar"), package))
-                    .map(|it| it.map(|path| path.display().to_string()))
-                    .collect::<Result<_, _>>()?;
-                // A single file of source is compiled when it is run. The heap is small: several run at once.
-                let options = ["-Xmx96m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"].map(PathBuf::from);
-                Ok([vec![java], options.into(), vec![jars.join(":").into(), sources.join("java/Pooled.java")]].concat())
-            }
-            Self::NodePg => {
-                let node = installed("/usr/bin/node", "nodejs")?;
-                if !node_modules().join("pg").exists() {
-                    installed(&format!("{NODE}/pg"), "node-pg")?;
-                }
-                Ok(vec![node, sources.join("node/pooled.js")])
-            }
+            Self::Hikari => java(&sources.join("java/Pooled.java")),
+            Self::NodePg => node(&sources.join("node/pooled.js")),
         }
     }
 
     pub(crate) fn environment(self) -> Vec<(&'static str, String)> {
         match self {
-            Self::NodePg => vec![("NODE_PATH", format!("{}:{NODE}", node_modules().display()))],
+            Self::NodePg => vec![node_path()],
+            Self::EnginePsycopg | Self::EngineAsyncpg => {
+                vec![("PYTHONPATH", python_modules().display().to_string())]
+            }
             _ => Vec::new(),
         }
     }
+}
+
+/// A program of one file of source, which is compiled when it is run, with HikariCP and PostgreSQL's driver.
+pub(crate) fn java(source: &Path) -> Result<Vec<PathBuf>, StageError> {
+    let java = installed("/usr/bin/java", "openjdk-17-jre-headless")?;
+    let jars: Vec<String> = JARS
+        .iter()
+        .map(|(jar, package)| installed(&format!("/usr/share/java/{jar}.jar"), package))
+        .map(|it| it.map(|path| path.display().to_string()))
+        .collect::<Result<_, _>>()?;
+    // The heap is small: several run at once. No performance data: its file is /tmp/hsperfdata_*/PID, and scenarios side by
+    // side share /tmp, each with PIDs of its own.
+    let options =
+        ["-Xmx96m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-cp"].map(PathBuf::from);
+    Ok([vec![java], options.into(), vec![jars.join(":").into(), source.into()]].concat())
+}
+
+/// A script that finds node-postgres by [`node_path`].
+pub(crate) fn node(script: &Path) -> Result<Vec<PathBuf>, StageError> {
+    let node = installed("/usr/bin/node", "nodejs")?;
+    if !node_modules().join("pg").exists() {
+        installed(&format!("{NODE}/pg"), "node-pg")?;
+    }
+    Ok(vec![node, script.into()])
+}
+
+pub(crate) fn node_path() -> (&'static str, String) {
+    ("NODE_PATH", format!("{}:{NODE}", node_modules().display()))
+}
+
+/// Where `cargo xtask` puts SQLAlchemy 2, which stands before Debian's there.
+pub fn python_modules() -> PathBuf {
+    target_directory().join("applications/python")
 }
 
 /// Where `cargo xtask` puts node-postgres when Debian's package cannot be installed beside the Node.js that is here.
@@ -173,7 +211,12 @@ pub fn node_modules() -> PathBuf {
 /// With Debian's sources and nothing else: no network, no module proxy.
 fn build_go(sources: &Path, room: &Path) -> Result<PathBuf, StageError> {
     let go = installed("/usr/bin/go", "golang-go")?;
-    installed("/usr/share/gocode/src/github.com/lib/pq", "golang-github-lib-pq-dev")?;
+    for (path, package) in [
+        ("lib/pq", "golang-github-lib-pq-dev"),
+        ("prometheus/client_golang", "golang-github-prometheus-client-golang-dev"),
+    ] {
+        installed(&format!("/usr/share/gocode/src/github.com/{path}"), package)?;
+    }
     let program = room.join("pooled");
     let mut command = Command::new(go);
     command.args(["build", "-o"]).arg(&program).arg(".").current_dir(sources);

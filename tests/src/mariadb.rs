@@ -101,10 +101,19 @@ impl MariaDb {
         all
     }
 
-    /// A `[[mysql]]` section; its DSN goes to a file.
-    pub fn section(&self) -> Result<String, StageError> {
+    /// A `[[mysql]]` section whose agent comes by this route, and by TLS is let in no other way; its DSN goes to a file.
+    pub fn section(&self, route: Route) -> Result<String, StageError> {
         let path = self.room.join("tickbird.dsn");
-        let dsn = format!("mysql://tickbird:{}@127.0.0.1:{}/", password("tickbird"), self.port);
+        let options = match route {
+            Route::Unix => format!("?socket={}/sock", self.room.display()),
+            Route::Tls => {
+                self.sql("ALTER USER tickbird@'%' REQUIRE SSL")?;
+                format!("?ssl-mode=VERIFY_IDENTITY&ssl-ca={}", self.authority.display())
+            }
+            Route::V4 | Route::V6 | Route::Mapped => String::new(),
+        };
+        let host = if route == Route::V6 { "[::1]" } else { "127.0.0.1" };
+        let dsn = format!("mysql://tickbird:{}@{host}:{}/{options}", password("tickbird"), self.port);
         std::fs::write(&path, dsn).map_err(StageError::system("write a DSN file"))?;
         Ok(format!("[[mysql]]\ndsn_file = \"{}\"\n", path.display()))
     }

@@ -1,12 +1,13 @@
 //! A web server whose answers are good or bad by chance, so that an agent which asks it has much to tell.
 
 use std::hash::{BuildHasher, RandomState};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use crate::network::Far;
 use crate::stage::StageError;
 
 /// A server on a free port of 127.0.0.1. It begins moody.
@@ -19,7 +20,16 @@ pub struct Moody {
 impl Moody {
     /// Listens until the process ends.
     pub fn start() -> Result<Self, StageError> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(StageError::system("bind a free port"))?;
+        Self::listening(TcpListener::bind(("127.0.0.1", 0)))
+    }
+
+    /// The same on another host.
+    pub fn start_on(host: &Far) -> Result<Self, StageError> {
+        Self::listening(host.within(|| TcpListener::bind(("127.0.0.1", 0)))?)
+    }
+
+    fn listening(listener: io::Result<TcpListener>) -> Result<Self, StageError> {
+        let listener = listener.map_err(StageError::system("bind a free port"))?;
         let port = listener.local_addr().map_err(StageError::system("read the port"))?.port();
         let it = Self { port, is_well: Arc::default() };
         let is_well = it.is_well.clone();

@@ -216,6 +216,11 @@ impl Postgres {
         self.port
     }
 
+    /// Makes a role that may connect, and see nothing of the sessions of others.
+    pub fn strange_role(&self, role: &str) -> Result<(), StageError> {
+        self.sql(&format!("CREATE ROLE {role} LOGIN PASSWORD '{}'", password(role))).map(drop)
+    }
+
     /// DSN of a role in the application's database, password included.
     pub fn dsn(&self, role: &str) -> String {
         format!("postgresql://{role}:{}@{}:{}/{}", password(role), self.host, self.port, APPLICATION.1)

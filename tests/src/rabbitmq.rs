@@ -27,6 +27,7 @@ pub struct RabbitMq {
     port: u16,
     tls_port: u16,
     management: u16,
+    management_tls: u16,
     authority: PathBuf,
     environment: Vec<(&'static str, String)>,
     owner: Owner,
@@ -38,7 +39,8 @@ impl RabbitMq {
     /// `tickbird` (tag `monitoring`) and `manager` (tag `management`).
     pub fn start(stage: &Stage, certificate: &Certificate, sockets: u16) -> Result<Self, StageError> {
         let room = stage.room("rabbitmq")?;
-        let (port, tls_port, management, distribution) = (free_port()?, free_port()?, free_port()?, free_port()?);
+        let (port, tls_port, distribution) = (free_port()?, free_port()?, free_port()?);
+        let (management, management_tls) = (free_port()?, free_port()?);
         let owner = Owner::of_servers()?;
         owner.give(&room)?;
         let at = |file: &str| room.join(file).display().to_string();
@@ -56,15 +58,16 @@ impl RabbitMq {
             "advanced.config",
             &format!("[{{rabbit, [{{file_handles_high_watermark, {}}}]}}].\n", descriptors_for(sockets)),
         )?;
-        let chain = at("server.crt");
+        let (chain, key) = (at("server.crt"), at("server.key"));
         write(
             "rabbitmq.conf",
             &format!(
                 "listeners.tcp.1 = 127.0.0.1:{port}\nlisteners.tcp.2 = ::1:{port}\nlisteners.ssl.1 = 127.0.0.1:{tls_port}\n\
-                 ssl_options.cacertfile = {chain}\nssl_options.certfile = {chain}\nssl_options.keyfile = {}\n\
+                 ssl_options.cacertfile = {chain}\nssl_options.certfile = {chain}\nssl_options.keyfile = {key}\n\
                  ssl_options.verify = verify_none\nmanagement.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {management}\n\
+                 management.ssl.ip = 127.0.0.1\nmanagement.ssl.port = {management_tls}\nmanagement.ssl.cacertfile = {chain}\n\
+                 management.ssl.certfile = {chain}\nmanagement.ssl.keyfile = {key}\n\
                  default_user = app\ndefault_pass = {}\nloopback_users = none\nlog.file = false\nlog.console = true\n",
-                at("server.key"),
                 password("app"),
             ),
         )?;
@@ -85,7 +88,8 @@ impl RabbitMq {
         command.envs(environment.iter().cloned()).stdin(Stdio::null()).stdout(Stdio::null());
         let process = Running::start("rabbitmq", &mut command, &room.join("log"))?;
         let authority = certificate.chain.clone();
-        let mut it = Self { room, port, tls_port, management, authority, environment, owner, _process: process };
+        let mut it =
+            Self { room, port, tls_port, management, management_tls, authority, environment, owner, _process: process };
         until("RabbitMQ answers", 90.s(), || {
             it._process.alive()?;
             it.answers()
@@ -122,6 +126,11 @@ impl RabbitMq {
         format!("127.0.0.1:{}", self.management)
     }
 
+    /// The same over TLS.
+    pub fn tls_address(&self) -> String {
+        format!("127.0.0.1:{}", self.management_tls)
+    }
+
     /// Variables of the environment for an application that comes by this route.
     pub fn environment(&self, route: Route) -> Vec<(&'static str, String)> {
         let host = if route == Route::V6 { "::1" } else { "127.0.0.1" };
@@ -140,8 +149,17 @@ impl RabbitMq {
 
     /// A `[[rabbitmq]]` section of a user with this password; its URL goes to a file.
     pub fn section(&self, user: &str, password: &str) -> Result<String, StageError> {
+        self.section_of(user, &format!("http://{user}:{password}@{}", self.address()))
+    }
+
+    /// The same for an agent that asks over TLS.
+    pub fn tls_section(&self, user: &str, password: &str) -> Result<String, StageError> {
+        let (to, authority) = (self.tls_address(), self.authority.display());
+        self.section_of(user, &format!("https://{user}:{password}@{to}/?ssl_ca_certs={authority}"))
+    }
+
+    fn section_of(&self, user: &str, url: &str) -> Result<String, StageError> {
         let path = self.room.join(format!("{user}.url"));
-        let url = format!("http://{user}:{password}@{}", self.address());
         std::fs::write(&path, url).map_err(StageError::system("write a URL"))?;
         Ok(format!("[[rabbitmq]]\ndsn_file = \"{}\"\n", path.display()))
     }

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::stage::StageError;
 use crate::wait::Seconds;
@@ -36,7 +37,7 @@ impl Requests {
     }
 }
 
-/// WebSockets that send something each second and are never answered.
+/// WebSockets that send something now and then and are never answered.
 #[derive(Debug)]
 pub struct Streams {
     stop: Option<Sender<()>>,
@@ -44,8 +45,8 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// Opens `count` of them on `path`.
-    pub fn open(port: u16, path: &str, count: usize) -> Result<Self, StageError> {
+    /// Opens `count` of them on `path`; they send every `pause`.
+    pub fn open(port: u16, path: &str, count: usize, pause: Duration) -> Result<Self, StageError> {
         let mut open = Vec::with_capacity(count);
         for _ in 0..count {
             let mut stream = ask(port, path)?;
@@ -57,7 +58,7 @@ impl Streams {
         }
         let (stop, stopped) = channel::<()>();
         let talk = std::thread::spawn(move || {
-            while stopped.recv_timeout(1.s()) == Err(RecvTimeoutError::Timeout) {
+            while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
                 // A masked text frame of five bytes. A server that is gone shows in the scenario itself.
                 let _ = open.iter_mut().try_for_each(|it| it.write_all(b"\x81\x85mask12345"));
             }

@@ -38,18 +38,38 @@ pub struct Scene {
 impl Scene {
     /// Starts the server, the applications and the watch. `settings` are check sections.
     pub fn begin(stage: &Stage, roles: &[Role], settings: &str) -> Result<Self, StageError> {
+        Self::begin_with(stage, roles, settings, |_| Ok(String::new()))
+    }
+
+    /// The same with further keys of the application's section.
+    pub fn begin_with(
+        stage: &Stage,
+        roles: &[Role],
+        settings: &str,
+        keys: impl Fn(&mut Application) -> Result<String, StageError>,
+    ) -> Result<Self, StageError> {
         let server = Postgres::start(stage, 200)?;
-        Self::on(stage, server, roles, settings)
+        Self::made(stage, server, roles, settings, keys)
     }
 
     /// The same on a server that runs.
     pub fn on(stage: &Stage, server: Postgres, roles: &[Role], settings: &str) -> Result<Self, StageError> {
+        Self::made(stage, server, roles, settings, |_| Ok(String::new()))
+    }
+
+    fn made(
+        stage: &Stage,
+        server: Postgres,
+        roles: &[Role],
+        settings: &str,
+        keys: impl Fn(&mut Application) -> Result<String, StageError>,
+    ) -> Result<Self, StageError> {
         let mut applications = Vec::new();
         let mut configuration = postgres(&server.dsn_file("tickbird")?);
         for role in roles {
-            let it = Application::of_library(stage, role.name, role.library, &server, role.sizes)?;
+            let mut it = Application::of_library(stage, role.name, role.library, &server, role.sizes)?;
             configuration += &app(role.name, &it.command());
-            configuration += &format!("pool.limit = {}\n", role.sizes.most);
+            configuration += &format!("pool.limit = {}\n{}", role.sizes.most, keys(&mut it)?);
             applications.push(it);
         }
         let watch = Watch::begin(stage, &(configuration + settings))?;
@@ -141,11 +161,22 @@ impl Scene {
     /// # Errors
     /// With the findings.
     pub fn is_quiet_about(&self, part: &str) -> Result<(), StageError> {
+        self.is_quiet_but(part, |_, _| false)
+    }
+
+    /// The same, without those for which `is_fault` holds, by check and target.
+    ///
+    /// # Errors
+    /// With the findings.
+    pub fn is_quiet_but(&self, part: &str, is_fault: impl Fn(&str, &str) -> bool) -> Result<(), StageError> {
         let told = self.watch.collector.items("findings", "")?;
         let all = self.samples.iter().flat_map(|it| &it.findings).chain(&told);
-        let about = all.filter(|it| it["target"].as_str().is_some_and(|it| it.contains(part)));
+        let text = |it: &Value, key: &str| it[key].as_str().unwrap_or_default().to_owned();
+        let about = all.filter(|it| text(it, "target").contains(part));
         let loud: Vec<String> = about
-            .filter(|it| it["severity"] != "info" && it["check"] != "agent.slow")
+            // What this machine's other work does to the agent's own pace is no finding about anybody.
+            .filter(|it| it["severity"] != "info" && !["agent.slow", "agent.budget"].contains(&&*text(it, "check")))
+            .filter(|it| !is_fault(&text(it, "check"), &text(it, "target")))
             .map(|it| format!("{} {}: {}", it["check"], it["target"], it["summary"]))
             .collect();
         match loud.first() {

@@ -54,6 +54,11 @@ impl Simulated {
         self.client.connect(&self.address)
     }
 
+    /// The same from another address of loopback.
+    pub fn connect_from(&self, from: std::net::Ipv4Addr) -> Result<Connection, StageError> {
+        self.client.connect_from(from, &self.address)
+    }
+
     /// A batch of these records, from the sequence `first` of a lane (`urgent`, `bulk`).
     pub fn batch(&self, lane: &str, first: u64, records: &[Value]) -> Value {
         json!({

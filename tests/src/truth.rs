@@ -1,9 +1,12 @@
 //! The truth about processes and sessions, read without any code of the agent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::postgres::Postgres;
 use crate::stage::StageError;
+
+/// In the column of the state.
+const ESTABLISHED: &str = "01";
 
 /// The TCP socket behind a descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,8 +26,7 @@ pub fn socket(pid: u32, fd: u32) -> Result<Socket, StageError> {
     let target = std::fs::read_link(&link).map_err(StageError::system(format!("read {link}")))?;
     let target = target.to_string_lossy().into_owned();
     let wrong = |found: String| StageError::Malformed { what: link.clone(), found };
-    let inode = target.strip_prefix("socket:[").and_then(|it| it.strip_suffix(']'));
-    let inode = inode.ok_or_else(|| wrong(target.clone()))?;
+    let inode = inode_of(&target).ok_or_else(|| wrong(target.clone()))?;
     for table in ["tcp", "tcp6"] {
         let rows = std::fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
         for row in rows.lines().skip(1) {
@@ -38,13 +40,25 @@ pub fn socket(pid: u32, fd: u32) -> Result<Socket, StageError> {
 
 /// How many established TCP connections a process has to this port, over v4.
 pub fn connections_to(pid: u32, port: u16) -> Result<usize, StageError> {
-    let ours = descriptors(pid)?;
+    let folder = format!("/proc/{pid}/fd");
+    let entries = std::fs::read_dir(&folder).map_err(StageError::system(format!("read {folder}")))?;
+    let links = entries.flatten().filter_map(|it| std::fs::read_link(it.path()).ok());
+    let ours: BTreeSet<String> = links.filter_map(|it| inode_of(&it.to_string_lossy()).map(str::to_owned)).collect();
     let rows = std::fs::read_to_string(format!("/proc/{pid}/net/tcp"))
         .map_err(StageError::system("read the table of sockets"))?;
     let remote = format!(":{port:04X}");
-    let leads_there = |row: &&str| row.split_ascii_whitespace().nth(2).is_some_and(|it| it.ends_with(&remote));
-    let all = rows.lines().skip(1).filter(leads_there).filter_map(parse);
-    Ok(all.filter(|it| it.state == 1 && ours.contains_key(&it.port)).count())
+    // By the inode: another process may have the same local port towards another address.
+    let is_ours = |row: &&str| {
+        let columns: Vec<&str> = row.split_ascii_whitespace().collect();
+        let of = |column: usize| columns.get(column).copied().unwrap_or_default();
+        of(2).ends_with(&remote) && of(3) == ESTABLISHED && ours.contains(of(9))
+    };
+    Ok(rows.lines().skip(1).filter(is_ours).count())
+}
+
+/// `88123` of `socket:[88123]`.
+fn inode_of(link: &str) -> Option<&str> {
+    link.strip_prefix("socket:[")?.strip_suffix(']')
 }
 
 /// Descriptors of a process's TCP sockets, by local port.
@@ -114,6 +128,17 @@ mod tests {
         let row = "   3: 0100007F:9C40 0100007F:1538 08 00000000:00000001 00:00000000 00000000  1000 0 88123 1 0 20 4 30 10 -1";
         assert_eq!(parse(row), Some(Socket { port: 40_000, state: 8 }));
         assert_eq!(parse("   3: 0100007F:9C40"), None);
+    }
+
+    #[test]
+    fn connections_are_counted_by_whose_they_are_and_where_they_lead() {
+        use std::net::{TcpListener, TcpStream};
+        let [here, there] = [(); 2].map(|()| TcpListener::bind(("127.0.0.1", 0)).expect("a free port"));
+        let [here, there] = [here, there].map(|it| (it.local_addr().expect("it is bound").port(), it));
+        let _ours = [(); 2].map(|()| TcpStream::connect(("127.0.0.1", here.0)).expect("it listens"));
+        let (me, parent) = (std::process::id(), std::os::unix::process::parent_id());
+        assert_eq!((connections_to(me, here.0).unwrap(), connections_to(me, there.0).unwrap()), (2, 0));
+        assert_eq!(connections_to(parent, here.0).unwrap_or(0), 0, "they are not its own");
     }
 
     #[test]

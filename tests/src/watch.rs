@@ -82,6 +82,18 @@ impl Watch {
         })
     }
 
+    /// The same, and it has this severity by then.
+    pub fn tells_as(&self, check: &str, part: &str, severity: &str, within: Duration) -> Result<Value, StageError> {
+        until(format!("the agent tells {check} of {part} as {severity}"), within, || {
+            let status = self.agent.status().map_err(|error| error.to_string())?;
+            let all = status["findings"].as_array().map(Vec::as_slice).unwrap_or_default();
+            match all.iter().find(|it| is_of(it, check, part)) {
+                Some(it) if it["severity"] == severity => Ok(it.clone()),
+                other => Err(format!("{other:?}; {:?}", rows_of(&status, check, part))),
+            }
+        })
+    }
+
     /// `check` was never found on targets that contain `part`.
     ///
     /// # Errors
@@ -107,6 +119,21 @@ impl Watch {
             return Ok(());
         }
         Err(StageError::Failed { what: format!("silence about {part}"), said: titles(&about) })
+    }
+
+    /// Nothing above `info` was found about targets that contain `part`, as far as the collector knows.
+    ///
+    /// # Errors
+    /// When something was.
+    pub fn quiet_about(&self, part: &str) -> Result<(), StageError> {
+        let found = self.collector.items("findings", "")?.into_iter();
+        let is_loud =
+            |it: &Value| it["severity"] != "info" && it["target"].as_str().is_some_and(|target| target.contains(part));
+        let loud: Vec<Value> = found.filter(is_loud).collect();
+        if loud.is_empty() {
+            return Ok(());
+        }
+        Err(StageError::Failed { what: format!("nothing above info about {part}"), said: titles(&loud) })
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -44,6 +45,8 @@ pub struct Message {
     pub at: Instant,
     /// `webhook-id`.
     pub id: String,
+    /// Every header.
+    pub head: Vec<(String, String)>,
     /// The body as it was signed.
     pub body: String,
     /// The body, read.
@@ -78,6 +81,8 @@ pub struct Webhook {
     port: u16,
     secret_file: PathBuf,
     manner: Arc<Mutex<Manner>>,
+    /// Seconds that its clock is ahead of the right time.
+    ahead: Arc<AtomicI64>,
     heard: Arc<Mutex<Heard>>,
 }
 
@@ -89,12 +94,13 @@ impl Webhook {
             .map_err(StageError::system("write the webhook's secret"))?;
         let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(StageError::system("bind a free port"))?;
         let port = listener.local_addr().map_err(StageError::system("read the port"))?.port();
-        let it = Self { port, secret_file, manner: Arc::new(Mutex::new(Manner::Accepts)), heard: Arc::default() };
-        let (manner, heard) = (it.manner.clone(), it.heard.clone());
+        let manner = Arc::new(Mutex::new(Manner::Accepts));
+        let it = Self { port, secret_file, manner, ahead: Arc::default(), heard: Arc::default() };
+        let (manner, ahead, heard) = (it.manner.clone(), it.ahead.clone(), it.heard.clone());
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (manner, heard) = (manner.clone(), heard.clone());
-                thread::spawn(move || converse(&stream, &manner, &heard));
+                let (manner, ahead, heard) = (manner.clone(), ahead.clone(), heard.clone());
+                thread::spawn(move || converse(&stream, &manner, &ahead, &heard));
             }
         });
         Ok(it)
@@ -108,6 +114,11 @@ impl Webhook {
     /// Changes how it answers.
     pub fn becomes(&self, manner: Manner) {
         *lock(&self.manner) = manner;
+    }
+
+    /// Sets its clock to so many seconds ahead of the right time; messages of another time it refuses.
+    pub fn is_ahead_by(&self, seconds: i64) {
+        self.ahead.store(seconds, Ordering::Relaxed);
     }
 
     /// Where to post to.
@@ -168,7 +179,7 @@ pub fn titles(messages: &[Message]) -> String {
 }
 
 /// One request and its answer; a connection that does not even send one is left alone.
-fn converse(stream: &TcpStream, manner: &Mutex<Manner>, heard: &Mutex<Heard>) {
+fn converse(stream: &TcpStream, manner: &Mutex<Manner>, ahead: &AtomicI64, heard: &Mutex<Heard>) {
     let _ = stream.set_read_timeout(Some(TIMEOUT));
     let mut reader = BufReader::new(stream);
     // The sender may keep the connection for more.
@@ -186,9 +197,10 @@ fn converse(stream: &TcpStream, manner: &Mutex<Manner>, heard: &Mutex<Heard>) {
         let accepted = matches!(now, Manner::Accepts | Manner::AnswersAStopped(_));
         {
             let mut heard = lock(heard);
-            match check(&head, body, accepted) {
+            match check(&head, body, accepted, ahead.load(Ordering::Relaxed)) {
                 Ok(message) => heard.messages.push(message),
-                Err(wrong) => heard.refused.push(wrong),
+                Err(wrong) if accepted => heard.refused.push(wrong),
+                Err(_) => (), // it is not accepted anyway
             }
         }
         let mut answer = stream;
@@ -241,7 +253,7 @@ fn header<'h>(head: &'h Head, name: &str) -> Option<&'h str> {
 }
 
 /// Reads a request as the Standard Webhooks specification tells a receiver to.
-fn check(head: &Head, body: Vec<u8>, accepted: bool) -> Result<Message, String> {
+fn check(head: &Head, body: Vec<u8>, accepted: bool, ahead: i64) -> Result<Message, String> {
     let at = Instant::now();
     let wanted = |name: &str| header(head, name).ok_or_else(|| format!("no header `{name}`"));
     let (id, timestamp) = (wanted("webhook-id")?.to_owned(), wanted("webhook-timestamp")?);
@@ -252,11 +264,11 @@ fn check(head: &Head, body: Vec<u8>, accepted: bool) -> Result<Message, String> 
     }
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
     match timestamp.parse::<u64>() {
-        Ok(sent) if sent.abs_diff(now) <= 300 => (),
+        Ok(sent) if sent.abs_diff(now.saturating_add_signed(ahead)) <= 300 => (),
         _ => return Err(format!("timestamp `{timestamp}` is not of now")),
     }
     let json = serde_json::from_str(&body).map_err(|error| format!("the body is no JSON: {error}"))?;
-    Ok(Message { at, id, body, json, accepted })
+    Ok(Message { at, id, head: head.clone(), body, json, accepted })
 }
 
 fn signature(id: &str, timestamp: &str, body: &str) -> String {
@@ -279,7 +291,7 @@ mod tests {
         let signature = signature.replace("OURS", &super::signature("msg_1", &now.to_string(), "{}"));
         let names = ["webhook-id", "webhook-timestamp", "webhook-signature"].map(str::to_owned);
         let head = names.into_iter().zip(["msg_1".to_owned(), now.to_string(), signature]).collect();
-        check(&head, b"{}".to_vec(), true)
+        check(&head, b"{}".to_vec(), true, 0)
     }
 
     #[test]

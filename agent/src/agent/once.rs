@@ -12,6 +12,7 @@ use crate::inspect::schedule::Clock;
 use crate::inspect::sqlite::SqliteInspector;
 use crate::inspect::{Inspector, Rows};
 use crate::judge::{Judge, Moment, Who};
+use crate::kernel::reader::Reader;
 use crate::status::Report;
 use crate::status::report::{Source, report};
 use crate::status::world::World;
@@ -28,11 +29,12 @@ pub struct Once {
 }
 
 impl Once {
-    /// Prepares the inspectors that the configuration asks for.
-    pub fn new(config: Config) -> Self {
+    /// Prepares the inspectors that the configuration asks for; `reader` looks into other processes.
+    pub fn new(config: Config, reader: &Reader) -> Self {
         let endpoints = Endpoints::default();
         let attention = Attention::default();
-        let host = host::Config { attention: attention.clone(), ..config.host(endpoints.clone()) };
+        let host =
+            host::Config { attention: attention.clone(), reader: reader.clone(), ..config.host(endpoints.clone()) };
         let (host, _ended) = HostInspector::new(host);
         let mut inspectors: Vec<Box<dyn Inspector>> = servers(&config).into_iter().map(|(it, _)| it).collect();
         for source in &config.pools {
@@ -42,9 +44,9 @@ impl Once {
             inspectors.push(Box::new(HttpInspector::new(endpoint.inspector.clone())));
         }
         for log in &config.logs {
-            inspectors.push(Box::new(LogInspector::new(log.clone())));
+            inspectors.push(Box::new(LogInspector::new(log.clone(), reader.clone())));
         }
-        inspectors.push(Box::new(SqliteInspector::default()));
+        inspectors.push(Box::new(SqliteInspector::new(reader.clone())));
         // Last, so that it knows where the servers are.
         inspectors.push(Box::new(host));
         let judge = Judge::new(Who::alone(), config.checks.clone()).ignoring_holds();

@@ -16,7 +16,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 const MAGIC: [u8; 4] = *b"TBC\x01";
-const SLOT_BYTES: usize = 48;
+pub(super) const SLOT_BYTES: usize = 48;
 const SLOT_OFFSETS: [u64; 2] = [0, 4096];
 
 /// The numbers of a lane that change with every batch.
@@ -96,7 +96,7 @@ fn newest(file: &File) -> io::Result<Option<(u64, Cursor)>> {
     Ok(found)
 }
 
-fn encode(serial: u64, cursor: Cursor) -> [u8; SLOT_BYTES] {
+pub(super) fn encode(serial: u64, cursor: Cursor) -> [u8; SLOT_BYTES] {
     let mut slot = [0; SLOT_BYTES];
     slot[..4].copy_from_slice(&MAGIC);
     let numbers = [serial, cursor.through, cursor.next, cursor.acknowledged, cursor.refused];
@@ -108,7 +108,7 @@ fn encode(serial: u64, cursor: Cursor) -> [u8; SLOT_BYTES] {
     slot
 }
 
-fn decode(slot: &[u8; SLOT_BYTES]) -> Option<(u64, Cursor)> {
+pub(super) fn decode(slot: &[u8; SLOT_BYTES]) -> Option<(u64, Cursor)> {
     let number = |at: usize| slot[at..at + 8].iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
     let checksum = u32::from_le_bytes([slot[4], slot[5], slot[6], slot[7]]);
     let is_whole = slot[..4] == MAGIC && crc32fast::hash(&slot[8..]) == checksum;

@@ -13,8 +13,8 @@
 //! at all; should it come back torn all the same, the checksum says so.
 
 /// Version this build writes; others are not read.
-const MAGIC: [u8; 4] = *b"TBF\x01";
-const HEADER_BYTES: usize = 28;
+pub(super) const MAGIC: [u8; 4] = *b"TBF\x01";
+pub(super) const HEADER_BYTES: usize = 28;
 
 /// Most records of one frame.
 pub(super) const MAX_RECORDS: usize = 100;
@@ -22,7 +22,7 @@ pub(super) const MAX_RECORDS: usize = 100;
 /// 2 to 4 KiB that the queue stores best.
 pub(super) const TARGET_RAW_BYTES: usize = 32 << 10;
 /// Largest body before compression that is read back: one record of the largest size and what fits beside it.
-const MAX_RAW_BYTES: usize = super::MAX_RECORD_BYTES + TARGET_RAW_BYTES + MAX_RECORDS * 4;
+pub(super) const MAX_RAW_BYTES: usize = super::MAX_RECORD_BYTES + TARGET_RAW_BYTES + MAX_RECORDS * 4;
 
 /// What the header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,7 +136,7 @@ fn length(bytes: &[u8]) -> u32 {
     u32::try_from(bytes.len()).expect("records are bounded far below 4 GiB where they are accepted")
 }
 
-fn checksum(head: &[u8], body: &[u8]) -> u32 {
+pub(super) fn checksum(head: &[u8], body: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(head);
     hasher.update(body);

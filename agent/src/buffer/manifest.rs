@@ -17,6 +17,8 @@ use crate::durable_file;
 const FORMAT: u32 = 1;
 /// More is not a file of ours: it would take 20,000 separate losses.
 const MAX_FILE_BYTES: u64 = 4 << 20;
+/// No sequence or count of a lane comes near; sums of two of them stay whole.
+const MAX_NUMBER: u64 = i64::MAX as u64;
 
 /// `buffer.json`: which life of the buffer this is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,7 +95,13 @@ impl Life {
     /// # Errors
     /// `NotFound` when there is none; `InvalidData` when it is not one that this build reads.
     pub(super) fn read(path: &Path) -> io::Result<Self> {
-        read(path, |life: &Self| life.format)
+        Self::parse(&read(path)?)
+    }
+
+    /// # Errors
+    /// `InvalidData` when it is not one that this build reads.
+    pub(super) fn parse(text: &[u8]) -> io::Result<Self> {
+        parse(text, |life: &Self| life.format)
     }
 
     /// # Errors
@@ -113,12 +121,25 @@ impl LaneManifest {
     /// # Errors
     /// `NotFound` when there is none; `InvalidData` when it is not one that this build reads.
     pub(super) fn read(path: &Path) -> io::Result<Self> {
-        let manifest = read(path, |manifest: &Self| manifest.format)?;
-        let generations = &manifest.generations;
+        Self::parse(&read(path)?)
+    }
+
+    /// # Errors
+    /// `InvalidData` when it is not one that this build reads.
+    pub(super) fn parse(text: &[u8]) -> io::Result<Self> {
+        let manifest = parse(text, |manifest: &Self| manifest.format)?;
+        let Self { generations, losses, .. } = &manifest;
         let is_ordered =
             generations.windows(2).all(|two| two[0].number < two[1].number && two[0].first <= two[1].first)
-                && manifest.losses.windows(2).all(|two| two[0].to < two[1].from)
-                && manifest.losses.iter().all(|loss| loss.from <= loss.to);
+                && losses.windows(2).all(|two| two[0].to < two[1].from)
+                && losses.iter().all(|loss| loss.from <= loss.to);
+        let mut numbers = [manifest.evicted, manifest.quarantined, manifest.set_aside]
+            .into_iter()
+            .chain(generations.iter().flat_map(|it| [it.number, it.first]))
+            .chain(losses.iter().map(|it| it.to));
+        if numbers.any(|it| it > MAX_NUMBER) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a number in it is larger than any sequence"));
+        }
         if generations.is_empty() || !is_ordered {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "its generations or losses are not in order"));
         }
@@ -132,11 +153,15 @@ impl LaneManifest {
     }
 }
 
-fn read<T: serde::de::DeserializeOwned>(path: &Path, format: fn(&T) -> u32) -> io::Result<T> {
-    let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
+fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     std::fs::File::open(path)?.take(MAX_FILE_BYTES).read_to_end(&mut text)?;
-    let value: T = serde_json::from_slice(&text).map_err(|error| invalid(error.to_string()))?;
+    Ok(text)
+}
+
+fn parse<T: serde::de::DeserializeOwned>(text: &[u8], format: fn(&T) -> u32) -> io::Result<T> {
+    let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
+    let value: T = serde_json::from_slice(text).map_err(|error| invalid(error.to_string()))?;
     match format(&value) {
         FORMAT => Ok(value),
         other => Err(invalid(format!("it has format {other}, this agent reads {FORMAT}"))),
@@ -164,6 +189,14 @@ mod tests {
         manifest.generations.swap(0, 1);
         manifest.write(&path).expect("written");
         assert_eq!(LaneManifest::read(&path).expect_err("refused").kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_number_beyond_every_sequence_is_refused() {
+        let mut manifest = LaneManifest::begin(1);
+        manifest.losses.push(LossMark { from: 0, to: u64::MAX, cause: Cause::Evicted });
+        let text = serde_json::to_vec(&manifest).expect("written");
+        assert_eq!(LaneManifest::parse(&text).expect_err("refused").kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]

@@ -8,17 +8,10 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
+use tickbird_tests::power_cut::{Files, INSIDE, What, traced};
 
 use super::*;
-use files::Files;
-use trace::What;
-
-mod files;
-mod trace;
-
-/// Set in the process that is traced: where it works.
-const INSIDE: &str = "TICKBIRD_POWER_CUT";
 
 fn now() -> Timestamp {
     Timestamp::from_second(1_800_000_000).expect("a time")
@@ -109,28 +102,10 @@ fn what_was_accepted_survives_a_power_cut_at_any_moment() {
     let log = root.join("trace");
     let work = root.join("work");
     std::fs::create_dir(&work).expect("created");
-    let outcome = Command::new("strace")
-        .args(["-f", "-y", "-xx", "-s", "1048576", "-e", "signal=none", "-e", &format!("trace={}", trace::CALLS), "-o"])
-        .arg(&log)
-        .arg(std::env::current_exe().expect("this test's binary"))
-        .args(["--exact", "buffer::power_cut::what_was_accepted_survives_a_power_cut_at_any_moment"])
-        .env(INSIDE, &work)
-        .output()
-        .expect("strace is installed (`apt-get install strace`)");
-    assert!(outcome.status.success(), "{}", String::from_utf8_lossy(&outcome.stdout));
-    let calls = trace::read(&std::fs::read_to_string(&log).expect("traced"));
+    let calls = traced("buffer::power_cut::what_was_accepted_survives_a_power_cut_at_any_moment", &work, &log);
 
     let (buffer, said) = (work.join("buffer"), work.join("said"));
-    let is_ours = |what: &What| match what {
-        What::Opened { path, .. }
-        | What::Written { path, .. }
-        | What::Resized { path, .. }
-        | What::Made(path)
-        | What::Removed(path)
-        | What::Synced(path)
-        | What::Pushed(path) => path.starts_with(&buffer),
-        What::Renamed { to, .. } => to.starts_with(&buffer),
-    };
+    let is_ours = |what: &What| what.is_within(&buffer);
     let (runtime, mut files) = (runtime(), Files::default());
     let mut accepted: BTreeMap<String, u64> = BTreeMap::new();
     let (mut cuts, mut failed) = (0, Vec::new());
@@ -146,10 +121,7 @@ fn what_was_accepted_survives_a_power_cut_at_any_moment() {
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runtime.block_on(holds(&copy, accepted))));
         if let Err(panic) = outcome {
             let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied());
-            let kind = match what {
-                What::Written { path, at, bytes } => format!("write of {} at {at} to {}", bytes.len(), path.display()),
-                other => format!("{other:?}"),
-            };
+            let kind = what.in_short();
             failed.push(format!("cut after call {at} ({kind}), all written: {is_all}: {}", text.unwrap_or("?")));
         }
         std::fs::remove_dir_all(&copy).expect("removed");

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Failure, put, put_json};
-use crate::agent::{Once, wall};
+use crate::agent::{Once, Separation, wall};
 use crate::config::Config;
 use crate::identity::{Identity, IdentityError};
 #[cfg(feature = "mysql")]
@@ -50,7 +50,9 @@ pub(super) async fn doctor(config: Config, as_json: bool) -> Result<u8, Failure>
     #[cfg(feature = "rabbitmq")]
     let rabbitmq: Vec<_> = config.rabbitmq.iter().map(|it| it.inspector.clone()).collect();
     let who = place::Who::am_i(config.namespaces);
-    let mut once = Once::new(config);
+    let separation = super::separate(&config)?;
+    lines.push(separated(&separation));
+    let mut once = Once::new(config, &separation.reader);
     once.look().await;
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     once.look().await;
@@ -111,6 +113,20 @@ fn exit_code(of_report: u8, lines: &[Line]) -> u8 {
         () if is("warning", 1) => 1,
         () if is("blind", 3) => 3,
         () => 0,
+    }
+}
+
+/// A running agent of this version does the same.
+fn separated(separation: &Separation) -> Line {
+    let advice = "Landlock is in kernels from 5.13 on where `landlock` stands in /sys/kernel/security/lsm (lsm= on the \
+                  kernel's command line), seccomp needs CONFIG_SECCOMP_FILTER; without them the capabilities are separated all \
+                  the same";
+    Line {
+        what: "place: separation of rights".to_owned(),
+        state: NOTE,
+        found: separation.to_string(),
+        needs: None,
+        advice: (!separation.is_whole()).then(|| advice.to_owned()),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use super::{Failure, Show, put, written};
+use super::{Failure, Show, put, screen, written};
 use crate::agent::Once;
 use crate::config::Config;
 use crate::status::render::{self, Style};
@@ -16,16 +16,20 @@ pub(super) async fn status(config: &Config, show: Show) -> Result<u8, Failure> {
 }
 
 pub(super) async fn inspect(config: Config, show: Show, watch: bool) -> Result<u8, Failure> {
-    let mut once = Once::new(config);
+    let separation = super::separate(&config)?;
+    let mut once = Once::new(config, &separation.reader);
     once.look().await;
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         once.look().await;
         let report = once.report();
-        // Home and clear: the next report stands where this one stood.
-        let is_screen = watch && !show.json.json && std::io::stdout().is_terminal();
-        let before = if is_screen { "\x1b[H\x1b[2J" } else { "" };
-        let answer = format!("{before}{}", text(&report, show)?);
+        let mut answer = text(&report, show)?;
+        if watch && !show.json.json && std::io::stdout().is_terminal() {
+            // What ran over the edges would leave only the end of the report on the screen.
+            let shown = screen::size().map_or(answer.clone(), |size| screen::fit(&answer, size));
+            // Home and clear: the next report stands where this one stood.
+            answer = format!("\x1b[H\x1b[2J{shown}");
+        }
         if !watch {
             return put(report.exit_code(), answer);
         }

@@ -105,8 +105,13 @@ fn read_into(whole: &mut Table, path: &Path, is_fragment: bool, notes: &Notes, r
             merge(whole, table, &mut String::new(), &shown, notes);
             read.push(path.to_owned());
         }
-        // The library's text shows line, column and the line itself; a secret never stands in this file.
-        Err(error) => notes.add(shown, format!("is not TOML: {}", error.to_string().trim_end()), None),
+        // The library's own text shows the line as well. No secret belongs into this file, and some stand there all the same.
+        Err(error) => {
+            let before = &text[..error.span().map_or(0, |it| text.floor_char_boundary(it.start))];
+            let column = before.chars().rev().take_while(|it| *it != '\n').count() + 1;
+            let line = before.matches('\n').count() + 1;
+            notes.add(shown, format!("is not TOML: line {line}, column {column}: {}", error.message()), None);
+        }
     }
 }
 
@@ -219,7 +224,9 @@ mod tests {
         let (_, told) = read(&[("agent.toml", "state_dir = \"/x\""), ("agent.d/a.toml", "state_dir = \"/y\"")]);
         assert!(told.contains("state_dir: is set again"), "{told}");
         let (_, told) = read(&[("agent.toml", "state_dir = ")]);
-        assert!(told.contains("is not TOML"), "{told}");
+        assert!(told.contains("is not TOML: line 1, column 13"), "{told}");
+        let (_, told) = read(&[("agent.toml", "a = 1\npassword = \"hunter2")]);
+        assert!(told.contains("is not TOML: line 2, column ") && !told.contains("hunter2"), "{told}");
         let (_, told) = read(&[]);
         assert!(told.contains("cannot be read"), "{told}");
     }

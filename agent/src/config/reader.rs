@@ -403,7 +403,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, NotADuration> {
 }
 
 /// Reads `512KiB`, `64MiB`, `1GiB`, `1000B`.
-fn parse_bytes(text: &str) -> Option<u64> {
+pub(super) fn parse_bytes(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);

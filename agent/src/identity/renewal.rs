@@ -18,6 +18,8 @@ pub struct Renewal {
     not_before: Timestamp,
     backoff: Backoff,
     longest: Duration,
+    /// The collector said that it has ended.
+    is_hurried: bool,
 }
 
 impl Renewal {
@@ -27,7 +29,8 @@ impl Renewal {
         let life = Duration::try_from(ends.duration_since(begins)).unwrap_or_default();
         let due = begins.saturating_add(life.mul_f64((2.0 - unit.clamp(0.0, 1.0) / 5.0) / 3.0)).unwrap_or(ends);
         let longest = (life / 20).clamp(Duration::from_secs(1), LONGEST);
-        Self { ends, due, not_before: Timestamp::MIN, backoff: Backoff::new(longest / 10, longest), longest }
+        let (not_before, backoff) = (Timestamp::MIN, Backoff::new(longest / 10, longest));
+        Self { ends, due, not_before, backoff, longest, is_hurried: false }
     }
 
     /// Of a certificate that somebody else renews.
@@ -67,11 +70,31 @@ impl Renewal {
         self.backoff.failures()
     }
 
+    /// Of a certificate that was made just now. By a clock that is far ahead it is due already, or has ended: as long as
+    /// nobody says so, it is renewed after half of its life all the same, not at once again.
+    pub fn of_new(begins: Timestamp, ends: Timestamp, unit: f64, now: Timestamp) -> Self {
+        let mut it = Self::new(begins, ends, unit);
+        if it.is_due(now) {
+            it.longest = Duration::try_from(ends.duration_since(begins)).unwrap_or_default() / 2;
+            it.not_before = now.saturating_add(it.longest).unwrap_or(now);
+        }
+        it
+    }
+
     /// The collector says that the certificate's life is over, whatever the clock here says.
     pub fn hurry(&mut self) {
         if self.due != Timestamp::MAX {
+            if !self.is_hurried {
+                self.not_before = Timestamp::MIN;
+            }
             self.due = Timestamp::MIN;
+            self.is_hurried = true;
         }
+    }
+
+    /// Whether its life is over by the collector's clock or by this one: then it is renewed with its own key.
+    pub fn needs_own_key(&self, now: Timestamp) -> bool {
+        self.is_hurried || self.has_ended(now)
     }
 }
 
@@ -114,6 +137,26 @@ mod tests {
         let mut of_others = Renewal::of_others(at(0), at(3_000));
         of_others.hurry();
         assert!(!of_others.is_due(at(2_999)) && of_others.has_ended(at(3_000)));
+    }
+
+    #[test]
+    fn by_a_clock_that_is_wrong_it_is_renewed_at_its_pace_and_when_the_collector_says_so() {
+        let ahead = at(3_600);
+        let mut it = Renewal::of_new(at(0), at(120), 0.0, ahead);
+        assert_eq!(it.wait(ahead), Duration::from_secs(60));
+        assert!(it.needs_own_key(ahead) && !it.is_due(ahead + jiff::SignedDuration::from_secs(59)));
+        assert_eq!(it.wait(at(10)), Duration::from_secs(70), "the clock is right again");
+        it.hurry();
+        assert!(it.is_due(ahead));
+        it.failed(ahead, 1.0);
+        it.hurry();
+        assert!(!it.is_due(ahead), "said again it waits as after any failure");
+        let behind = at(-3_600);
+        let mut it = Renewal::of_new(at(0), at(120), 0.0, behind);
+        assert!(!it.is_due(behind) && !it.needs_own_key(behind));
+        it.hurry();
+        assert!(it.is_due(behind) && it.needs_own_key(behind));
+        assert_eq!(Renewal::of_new(at(0), at(120), 0.0, at(12)).wait(at(12)), Duration::from_secs(68));
     }
 
     proptest! {

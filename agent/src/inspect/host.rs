@@ -146,6 +146,8 @@ pub struct InFlight {
     pub cookie: u64,
     /// Since its last byte was received.
     pub age: Duration,
+    /// Since a byte was last sent on it, or since it was accepted.
+    pub sent_age: Duration,
 }
 
 /// Something that could not be read.
@@ -293,6 +295,18 @@ pub enum Owner {
         /// Cgroup id of the sockets (inode of the cgroup's directory), where the kernel tells.
         cgroup: Option<u64>,
     },
+}
+
+impl Owner {
+    /// What stands in the place of the application's name while nobody is visible: user, and cgroup where that is not the
+    /// root, which no container lives in: two containers of one image are two owners.
+    pub(crate) fn unseen(uid: u32, cgroup: Option<u64>) -> String {
+        const ROOT: u64 = 1;
+        match cgroup.filter(|it| *it != ROOT) {
+            Some(cgroup) => format!("uid {uid} cgroup {cgroup}"),
+            None => format!("uid {uid}"),
+        }
+    }
 }
 
 /// One connection of a pool. Its identity is the kernel's socket cookie: inodes are used again, cookies are not.

@@ -10,6 +10,8 @@ use crate::inspect::{About, Inspector, Look, Measure, Observation, Reading, Reas
 
 mod asker;
 mod expectation;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod request;
 
 pub use crate::inspect::tls_certificate::Certificate;

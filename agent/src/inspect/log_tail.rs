@@ -9,14 +9,17 @@ use std::time::{Duration, Instant};
 
 use crate::discover::TargetKey;
 use crate::inspect::{About, Inspector, Look, Measure, Observation, Reading, Reason, Rows, Unit, Value};
+use crate::kernel::reader;
 use crate::scrub;
 
 mod errors;
 mod follow;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod patterns;
 
 pub use errors::{Occurrence, Raised, Written};
-use follow::Follow;
+use follow::{Follow, Took};
 pub use patterns::Kind;
 use patterns::Reader;
 
@@ -97,13 +100,15 @@ pub struct Match {
 pub struct LogInspector {
     config: Config,
     target: TargetKey,
-    // One look runs at a time; the lock is for one that was given up while its thread goes on.
+    /// Opens the file and gives its lines, and makes nothing of them.
+    rights: reader::Reader,
+    // One look runs at a time; the locks are for one that was given up while its thread goes on.
+    follow: Arc<Mutex<Follow>>,
     state: Arc<Mutex<State>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
-    follow: Follow,
     reader: Reader,
     errors: errors::Reader,
     /// When the last look that could read the log began.
@@ -111,16 +116,11 @@ struct State {
 }
 
 impl LogInspector {
-    /// An inspector that begins at the file's present end.
-    pub fn new(config: Config) -> Self {
+    /// An inspector that begins at the file's present end, which is read with the rights of `rights`.
+    pub fn new(config: Config, rights: reader::Reader) -> Self {
         let target = TargetKey::log(&config.application, &config.path.display().to_string());
-        let state = State {
-            follow: Follow::new(config.path.clone()),
-            reader: Reader::default(),
-            errors: errors::Reader::default(),
-            looked_at: None,
-        };
-        Self { target, config, state: Arc::new(Mutex::new(state)) }
+        let follow = Arc::new(Mutex::new(Follow::new(config.path.clone())));
+        Self { target, config, rights, follow, state: Arc::default() }
     }
 }
 
@@ -134,17 +134,31 @@ impl Inspector for LogInspector {
     }
 
     fn inspect<'a>(&'a mut self, now: Duration) -> Look<'a> {
-        let state = self.state.clone();
+        let (follow, state) = (self.follow.clone(), self.state.clone());
         Box::pin(async move {
+            let began = Instant::now();
             // Files block whatever they are opened with, if only for the disk.
-            let found = tokio::task::spawn_blocking(move || {
-                let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-                state.look(now)
+            let read = self.rights.look(move || {
+                let mut lines = Vec::new();
+                let mut follow = follow.lock().unwrap_or_else(PoisonError::into_inner);
+                follow.look(|line| lines.push(line.to_owned())).map(|took| (lines, took))
             });
-            let found = match found.await {
-                Ok(found) => found,
-                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                Err(_) => Err(Reason::NotYet("the runtime is ending")),
+            let ending = Reason::NotYet("the runtime is ending");
+            let found = match read.await {
+                Some(Ok((lines, took))) => {
+                    // What others wrote is read without the rights with which it was opened.
+                    let read = tokio::task::spawn_blocking(move || {
+                        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+                        state.read(&lines, &took, now, now + began.elapsed())
+                    });
+                    match read.await {
+                        Ok(found) => Ok(found),
+                        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                        Err(_) => Err(ending),
+                    }
+                }
+                Some(Err(reason)) => Err(reason),
+                None => Err(ending),
             };
             let value = match &found {
                 Ok(it) if it.is_lower_bound => Value::Between(it.lines as f64, f64::MAX),
@@ -164,25 +178,23 @@ impl Inspector for LogInspector {
 }
 
 impl State {
-    fn look(&mut self, now: Duration) -> Result<Found, Reason> {
-        let Self { follow, reader, errors, looked_at } = self;
-        let began = Instant::now();
+    /// What lines say that were read in a look from `now` to `until`.
+    fn read(&mut self, lines: &[String], took: &Took, now: Duration, until: Duration) -> Found {
+        let Self { reader, errors, looked_at } = self;
         let since = looked_at.unwrap_or(now);
-        let mut found = Found { since: *looked_at, ..Found::default() };
-        let read = follow.look(|line| {
+        let is_lower_bound = took.left_out > 0;
+        let mut found = Found { since: looked_at.replace(now), until, is_lower_bound, ..Found::default() };
+        for line in lines {
             found.lines += 1;
             found.take(errors.line(line, since));
-            let Some(kind) = reader.line(line) else { return };
+            let Some(kind) = reader.line(line) else { continue };
             if found.matches.len() < MAX_MATCHES {
                 found.matches.push(Match { kind, line: scrub::text(line, MAX_SHOWN).into() });
             } else {
                 found.more.push(kind);
             }
-        })?;
-        found.is_lower_bound = read.left_out > 0;
-        found.until = now + began.elapsed();
-        *looked_at = Some(now);
-        Ok(found)
+        }
+        found
     }
 }
 
@@ -221,7 +233,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("app.log");
         std::fs::write(&path, format!("{TIMEOUT}\n")).expect("an old line");
-        let mut inspector = LogInspector::new(Config { path: path.clone(), application: "shop".into() });
+        let mut inspector =
+            LogInspector::new(Config { path: path.clone(), application: "shop".into() }, reader::Reader::default());
         assert_eq!(look(&mut inspector).await.expect("readable").lines, 0, "old lines say nothing of now");
         let mut file = std::fs::OpenOptions::new().append(true).open(&path).expect("the log");
         writeln!(file, "ERROR password=canary-1 {TIMEOUT}\nINFO all is well").expect("two lines");
@@ -237,7 +250,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("app.log");
         std::fs::write(&path, "").expect("a log");
-        let mut inspector = LogInspector::new(Config { path: path.clone(), application: "shop".into() });
+        let mut inspector =
+            LogInspector::new(Config { path: path.clone(), application: "shop".into() }, reader::Reader::default());
         let mut look_at = async |seconds: u64, text: &str| {
             let mut file = std::fs::OpenOptions::new().append(true).open(&path).expect("the log");
             file.write_all(text.as_bytes()).expect("written");
@@ -261,7 +275,8 @@ mod tests {
     async fn a_file_that_may_not_be_read_says_why() {
         // A name of random letters may look like a secret and is not shown then.
         let missing = PathBuf::from("/nonexistent/logs/none.log");
-        let mut inspector = LogInspector::new(Config { path: missing, application: "shop".into() });
+        let mut inspector =
+            LogInspector::new(Config { path: missing, application: "shop".into() }, reader::Reader::default());
         let reason = look(&mut inspector).await.expect_err("not there");
         assert!(reason.is_blind() && reason.to_string().contains("none.log"), "{reason}");
     }

@@ -15,6 +15,8 @@ use crate::kernel::unix_path;
 
 mod connection;
 mod dsn;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod sessions;
 
 pub use dsn::Dsn;

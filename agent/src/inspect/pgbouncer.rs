@@ -17,6 +17,8 @@ use crate::inspect::server::{ConnectError, DsnError, Engine, Obstacle, measures}
 use crate::inspect::{About, Inspector, Look, Reading, Reason, ServerLook, Value};
 
 mod console;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 
 use console::{Answers, Clients, Columns as _, Settings};
 

@@ -11,6 +11,8 @@ use crate::discover::TargetKey;
 use crate::inspect::http_endpoint::{self, Asker, ConfigError, Options};
 use crate::inspect::{About, Inspector, Look, Measure, Observation, Reading, Reason, Rows, Unit, Value};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod health;
 mod names;
 mod open_metrics;
@@ -264,7 +266,7 @@ impl Told {
     fn named(self, url: &str) -> NamedPool {
         let name = crate::scrub::text(&self.name, MAX_NAME);
         let numbers = self.numbers.completed();
-        let value = |number: Option<f64>| number.map_or(NOT_TOLD, Value::Known);
+        let value = |number: Option<f64>| number.filter(|it| it.is_finite()).map_or(NOT_TOLD, Value::Known);
         NamedPool {
             name: if name.is_empty() { "default".into() } else { name.into() },
             limit: numbers.limit(),

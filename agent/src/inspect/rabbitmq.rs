@@ -19,6 +19,8 @@ use crate::inspect::{About, Inspector, Look, Reading, Reason, ServerLook, Value}
 
 mod answers;
 mod connection;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod url;
 
 pub use url::Url;

@@ -20,6 +20,8 @@ use crate::kernel::unix_path;
 mod clients;
 mod connection;
 mod dsn;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod info;
 mod resp;
 

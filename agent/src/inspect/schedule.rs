@@ -3,13 +3,17 @@
 //! A look that takes longer than its interval makes the next one late; what was missed is counted and told, never
 //! caught up with: two looks in a hurry would say less than one on time.
 
+use std::fmt;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::inspect::{Inspector, Reading};
+use crate::inspect::{Inspector, Look, Reading};
 
 /// The agent's monotonic clock: `Duration` since the agent started. Cheap to copy.
 #[derive(Debug, Clone, Copy)]
@@ -40,8 +44,35 @@ pub struct Looked {
     pub took: Duration,
     /// Turns left out since the one before, because a look was still running.
     pub skipped: u32,
-    /// The reading, or `None` when the look did not end in time and was given up.
-    pub reading: Option<Reading>,
+    /// What was seen.
+    pub reading: Result<Reading, Unseen>,
+}
+
+/// Why a look gave nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unseen {
+    /// It did not end in time and was given up.
+    TimedOut,
+    /// It panicked; a fault of this program, whose next look may be better.
+    Panicked,
+}
+
+impl fmt::Display for Unseen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TimedOut => "a look did not end in time",
+            Self::Panicked => "a look ended in a panic",
+        })
+    }
+}
+
+/// A look to its end; a panic in it is the end of this look and of no other.
+async fn caught(mut look: Look<'_>) -> Result<Reading, Unseen> {
+    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| look.as_mut().poll(context))) {
+        Ok(poll) => poll.map(Ok),
+        Err(_) => Poll::Ready(Err(Unseen::Panicked)),
+    })
+    .await
 }
 
 /// Runs `inspector` until `out` closes. `pace` is the interval and may change while it runs: a server is asked more
@@ -64,7 +95,7 @@ pub async fn run(
         tokio::select! {
             () = sleep_until(turn) => {
                 let (at, began) = (clock.now(), Instant::now());
-                let reading = timeout(limit, inspector.inspect(at)).await.ok();
+                let reading = timeout(limit, caught(inspector.inspect(at))).await.unwrap_or(Err(Unseen::TimedOut));
                 let looked = Looked { inspector: inspector.name(), at, took: began.elapsed(), skipped, reading };
                 if out.send(looked).await.is_err() {
                     return;
@@ -100,6 +131,8 @@ mod tests {
 
     struct Slow(Vec<Duration>);
 
+    const PANICS: Duration = Duration::from_millis(13);
+
     impl Inspector for Slow {
         fn about(&self) -> &'static About {
             &ABOUT
@@ -113,12 +146,13 @@ mod tests {
             let takes = if self.0.is_empty() { Duration::ZERO } else { self.0.remove(0) };
             Box::pin(async move {
                 tokio::time::sleep(takes).await;
+                assert!(takes != PANICS, "as it was told to");
                 Reading { rows: Rows::Host(HostLook::default()), observations: Vec::new() }
             })
         }
     }
 
-    async fn looks(takes: &[u64], count: usize) -> Vec<(u64, u32, bool)> {
+    async fn looks(takes: &[u64], count: usize) -> Vec<(u64, u32, Option<Unseen>)> {
         let (pace, receiver) = watch::channel(Duration::from_secs(1));
         let (out, mut looked) = mpsc::channel(64);
         let takes = takes.iter().map(|ms| Duration::from_millis(*ms)).collect();
@@ -127,7 +161,7 @@ mod tests {
         let mut seen = Vec::new();
         while seen.len() < count {
             let look = looked.recv().await.expect("the schedule runs");
-            seen.push((look.at.as_millis() as u64, look.skipped, look.reading.is_some()));
+            seen.push((look.at.as_millis() as u64, look.skipped, look.reading.err()));
         }
         drop(pace);
         seen
@@ -135,17 +169,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn looks_on_time_when_looks_are_quick() {
-        assert_eq!(looks(&[], 3).await, [(0, 0, true), (1_000, 0, true), (2_000, 0, true)]);
+        assert_eq!(looks(&[], 3).await, [(0, 0, None), (1_000, 0, None), (2_000, 0, None)]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_look_skips_turns_counts_them_and_never_overlaps() {
-        assert_eq!(looks(&[2_500], 3).await, [(0, 0, true), (3_000, 2, true), (4_000, 0, true)]);
+        assert_eq!(looks(&[2_500], 3).await, [(0, 0, None), (3_000, 2, None), (4_000, 0, None)]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_look_over_its_time_is_given_up_and_told() {
-        assert_eq!(looks(&[60_000], 2).await, [(0, 0, false), (4_000, 3, true)]);
+        assert_eq!(looks(&[60_000], 2).await, [(0, 0, Some(Unseen::TimedOut)), (4_000, 3, None)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_panics_is_told_and_the_next_one_comes() {
+        assert_eq!(looks(&[13, 0], 2).await, [(0, 0, Some(Unseen::Panicked)), (1_000, 0, None)]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::inspect::{About, Inspector, Look, Reading, Reason, Rows};
 use crate::kernel::KernelError;
 use crate::kernel::proc::Proc;
+use crate::kernel::reader::Reader;
 use crate::scrub;
 
 mod header;
@@ -90,6 +91,14 @@ impl SqliteFile {
 pub struct SqliteInspector {
     // One look runs at a time; the lock is for one that was given up while its thread goes on.
     proc: Arc<Mutex<Option<Proc>>>,
+    reader: Reader,
+}
+
+impl SqliteInspector {
+    /// An inspector whose looks are taken by `reader`.
+    pub fn new(reader: Reader) -> Self {
+        Self { proc: Arc::default(), reader }
+    }
 }
 
 impl Inspector for SqliteInspector {
@@ -104,19 +113,14 @@ impl Inspector for SqliteInspector {
     fn inspect<'a>(&'a mut self, _now: Duration) -> Look<'a> {
         let proc = self.proc.clone();
         Box::pin(async move {
-            let look = tokio::task::spawn_blocking(move || {
+            let look = self.reader.look(move || {
                 let mut proc = proc.lock().unwrap_or_else(PoisonError::into_inner);
                 if proc.is_none() {
                     *proc = Proc::open("/proc").ok();
                 }
                 proc.as_mut().map(look)
             });
-            let look = match look.await {
-                Ok(look) => look,
-                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                Err(_) => None,
-            };
-            let look = look.unwrap_or_else(|| SqliteLook {
+            let look = look.await.flatten().unwrap_or_else(|| SqliteLook {
                 hidden: Some(Reason::Absent("/proc".to_owned())),
                 ..SqliteLook::default()
             });

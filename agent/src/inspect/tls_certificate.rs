@@ -70,6 +70,16 @@ fn name(name: &GeneralName<'_>) -> Option<String> {
 
 /// The certificates of a PEM file, at least one. Reads a regular file of at most 4 MiB.
 pub fn read_file(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
+    bundle(path).map(|(_, certificates)| certificates)
+}
+
+/// A PEM file with at least one certificate, all of them usable, as it stands. Of at most 4 MiB.
+#[cfg(feature = "mysql")]
+pub fn read_pem(path: &Path) -> io::Result<Vec<u8>> {
+    bundle(path).map(|(pem, _)| pem)
+}
+
+fn bundle(path: &Path) -> io::Result<(Vec<u8>, Vec<CertificateDer<'static>>)> {
     let file = File::open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
@@ -86,7 +96,7 @@ pub fn read_file(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
     if certificates.iter().any(|certificate| usable.add(certificate.clone()).is_err()) {
         return Err(wrong("a certificate in it is damaged"));
     }
-    Ok(certificates)
+    Ok((pem, certificates))
 }
 
 /// Mozilla's authorities and those of this host's bundle, each once, and `extra`. The bundle is read once.

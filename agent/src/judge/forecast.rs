@@ -54,13 +54,17 @@ impl Trend {
         Value::Between(least.max(0.0) / high, most.max(0.0) / low)
     }
 
-    /// The first and third quartile of the slopes, when the count rises.
+    /// The first and third quartile of the slopes since the count was last at its lowest, when it rises: the quiet night
+    /// before says nothing of the pace.
     fn slopes(&self) -> Option<(f64, f64)> {
-        let (first, last) = (self.counts.front()?, self.counts.back()?);
+        let lowest = self.counts.iter().map(|(_, count)| *count).min()?;
+        let begin = self.counts.iter().rposition(|(_, count)| *count == lowest)?;
+        let (first, last) = (self.counts.get(begin)?, self.counts.back()?);
         if last.0.saturating_sub(first.0) < LEAST || last.1 <= first.1 {
             return None;
         }
-        let all: Vec<_> = self.counts.iter().map(|(at, count)| (at.as_secs_f64(), f64::from(*count))).collect();
+        let rise = self.counts.iter().skip(begin);
+        let all: Vec<_> = rise.map(|(at, count)| (at.as_secs_f64(), f64::from(*count))).collect();
         let mut slopes = Vec::with_capacity(all.len() * all.len() / 2);
         for (index, (at, count)) in all.iter().enumerate() {
             // Neighbours say little more than the grain of the steps.
@@ -108,6 +112,16 @@ mod tests {
             panic!("a range")
         };
         assert!((80.0..=120.0).contains(&low) && (120.0..=180.0).contains(&high), "{low} to {high}");
+    }
+
+    #[test]
+    fn a_leak_after_ten_quiet_minutes_is_forecast_by_its_own_pace() {
+        let mut trend = Trend::default();
+        (0..600).for_each(|at| trend.take(0, seconds(at)));
+        // One more every four seconds.
+        (600..640).for_each(|at| trend.take(((at - 600) / 4) as u32, seconds(at)));
+        let Value::Between(low, high) = trend.empty_in(Some((11.0, 11.0)), seconds(640)) else { panic!("a range") };
+        assert!((30.0..=44.0).contains(&low) && (44.0..=60.0).contains(&high), "{low} to {high}");
     }
 
     #[test]

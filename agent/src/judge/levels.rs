@@ -3,6 +3,8 @@
 //! A server is named by its own identifier, which is the same whatever address it is reached by. What it told of itself
 //! is kept while it does not answer: a server that is full must not look like another one.
 
+mod dsn;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -40,6 +42,7 @@ pub struct Telling {
 struct Known {
     name: ServerName,
     slots: Amount,
+    by_transaction: Option<bool>,
 }
 
 impl Telling {
@@ -85,7 +88,9 @@ impl Telling {
                 (None, Some(before)) => ServerName { address, ..before.name.clone() },
                 (None, None) => ServerName { system: None, replica: false, address },
             };
-            self.known.insert(look.target.clone(), Known { name, slots });
+            let before = before.and_then(|it| it.by_transaction);
+            let by_transaction = dsn::told_by_the_pooler(look).or(before.filter(|_| look.sessions.is_err()));
+            self.known.insert(look.target.clone(), Known { name, slots, by_transaction });
         }
     }
 
@@ -104,7 +109,9 @@ impl Telling {
             for (row, led) in host.pools.iter().zip(&mut led).filter(|(row, _)| is_of_server(&row.remote)) {
                 // Two looks at one server, at a database each, see the same pool.
                 if !std::mem::replace(led, true) {
-                    groups.entry((&row.target, known.name.clone())).or_default().add(row, Some((look, &join)));
+                    let group = groups.entry((&row.target, known.name.clone())).or_default();
+                    group.by_pooler = group.by_pooler.or(known.by_transaction);
+                    group.add(row, Some((look, &join)));
                 }
             }
         }
@@ -133,6 +140,10 @@ struct Group<'a> {
     rows: Vec<&'a PoolRow>,
     leased: Option<Amount>,
     sessions: Vec<(&'a str, &'a str)>,
+    /// What the pooler says of itself.
+    by_pooler: Option<bool>,
+    /// The server itself has sessions of it: nothing between them hands out connections.
+    is_direct: bool,
 }
 
 impl<'a> Group<'a> {
@@ -142,8 +153,9 @@ impl<'a> Group<'a> {
             None => Amount::Unknown("the server is not asked".into()),
             Some((ServerLook { sessions: Err(reason), .. }, _)) => unknown(&reason.to_string()),
             Some((_, join)) if join.is_translated() => Amount::Unknown("address translated".into()),
-            Some((_, join)) => {
+            Some((look, join)) => {
                 let of_row = join.joined.iter().filter(|it| std::ptr::eq(it.pool, row));
+                self.is_direct |= dsn::is_direct(look, of_row.clone());
                 self.sessions.extend(of_row.clone().map(|it| (&*it.session.database, &*it.session.user)));
                 let certain = of_row.filter(|it| it.session.state.is_leased()).count();
                 Amount::between(count(certain), count(row.connections.len().max(certain)))
@@ -158,7 +170,7 @@ impl<'a> Group<'a> {
     fn level(self, target: &TargetKey, server: ServerName) -> PoolLevel {
         let application = match &self.rows[0].owner {
             Owner::Seen { application, .. } => application.name.to_string(),
-            Owner::NotVisible { uid, .. } => format!("uid {uid}"),
+            Owner::NotVisible { uid, cgroup } => Owner::unseen(*uid, *cgroup),
         };
         let limit = self.rows.iter().map(|row| limit(row)).reduce(sum).unwrap_or(Amount::Known(0));
         let (database, user) = match self.sessions.split_first() {
@@ -177,13 +189,16 @@ impl<'a> Group<'a> {
             limit,
             open: count(self.rows.iter().map(|row| row.connections.len()).sum()),
             leased: self.leased.unwrap_or(Amount::Known(0)),
+            dsn: dsn::level(&self.rows),
+            by_transaction: dsn::by_transaction(&self.rows, self.by_pooler, self.is_direct),
         }
     }
 }
 
 fn server_level(look: &ServerLook, known: &Known) -> ServerLevel {
     let addresses = look.addresses.iter().take(MAX_ADDRESSES).map(ToString::to_string).collect();
-    ServerLevel { server: known.name.clone(), addresses, slots: known.slots.clone(), used: amount(&look.used) }
+    let Known { name, slots, by_transaction } = known.clone();
+    ServerLevel { server: name, addresses, slots, used: amount(&look.used), by_transaction }
 }
 
 /// Most connections of one instance, as far as that may be added up.

@@ -31,7 +31,8 @@ mod leak;
 mod lease;
 mod lines;
 mod order;
-mod params;
+pub(super) mod params;
+pub(super) mod quality;
 mod row;
 mod sessions;
 mod sockets;
@@ -93,6 +94,7 @@ struct Server {
     /// Connections without a session at the last look.
     strange: HashSet<u64>,
     missing: heard::Missing,
+    quality: quality::Quality,
     is_suspect: bool,
 }
 
@@ -167,10 +169,11 @@ impl Pools {
         let rows: Vec<PoolRow> = rows.iter().map(|row| row.clone().into_owned()).collect();
         let sessions = &self.exhaustion.sessions;
         let is_viewed = |row: &PoolRow| self.servers.values().any(|it| it.remotes.contains(&row.remote));
-        // HikariCP refills its pool though nobody asks for a connection.
+        // HikariCP refills its pool though nobody asks for a connection, unless its page says that it keeps none ready.
         let opens_ahead = |instance: Instance, row: &PoolRow| {
             let is_java = self.commands.get(&instance).is_some_and(|it| runs_java(it));
-            if is_java { usize::MAX } else { self.stats.opens_ahead(&row.target, now.mono) }
+            let told = self.stats.opens_ahead(&row.target, now.mono);
+            told.unwrap_or(if is_java { usize::MAX } else { 0 })
         };
         self.verdicts.host(&rows, sessions, is_viewed, opens_ahead, now.mono);
         // Where the server names pools, a connection that it has not named yet is of none.
@@ -287,6 +290,7 @@ impl Pools {
         };
         if let Some(server) = self.servers.get_mut(&look.target) {
             server.missing.look(look, &join, unseen.is_none());
+            server.quality.judge(look, &join, unseen.as_ref(), now, tracks);
         }
         params::learn(&mut self.modes, look);
         let haunted = ghost::targets(&bases, &remotes, tracks);
@@ -363,6 +367,11 @@ impl Pools {
                 sum.high().unwrap_or(0.0) + it.high().unwrap_or(0.0),
             ),
         })
+    }
+
+    /// How many connections of this host were joined with their sessions at the last look at a server.
+    pub(super) fn joined(&self, server: &TargetKey) -> Option<&quality::JoinedShare> {
+        self.servers.get(server).and_then(|it| it.quality.last())
     }
 
     /// Pools of this host with a connection to a server.
@@ -519,7 +528,9 @@ fn who(row: &PoolRow) -> &str {
 fn owner_name(row: &PoolRow) -> String {
     match &row.owner {
         Owner::Seen { application, .. } => super::words::foreign(&application.name, 80),
-        Owner::NotVisible { uid, .. } => format!("an application of uid {uid} (owner: not visible)"),
+        Owner::NotVisible { uid, cgroup } => {
+            format!("an application of {} (owner: not visible)", Owner::unseen(*uid, *cgroup))
+        }
     }
 }
 

@@ -61,12 +61,22 @@ impl Hierarchy {
             ours.then_some(path)
         })?;
         let beneath = if self.root == "/" { path } else { path.strip_prefix(self.root.as_str())? };
+        // `/pod-12` does not lie beneath `/pod-1`.
+        if !beneath.is_empty() && !beneath.starts_with('/') {
+            return None;
+        }
         let beneath = beneath.trim_start_matches('/');
         // `/../x` is a cgroup outside of our cgroup namespace.
         if beneath.split('/').any(|part| part == "..") {
             return None;
         }
         Some(self.mount.join(beneath))
+    }
+
+    /// The part of `directory` beneath the mount.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn beneath<'a>(&self, directory: &'a Path) -> Option<&'a Path> {
+        directory.strip_prefix(&self.mount).ok()
     }
 
     /// The nearest cgroup with a memory limit, from `directory` upwards; `None` when nothing limits it.
@@ -173,17 +183,17 @@ fn read(path: &Path) -> Result<String, KernelError> {
 }
 
 /// `max`, or bytes; v1 says "no limit" with the largest multiple of a page.
-fn parse_limit(text: &str) -> Option<u64> {
+pub(super) fn parse_limit(text: &str) -> Option<u64> {
     text.trim().parse().ok().filter(|bytes| *bytes < 1 << 60)
 }
 
 /// The number behind `key` in a file of `key number` lines.
-fn keyed(text: &str, key: &str) -> Option<u64> {
+pub(super) fn keyed(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
 /// mountinfo writes space, tab, newline and backslash as three octal digits.
-fn unescaped(text: &str) -> String {
+pub(super) fn unescaped(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('\\') {
@@ -271,6 +281,7 @@ mod tests {
         let hierarchy = Hierarchy::find(mounts).unwrap();
         assert_eq!(hierarchy.directory(b"0::/docker/abc/app"), Some("/sys/fs/cgroup/app".into()));
         assert_eq!(hierarchy.directory(b"0::/system.slice"), None);
+        assert_eq!(hierarchy.directory(b"0::/docker/abcdef/app"), None, "a namesake is not ours");
         assert_eq!(hierarchy.directory(b"0::/docker/abc/../def"), None);
     }
 

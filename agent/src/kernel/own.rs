@@ -1,5 +1,8 @@
 //! What this process has taken of its host: its CPU clock, and `/proc/self`.
 
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::proc::memory::parse_pss;
@@ -12,12 +15,36 @@ pub fn cpu_time() -> Duration {
 /// Bytes of memory: the proportional set size of `/proc/self/smaps_rollup`, or the resident set of `/proc/self/statm` on
 /// kernels older than 4.14.
 pub fn memory() -> Option<u64> {
-    let proportional = std::fs::read("/proc/self/smaps_rollup").ok();
-    proportional.and_then(|it| parse_pss(&it)).or_else(|| {
-        let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
-        let resident = pages.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()?;
+    static PROPORTIONAL: KeptOpen = KeptOpen::of("/proc/self/smaps_rollup");
+    static RESIDENT: KeptOpen = KeptOpen::of("/proc/self/statm");
+    PROPORTIONAL.read().and_then(|it| parse_pss(it.as_bytes())).or_else(|| {
+        let resident = RESIDENT.read()?.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()?;
         Some(resident * rustix::param::page_size() as u64)
     })
+}
+
+/// A small file that is read again and again, and opened once: later it may be out of reach.
+struct KeptOpen {
+    path: &'static str,
+    file: Mutex<Option<File>>,
+}
+
+impl KeptOpen {
+    const fn of(path: &'static str) -> Self {
+        Self { path, file: Mutex::new(None) }
+    }
+
+    fn read(&self) -> Option<String> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if file.is_none() {
+            *file = File::open(self.path).ok();
+        }
+        let file = file.as_mut()?;
+        let mut text = String::new();
+        file.rewind().ok()?;
+        file.take(16 << 10).read_to_string(&mut text).ok()?;
+        Some(text)
+    }
 }
 
 #[cfg(test)]

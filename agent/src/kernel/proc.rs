@@ -249,7 +249,7 @@ impl Proc {
     /// whatever stands at its path now, and in whatever namespace.
     ///
     /// # Errors
-    /// As [`Proc::file`]; `Absent` when it is no plain file.
+    /// As [`Proc::file`]; `Absent` when it is no plain file, `Gone` when the descriptor became another meanwhile.
     pub fn open_file_at(&mut self, pid: u32, fd: u32) -> Result<std::fs::File, KernelError> {
         self.name(pid, "fd/");
         let _ = write!(self.path, "{fd}");
@@ -259,7 +259,13 @@ impl Proc {
         }
         // A file on a dead network mount must not hold the reader up when it is opened.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        Ok(rustix::fs::openat(&self.directory, &self.path, flags, Mode::empty())?.into())
+        let file = rustix::fs::openat(&self.directory, &self.path, flags, Mode::empty())?;
+        // Its owner may have put something else there between the two.
+        let opened = rustix::fs::fstat(&file)?;
+        match (opened.st_dev, opened.st_ino) == (stat.st_dev, stat.st_ino) {
+            true => Ok(file.into()),
+            false => Err(KernelError::Gone),
+        }
     }
 
     /// Whether a descriptor of `pid` was opened for writing (`/proc/<pid>/fdinfo/<fd>`, `flags`).

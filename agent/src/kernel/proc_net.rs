@@ -55,13 +55,16 @@ pub fn read(
 }
 
 /// Calls `each` for every row after the heading.
-fn read_table(mut table: impl BufRead, mut each: impl FnMut(Socket)) -> Result<(), KernelError> {
+pub(super) fn read_table(mut table: impl BufRead, mut each: impl FnMut(Socket)) -> Result<(), KernelError> {
     let mut row = Vec::with_capacity(256);
     let mut is_heading = true;
     loop {
         row.clear();
         if table.by_ref().take(MAX_ROW).read_until(b'\n', &mut row)? == 0 {
             return Ok(());
+        }
+        if row.len() as u64 == MAX_ROW && !row.ends_with(b"\n") {
+            return Err(KernelError::Malformed("a line of the socket table"));
         }
         if !std::mem::take(&mut is_heading) {
             let text = std::str::from_utf8(&row).ok();

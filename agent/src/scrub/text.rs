@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use super::{HIDDEN, MAX_INPUT, bounded, prefix, secret, url};
 
+/// Most bytes of a word, or of a name's end, that tell whether it is a secret.
+const MAX_TOKEN: usize = 256;
 /// Most bytes of a database's message.
 const MAX_MESSAGE: usize = 300;
 
@@ -101,20 +103,22 @@ pub(super) fn redact(input: &str) -> String {
         rest = &rest[..rest.rfind(char::is_whitespace).unwrap_or(0)];
     }
     let mut shown = String::with_capacity(rest.len());
-    while let Some(first) = rest.chars().next() {
-        let (word, length) = match word_at(rest) {
+    let mut ends = Ends::default();
+    let mut at = 0;
+    while let Some(first) = rest[at..].chars().next() {
+        let (word, length) = match word_at(rest, at, &mut ends) {
             Some(found) => found,
             None => {
                 push_escaped(&mut shown, first);
-                rest = &rest[first.len_utf8()..];
+                at += first.len_utf8();
                 continue;
             }
         };
         match word {
-            Shown::AsIs => shown.push_str(&rest[..length]),
+            Shown::AsIs => shown.push_str(&rest[at..at + length]),
             Shown::Instead(text) => shown.push_str(&text),
         }
-        rest = &rest[length..];
+        at += length;
     }
     shown
 }
@@ -124,60 +128,104 @@ enum Shown {
     Instead(String),
 }
 
+/// Ends of what stands at the present place, which parts of one word have in common: found once for all of them, so that
+/// a word of a thousand parts is not read a thousand times.
+#[derive(Default)]
+struct Ends {
+    /// Of token characters, of a name's characters, and of what is no white space.
+    run: usize,
+    name: usize,
+    word: usize,
+    /// The next `@`; whatever it was found from.
+    sign: usize,
+    /// Of which end of a name the mark behind it was sought, and what was found.
+    marked: Option<(usize, Option<Mark>)>,
+}
+
+/// `=` or `:` behind a name, and where the value begins.
+#[derive(Clone, Copy)]
+struct Mark {
+    mark: char,
+    is_double: bool,
+    value: usize,
+}
+
+/// The end of the stretch that holds `at`: the one that is known, if `at` lies before it.
+fn end_of(known: &mut usize, text: &str, at: usize, ends: impl Fn(char) -> bool) -> usize {
+    if *known <= at {
+        *known = text[at..].find(ends).map_or(text.len(), |length| at + length);
+    }
+    *known
+}
+
 /// What to show for the word, assignment or URL that begins here, and how many bytes of the text it stands for.
-fn word_at(rest: &str) -> Option<(Shown, usize)> {
-    let run = rest.find(|c| !secret::is_token_character(c)).unwrap_or(rest.len());
+fn word_at(text: &str, at: usize, ends: &mut Ends) -> Option<(Shown, usize)> {
+    let rest = &text[at..];
+    let run = end_of(&mut ends.run, text, at, |c| !secret::is_token_character(c)) - at;
     if run == 0 {
         return None;
     }
-    let name = rest.find(|c: char| !(c.is_ascii_alphanumeric() || "_.-+".contains(c))).unwrap_or(rest.len());
+    let name = end_of(&mut ends.name, text, at, |c| !(c.is_ascii_alphanumeric() || "_.-+".contains(c))) - at;
     if rest[name..].starts_with("://") {
-        return Some(url_at(rest, name));
+        return Some(url_at(text, at, name, ends));
     }
     if name > 0
-        && let Some((value, end)) = assigned(rest, name)
+        && let Some((value, end)) = assigned(text, at, at + name, ends)
     {
-        return Some((Shown::Instead(format!("{}{HIDDEN}", &rest[..value])), end));
+        return Some((Shown::Instead(format!("{}{HIDDEN}", &text[at..value])), end - at));
     }
     if rest[..run].eq_ignore_ascii_case("bearer") || rest[..run].eq_ignore_ascii_case("basic") {
         return Some(credentials_after(rest, run));
     }
     let word = &rest[..run];
-    if secret::is_token(word) {
+    if is_token(word) {
         return Some((Shown::Instead(HIDDEN.into()), run));
     }
     // Step by step over a path and `a=b`: each part may be a name with a value, or a token.
     let part = word.find(['/', '=', '+', '~']).unwrap_or(run);
     match part {
         0 => Some((Shown::AsIs, 1)),
-        _ if secret::is_token(&word[..part]) => Some((Shown::Instead(HIDDEN.into()), part)),
+        _ if is_token(&word[..part]) => Some((Shown::Instead(HIDDEN.into()), part)),
         _ => Some((Shown::AsIs, part)),
     }
 }
 
+/// A token is known by its beginning.
+fn is_token(word: &str) -> bool {
+    secret::is_token(prefix(word, MAX_TOKEN))
+}
+
 /// A URL ends with white space or a quote; with an `@` behind the quote it may be a password that holds one.
-fn url_at(rest: &str, scheme: usize) -> (Shown, usize) {
-    let word = &rest[..rest.find(char::is_whitespace).unwrap_or(rest.len())];
+fn url_at(text: &str, at: usize, scheme: usize, ends: &mut Ends) -> (Shown, usize) {
+    let word = &text[at..end_of(&mut ends.word, text, at, char::is_whitespace)];
     let end = word.find(['"', '\'', '<', '>', '`', '\\']).unwrap_or(word.len());
-    if word[end..].contains('@') {
-        return (Shown::Instead(format!("{}://{HIDDEN}", &rest[..scheme])), word.len());
+    let sign = end_of(&mut ends.sign, text, at + end, |c| c == '@');
+    if sign < at + word.len() && text[sign..].starts_with('@') {
+        return (Shown::Instead(format!("{}://{HIDDEN}", &word[..scheme])), word.len());
     }
     let end = word[..end].trim_end_matches([',', '.', ';', ')', ']', '}', '!']).len().max(scheme + 3);
     (Shown::Instead(url(&word[..end])), end)
 }
 
 /// Where the value of a secret name begins and ends: `name=value`, `"name": "value"`, `Name: value to the line's end`.
-fn assigned(rest: &str, name: usize) -> Option<(usize, usize)> {
-    let between = rest[name..].trim_start_matches(['"', '\'']).trim_start_matches([' ', '\t']);
-    let mark = between.chars().next().filter(|c| matches!(c, '=' | ':'))?;
-    let after = between[1..].trim_start_matches(['=', '>']).trim_start_matches([' ', '\t']);
-    let written = &rest[..name];
+fn assigned(text: &str, at: usize, name: usize, ends: &mut Ends) -> Option<(usize, usize)> {
+    let mark = match ends.marked {
+        Some((of, mark)) if of == name => mark,
+        _ => {
+            let mark = mark_behind(text, name);
+            ends.marked = Some((name, mark));
+            mark
+        }
+    };
+    let Mark { mark, is_double, value } = mark?;
+    // What a name means, its end says.
+    let written = &text[at.max(name.saturating_sub(MAX_TOKEN))..name];
     // `primary key: id` is prose, `key=…` is not; `a::b` is a path of types.
-    let is_prose = mark == ':' && (written.eq_ignore_ascii_case("key") || between.starts_with("::"));
+    let is_prose = mark == ':' && (written.eq_ignore_ascii_case("key") || is_double);
+    let after = &text[value..];
     if is_prose || !secret::is_secret_name(written) || after.is_empty() {
         return None;
     }
-    let value = rest.len() - after.len();
     let length = match after.chars().next()? {
         // Hidden before: what stands behind it is not a part of it.
         _ if after.strip_prefix(HIDDEN).is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric())) => {
@@ -188,6 +236,13 @@ fn assigned(rest: &str, name: usize) -> Option<(usize, usize)> {
         _ => after.find(char::is_whitespace).unwrap_or(after.len()),
     };
     Some((value, value + length))
+}
+
+fn mark_behind(text: &str, name: usize) -> Option<Mark> {
+    let between = text[name..].trim_start_matches(['"', '\'']).trim_start_matches([' ', '\t']);
+    let mark = between.chars().next().filter(|c| matches!(c, '=' | ':'))?;
+    let after = between[1..].trim_start_matches(['=', '>']).trim_start_matches([' ', '\t']);
+    Some(Mark { mark, is_double: between.starts_with("::"), value: text.len() - after.len() })
 }
 
 /// Length of a quoted value with its quotes; all the rest when it does not end.

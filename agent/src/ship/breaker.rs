@@ -71,6 +71,11 @@ impl Breaker {
         self.not_before = now + self.backoff.after_failure(unit, at_least);
     }
 
+    /// An attempt did not get there: tried again after `cap` at most.
+    pub(super) fn fail_on_the_way(&mut self, now: Duration, unit: f64, cap: Duration) {
+        self.not_before = now + self.backoff.after_failure_within(unit, cap);
+    }
+
     /// The collector works and asks for patience: no failure, but nothing is tried until then.
     pub(super) fn pause(&mut self, now: Duration, wait: Duration) {
         self.not_before = self.not_before.max(now + wait);
@@ -106,6 +111,17 @@ mod tests {
         breaker.succeed();
         assert_eq!((breaker.state(s(5)), breaker.wait(s(5))), (BreakerState::Closed, None));
         assert_eq!(breaker.failures(), 0);
+    }
+
+    #[test]
+    fn a_way_that_is_cut_is_tried_again_soon_however_long_it_was_cut() {
+        let mut breaker = Breaker::new(Backoff::new(s(1), s(30)), 3);
+        for _ in 0..20 {
+            breaker.fail_on_the_way(s(0), 1.0, s(5));
+        }
+        assert_eq!((breaker.state(s(0)), breaker.wait(s(0))), (BreakerState::Open, Some(s(5))));
+        breaker.fail(s(5), 1.0, None);
+        assert_eq!(breaker.wait(s(5)), Some(s(30)), "who answers that it cannot is left alone for longer");
     }
 
     #[test]

@@ -19,12 +19,17 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::origin::Origin;
+use super::patience;
 use crate::identity::tls::WrongAuthority;
 
 /// Largest answer that is read: ten thousand refused records.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
-/// Each address of a host gets so long.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A name gets so long: resolvers ask again after five seconds.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(6);
+/// Each address of a host gets so long: after a cut an attempt that began within it is over soon.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+/// A collector that works on the handshakes of thousands may take a while; one that is not heard at all is noticed before.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +101,19 @@ impl ConnectionError {
                 Some("check that the address is the one in the collector's certificate, and both clocks")
             }
             Self::Broken { .. } | Self::TimedOut { .. } | Self::AnswerTooLarge { .. } => None,
+        }
+    }
+
+    /// Whether the way there failed and no peer had a say: the next attempt burdens nobody.
+    ///
+    /// An answer that is late is none of it: what is lost on the way the kernel tells before (`patience`), so the collector is
+    /// there and has more to do than it can.
+    pub fn is_of_the_way(&self) -> bool {
+        match self {
+            Self::Unresolved { .. } | Self::Unreachable { .. } | Self::Broken { .. } => true,
+            // rustls says what it does not like by this kind; any other is the socket's.
+            Self::Tls { source, .. } => source.kind() != io::ErrorKind::InvalidData,
+            Self::TimedOut { .. } | Self::WrongAuthority { .. } | Self::AnswerTooLarge { .. } => false,
         }
     }
 
@@ -189,13 +207,14 @@ impl Line {
         let to = self.origin.authority();
         let tcp = self.reach().await?;
         // A batch is one write; waiting for more to fill the packet only delays it.
-        tcp.set_nodelay(true).map_err(|source| ConnectionError::Unreachable { to: to.clone(), source })?;
+        let prepared = tcp.set_nodelay(true).and_then(|()| patience::bound(&tcp));
+        prepared.map_err(|source| ConnectionError::Unreachable { to: to.clone(), source })?;
         let handshake = TlsConnector::from(Arc::clone(&self.tls)).connect(self.origin.server_name(), tcp);
-        let tls = match timeout(CONNECT_TIMEOUT, handshake).await {
+        let tls = match timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(tls)) => tls,
             Ok(Err(source)) if is_wrong_authority(&source) => return Err(ConnectionError::WrongAuthority { to }),
             Ok(Err(source)) => return Err(ConnectionError::Tls { to, source }),
-            Err(_) => return Err(ConnectionError::TimedOut { to, within: CONNECT_TIMEOUT }),
+            Err(_) => return Err(ConnectionError::TimedOut { to, within: HANDSHAKE_TIMEOUT }),
         };
         let (sender, connection) =
             http1::handshake(TokioIo::new(tls)).await.map_err(|source| ConnectionError::Broken { to, source })?;
@@ -210,7 +229,7 @@ impl Line {
     async fn reach(&self) -> Result<TcpStream, ConnectionError> {
         let (host, port) = (self.origin.host(), self.origin.port());
         let unresolved = |source| ConnectionError::Unresolved { host: host.to_owned(), source };
-        let resolved = timeout(CONNECT_TIMEOUT, tokio::net::lookup_host((host, port))).await;
+        let resolved = timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((host, port))).await;
         let addresses = resolved.map_err(|_| unresolved(io::ErrorKind::TimedOut.into()))?.map_err(unresolved)?;
         let mut last = io::Error::from(io::ErrorKind::NotFound);
         for address in addresses {

@@ -162,7 +162,7 @@ pub(super) fn certificate_request(key: &KeyPair) -> Result<String, rcgen::Error>
     parameters.serialize_request(key)?.pem()
 }
 
-fn read(answer: &Answer) -> Result<EnrolmentAnswer, EnrolError> {
+pub(super) fn read(answer: &Answer) -> Result<EnrolmentAnswer, EnrolError> {
     if answer.status == 200 || answer.status == 201 {
         return serde_json::from_slice(&answer.body).map_err(|_| EnrolError::Answer("is not one to an enrolment"));
     }

@@ -80,6 +80,11 @@ impl ShipError {
         }
     }
 
+    /// Whether the way to the collector failed, and it had no say.
+    pub fn is_of_the_way(&self) -> bool {
+        matches!(self, Self::Connection(error) if error.is_of_the_way())
+    }
+
     /// What the collector wishes us to wait.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {

@@ -1,7 +1,7 @@
 //! How an agent keeps its identity: the certificate that it has, and a key, in; the next certificate out.
 //!
-//! While the certificate lasts the key is a new one. One that has ended is renewed with its own: that is what the collector
-//! knows the agent by. What comes back is checked and on the disk before it is used.
+//! While the certificate lasts the key is a new one. One that has ended, by either clock, is renewed with its own: that is
+//! what the collector knows the agent by. What comes back is checked and on the disk before it is used.
 
 use std::time::Duration;
 
@@ -18,7 +18,8 @@ use zeroize::Zeroizing;
 use super::connection::{Answer, ConnectionError, Line, Post};
 use super::enrolment::certificate_request;
 use super::origin::Origin;
-use super::{CertificateHealth, Failure, Ship, health, line, renewal_of};
+use super::{CertificateHealth, Failure, Ship, health, line};
+use crate::identity::renewal::Renewal;
 use crate::identity::{Identity, IdentityError, Renewed};
 use crate::scrub;
 
@@ -85,7 +86,7 @@ impl Ship {
     pub(super) async fn keep_certificate(&mut self) {
         let now = (self.config.clock)();
         if self.renewal.is_due(now) {
-            match renew(&mut self.line, &self.identity, now).await {
+            match renew(&mut self.line, &self.identity, self.renewal.needs_own_key(now)).await {
                 Ok(identity) => self.renewed(identity),
                 Err(error) => self.not_renewed(&error, now),
             }
@@ -115,12 +116,11 @@ impl Ship {
         let (begins, ends) = identity.life();
         tracing::info!(until = %ends, "the certificate is renewed");
         self.line = line(&self.config, &identity);
-        self.renewal = renewal_of(&identity);
-        let now = (self.config.clock)();
-        if self.renewal.is_due(now) {
-            // By a clock that is far ahead: not at once again.
-            self.renewal.failed(now, rand::random());
-        }
+        self.renewal = if identity.is_renewed_here() {
+            Renewal::of_new(begins, ends, rand::random(), (self.config.clock)())
+        } else {
+            Renewal::of_others(begins, ends)
+        };
         self.identity = identity;
         self.health.send_modify(|health| {
             health.certificate = CertificateHealth {
@@ -134,6 +134,10 @@ impl Ship {
 
     fn not_renewed(&mut self, error: &RenewError, now: Timestamp) {
         self.renewal.failed(now, rand::random());
+        if matches!(error, RenewError::Refused { code } if code == "csr") {
+            // By the collector's clock it has ended, and then a new key is refused.
+            self.renewal.hurry();
+        }
         let (failures, text) = (self.renewal.failures(), health::told(error));
         // Once when it begins and at each doubling; the rest is in the status.
         if failures.is_power_of_two() {
@@ -158,8 +162,8 @@ impl Ship {
 }
 
 /// Renews over the connection that records take, and writes the new identity in the place of the old.
-async fn renew(line: &mut Line, identity: &Identity, now: Timestamp) -> Result<Identity, RenewError> {
-    let key = if identity.life().1 <= now {
+async fn renew(line: &mut Line, identity: &Identity, with_own_key: bool) -> Result<Identity, RenewError> {
+    let key = if with_own_key {
         KeyPair::from_pem(&identity.key()?)?
     } else {
         KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?
@@ -173,7 +177,7 @@ async fn renew(line: &mut Line, identity: &Identity, now: Timestamp) -> Result<I
     Ok(written.map_err(|_| RenewError::Answer("could not be written down"))??)
 }
 
-fn read(answer: &Answer) -> Result<RenewalAnswer, RenewError> {
+pub(super) fn read(answer: &Answer) -> Result<RenewalAnswer, RenewError> {
     if answer.status == 200 {
         return serde_json::from_slice(&answer.body).map_err(|_| RenewError::Answer("is not one"));
     }

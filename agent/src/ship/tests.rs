@@ -373,3 +373,28 @@ async fn whether_a_certificate_has_ended_is_the_collectors_to_say_and_then_it_is
     assert!(world.violations.is_empty(), "{:?}", world.violations);
     collector.sees("all records", |world| world.records(Lane::Urgent).len() == 50).await;
 }
+
+#[tokio::test]
+async fn who_takes_a_connection_and_does_not_answer_in_time_is_not_asked_again_as_soon_as_after_a_cut() {
+    let collector = Collector::start().await;
+    let asked = |url: &str, mood: Option<Mood>, within: Duration| {
+        let room = tempfile::tempdir().expect("a directory");
+        let identity = collector.authority.enrol(room.path(), url);
+        let origin = identity.card().url.parse().expect("an address");
+        let config = Config { request_timeout: within, ..Config::new(origin, wall_clock) };
+        collector.with(|world| world.moods.extend(mood));
+        let mut line = line(&config, &identity);
+        async move {
+            let body = Bytes::from(zstd::bulk::compress(b"{}", 1).expect("compresses"));
+            let post = Post { path: RECORDS_PATH, body, is_zstd: true };
+            ShipError::from(line.post(&post).await.expect_err("it is not answered"))
+        }
+    };
+    let late = asked(&collector.url(), Some(Mood::Silent), Duration::from_millis(100)).await;
+    assert_eq!((late.outcome(), late.is_of_the_way()), ("timed_out", false), "{late:?}");
+    let broken = asked(&collector.url(), Some(Mood::Reset), Duration::from_secs(30)).await;
+    assert_eq!((broken.outcome(), broken.is_of_the_way()), ("broken", true), "{broken:?}");
+    let closed = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|it| it.local_addr()).expect("a free port");
+    let nobody = asked(&format!("https://{closed}"), None, Duration::from_secs(30)).await;
+    assert_eq!((nobody.outcome(), nobody.is_of_the_way()), ("unreachable", true), "{nobody:?}");
+}

@@ -157,11 +157,13 @@ const TABLES: [Layout; 5] = [
         columns: &[
             ("server", "server"),
             ("sessions", "sessions"),
+            ("joined", "joined"),
             ("by state", "by_state"),
             ("used", "used"),
             ("slots", "slots"),
             ("empty in", "empty_in_seconds"),
             ("connect", "connect_seconds"),
+            ("not joined", "why_not_joined"),
         ],
     },
     Layout {

@@ -55,6 +55,11 @@ pub fn report(source: &Source<'_>) -> Report {
         if kind == "server" {
             let empty_in = source.judge.server_empty_in(&key, source.now.mono);
             facts.insert("empty_in_seconds".to_owned(), value_json(&empty_in));
+            if let Some(share) = source.judge.joined(&key) {
+                let all = share.connections.max(share.sessions);
+                facts.insert("joined".to_owned(), format!("{} of {all}", share.joined).into());
+                facts.insert("why_not_joined".to_owned(), share.why.clone().into());
+            }
         }
         TargetPart {
             state: worst.get(key.as_str()).copied().unwrap_or(State::NotYet).as_str().to_owned(),

@@ -48,6 +48,12 @@ impl World {
         }
     }
 
+    /// Forgets what was seen of everything that stands in the configuration: another may name other things, and what it names
+    /// is seen again at once.
+    pub fn forget_configured(&mut self) {
+        *self = Self { host: self.host.take(), ..Self::default() };
+    }
+
     /// The last look at the host.
     pub const fn host(&self) -> Option<&HostLook> {
         self.host.as_ref()
@@ -149,7 +155,9 @@ fn pool_facts(rows: &[&PoolRow]) -> BTreeMap<String, Json> {
     let mut pids = Vec::new();
     match &rows[0].owner {
         Owner::Seen { application, .. } => set("application", json!(application.name)),
-        Owner::NotVisible { uid, .. } => set("application", json!(format!("uid {uid}, owner: not visible"))),
+        Owner::NotVisible { uid, cgroup } => {
+            set("application", json!(format!("{}, owner: not visible", Owner::unseen(*uid, *cgroup))))
+        }
     };
     for row in rows {
         if let Owner::Seen { instance, .. } = &row.owner {

@@ -1,10 +1,13 @@
-//! The rules over many agents: the sum of all pools' limits against the slots of one server (`fleet.pool_budget`).
+//! The rules over many agents: the sum of all pools' limits against the slots of one server (`fleet.pool_budget`), and
+//! whether the services behind one pooler agree on what their DSNs say (`params`, `fleet.pool_params`).
 //!
 //! Agents tell levels; every ten seconds they are added up (`sum`), and three looks in a row decide. An agent that fell
 //! silent or stopped leaves the sum two minutes later, until then it counts in the upper end alone: a rolling restart
 //! neither raises nor ends anything. What was used is kept day by day (`usage`) and suggests a size.
 
 mod evidence;
+mod identity;
+mod params;
 mod sum;
 mod usage;
 
@@ -16,12 +19,15 @@ use tickbird_shared::{Epoch, Fingerprint, Severity, Timestamp};
 
 use super::incident::elapsed;
 use super::{Key, Presence};
-use crate::store::{FindingRow, LevelsRow, UseRow};
+use crate::store::{FindingRow, IncidentRow, LevelsRow, UseRow};
 
+pub(super) use params::POOL_PARAMS;
 pub use sum::{Range, Share};
 pub use usage::{Used, of_rows};
 
-use sum::{Server, Sum, Told};
+use identity::Server;
+use params::Comparison;
+use sum::{Sum, Told};
 use usage::Usage;
 
 /// All pools together may open more connections than a server has slots for.
@@ -49,6 +55,7 @@ const CLEARING: u64 = 90;
 pub(super) struct Fleet {
     agents: BTreeMap<Key, Levelled>,
     looks: BTreeMap<Server, Looks>,
+    comparison: Comparison,
     usage: Usage,
     sums: BTreeMap<Server, Sum>,
     looked: Option<Duration>,
@@ -80,10 +87,14 @@ struct Looks {
     /// What the last finding said, and what the looks after it say instead: how often in a row.
     told: Option<Says>,
     instead: Option<(Says, u8)>,
+    /// While it fires: applications whose limit was known since it began; after a restart as the evidence has it. None when
+    /// that names not all: then nothing unknown clears.
+    known: Option<BTreeSet<String>>,
 }
 
-/// What of a sum is news: sum, slots and applications. What is open and leased changes all the time.
-type Says = (Range, u32, BTreeSet<String>);
+/// What of a sum is news: sum, slots, applications, and those whose limit was known. What is open and leased changes all the
+/// time.
+type Says = (Range, u32, BTreeSet<String>, Option<BTreeSet<String>>);
 
 /// What a look at the fleet found.
 #[derive(Debug)]
@@ -118,22 +129,25 @@ pub struct PoolSum {
 }
 
 impl Fleet {
-    /// What was stored. `firing` are the incidents of [`POOL_BUDGET`] that fire: tenant, target, severity and since.
+    /// What was stored. `firing` are the incidents of the fleet that fire.
     pub(super) fn load<'a>(
         levels: Vec<LevelsRow>,
         used: Vec<UseRow>,
-        firing: impl Iterator<Item = (&'a str, &'a str, Severity, Timestamp)>,
+        firing: impl Iterator<Item = &'a IncidentRow> + Clone,
     ) -> Self {
         let agents = levels.into_iter().map(|row| {
             let LevelsRow { tenant, agent, epoch, seen_at, levels, .. } = row;
             ((tenant, agent), Levelled { levels, epoch, seen_at, heard: Duration::ZERO, gone: None })
         });
-        let looks = firing.filter_map(|(tenant, target, severity, since)| {
-            let server = target.strip_prefix("server:")?;
-            let looks = Looks { fires: Some(severity), since: Some(since), ..Looks::default() };
-            Some(((tenant.to_owned(), server.to_owned()), looks))
+        let looks = firing.clone().filter(|row| row.check == POOL_BUDGET).filter_map(|row| {
+            let server = row.target.strip_prefix("server:")?;
+            let known = evidence::limits_known(&row.evidence);
+            let looks = Looks { fires: Some(row.severity), since: Some(row.since), known, ..Looks::default() };
+            Some(((row.tenant.clone(), server.to_owned()), looks))
         });
-        Self { agents: agents.collect(), looks: looks.collect(), usage: Usage::load(used), ..Self::default() }
+        let comparison = Comparison::load(firing.filter(|row| row.check == POOL_PARAMS));
+        let (agents, looks) = (agents.collect(), looks.collect());
+        Self { agents, looks, comparison, usage: Usage::load(used), ..Self::default() }
     }
 
     /// Takes levels in; false when newer ones of another life of the agent's buffer are known.
@@ -173,12 +187,12 @@ impl Fleet {
             let is_fresh = it.gone.is_none() && elapsed(it.seen_at, now) < FRESH;
             (key, Told { levels: &it.levels, is_fresh })
         });
-        self.sums = sum::sums(told);
+        self.sums = sum::sums(told.clone());
+        let mut outcomes = self.comparison.look(told, now);
         self.sample(now);
         for server in self.sums.keys() {
             self.looks.entry(server.clone()).or_default();
         }
-        let mut outcomes = Vec::new();
         let usage = &self.usage;
         self.looks.retain(|server, looks| {
             match self.sums.get(server) {
@@ -243,7 +257,7 @@ impl Looks {
         for (index, (_, bound)) in BOUNDS.into_iter().enumerate() {
             let bound = u64::from(slots) * bound;
             let is_over = sum.limit.low * 100 > bound;
-            let is_under = sum.limit.high.is_some_and(|high| high * 100 * 100 <= bound * CLEARING);
+            let is_under = self.at_most(sum).is_some_and(|high| high * 100 * 100 <= bound * CLEARING);
             let count = |looks: u8, is_so: bool| if is_so { looks.saturating_add(1) } else { 0 };
             self.over[index] = count(self.over[index], is_over);
             self.under[index] = count(self.under[index], is_under);
@@ -259,19 +273,40 @@ impl Looks {
         };
         let Some(severity) = self.fires else {
             before?;
-            let high = sum.limit.high.unwrap_or_default();
-            (self.told, self.instead, self.since) = (None, None, None);
+            let high = self.at_most(sum).unwrap_or_default();
+            (self.told, self.instead, self.since, self.known) = (None, None, None, None);
             let reason = format!("{high} of {slots} slots for 3 looks, at most {CLEARING} % of the bound");
             return Some(Outcome::Ends(fingerprint(server), "cleared", reason));
         };
+        if before.is_none() {
+            self.known = Some(BTreeSet::new());
+        }
+        if let Some(known) = &mut self.known {
+            let is_known = |(name, share): (&String, &Share)| share.limit.high.map(|_| name.clone());
+            known.extend(sum.applications.iter().filter_map(is_known));
+        }
         let since = *self.since.get_or_insert(now);
-        let says = (sum.limit, slots, sum.applications.keys().cloned().collect());
+        let says = (sum.limit, slots, sum.applications.keys().cloned().collect(), self.known.clone());
         if before == self.fires && !self.is_news(&says, sum.is_stale) {
             return None;
         }
         self.told = Some(says);
         self.instead = None;
-        Some(Outcome::Fires(Box::new(evidence::finding(server, sum, slots, severity, usage, since, now))))
+        let about = (sum, slots, self.known.as_ref());
+        Some(Outcome::Fires(Box::new(evidence::finding(server, about, severity, usage, since, now))))
+    }
+
+    /// What all pools may open at most, as far as it decides. A limit that was never known had no part in the sum that
+    /// fired: of such an application counts what it has open. One that was known and cannot be seen now clears nothing.
+    fn at_most(&self, sum: &Sum) -> Option<u64> {
+        let Some(known) = self.known.as_ref().filter(|_| !sum.is_stale && sum.limit.high.is_none()) else {
+            return sum.limit.high;
+        };
+        let of = |(name, share): (&String, &Share)| match share.limit.high {
+            None if !known.contains(name) => Some(share.limit.low.max(share.open)),
+            high => high,
+        };
+        sum.applications.iter().map(of).sum()
     }
 
     /// Whether something else than was told has been so for three looks: a rolling restart is no news.

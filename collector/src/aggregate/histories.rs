@@ -8,6 +8,7 @@ use tickbird_shared::{Change, Labels};
 use super::*;
 use crate::pki::Validity;
 use crate::pki::life::Life;
+use crate::store::{Damage, Left, Lost};
 
 const TENANT: &str = "default";
 
@@ -110,7 +111,14 @@ impl World {
 
     fn hear(&mut self, name: char) -> Vec<String> {
         let (epoch, sent_at) = (epoch(name), at(self.now));
-        self.apply(Event::Heard { tenant: TENANT, agent: "a", epoch: &epoch, sent_at, goodbye: false })
+        self.apply(Event::Heard {
+            tenant: TENANT,
+            agent: "a",
+            epoch: &epoch,
+            sent_at,
+            goodbye: false,
+            is_volatile: false,
+        })
     }
 
     fn find(&mut self, check: &str, severity: Severity, change: Change) -> Vec<String> {
@@ -210,7 +218,7 @@ proptest! {
                 Act::Heartbeat => { world.hear('A'); }
                 Act::Goodbye => {
                     let (epoch, sent_at) = (epoch('A'), at(world.now));
-                    world.apply(Event::Heard { tenant: TENANT, agent: "a", epoch: &epoch, sent_at, goodbye: true });
+                    world.apply(Event::Heard { tenant: TENANT, agent: "a", epoch: &epoch, sent_at, goodbye: true, is_volatile: false });
                 }
             }
             let firing: BTreeSet<_> = world.stored.values()
@@ -306,6 +314,77 @@ fn a_buffer_drained_late_does_not_reopen_what_is_over() {
     let mut old = finding("pool.leak", Severity::Critical, Change::Began, at(50));
     assert_eq!(world.apply(Event::Finding(&mut old)), Vec::<String>::new());
     assert!(old.incident.is_some(), "it is shown beside the incident it belongs to");
+}
+
+/// A list of the life `name` that has nothing, of every check.
+fn nothing_fires(world: &mut World, name: char) -> Vec<String> {
+    let mut told = world.hear(name);
+    let open = Open { checks: CHECKS.map(Into::into).into(), firing: Vec::new(), observed_at: at(world.now) };
+    told.extend(world.apply(Event::Open { tenant: TENANT, agent: "a", open: &open }));
+    told
+}
+
+#[test]
+fn a_copy_of_an_identity_ends_nothing_of_the_other_and_is_told() {
+    let mut world = World::new(vec![agent("a")]);
+    world.hear('A');
+    world.find("pool.leak", Severity::Warning, Change::Began);
+    let mut told = Vec::new();
+    for turn in 0..120 {
+        told.extend(world.wait(5));
+        told.extend(if turn % 2 == 0 { nothing_fires(&mut world, 'B') } else { world.hear('A') });
+    }
+    let of_clone = |it: &&String| it.ends_with("agent.cloned_identity");
+    assert_eq!(told.iter().find(of_clone).map(String::as_str), Some("Opened agent.cloned_identity"));
+    assert!(told.iter().all(|it| of_clone(&it)), "{told:?}");
+    let row = world.stored.values().find(|it| it.check == "agent.cloned_identity").expect("an incident");
+    assert_eq!((row.agent.as_str(), row.severity), ("a", Severity::Critical));
+    assert!(row.evidence.contains(epoch('A').as_str()) && row.evidence.contains(epoch('B').as_str()));
+
+    // The copy is stopped; what it would have ended goes on, and the alarm is over in an hour.
+    let mut later = Vec::new();
+    for _ in 0..4_000 {
+        later.extend(world.wait(1));
+        world.hear('A');
+    }
+    assert_eq!(later, ["Resolved agent.cloned_identity"]);
+    assert_eq!(world.firing().len(), 1);
+}
+
+#[test]
+fn a_list_of_a_new_life_ends_what_the_old_one_said_when_that_is_silent() {
+    let begin = || {
+        let mut world = World::new(vec![agent("a")]);
+        world.hear('A');
+        world.find("pool.leak", Severity::Warning, Change::Began);
+        world.wait(3);
+        world
+    };
+    let mut world = begin();
+    assert_eq!(nothing_fires(&mut world, 'B'), Vec::<String>::new(), "the old one spoke just now");
+    let mut told = Vec::new();
+    for _ in 0..30 {
+        told.extend(world.wait(1));
+        world.hear('B');
+    }
+    assert_eq!(told, ["Resolved pool.leak"]);
+
+    let mut world = begin();
+    let (first, sent_at) = (epoch('A'), at(world.now));
+    let bye = Event::Heard { tenant: TENANT, agent: "a", epoch: &first, sent_at, goodbye: true, is_volatile: false };
+    world.apply(bye);
+    assert_eq!(nothing_fires(&mut world, 'B'), ["Resolved pool.leak"], "the old one ended on purpose");
+
+    // What the new life says itself is not ended by a list from before.
+    let mut world = begin();
+    nothing_fires(&mut world, 'B');
+    world.wait(1);
+    world.hear('B');
+    assert_eq!(world.find("pool.leak", Severity::Warning, Change::Began), ["Refreshed pool.leak"]);
+    for _ in 0..60 {
+        assert_eq!(world.wait(1), Vec::<String>::new());
+        world.hear('B');
+    }
 }
 
 #[test]
@@ -444,6 +523,31 @@ fn a_certificate_of_ours_that_is_not_renewed_is_told_once_worse_once_and_over_wh
     assert_eq!(on(301, &old), none);
     assert_eq!(on(302, &kept(302, 602)), ["Resolved collector.certificate"]);
     assert_eq!(on(303, &kept(302, 602)), none);
+}
+
+#[test]
+fn a_store_that_takes_nothing_or_was_damaged_is_told_once_and_over_when_it_is() {
+    let mut world = World::new(Vec::new());
+    let none = Vec::<String>::new();
+    let damage = |second: i64| Damage {
+        found_at: at(second),
+        set_aside: format!("damaged/{second}"),
+        said: vec!["row 12 missing".into()],
+        tables: vec![Left { table: "findings".into(), kept: 7, lost: Lost::AtLeast(3) }],
+    };
+    let mut on = |is_full: bool, damage: Option<Damage>| world.apply(Event::Store(&Condition { is_full, damage }));
+    assert_eq!(on(false, None), none);
+    assert_eq!(on(true, None), ["Opened collector.store"]);
+    assert_eq!(on(true, None), none, "it is known");
+    assert_eq!(on(false, Some(damage(1))), ["Resolved collector.store", "Opened collector.store"]);
+    assert_eq!(on(false, Some(damage(1))), none);
+    assert_eq!(on(false, Some(damage(2))), ["Refreshed collector.store"], "it was damaged again");
+    assert_eq!(on(false, None), ["Resolved collector.store"]);
+    assert_eq!(on(true, None), ["Reopened collector.store"]);
+    world.restart(Vec::new());
+    let mut on = |is_full: bool| world.apply(Event::Store(&Condition { is_full, damage: None }));
+    assert_eq!(on(true), none, "it was told before the restart");
+    assert_eq!(on(false), ["Resolved collector.store"]);
 }
 
 #[test]

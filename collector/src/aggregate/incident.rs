@@ -12,7 +12,7 @@ use crate::store::{FindingRow, IncidentRow};
 /// A return within this time of the end reopens the incident and counts; a later one is a new incident.
 pub(super) const RECURRENCE: Duration = Duration::from_secs(3600);
 /// An update follows the one before it after at least this long, however often the evidence changes.
-const UPDATE_EVERY: Duration = Duration::from_secs(60);
+pub(super) const UPDATE_EVERY: Duration = Duration::from_secs(60);
 /// The first update may come sooner: a leak that began with one session often holds ten a few seconds later.
 const FIRST_UPDATE: Duration = Duration::from_secs(10);
 
@@ -171,10 +171,14 @@ impl Incident {
         self.news.then_some(self.update_from)
     }
 
+    /// No wait is longer than that between two updates: one that is was said before the clock was set back.
+    fn may_be_told(&self, now: Timestamp) -> bool {
+        self.update_from <= now || later(now, UPDATE_EVERY) < self.update_from
+    }
+
     /// Lets out the news that was held back, if its time has come.
     pub(super) fn release(&mut self, now: Timestamp) -> Option<IncidentChange> {
-        let due = self.held_until().is_some_and(|until| until <= now);
-        due.then(|| self.update("evidence changed since it was last told".into(), now))
+        (self.news && self.may_be_told(now)).then(|| self.update("evidence changed since it was last told".into(), now))
     }
 
     fn reopen(&mut self, finding: &FindingRow, now: Timestamp) -> IncidentChange {
@@ -212,7 +216,7 @@ impl Incident {
             Change::EvidenceBack => self.refresh(format!("evidence back: {}", finding.reason), now),
             // An agent that started anew repeats what is known: no reason to tell anybody again.
             Change::Began => self.refresh(format!("still fires: {}", finding.reason), now),
-            _ if now >= self.update_from => self.update(format!("evidence changed: {}", finding.reason), now),
+            _ if self.may_be_told(now) => self.update(format!("evidence changed: {}", finding.reason), now),
             _ => {
                 self.news = true;
                 self.row.updated_at = now;
@@ -365,6 +369,22 @@ mod tests {
             told,
             "0: Opened epoch 1 times 1\n4: Refreshed epoch 1 times 1\n11: Updated, Refreshed epoch 2 times 1\n\
              30: Refreshed epoch 2 times 1\n71: Updated, Refreshed epoch 3 times 1\n"
+        );
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_holds_no_news() {
+        let told = play(&[
+            (7_200, Warning, Began),
+            (7_204, Warning, Evidence),
+            (5, Warning, Evidence),
+            (8, Warning, Evidence),
+            (70, Warning, Evidence),
+        ]);
+        assert_eq!(
+            told,
+            "7200: Opened epoch 1 times 1\n7204: Refreshed epoch 1 times 1\n5: Updated, Refreshed epoch 2 times 1\n\
+             8: Refreshed epoch 2 times 1\n70: Updated, Refreshed epoch 3 times 1\n"
         );
     }
 

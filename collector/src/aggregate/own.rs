@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use serde_json::json;
 use tickbird_shared::protocol::{MAX_FIRING, PRESENCE_SECONDS};
-use tickbird_shared::{Change, Fingerprint, Lane, Severity, Status, Timestamp};
+use tickbird_shared::{Change, Epoch, Fingerprint, Lane, Severity, Status, Timestamp};
 
 use super::incident::elapsed;
 use super::{Agent, Key};
 use crate::pki::life::{Life, Standing};
-use crate::store::{FindingRow, IncidentRow, LossRow, OutboxRow};
+use crate::store::{Damage, FindingRow, IncidentRow, LossRow, OutboxRow};
 use crate::token::DEFAULT_TENANT;
 
 /// An agent fell silent without a goodbye.
@@ -27,6 +27,12 @@ const TOO_MANY_FIRING: &str = "agent.too_many_firing";
 const EXCESS: &str = "agent.excess";
 /// A certificate of the collector itself is not renewed.
 const CERTIFICATE: &str = "collector.certificate";
+/// The collector's own store: its disk is full, or it was damaged.
+const STORE: &str = "collector.store";
+/// The target of what the disk does not take.
+pub(super) const STORE_DISK: &str = "store:disk";
+/// The target of damage.
+pub(super) const STORE_DAMAGE: &str = "store:damage";
 /// A message was given up.
 const DEAD_LETTER: &str = "notify.dead_letter";
 
@@ -88,12 +94,26 @@ pub(super) fn loss(loss: &LossRow, host: &str, now: Timestamp) -> FindingRow {
     .finding(now)
 }
 
-pub(super) fn cloned_identity(
-    tenant: &str,
-    agent: &str,
+pub(super) fn cloned_identity(owner: &Key, host: &str, lane: Lane, first: u64, now: Timestamp) -> FindingRow {
+    let summary = format!("{host}: somebody else sends with the identity of this agent, or its buffer was copied");
+    let reason = format!("sequence {first} of the {lane} lane came again with other content");
+    clone_found(owner, host, summary, reason, json!({ "lane": lane, "first": first }), now)
+}
+
+/// The same finding with another proof: two lives of the buffer, by turns.
+pub(super) fn lives_take_turns(owner: &Key, host: &str, lives: [&Epoch; 2], now: Timestamp) -> FindingRow {
+    let [first, second] = lives.map(Epoch::as_str);
+    let summary = format!("{host}: two machines send with the identity of this agent");
+    let reason = format!("batches of the epochs {first} and {second} come by turns, and one buffer never goes back");
+    clone_found(owner, host, summary, reason, json!({ "host": host, "epochs": [first, second] }), now)
+}
+
+fn clone_found(
+    (tenant, agent): &Key,
     host: &str,
-    lane: Lane,
-    first: u64,
+    summary: String,
+    reason: String,
+    evidence: serde_json::Value,
     now: Timestamp,
 ) -> FindingRow {
     Own {
@@ -102,10 +122,10 @@ pub(super) fn cloned_identity(
         check: CLONED_IDENTITY,
         target: format!("agent:{host}"),
         severity: Severity::Critical,
-        summary: format!("{host}: somebody else sends with the identity of this agent, or its buffer was copied"),
-        reason: format!("sequence {first} of the {lane} lane came again with other content"),
+        summary,
+        reason,
         advice: "find the second machine with this identity; `tickbird-collector agent deny` it and enrol both anew",
-        evidence: json!({ "lane": lane, "first": first }),
+        evidence,
         since: now,
     }
     .finding(now)
@@ -186,6 +206,45 @@ pub(super) fn certificate_fingerprint(name: &str) -> Fingerprint {
 
 fn certificate_target(name: &str) -> String {
     format!("certificate:{name}")
+}
+
+/// The last thing that the reserve pays for.
+pub(super) fn store_full(now: Timestamp) -> FindingRow {
+    Own {
+        tenant: DEFAULT_TENANT,
+        agent: COLLECTOR,
+        check: STORE,
+        target: STORE_DISK.into(),
+        severity: Severity::Critical,
+        summary: "the collector cannot store: its disk is full; agents keep what they find until there is room".into(),
+        reason: "a transaction found no room".into(),
+        advice: "free space on the disk of the collector's directory, or lower retention.bytes",
+        evidence: json!({ "agents_are_answered": "503 store_full" }),
+        since: now,
+    }
+    .finding(now)
+}
+
+pub(super) fn store_damaged(damage: &Damage, now: Timestamp) -> FindingRow {
+    let lost = damage.lost();
+    Own {
+        tenant: DEFAULT_TENANT,
+        agent: COLLECTOR,
+        check: STORE,
+        target: STORE_DAMAGE.into(),
+        severity: Severity::Critical,
+        summary: format!("the collector's store was damaged and repaired at {}; lost: {lost}", damage.found_at),
+        reason: "pages or rows of the store could not be read".into(),
+        advice: "look for a failing disk; restore a backup if what is lost matters; move the directory that was set aside \
+                 away to end this",
+        evidence: json!({ "set_aside": damage.set_aside, "said": damage.said, "tables": damage.tables }),
+        since: damage.found_at,
+    }
+    .finding(now)
+}
+
+pub(super) fn store_fingerprint(target: &str) -> Fingerprint {
+    Fingerprint::of(DEFAULT_TENANT, COLLECTOR, STORE, target, None)
 }
 
 pub(super) fn dead_letter(message: &OutboxRow, now: Timestamp) -> FindingRow {

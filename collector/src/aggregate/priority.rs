@@ -121,6 +121,7 @@ const TABLE: &[(&str, Impact, Probability)] = &[
     ("db.connect", Outage, High),
     ("db.headroom", Outage, High),
     ("fleet.pool_budget", Outage, High),
+    ("fleet.pool_params", Degraded, Medium),
     ("pool.utilization", Outage, Medium),
     ("pool.idle_in_transaction", Outage, Medium),
     ("pool.connect_stuck", Outage, Medium),

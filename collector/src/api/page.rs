@@ -96,7 +96,7 @@ fn bad_cursor() -> Problem {
         .advise("start again without a cursor, and pass on `next` unchanged with the same filters")
 }
 
-fn digest(list: &str, tenant: &str, filters: &[Option<&str>]) -> [u8; 32] {
+pub(super) fn digest(list: &str, tenant: &str, filters: &[Option<&str>]) -> [u8; 32] {
     let mut hash = Sha256::new();
     for part in [Some(list), Some(tenant)].iter().chain(filters) {
         // The length keeps neighbours apart, and one that is not there from an empty one.
@@ -106,14 +106,14 @@ fn digest(list: &str, tenant: &str, filters: &[Option<&str>]) -> [u8; 32] {
     hash.finalize().into()
 }
 
-fn seal(key: &str, list: &[u8; 32]) -> String {
+pub(super) fn seal(key: &str, list: &[u8; 32]) -> String {
     let mut bytes = vec![VERSION];
     bytes.extend(check(key.as_bytes(), list));
     bytes.extend(key.as_bytes());
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-fn open(cursor: &str, list: &[u8; 32]) -> Option<String> {
+pub(super) fn open(cursor: &str, list: &[u8; 32]) -> Option<String> {
     let bytes = URL_SAFE_NO_PAD.decode(cursor).ok()?;
     let (version, rest) = bytes.split_first()?;
     let (sum, key) = rest.split_at_checked(CHECK)?;

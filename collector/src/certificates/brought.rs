@@ -3,7 +3,7 @@
 //! They are renewed by whoever made them; here they are read again at each look. What cannot be used is refused as a whole, and
 //! what was read before goes on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tickbird_shared::Timestamp;
@@ -59,6 +59,12 @@ pub(super) struct HeldServer {
 }
 
 impl Brought {
+    /// Every file that is named.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        let server = self.server.iter().flat_map(|it| [&it.certificate, &it.key, &it.authority]);
+        server.chain(&self.clients).map(PathBuf::as_path)
+    }
+
     /// Reads all files; a server's certificate that is not valid at `now` is refused.
     pub(super) fn read(&self, now: Option<Timestamp>) -> Result<Held, PkiError> {
         let server = self.server.as_ref().map(|files| {

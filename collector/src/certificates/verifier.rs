@@ -1,7 +1,8 @@
 //! Which client certificates open a connection of an agent: those of a believed authority, and for a while those that ended.
 //!
 //! A certificate that ended opens a connection all the same, if it was good on its last day and that day is less than 90
-//! days ago: its agent may renew it, and ingest answers nothing else to it.
+//! days ago: its agent may renew it, and ingest answers nothing else to it. The same holds for one of ours that has not
+//! begun: the clock here was ahead when it was made.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,8 +78,8 @@ impl ClientCertVerifier for AgentVerifier {
         let verified = self.believed.verify_client_cert(end_entity, intermediates, now);
         let Err(error) = verified else { return verified };
         let at = i64::try_from(now.as_secs()).ok().and_then(|it| Timestamp::from_second(it).ok());
-        let ended = Validity::of(end_entity).zip(at).filter(|(it, at)| it.ends <= *at && it.may_return(*at));
-        let Some((validity, _)) = ended else { return Err(error) };
+        let outside = Validity::of(end_entity).zip(at).filter(|(it, at)| !it.holds(*at) && it.may_return(*at));
+        let Some((validity, _)) = outside else { return Err(error) };
         self.remembered.verify_client_cert(end_entity, intermediates, last_moment(&validity))
     }
 
@@ -141,7 +142,7 @@ mod tests {
         };
         let certificate = agent(&ours, at(100));
         let days = [99, 100, 129, 130, 131, 219, 220, 221].map(|day| opens(&certificate, day));
-        assert_eq!(days, [false, true, true, true, true, true, false, false]);
+        assert_eq!(days, [true, true, true, true, true, true, false, false], "on day 99 it has not begun");
         let foreign = agent(&Authority::create(life, at(0)).expect("makes one"), at(100));
         assert!(!opens(&foreign, 110) && !opens(&foreign, 140));
         assert!(!opens(ours.certificate(), 10), "an authority is no agent");

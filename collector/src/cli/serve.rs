@@ -1,15 +1,21 @@
 //! `serve` and `check-config`.
 
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
+use tickbird_confine::{CapabilitySet, Paths};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{CliError, Where, now, read_config};
 use crate::collector::{Collector, Directory};
+use crate::config::Config;
+use crate::store::is_suspected;
+
+/// How often one life opens its store anew because it was damaged. Whose disk fails that often should be looked at.
+const REPAIRS: u32 = 5;
 
 /// Serves agents and people until SIGTERM or SIGINT.
 ///
@@ -86,28 +92,58 @@ impl Serve {
         let config = read_config(&self.files.config())?;
         log_to_stderr(self.log_json);
         raise_descriptors();
+        let directory = self.files.directory();
+        // Asked while the quota of a container can be read.
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        confine(&config, directory.path());
         // A second one in the process would make rustls panic at first use; this one is named everywhere all the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
+            .worker_threads(workers)
             .thread_name("collector")
             .build()
             .map_err(CliError::Runtime)?;
-        let directory = self.files.directory();
         runtime.block_on(async {
             // Before the start, so that an early signal is not lost.
             let mut terminate = signal(SignalKind::terminate()).map_err(CliError::Runtime)?;
             let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::Runtime)?;
-            let mut collector = Collector::start(directory, config, now).await?;
-            let failed = tokio::select! {
-                _ = terminate.recv() => None,
-                _ = interrupt.recv() => None,
-                failed = collector.failed() => Some(failed),
-            };
-            tracing::info!("collector drains");
-            let stopped = collector.stop().await;
-            Ok(failed.map_or(stopped, Err)?)
+            let mut repairs = 0;
+            loop {
+                let mut collector = Collector::start(directory.clone(), config.clone(), now).await?;
+                let failed = tokio::select! {
+                    _ = terminate.recv() => None,
+                    _ = interrupt.recv() => None,
+                    failed = collector.failed() => Some(failed),
+                };
+                tracing::info!("collector drains");
+                let is_last = failed.is_none() || !is_suspected(&directory.store()) || repairs == REPAIRS;
+                if is_last {
+                    Collector::tells_its_end();
+                }
+                let stopped = collector.stop().await;
+                if is_last {
+                    return Ok(failed.map_or(stopped, Err)?);
+                }
+                repairs += 1;
+            }
         })
+    }
+}
+
+/// Gives up, before anything is heard and before there is another thread, what no collector needs.
+fn confine(config: &Config, directory: &Path) {
+    let mut paths = Paths::of_the_system();
+    paths.write.push(directory.to_owned());
+    config.certificates.read_again().for_each(|file| paths.and_beside(file));
+    let is_low = [config.agents, config.people].iter().any(|it| it.port() < 1024);
+    let kept = if is_low { CapabilitySet::NET_BIND_SERVICE } else { CapabilitySet::empty() };
+    let kept = kept | tickbird_confine::in_the_directory_of_another(directory);
+    let confined = tickbird_confine::everything_but(kept, &paths);
+    if confined.is_whole() {
+        tracing::info!("rights are given up: {confined}");
+    } else {
+        tracing::warn!("this kernel takes rights only in part: {confined}");
     }
 }
 

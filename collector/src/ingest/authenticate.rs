@@ -45,10 +45,11 @@ impl Peer {
         }
     }
 
-    /// Whether its certificate still speaks for it.
+    /// Whether its certificate speaks for it now.
     pub(super) fn is_valid(&self, now: Timestamp) -> Result<(), IngestError> {
-        // One that has not begun was let in by a clock that was set since; the handshake has the word on that.
-        if now < self.validity.ends { Ok(()) } else { Err(IngestError::CertificateEnded) }
+        // One of another PKI that has not begun was let in by a clock that was set since; its agent could not renew it.
+        let is_good = if self.is_ours { self.validity.holds(now) } else { now < self.validity.ends };
+        if is_good { Ok(()) } else { Err(IngestError::CertificateEnded) }
     }
 
     /// Whether its certificate may be renewed.

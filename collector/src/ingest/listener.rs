@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use axum::http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderValue};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Request, Response};
 use axum::response::IntoResponse;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
+use jiff::fmt::rfc2822::DateTimePrinter;
 use prometheus_client::registry::Registry;
 use tickbird_shared::Timestamp;
 use tickbird_shared::batch::Acknowledgement;
@@ -185,7 +186,7 @@ impl Ingest {
         } else {
             self.settle(peer, seat, request).await.map(|it| serde_json::to_vec(&it))
         };
-        match answer {
+        let mut response = match answer {
             Ok(Ok(body)) => {
                 self.count("ok");
                 ([(CONTENT_TYPE, "application/json")], body).into_response()
@@ -197,7 +198,13 @@ impl Ingest {
                 }
                 self.refuse(&error)
             }
+        };
+        // hyper keeps the date of its last answer until a later one comes: after the clock was set back, the old time.
+        let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&(self.0.clock)());
+        if let Some(date) = date.ok().and_then(|it| HeaderValue::from_str(&it).ok()) {
+            response.headers_mut().insert(DATE, date);
         }
+        response
     }
 
     async fn renew(&self, peer: &Peer, seat: &Seat, request: Request<Incoming>) -> Result<RenewalAnswer, IngestError> {
@@ -400,7 +407,7 @@ fn more_room(incoming: &ledger::Incoming, held: usize) -> Option<u32> {
     u32::try_from(more).ok().filter(|more| *more > 0)
 }
 
-fn encoding(headers: &HeaderMap) -> Result<Encoding, IngestError> {
+pub(super) fn encoding(headers: &HeaderMap) -> Result<Encoding, IngestError> {
     match headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes) {
         None | Some(b"identity") => Ok(Encoding::Plain),
         Some(b"zstd") => Ok(Encoding::Zstd),
@@ -409,7 +416,7 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, IngestError> {
 }
 
 /// What says beforehand that it is too large is not read.
-fn is_announced_well(headers: &HeaderMap) -> Result<(), IngestError> {
+pub(super) fn is_announced_well(headers: &HeaderMap) -> Result<(), IngestError> {
     let Some(value) = headers.get(CONTENT_LENGTH) else { return Ok(()) };
     // What cannot be read as a number was refused by HTTP itself.
     match value.to_str().ok().and_then(|text| text.parse::<usize>().ok()) {

@@ -134,15 +134,19 @@ pub struct Delivery {
     pub tenant: String,
     /// Id of the message.
     pub message: String,
-    /// When the attempt ended.
+    /// When the attempt began or ended.
     pub at: Timestamp,
     /// How it ended.
     pub outcome: Outcome,
+    /// Its beginning is written: it is counted already, as one that may have been heard.
+    pub is_counted: bool,
 }
 
-/// How an attempt to deliver ended.
+/// How an attempt to deliver ended, or that it begins.
 #[derive(Debug, Clone)]
 pub enum Outcome {
+    /// It begins. Whoever is killed before its end does not know what came of it.
+    Begun,
     /// The receiver said yes.
     Delivered,
     /// Certainly not heard, or (`uncertain`) perhaps; to be tried again.

@@ -12,7 +12,9 @@ use tickbird_shared::batch::{Acknowledgement, Refused};
 use crate::aggregate::{self, IncidentChange, PoolSum, Presence};
 use crate::alert::{self, Receiver};
 use crate::pki::life::Kept;
-use crate::store::{AgentRow, BodyRow, LaneKey, LaneRow, LossRow, MessageState, Rows, StoreError, Tally, Transaction};
+use crate::store::{
+    AgentRow, BodyRow, Condition, LaneKey, LaneRow, LossRow, MessageState, Rows, StoreError, Tally, Transaction,
+};
 
 use super::lane::{Admission, admit};
 use super::{AgentKey, Content, Delivery, Directory, Incoming, Numbered, Outcome, Settled, Standing};
@@ -109,6 +111,7 @@ impl Mind {
             epoch: &batch.epoch,
             sent_at: batch.sent_at,
             goodbye: batch.goodbye,
+            is_volatile: is_volatile(batch),
         };
         let changes = self.aggregate.apply(heard, now);
         self.follow(transaction, receivers, changes, now)?;
@@ -249,8 +252,16 @@ impl Mind {
         let Some(mut message) = transaction.rows().message(&delivery.tenant, &delivery.message)? else {
             return Ok(()); // it has gone with its incident
         };
-        message.attempts += 1;
+        if delivery.is_counted {
+            message.uncertain = message.uncertain.saturating_sub(1);
+        } else {
+            message.attempts += 1;
+        }
         match &delivery.outcome {
+            Outcome::Begun => {
+                message.uncertain += 1;
+                message.next_attempt_at = delivery.at;
+            }
             Outcome::Delivered => {
                 message.state = MessageState::Delivered;
                 message.settled_at = Some(delivery.at);
@@ -283,10 +294,12 @@ impl Mind {
         transaction: &Transaction<'_>,
         receivers: &[Receiver],
         certificates: &Kept,
+        store: &Condition,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let mut changes = self.aggregate.apply(aggregate::Event::Tick, now);
         changes.extend(self.aggregate.apply(aggregate::Event::Certificates(certificates), now));
+        changes.extend(self.aggregate.apply(aggregate::Event::Store(store), now));
         self.follow(transaction, receivers, changes, now)?;
         // Also after a step of the clock, in either direction.
         if now.duration_since(self.used_written_at).unsigned_abs() >= USE_EVERY {
@@ -297,6 +310,18 @@ impl Mind {
             self.forget(transaction, receivers, &AgentKey::new(&tenant, &id), now)?;
         }
         Ok(())
+    }
+
+    /// Takes note of how the store stands, and of nothing else.
+    pub(super) fn store_stands(
+        &mut self,
+        transaction: &Transaction<'_>,
+        receivers: &[Receiver],
+        store: &Condition,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let changes = self.aggregate.apply(aggregate::Event::Store(store), now);
+        self.follow(transaction, receivers, changes, now)
     }
 
     /// Writes when agents were last heard, for those where the store is behind.
@@ -363,6 +388,15 @@ impl Mind {
 
 fn standing(agent: &AgentRow) -> Standing {
     if agent.denied_at.is_some() { Standing::Denied } else { Standing::Admitted }
+}
+
+/// Whether a batch was held in memory at the agent: its findings say so. Quotes within a text are escaped, so no text can
+/// say it in their stead.
+fn is_volatile(batch: &Incoming) -> bool {
+    batch
+        .records
+        .iter()
+        .any(|it| matches!(&it.content, Content::Finding(it) if it.evidence.contains("\"volatile\":true")))
 }
 
 /// What of a batch can never be stored.

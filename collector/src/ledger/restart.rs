@@ -49,10 +49,23 @@ fn levels(limit: u32) -> Levels {
         limit: Amount::Known(limit),
         open: 9,
         leased: Amount::Between(3, 9),
+        dsn: None,
+        by_transaction: None,
+    };
+    // Somebody with psql, of whom nobody knows a limit.
+    let person = PoolLevel {
+        target: "pool:psql/main>10.0.0.5:5432".into(),
+        application: "psql".into(),
+        instances: 1,
+        limit: Amount::Unknown("no limit is configured or can be read".into()),
+        open: 1,
+        leased: Amount::Known(0),
+        ..pool.clone()
     };
     let addresses = vec![server.address.clone()];
-    let server = ServerLevel { server, addresses, slots: Amount::Known(57), used: Amount::Known(11) };
-    Levels { form: FORM, observed_at: clock(), pools: vec![pool], left_out: 0, servers: vec![server] }
+    let server =
+        ServerLevel { server, addresses, slots: Amount::Known(57), used: Amount::Known(11), by_transaction: None };
+    Levels { form: FORM, observed_at: clock(), pools: vec![pool, person], left_out: 0, servers: vec![server] }
 }
 
 struct Running {
@@ -68,6 +81,7 @@ impl Running {
             receivers: vec![Receiver::new("ops")],
             bounds: Bounds::default(),
             certificates: tokio::sync::watch::channel(crate::pki::life::Kept::default()).1,
+            store: path.to_owned(),
             clock,
         };
         let (ledger, thread) = start(Writer::open(path).expect("opens"), config).expect("starts");
@@ -168,7 +182,7 @@ async fn a_kill_neither_forgets_nor_repeats_what_the_fleet_is_told_for() {
     assert_eq!(counted(&before), [6, 6, 0, 0]);
     assert_eq!(counted(&after), counted(&before), "what was counted is counted still");
     let pools = after.ledger.fleet_pools("default").await.expect("answers");
-    let [shop] = &pools[..] else { panic!("the levels are there before the agent speaks again: {pools:?}") };
+    let [_, shop] = &pools[..] else { panic!("the levels are there before the agent speaks again: {pools:?}") };
     assert_eq!((shop.share.limit.low, shop.slots, shop.fires), (58, Some(57), Some(Severity::Critical)));
     assert!(shop.usage.is_some_and(|used| used.samples >= 5 && used.peak == 3), "{:?}", shop.usage);
     assert!(after.ledger.fleet_pools("other").await.expect("answers").is_empty());

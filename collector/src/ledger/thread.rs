@@ -1,6 +1,7 @@
 //! The thread of the ledger: takes what waits, one transaction, answers.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::aggregate::{PoolSum, Presence};
 use crate::alert::Receiver;
 use crate::pki::life::Kept;
-use crate::store::{AgentRow, Bounds, StoreError, Tally, Writer};
+use crate::store::{self, AgentRow, Aside, Bounds, Condition, StoreError, Tally, Writer};
 
 use super::mind::Mind;
 use super::{
@@ -41,6 +42,8 @@ pub struct Config {
     pub bounds: Bounds,
     /// The collector's own certificates.
     pub certificates: watch::Receiver<Kept>,
+    /// Where the store lies.
+    pub store: PathBuf,
     /// The wall clock.
     pub clock: fn() -> Timestamp,
 }
@@ -87,6 +90,7 @@ pub fn start(writer: Writer, config: Config) -> Result<(Handle, Running), StoreE
         counters: Arc::clone(&counters),
     };
     let ledger = Ledger {
+        aside: Aside::of(&config.store),
         writer,
         config,
         mind: Some(mind),
@@ -98,6 +102,7 @@ pub fn start(writer: Writer, config: Config) -> Result<(Handle, Running), StoreE
         seen_at: Instant::now(),
         kept_at: None,
         first: true,
+        told_full: false,
     };
     let thread = std::thread::Builder::new()
         .name("ledger".into())
@@ -120,6 +125,10 @@ struct Ledger {
     kept_at: Option<Instant>,
     /// Nothing was committed yet: what command lines wrote before the start was not looked at.
     first: bool,
+    /// Since the disk filled up, people were told.
+    told_full: bool,
+    /// What was set aside of a damaged store.
+    aside: Aside,
 }
 
 impl Ledger {
@@ -135,7 +144,11 @@ impl Ledger {
                 closing |= group.add(event);
             }
             self.counters.waiting.set(waiting.len() as u64);
-            self.settle(group);
+            if let Err(error) = self.settle(group) {
+                store::suspect(&self.config.store, &error.in_full());
+                self.health.send_modify(|health| health.failing = Some(Unavailable::Failed));
+                return Err(error);
+            }
         }
         // Whoever still waits is told by the end of its channel.
         self.health.send_modify(|health| health.failing = Some(Unavailable::Closing));
@@ -143,7 +156,9 @@ impl Ledger {
         self.finish()
     }
 
-    fn settle(&mut self, mut group: Group) {
+    /// # Errors
+    /// When the store is damaged: nothing can be written until it was opened anew.
+    fn settle(&mut self, mut group: Group) -> Result<(), StoreError> {
         for (agents, answer) in group.presence.drain(..) {
             let presence = self.mind.as_ref().map(|mind| mind.presence(&agents)).unwrap_or_default();
             // Whoever asked may have gone.
@@ -155,19 +170,22 @@ impl Ledger {
         }
         if self.paused_until.is_some_and(|until| Instant::now() < until) {
             // The health says why; the answers end unsaid.
-            return;
+            return Ok(());
         }
         let mut is_reserved = self.health.borrow().failing == Some(Unavailable::Full);
         if is_reserved && group.tick && self.writer.has_room() {
             self.writer.lay_ballast();
             // Time has passed in which no agent could be heard.
             self.mind = None;
-            is_reserved = false;
+            (is_reserved, self.told_full) = (false, false);
         }
         if is_reserved {
+            if group.tick && !self.told_full {
+                self.tell_full();
+            }
             group.keep_deliveries();
             if group.work.is_empty() {
-                return;
+                return Ok(());
             }
         }
         match self.commit(&mut group) {
@@ -182,10 +200,14 @@ impl Ledger {
                 if group.tick
                     && let Err(error) = self.retain()
                 {
+                    if error.is_damage() {
+                        return Err(error);
+                    }
                     let cause = std::error::Error::source(&error).map(ToString::to_string);
                     tracing::warn!(%error, cause, "what is too old could not be deleted");
                 }
             }
+            Err(error) if error.is_damage() => return Err(error),
             Err(error) => {
                 // SQLite has other words too for a disk that is full.
                 let is_full = matches!(error, StoreError::Full(_)) || self.writer.is_short();
@@ -206,6 +228,36 @@ impl Ledger {
                 self.health.send_modify(|health| health.failing = Some(why));
             }
         }
+        Ok(())
+    }
+
+    /// The reserve pays for one more message: that nothing is stored.
+    fn tell_full(&mut self) {
+        let now = (self.config.clock)();
+        let condition = Condition { is_full: true, damage: self.aside.newest() };
+        match self.tell_condition(&condition, now) {
+            Ok(()) => self.told_full = true,
+            // The reserve went to somebody else; it is tried again each second.
+            Err(error) => tracing::warn!(error = error.in_full(), "nobody can be told that the disk is full"),
+        }
+    }
+
+    fn tell_condition(&mut self, condition: &Condition, now: Timestamp) -> Result<(), StoreError> {
+        let mind = match &mut self.mind {
+            Some(mind) => mind,
+            lost => lost.insert(Mind::load(self.writer.rows(), now)?),
+        };
+        let transaction = self.writer.transaction()?;
+        let told =
+            mind.store_stands(&transaction, &self.config.receivers, condition, now).and_then(|()| transaction.commit());
+        if told.is_err() {
+            self.mind = None;
+            return told;
+        }
+        if mind.publish(&self.directory) {
+            self.outbox.send_modify(|changes| *changes += 1);
+        }
+        Ok(())
     }
 
     /// One transaction for the whole group; what became of each piece of work, in its order.
@@ -256,7 +308,8 @@ impl Ledger {
         }
         if group.tick {
             let kept = self.config.certificates.borrow().clone();
-            mind.tick(&transaction, receivers, &kept, now)?;
+            let condition = Condition { is_full: false, damage: self.aside.newest() };
+            mind.tick(&transaction, receivers, &kept, &condition, now)?;
             if self.seen_at.elapsed() >= SEEN_EVERY {
                 mind.write_seen(&transaction)?;
                 self.seen_at = Instant::now();

@@ -14,6 +14,8 @@ const BASE: Duration = Duration::from_secs(1);
 const CAP: Duration = Duration::from_secs(120);
 /// The longest wait that a receiver may ask for.
 const LONGEST_WISH: Duration = Duration::from_secs(3600);
+/// No attempt waits for longer than this.
+pub(super) const LONGEST: Duration = Duration::from_secs(LONGEST_WISH.as_secs() + CAP.as_secs());
 /// After this long without a yes a message is a dead letter.
 pub(super) const GIVE_UP: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -90,6 +92,7 @@ mod tests {
     fn what_the_receiver_asks_for_is_a_floor_within_reason() {
         assert_eq!(retry_at(0, answered(429, Some(30)), 0), 31);
         assert_eq!(retry_at(0, answered(503, Some(999_999)), 0), 3_601);
+        assert_eq!(retry_at(u32::MAX, answered(503, Some(999_999)), 0), LONGEST.as_secs() as i64, "the longest of all");
     }
 
     #[test]

@@ -9,14 +9,14 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::breaker::{Breaker, BreakerState};
-use super::retry::{self, GIVE_UP};
+use super::retry::{self, GIVE_UP, LONGEST};
 use super::{NotifyError, Status, webhook};
 use crate::ledger::{Delivery, Handle, Outcome, Unavailable};
 use crate::store::{OutboxRow, Readers};
 
 /// Attempts to one receiver at once, each of another incident.
 const AT_ONCE: usize = 8;
-/// The outbox is looked at this often when nothing says that it changed, so that a step of the clock delays little.
+/// The outbox is looked at this often when nothing says that it changed, so that nothing waits for a word that was missed.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Wait after the store could not be read.
 const STORE_PAUSE: Duration = Duration::from_secs(2);
@@ -27,6 +27,20 @@ const STRAYS: u32 = 500;
 
 type IncidentKey = (String, String);
 
+/// The time by which attempts wait: that of the start, and what has passed since. Who sets the clock back would have every
+/// message wait for it to come by again. What an earlier start wrote while the clock was ahead is due ([`LONGEST`]).
+#[derive(Debug, Clone, Copy)]
+struct Steady {
+    began: Timestamp,
+    started: Instant,
+}
+
+impl Steady {
+    fn now(self) -> Timestamp {
+        self.began.saturating_add(self.started.elapsed()).unwrap_or(Timestamp::MAX)
+    }
+}
+
 pub(super) struct Worker {
     name: String,
     index: usize,
@@ -35,6 +49,7 @@ pub(super) struct Worker {
     ledger: Handle,
     clock: fn() -> Timestamp,
     status: Status,
+    steady: Steady,
     started: Instant,
     breaker: Breaker,
     /// Incidents with a message under way: their next one waits.
@@ -52,7 +67,8 @@ impl Worker {
         status: Status,
     ) -> Self {
         let (started, breaker, busy) = (Instant::now(), Breaker::new(), HashSet::new());
-        Self { name, index, webhook, readers, ledger, clock, status, started, breaker, busy }
+        let steady = Steady { began: clock(), started };
+        Self { name, index, webhook, readers, ledger, clock, status, steady, started, breaker, busy }
     }
 
     pub(super) async fn run(mut self, mut stopping: watch::Receiver<bool>) {
@@ -90,9 +106,9 @@ impl Worker {
         if room == 0 {
             return LONGEST_WAIT; // the end of an attempt comes first
         }
-        let (name, wall, limit) = (self.name.clone(), (self.clock)(), (room + self.busy.len()) as u32);
+        let (name, wall, limit) = (self.name.clone(), self.steady.now(), (room + self.busy.len()) as u32);
         let look = move |rows: crate::store::Rows<'_>| {
-            let due = rows.outbox_due(&name, wall, limit)?;
+            let due = rows.outbox_due(&name, wall, LONGEST, limit)?;
             // With all hands full the end of an attempt comes first, and a long backlog need not be searched.
             let next_at = if due.len() < limit as usize { rows.outbox_next_at(&name, wall)? } else { None };
             Ok((due, next_at))
@@ -110,7 +126,15 @@ impl Worker {
             self.busy.insert((message.tenant.clone(), message.incident.clone()));
             let (name, webhook, ledger, status) =
                 (self.name.clone(), self.webhook.clone(), self.ledger.clone(), self.status.clone());
-            attempts.spawn(attempt(name, webhook, message, ledger, status, self.clock, stopping.clone()));
+            attempts.spawn(attempt(
+                name,
+                webhook,
+                message,
+                ledger,
+                status,
+                (self.clock, self.steady),
+                stopping.clone(),
+            ));
         }
         let until_next = next_at.and_then(|at| Duration::try_from(at.duration_since(wall)).ok());
         until_next.unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT)
@@ -174,18 +198,28 @@ async fn attempt(
     message: OutboxRow,
     ledger: Handle,
     status: Status,
-    clock: fn() -> Timestamp,
+    (clock, steady): (fn() -> Timestamp, Steady),
     stopping: watch::Receiver<bool>,
 ) -> Ended {
+    let begins = Delivery {
+        tenant: message.tenant.clone(),
+        message: message.id.clone(),
+        at: steady.now(),
+        outcome: Outcome::Begun,
+        is_counted: false,
+    };
+    // A store that takes nothing is no reason to tell nobody; the end is counted then, if it can be.
+    let is_counted = ledger.delivered(begins).await.is_ok();
     let result = webhook.send(&message.id, clock(), &message.body).await;
     status.counters().count(&name, &result);
     let at = clock();
-    let outcome = retry::outcome(&message, &result, at, rand::random());
+    let outcome = retry::outcome(&message, &result, steady.now(), rand::random());
     if let Outcome::Dead { error, .. } = &outcome {
         tracing::error!(receiver = %name, message = %message.id, %error, "given up after seven days");
     }
     let incident = (message.tenant.clone(), message.incident.clone());
-    write_down(&ledger, Delivery { tenant: message.tenant, message: message.id, at, outcome }, &stopping).await;
+    let delivery = Delivery { tenant: message.tenant, message: message.id, at, outcome, is_counted };
+    write_down(&ledger, delivery, &stopping).await;
     Ended { incident, result }
 }
 
@@ -221,7 +255,8 @@ pub(super) async fn give_up_strays(
                 for message in strays {
                     tracing::error!(receiver = %message.receiver, message = %message.id, "given up: not configured");
                     let outcome = Outcome::Dead { uncertain: false, error: NotifyError::NotConfigured.to_string() };
-                    let delivery = Delivery { tenant: message.tenant, message: message.id, at: now, outcome };
+                    let delivery =
+                        Delivery { tenant: message.tenant, message: message.id, at: now, outcome, is_counted: false };
                     write_down(&ledger, delivery, &stopping).await;
                 }
             }

@@ -110,7 +110,7 @@ impl Keyring {
 }
 
 /// The private keys of a PEM file, each as PEM.
-fn sections(text: &str) -> Vec<Zeroizing<String>> {
+pub(crate) fn sections(text: &str) -> Vec<Zeroizing<String>> {
     let mut keys = Vec::new();
     let mut rest = text;
     while let Some(begin) = rest.find("-----BEGIN PRIVATE KEY-----") {

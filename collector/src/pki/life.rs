@@ -107,9 +107,10 @@ impl Validity {
         elapsed(self.begins, now) >= life * 2 / 3
     }
 
-    /// Whether it ended, but not too long ago for an agent to return by it.
+    /// Whether it did not end too long ago for an agent to return by it. One that has not begun was made by a clock that was
+    /// put right since.
     pub fn may_return(&self, now: Timestamp) -> bool {
-        self.begins <= now && elapsed(self.ends, now) < RETURNS_WITHIN
+        elapsed(self.ends, now) < RETURNS_WITHIN
     }
 
     /// How it stands.
@@ -166,6 +167,8 @@ mod tests {
         assert_eq!(it.standing(days(819)), Standing::Urgent);
         assert_eq!(it.standing(days(825)), Standing::Ended);
         assert!(it.may_return(days(914)) && !it.may_return(days(915)));
+        let before = Timestamp::from_second(1_799_900_000).expect("in range");
+        assert!(it.may_return(before) && !it.holds(before), "the clock was set back");
     }
 
     #[test]

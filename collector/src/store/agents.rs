@@ -125,7 +125,7 @@ impl Transaction<'_> {
     }
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<AgentRow> {
+pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<AgentRow> {
     let time = |column: &str| Ok::<_, rusqlite::Error>(row.get::<_, Option<At>>(column)?.map(|at| at.0));
     Ok(AgentRow {
         tenant: row.get("tenant")?,

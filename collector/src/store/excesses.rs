@@ -57,7 +57,7 @@ impl Transaction<'_> {
     }
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<ExcessRow> {
+pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<ExcessRow> {
     Ok(ExcessRow {
         tenant: row.get("tenant")?,
         agent: row.get("agent")?,

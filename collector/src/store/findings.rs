@@ -102,7 +102,7 @@ impl Transaction<'_> {
     }
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<FindingRow> {
+pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<FindingRow> {
     Ok(FindingRow {
         id: row.get("id")?,
         tenant: row.get("tenant")?,

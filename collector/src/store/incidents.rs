@@ -174,7 +174,7 @@ impl Transaction<'_> {
     }
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<IncidentRow> {
+pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<IncidentRow> {
     Ok(IncidentRow {
         tenant: row.get("tenant")?,
         id: row.get("id")?,
@@ -202,7 +202,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<IncidentRow> {
     })
 }
 
-fn read_decision(row: &Row<'_>) -> rusqlite::Result<DecisionRow> {
+pub(super) fn read_decision(row: &Row<'_>) -> rusqlite::Result<DecisionRow> {
     Ok(DecisionRow {
         tenant: row.get("tenant")?,
         incident: row.get("incident")?,

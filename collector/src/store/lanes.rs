@@ -104,7 +104,7 @@ impl Transaction<'_> {
     }
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<LaneRow> {
+pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<LaneRow> {
     Ok(LaneRow {
         tenant: row.get("tenant")?,
         agent: row.get("agent")?,

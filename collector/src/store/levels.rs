@@ -71,7 +71,7 @@ impl Transaction<'_> {
     }
 }
 
-fn read_levels(row: &Row<'_>) -> rusqlite::Result<LevelsRow> {
+pub(super) fn read_levels(row: &Row<'_>) -> rusqlite::Result<LevelsRow> {
     Ok(LevelsRow {
         tenant: row.get("tenant")?,
         agent: row.get("agent")?,
@@ -82,7 +82,7 @@ fn read_levels(row: &Row<'_>) -> rusqlite::Result<LevelsRow> {
     })
 }
 
-fn read_use(row: &Row<'_>) -> rusqlite::Result<UseRow> {
+pub(super) fn read_use(row: &Row<'_>) -> rusqlite::Result<UseRow> {
     Ok(UseRow {
         tenant: row.get("tenant")?,
         server: row.get("server")?,

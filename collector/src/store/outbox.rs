@@ -1,5 +1,7 @@
 //! Messages on their way to receivers.
 
+use std::time::Duration;
+
 use rusqlite::{OptionalExtension, Row, named_params};
 use tickbird_shared::Timestamp;
 
@@ -24,23 +26,32 @@ impl MessageState {
 
 impl Rows<'_> {
     /// What may be sent to one receiver now: waiting, due, and with no older message of its incident waiting before it,
-    /// so that a receiver hears of one incident in order. In order of decision.
-    pub fn outbox_due(&self, receiver: &str, now: Timestamp, limit: u32) -> Result<Vec<OutboxRow>, StoreError> {
+    /// so that a receiver hears of one incident in order. In order of decision. What was never tried is due, whatever the
+    /// clock said when it was decided; so is what waits for longer than `longest`, for no wait is: a clock that was ahead said
+    /// so.
+    pub fn outbox_due(
+        &self,
+        receiver: &str,
+        now: Timestamp,
+        longest: Duration,
+        limit: u32,
+    ) -> Result<Vec<OutboxRow>, StoreError> {
         let mut query = self.0.prepare_cached(
-            "SELECT * FROM outbox AS it WHERE state = 'waiting' AND receiver = ?1 AND next_attempt_at <= ?2 \
+            "SELECT * FROM outbox AS it WHERE state = 'waiting' AND receiver = ?1 \
+                 AND (attempts = 0 OR next_attempt_at <= ?2 OR next_attempt_at > ?4) \
                  AND NOT EXISTS (SELECT 1 FROM outbox AS older WHERE older.state = 'waiting' \
                      AND older.tenant = it.tenant AND older.receiver = it.receiver \
                      AND older.incident = it.incident AND older.id < it.id) \
              ORDER BY id LIMIT ?3",
         )?;
-        Ok(query.query_map((receiver, At(now), limit), read)?.collect::<Result<_, _>>()?)
+        Ok(query.query_map((receiver, At(now), limit, At(latest(now, longest))), read)?.collect::<Result<_, _>>()?)
     }
 
     /// When the next message to one receiver falls due after `now`, if one waits.
     pub fn outbox_next_at(&self, receiver: &str, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
         let mut query = self.0.prepare_cached(
             "SELECT min(next_attempt_at) FROM outbox \
-             WHERE state = 'waiting' AND receiver = ?1 AND next_attempt_at > ?2",
+             WHERE state = 'waiting' AND receiver = ?1 AND attempts > 0 AND next_attempt_at > ?2",
         )?;
         Ok(query.query_row((receiver, At(now)), |row| row.get::<_, Option<At>>(0))?.map(|at| at.0))
     }
@@ -79,6 +90,11 @@ impl Rows<'_> {
         let mut query = self.0.prepare_cached("SELECT * FROM outbox WHERE tenant = ?1 AND id = ?2")?;
         Ok(query.query_row([tenant, id], read).optional()?)
     }
+}
+
+/// What is due later was never decided by a clock that goes as this one.
+fn latest(now: Timestamp, longest: Duration) -> Timestamp {
+    now.saturating_add(longest).unwrap_or(Timestamp::MAX)
 }
 
 impl Transaction<'_> {
@@ -143,7 +159,7 @@ impl Transaction<'_> {
     }
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<OutboxRow> {
+pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<OutboxRow> {
     let state: String = row.get("state")?;
     let state = MessageState::from_word(&state).ok_or_else(|| {
         rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, "not a state of a message".into())

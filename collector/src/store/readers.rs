@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, InterruptHandle, OpenFlags};
 use tokio::sync::Semaphore;
 
+use super::repair::{is_suspected, suspect};
 use super::{StoreError, migrate};
 
 /// Queries that run at once; more wait.
@@ -77,7 +78,14 @@ impl Readers {
                 work.await
             }
         };
-        answer.map_err(|_| StoreError::Closing)?
+        let answer = answer.map_err(|_| StoreError::Closing)?;
+        if let Err(error) = &answer
+            && error.is_damage()
+            && !is_suspected(&self.0.path)
+        {
+            suspect(&self.0.path, &error.in_full());
+        }
+        answer
     }
 
     /// Whether the store can be read.
@@ -103,6 +111,8 @@ impl Reader {
         connection.busy_timeout(Duration::from_secs(5))?;
         connection.pragma_update(None, "query_only", true)?;
         connection.pragma_update(None, "cache_size", -8_192)?;
+        // Directories for temporary files are out of reach.
+        connection.pragma_update(None, "temp_store", "MEMORY")?;
         connection.set_prepared_statement_cache_capacity(64);
         migrate::check(&connection)?;
         let stop = Arc::new(connection.get_interrupt_handle());

@@ -228,12 +228,13 @@ fn a_state_is_decided_once_and_the_first_decision_stands() {
 fn messages_of_one_incident_leave_in_order_and_do_not_hold_up_others() {
     let mut scene = Scene::new();
     scene.write(|it| {
-        it.add_message(&OutboxRow { next_attempt_at: day(9), ..message("msg_1", "01A") })?;
+        it.add_message(&OutboxRow { attempts: 1, next_attempt_at: day(9), ..message("msg_1", "01A") })?;
         it.add_message(&message("msg_2", "01A"))?;
-        it.add_message(&message("msg_3", "01B"))
+        // Decided by a clock that was ahead, and not tried yet.
+        it.add_message(&OutboxRow { next_attempt_at: day(9), ..message("msg_3", "01B") })
     });
     let due = |scene: &Scene| {
-        let rows = scene.writer.rows().outbox_due("ops", day(1), 10).expect("reads");
+        let rows = scene.writer.rows().outbox_due("ops", day(1), Duration::from_secs(30 * 86_400), 10).expect("reads");
         rows.into_iter().map(|it| it.id).collect::<Vec<_>>()
     };
     assert_eq!(due(&scene), ["msg_3"]);
@@ -241,6 +242,25 @@ fn messages_of_one_incident_leave_in_order_and_do_not_hold_up_others() {
     assert_eq!(due(&scene), ["msg_2", "msg_3"]);
     scene.write(|it| it.update_message(&OutboxRow { uncertain: 1, ..message("msg_2", "01A") }));
     assert!(!scene.write(|it| it.supersede_message("default", "msg_2", day(1))), "it may have been heard");
+}
+
+#[test]
+fn what_a_clock_that_was_ahead_put_off_is_due_once_the_clock_is_right() {
+    let mut scene = Scene::new();
+    let hour = Duration::from_secs(3_600);
+    let later = |seconds: u64| day(1).saturating_add(Duration::from_secs(seconds)).expect("in range");
+    scene.write(|it| {
+        it.add_message(&OutboxRow { attempts: 3, next_attempt_at: day(4), ..message("msg_1", "01A") })?;
+        it.add_message(&OutboxRow { attempts: 3, next_attempt_at: later(3_600), ..message("msg_2", "01B") })?;
+        it.add_message(&OutboxRow { attempts: 3, next_attempt_at: later(3_601), ..message("msg_3", "01C") })
+    });
+    let due = |now: Timestamp| {
+        let rows = scene.writer.rows().outbox_due("ops", now, hour, 10).expect("reads");
+        rows.into_iter().map(|it| it.id).collect::<Vec<_>>()
+    };
+    assert_eq!(due(day(1)), ["msg_1", "msg_3"], "no wait is longer than an hour");
+    assert_eq!(due(later(3_600)), ["msg_1", "msg_2"]);
+    assert_eq!(scene.writer.rows().outbox_next_at("ops", day(1)).expect("reads"), Some(later(3_600)));
 }
 
 #[test]

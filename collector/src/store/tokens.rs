@@ -101,7 +101,7 @@ impl Transaction<'_> {
     }
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<TokenRow> {
+pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<TokenRow> {
     Ok(TokenRow {
         tenant: row.get("tenant")?,
         id: row.get("id")?,

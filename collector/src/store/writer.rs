@@ -11,6 +11,7 @@ use tickbird_shared::Timestamp;
 
 use super::ballast::Ballast;
 use super::column::At;
+use super::turn::Turn;
 use super::{Rows, StoreError, migrate};
 
 /// How long a command line and the ledger wait for each other's transaction.
@@ -24,6 +25,8 @@ pub struct Writer {
     connection: Connection,
     data_version: i64,
     ballast: Ballast,
+    /// Of a command: no repair takes the file away meanwhile. The last to go.
+    _turn: Option<Turn>,
 }
 
 /// One transaction: everything written through it is on the disk when [`Transaction::commit`] returns, or nothing is.
@@ -69,7 +72,20 @@ impl Writer {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         migrate::migrate(&mut connection)?;
         let data_version = data_version(&connection)?;
-        Ok(Self { connection, data_version, ballast })
+        Ok(Self { connection, data_version, ballast, _turn: None })
+    }
+
+    /// The same for a command beside a collector that may serve, or repair the store.
+    ///
+    /// # Errors
+    /// As [`Writer::open`], and while the store is being repaired.
+    pub fn open_beside(path: &Path) -> Result<Self, StoreError> {
+        // Else the lock's file would be made in a directory that is no collector's.
+        if !Turn::is_of_a_store(path) {
+            return Err(StoreError::Missing { path: path.into() });
+        }
+        let turn = Turn::beside(path)?;
+        Ok(Self { _turn: Some(turn), ..Self::open(path)? })
     }
 
     /// Begins a transaction that may write.

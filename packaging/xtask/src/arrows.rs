@@ -55,7 +55,7 @@ const SHARED_DEPENDENCIES: [&str; 5] = ["jiff", "serde", "serde_json", "sha2", "
 /// When a source cannot be read.
 pub(crate) fn broken(root: &Path) -> Result<Vec<Broken>, StageError> {
     let mut sources = Vec::new();
-    for folder in ["agent/src", "collector/src", "shared/src", "tests", "packaging/xtask/src"] {
+    for folder in ["agent/src", "collector/src", "confine/src", "shared/src", "tests", "packaging/xtask/src"] {
         gather(root, &root.join(folder), &mut sources)?;
     }
     let mut found: Vec<Broken> = sources.iter().flat_map(of_file).collect();

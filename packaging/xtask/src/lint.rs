@@ -24,6 +24,10 @@ pub(crate) fn run(steps: &mut Steps) {
     steps.run("clippy", || {
         cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"], &[])
     });
+    // `--all-targets` leaves out what `cargo test` shall not run.
+    steps.run("clippy of the long tests", || {
+        cargo(&["clippy", "--package", "tickbird-tests", "--test", "*", "--locked", "--", "--deny", "warnings"], &[])
+    });
     steps.run("docs", || {
         cargo(&["doc", "--workspace", "--no-deps", "--locked"], &[("RUSTDOCFLAGS", "--deny warnings")])
     });

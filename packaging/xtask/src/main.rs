@@ -1,7 +1,8 @@
-//! The project's own commands: `cargo xtask up | test | lint | bench | soak`.
+//! The project's own commands: `cargo xtask up | test | lint | bench | soak | fuzz`.
 
 mod arrows;
 mod bench;
+mod fuzz;
 mod lint;
 mod packages;
 mod soak;
@@ -31,8 +32,11 @@ enum Command {
     Lint,
     /// Figures of the release binaries on this machine: CPU, memory, records a second, seconds to the webhook.
     Bench(bench::Arguments),
-    /// An hour, or so many minutes, of healthy traffic over stacks of four languages: nothing may be found.
+    /// An hour, or so many minutes, of healthy traffic over stacks of four languages, in which nothing may be found; then the
+    /// long forms of the tests that kill, cut and crowd.
     Soak(soak::Arguments),
+    /// Every parser of foreign bytes under libFuzzer, ten minutes each: nothing may panic, hang or grow without bound.
+    Fuzz(fuzz::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
         Command::Lint => lint::lint(),
         Command::Bench(arguments) => bench::bench(&arguments),
         Command::Soak(arguments) => soak::soak(&arguments),
+        Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

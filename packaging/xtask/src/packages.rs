@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use tickbird_tests::StageError;
-use tickbird_tests::library::node_modules;
+use tickbird_tests::library::{node_modules, python_modules};
 use tickbird_tests::process::run;
 use tickbird_tests::stage::workspace;
 
@@ -26,7 +26,7 @@ const NEEDED: [Package; 9] = [
 ];
 
 /// A pooler, other servers, and the libraries whose pools the tests look at. Java runs a file of source by itself.
-const LIBRARIES: [Package; 16] = [
+const LIBRARIES: &[Package] = &[
     ("/usr/sbin/pgbouncer", "pgbouncer"),
     ("/usr/sbin/mariadbd", "mariadb-server"),
     ("/usr/bin/redis-server", "redis-server"),
@@ -37,12 +37,19 @@ const LIBRARIES: [Package; 16] = [
     ("/usr/lib/python3/dist-packages/psycopg_pool", "python3-psycopg-pool"),
     ("/usr/lib/python3/dist-packages/psycopg", "python3-psycopg"),
     ("/usr/lib/python3/dist-packages/asyncpg", "python3-asyncpg"),
+    ("/usr/lib/python3/dist-packages/greenlet", "python3-greenlet"),
+    ("/usr/lib/python3/dist-packages/pip", "python3-pip"),
     ("/usr/bin/go", "golang-go"),
     ("/usr/share/gocode/src/github.com/lib/pq", "golang-github-lib-pq-dev"),
+    ("/usr/share/gocode/src/github.com/prometheus/client_golang", "golang-github-prometheus-client-golang-dev"),
     ("/usr/bin/java", "openjdk-17-jre-headless"),
     ("/usr/share/java/HikariCP.jar", "libhikaricp-java"),
     ("/usr/share/java/postgresql.jar", "libpostgresql-jdbc-java"),
     ("/usr/bin/node", "nodejs"),
+    ("/usr/bin/ruby", "ruby"),
+    ("/usr/share/doc/ruby-activerecord", "ruby-activerecord"),
+    ("/usr/lib/ruby/vendor_ruby/pg", "ruby-pg"),
+    ("/usr/share/doc/libfaketime", "libfaketime"),
 ];
 const DEBIANS_NODE_POSTGRES: Package = ("/usr/share/nodejs/pg", "node-pg");
 
@@ -56,8 +63,29 @@ pub(crate) fn install_missing() -> Result<(), TaskError> {
 
 /// The same for everything that the tests need.
 pub(crate) fn install_all() -> Result<(), TaskError> {
-    install(&[&NEEDED[..], &LIBRARIES].concat())?;
+    install(&[&NEEDED[..], LIBRARIES].concat())?;
+    sqlalchemy_2()?;
     node_postgres()
+}
+
+/// Debian 12 has SQLAlchemy 1.4, which knows no psycopg 3. The wheels are of Python alone and their digests are kept.
+fn sqlalchemy_2() -> Result<(), TaskError> {
+    let (modules, wanted) = (python_modules(), workspace().join("tests/applications/python/requirements.txt"));
+    let failed = |path: &Path| StageError::system(format!("prepare {}", path.display()));
+    let text = std::fs::read_to_string(&wanted).map_err(failed(&wanted))?;
+    let is_installed = modules.join("requirements.txt");
+    if std::fs::read_to_string(&is_installed).is_ok_and(|it| it == text) {
+        return Ok(());
+    }
+    println!("installing SQLAlchemy 2 with the digests of its requirements");
+    let mut command = Command::new("/usr/bin/python3");
+    command.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--root-user-action=ignore"]);
+    command.args(["--no-deps", "--require-hashes", "--only-binary=:all:", "--upgrade"]);
+    // Not the wheels of one machine, which would need a digest for each.
+    command.args(["--platform", "any", "--implementation", "py", "--abi", "none", "--python-version", "3.11"]);
+    run(command.arg("--target").arg(&modules).arg("--requirement").arg(&wanted))?;
+    std::fs::write(&is_installed, text).map_err(failed(&is_installed))?;
+    Ok(())
 }
 
 /// Debian's package where its own Node.js is installed; a Node.js from elsewhere brings npm and conflicts with it.

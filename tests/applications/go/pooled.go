@@ -10,6 +10,8 @@ import (
 	"flag"
 	"fmt"
 	"math/rand"
+	"net"
+	"net/http"
 	"os"
 	"strconv"
 	"strings"
@@ -17,6 +19,9 @@ import (
 	"time"
 
 	_ "github.com/lib/pq"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
 const workers = 6
@@ -290,6 +295,24 @@ func tell() {
 	}
 }
 
+// The page of Prometheus' own collector for database/sql, on a free port, which is the answer.
+func metrics() (int, error) {
+	from, err := pool("main")
+	if err != nil {
+		return 0, err
+	}
+	registry := prometheus.NewRegistry()
+	if err := registry.Register(collectors.NewDBStatsCollector(from, "main")); err != nil {
+		return 0, err
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	go http.Serve(listener, promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	return listener.Addr().(*net.TCPAddr).Port, nil
+}
+
 func does(words []string) (any, error) {
 	number := func(at int) float64 {
 		if at >= len(words) {
@@ -317,6 +340,8 @@ func does(words []string) (any, error) {
 		return byItself("lock", os.Getenv("PGAPPNAME"), "SELECT pg_advisory_lock(7)")
 	case "batch":
 		return byItself("batch", "nightly-batch", "BEGIN", "SELECT count(*) FROM pg_class")
+	case "metrics":
+		return metrics()
 	case "served":
 		lock.Lock()
 		defer lock.Unlock()

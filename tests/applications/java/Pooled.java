@@ -1,9 +1,13 @@
+import com.sun.net.httpserver.HttpServer;
 import com.zaxxer.hikari.HikariConfig;
 import com.zaxxer.hikari.HikariDataSource;
+import com.zaxxer.hikari.HikariPoolMXBean;
 import java.io.BufferedReader;
 import java.io.FileWriter;
 import java.io.InputStreamReader;
 import java.io.PrintWriter;
+import java.net.InetSocketAddress;
+import java.nio.charset.StandardCharsets;
 import java.sql.Connection;
 import java.sql.DriverManager;
 import java.sql.ResultSet;
@@ -233,6 +237,30 @@ public class Pooled {
         }
     }
 
+    /** HikariCP's own numbers under the names that Micrometer gives them, on a free port, which is the answer. */
+    private static int metrics() throws Exception {
+        HikariDataSource pool = pools.get("main");
+        HttpServer server = HttpServer.create(new InetSocketAddress("127.0.0.1", 0), 0);
+        server.createContext("/metrics", exchange -> {
+            HikariPoolMXBean now = pool.getHikariPoolMXBean();
+            Map<String, Integer> numbers = Map.of(
+                    "active", now.getActiveConnections(),
+                    "idle", now.getIdleConnections(),
+                    "pending", now.getThreadsAwaitingConnection(),
+                    "max", pool.getMaximumPoolSize(),
+                    "min", pool.getMinimumIdle());
+            byte[] page = numbers.entrySet().stream()
+                    .map(it -> "hikaricp_connections_" + it.getKey() + "{pool=\"main\"} " + it.getValue() + ".0\n")
+                    .collect(Collectors.joining())
+                    .getBytes(StandardCharsets.UTF_8);
+            exchange.sendResponseHeaders(200, page.length);
+            exchange.getResponseBody().write(page);
+            exchange.close();
+        });
+        server.start();
+        return server.getAddress().getPort();
+    }
+
     private static Object does(String[] words) throws Exception {
         String application = System.getenv("PGAPPNAME");
         return switch (words[0]) {
@@ -245,6 +273,7 @@ public class Pooled {
             case "listen" -> byItself("listen", application, "LISTEN orders");
             case "lock" -> byItself("lock", application, "SELECT pg_advisory_lock(7)");
             case "batch" -> byItself("batch", "nightly-batch", "BEGIN", "SELECT count(*) FROM pg_class");
+            case "metrics" -> metrics();
             case "served" -> "{\"served\":" + served + ",\"failed\":" + failed + "}";
             default -> throw new IllegalArgumentException("no such command");
         };

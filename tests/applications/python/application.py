@@ -226,7 +226,7 @@ commands = {
     "listen": lambda: by_itself("listen", os.environ["PGAPPNAME"], ["LISTEN orders"]),
     "lock": lambda: by_itself("lock", os.environ["PGAPPNAME"], ["SELECT pg_advisory_lock(7)"]),
     "dedicate": lambda n, what: dedicate(int(n), what),
-    "batch": lambda: by_itself("batch", "nightly-batch", ["BEGIN", "SELECT count(*) FROM pg_class"]),
+    "batch": lambda name="nightly-batch": by_itself("batch", name, ["BEGIN", "SELECT count(*) FROM pg_class"]),
     "churn": lambda rate: at_rate("none", float(rate), connect_each_time),
     "websockets": lambda n: inbound.websockets(int(n)),
     "http": lambda n: inbound.requests(int(n)),

@@ -1,4 +1,4 @@
-"""SQLAlchemy's asyncio engine on asyncpg, as `DATABASE_URL` says. Its loop runs in a thread of its own."""
+"""SQLAlchemy's asyncio engine on asyncpg, as `DATABASE_URL` says, else libpq's variables. Its loop runs in a thread of its own."""
 
 import os
 
@@ -31,7 +31,12 @@ class Lease(Plain):
 
 class Pool:
     def __init__(self, size, least):
-        self.engine = create_async_engine(os.environ["DATABASE_URL"], pool_size=size, max_overflow=0, pool_timeout=5)
+        url = os.environ.get("DATABASE_URL")
+        # asyncpg reads the server from libpq's variables, but not the application's name.
+        named = {} if url else {"server_settings": {"application_name": os.environ["PGAPPNAME"]}}
+        self.engine = create_async_engine(
+            url or "postgresql+asyncpg://", connect_args=named, pool_size=size, max_overflow=0, pool_timeout=5
+        )
 
     def take(self):
         async def connected():

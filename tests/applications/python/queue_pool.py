@@ -4,6 +4,7 @@ import psycopg2
 from sqlalchemy import create_engine
 
 LAST_IN_FIRST_OUT = False
+DIALECT = "postgresql+psycopg2"
 
 
 class Lease:
@@ -30,7 +31,7 @@ class Pool:
     def __init__(self, size, least, name=None):
         # libpq reads the server from its own variables. This pool opens on demand, whatever `least` says.
         self.engine = create_engine(
-            "postgresql+psycopg2://",
+            f"{DIALECT}://",
             connect_args={"application_name": name} if name else {},
             pool_size=size,
             max_overflow=0,

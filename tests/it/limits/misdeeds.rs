@@ -160,7 +160,7 @@ fn says_half_a_word(agent: &Simulated) -> Deed<'_> {
     Box::new(move || {
         let mut connection = agent.connect()?;
         connection.say("POST /v1/rec")?;
-        connection.ended(10.s())?;
+        connection.ended(super::idle() + 10.s())?;
         Ok(Vec::new())
     })
 }

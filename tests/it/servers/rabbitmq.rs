@@ -31,7 +31,7 @@ fn truth(application: &Application) -> Result<BTreeSet<(u32, u64)>, String> {
 fn twenty_of_twenty_connections_of_rabbitmq_are_named_over_v4_v6_and_tls() {
     alone(|stage| {
         let server = start(stage, 200)?;
-        let mut configuration = server.section("tickbird", &password("tickbird"))?;
+        let mut configuration = server.tls_section("tickbird", &password("tickbird"))?;
         let mut applications = Vec::new();
         for (name, route) in [("over-v4", Route::V4), ("over-v6", Route::V6), ("over-tls", Route::Tls)] {
             let it = pool(stage, name, &server, route, EACH)?;
@@ -54,9 +54,9 @@ fn twenty_of_twenty_connections_of_rabbitmq_are_named_over_v4_v6_and_tls() {
             })?;
             watch.silent_about(it.name())?;
         }
-        watch.sees("db.headroom", &server.address(), "ok", 40.s())?;
-        watch.sees("db.connect", &server.address(), "ok", 40.s())?;
-        watch.silent_about(&server.address())
+        watch.sees("db.headroom", &server.tls_address(), "ok", 40.s())?;
+        watch.sees("db.connect", &server.tls_address(), "ok", 40.s())?;
+        watch.silent_about(&server.tls_address())
     });
 }
 

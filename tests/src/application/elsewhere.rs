@@ -53,20 +53,60 @@ impl Network {
     }
 }
 
+/// A cgroup of version 2, as a container engine makes one for each container. Its processes have to end before it is
+/// dropped, so it is made before they are.
+#[derive(Debug)]
+pub struct Cgroup {
+    directory: PathBuf,
+}
+
+impl Cgroup {
+    /// Makes one on the hierarchy, which is mounted where nobody else sees it.
+    pub fn make(stage: &Stage, name: &str) -> Result<Self, StageError> {
+        let mount = stage.room(&format!("cgroup-{name}"))?;
+        run(Command::new(installed("/usr/bin/mount", "mount")?).args(["-t", "cgroup2", "none"]).arg(&mount))?;
+        // The hierarchy is one for the whole machine: scenarios side by side need names of their own.
+        let own = mount.to_string_lossy().replace('/', "-");
+        let directory = mount.join(format!("tickbird{own}"));
+        std::fs::create_dir(&directory).map_err(StageError::system("make a cgroup"))?;
+        Ok(Self { directory })
+    }
+
+    /// Its id: the inode of its directory.
+    pub fn id(&self) -> Result<u64, StageError> {
+        let about = std::fs::metadata(&self.directory).map_err(StageError::system("look at a cgroup"))?;
+        Ok(std::os::unix::fs::MetadataExt::ino(&about))
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // A process that has just ended may be in it for a moment still.
+        let gone = until("the cgroup is empty", 5.s(), || {
+            std::fs::remove_dir(&self.directory).map_err(|error| error.to_string())
+        });
+        if let Err(error) = gone {
+            eprintln!("{}: {error}", self.directory.display());
+        }
+    }
+}
+
+impl Kind {
+    /// The pool of [`Application::pooled`], by a program that runs it somewhere else.
+    fn pooled(program: Vec<PathBuf>, name: &str, server: &Postgres, log: PathBuf) -> Self {
+        let dsn = format!("{}?pool_size=20&max_overflow=10&application_name={name}", server.dsn("app"));
+        let (arguments, environment) = (vec!["--name".into(), name.into()], vec![("DATABASE_URL", dsn)]);
+        Self { program, arguments, environment, log }
+    }
+}
+
 impl Application {
     /// [`Application::pooled`] in that network, from which `server` is reached.
     pub fn pooled_in(network: &Network, stage: &Stage, name: &str, server: &Postgres) -> Result<Self, StageError> {
         let mut program = vec![installed("/usr/bin/nsenter", "util-linux")?];
         program.extend([format!("--net=/proc/{}/ns/net", network.keeper.pid()).into(), PathBuf::from("--")]);
         program.extend(python("pooled.py")?);
-        let dsn = format!("{}?pool_size=20&max_overflow=10&application_name={name}", server.dsn("app"));
-        let kind = Kind {
-            program,
-            arguments: vec!["--name".into(), name.into()],
-            environment: vec![("DATABASE_URL", dsn)],
-            log: stage.room(name)?.join("log"),
-        };
-        Self::start(name, kind)
+        Self::start(name, Kind::pooled(program, name, server, stage.room(name)?.join("log")))
     }
 
     /// [`Application::pooled`] as user 65534, with none of root's rights.
@@ -84,14 +124,15 @@ impl Application {
             std::fs::copy(&script, &copy).map_err(StageError::system("copy a script"))?;
             *script = copy;
         }
-        let dsn = format!("{}?pool_size=20&max_overflow=10&application_name={name}", server.dsn("app"));
-        let kind = Kind {
-            program,
-            arguments: vec!["--name".into(), name.into()],
-            environment: vec![("DATABASE_URL", dsn)],
-            log: room.join("log"),
-        };
-        Self::start(name, kind)
+        Self::start(name, Kind::pooled(program, name, server, room.join("log")))
+    }
+
+    /// [`Application::pooled`] in this cgroup from its first moment on, as a container engine starts a container.
+    pub fn pooled_in_cgroup(cgroup: &Cgroup, stage: &Stage, name: &str, server: &Postgres) -> Result<Self, StageError> {
+        let enters = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", cgroup.directory.display());
+        let mut program: Vec<PathBuf> = ["/bin/sh", "-c", &enters, "sh"].map(PathBuf::from).into();
+        program.extend(python("pooled.py")?);
+        Self::start(name, Kind::pooled(program, name, server, stage.room(name)?.join("log")))
     }
 
     /// [`Application::sockets`] in a network namespace of its own, where nobody else listens on that port.

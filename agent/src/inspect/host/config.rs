@@ -8,6 +8,7 @@ use super::endpoints::Endpoints;
 use super::measures;
 use crate::inspect::About;
 use crate::inspect::server::PoolMode;
+use crate::kernel::reader::Reader;
 
 /// What this inspector reads.
 pub static ABOUT: About = About {
@@ -40,6 +41,8 @@ pub struct Config {
     pub own_pid: Option<u32>,
     /// The host mode: every other network namespace is entered once, for which `CAP_SYS_ADMIN` is needed.
     pub namespaces: bool,
+    /// Who looks.
+    pub reader: Reader,
 }
 
 impl Default for Config {
@@ -52,6 +55,7 @@ impl Default for Config {
             attention: Attention::default(),
             own_pid: Some(std::process::id()),
             namespaces: false,
+            reader: Reader::default(),
         }
     }
 }

@@ -17,7 +17,7 @@ use super::peers::Peers;
 use super::pools::{self, Batch, Pools};
 use super::rows::{pid_of, row_of};
 use super::services::{self, Services};
-use super::sockets::Sockets;
+use super::sockets::{Sockets, Source};
 use super::unix::UnixSockets;
 use super::watched::{self, MAX_WATCHED, Watched};
 use super::world::{World, is_agent};
@@ -28,6 +28,7 @@ use crate::discover::{Instance, TargetKey};
 use crate::inspect::{About, Inspector, Look, Reading, Reason, Rows, Value};
 use crate::kernel::owners::{Candidate, Held, Kin, Owners, Wanted};
 use crate::kernel::proc::Proc;
+use crate::kernel::reader::Reader;
 use crate::kernel::socket::{Network, Socket};
 
 /// Ends that wait to be heard; beyond, the tasks that tell them wait.
@@ -41,6 +42,7 @@ const ORDER_TEST: Duration = Duration::from_millis(30);
 pub struct HostInspector {
     // Only one look runs at a time. The lock is there for a look that was given up in mid-air: its thread goes on.
     state: Arc<Mutex<State>>,
+    reader: Reader,
     /// Set while a look is on its way: found set, the last look was given up and its births and closes with it.
     is_looking: bool,
 }
@@ -50,8 +52,9 @@ impl HostInspector {
     /// the next look instead.
     pub fn new(config: Config) -> (Self, mpsc::Receiver<Ended>) {
         let (out, ended) = mpsc::channel(ENDS);
+        let reader = config.reader.clone();
         let state = State::new(config, out);
-        (Self { state: Arc::new(Mutex::new(state)), is_looking: false }, ended)
+        (Self { state: Arc::new(Mutex::new(state)), reader, is_looking: false }, ended)
     }
 }
 
@@ -69,16 +72,11 @@ impl Inspector for HostInspector {
         let is_incomplete = std::mem::replace(&mut self.is_looking, true);
         Box::pin(async move {
             // A dump of thousands of sockets and a walk over /proc take milliseconds: too long for a runtime thread.
-            let look = tokio::task::spawn_blocking(move || {
+            let look = self.reader.look(move || {
                 let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
                 state.look(now)
             });
-            let mut look = match look.await {
-                Ok(look) => look,
-                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                // The runtime is ending.
-                Err(_) => HostLook::default(),
-            };
+            let mut look = look.await.unwrap_or_default();
             look.closes_incomplete |= is_incomplete;
             self.is_looking = false;
             let observations = measures::observe(&look);
@@ -106,6 +104,8 @@ struct State {
     services: Services,
     networks: Networks,
     has_looked: bool,
+    /// Its sockets into the kernel: whoever looks opens them.
+    is_open: bool,
     // A buffer, kept from look to look.
     wanted: Vec<Wanted>,
 }
@@ -119,7 +119,7 @@ impl State {
             configured: Configured::default(),
             found: FoundPorts::new(),
             proc: Proc::open(&config.proc_root).map_err(|error| gaps::no_proc(&error)),
-            sockets: Sockets::open(),
+            sockets: Sockets::of(Network::OWN, Source::Table(Reason::NotYet("nobody has looked yet")), None),
             processes: Processes::new(declared),
             owners: Owners::default(),
             pools: Pools::default(),
@@ -130,6 +130,7 @@ impl State {
             services: Services::default(),
             networks: Networks::new(&config.proc_root, config.namespaces),
             has_looked: false,
+            is_open: false,
             wanted: Vec::new(),
             config,
         }
@@ -151,6 +152,9 @@ impl State {
             self.ports.clone()
         };
         self.has_looked = true;
+        if !std::mem::replace(&mut self.is_open, true) {
+            self.sockets = Sockets::open();
+        }
         let dumped = Instant::now();
         self.sockets.look(&self.config.proc_root, &self.ports, &near, &mut look);
         if let Err(error) = self.unix.look(self.sockets.diag(), &configured, now)
@@ -244,7 +248,7 @@ impl State {
         let own_pid = self.config.own_pid;
         let watched = match &mut self.watched {
             Some(watched) => watched,
-            none => none.insert(Watched::new(proc, self.out.clone())),
+            none => none.insert(Watched::new(proc, self.config.reader.clone(), self.out.clone())),
         };
         let declared = self.processes.iter().filter(|process| process.application.declared);
         let mut wanted: BTreeSet<Instance> = declared

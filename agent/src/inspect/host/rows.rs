@@ -51,7 +51,7 @@ pub(super) fn row_of(
             (Owner::Seen { application, instance }, target, limit, ages.get(&instance).copied())
         }
         Party::Hidden(uid, cgroup) => {
-            let target = TargetKey::pool(&format!("uid {uid}"), "unseen", &remote);
+            let target = TargetKey::pool(&Owner::unseen(uid, cgroup), "unseen", &remote);
             let reason = Reason::NotYet("the settings of the process");
             (
                 Owner::NotVisible { uid, cgroup },

@@ -113,8 +113,8 @@ impl Services {
             };
             let of_acceptor = served.entry((*listen, acceptor)).or_default();
             of_acceptor.accepted = of_acceptor.accepted.saturating_add(1);
-            if let Some(age) = in_flight_for(socket) {
-                of_acceptor.in_flight.push(InFlight { cookie: socket.cookie, age });
+            if let (Some(age), Some(sent_age)) = (in_flight_for(socket), socket.sent_age) {
+                of_acceptor.in_flight.push(InFlight { cookie: socket.cookie, age, sent_age });
             }
         }
         let rows: HashMap<Instance, &ProcessRow> = given.rows.iter().map(|row| (row.instance, row)).collect();
@@ -127,7 +127,7 @@ impl Services {
                         (row.target.clone(), Owner::Seen { application: row.application.clone(), instance })
                     }
                     Acceptor::Hidden(uid, cgroup) => (
-                        TargetKey::process(&format!("uid {uid}"), "unseen", Some(listen.port())),
+                        TargetKey::process(&Owner::unseen(uid, cgroup), "unseen", Some(listen.port())),
                         Owner::NotVisible { uid, cgroup },
                     ),
                 };
@@ -257,7 +257,10 @@ mod tests {
 
     #[test]
     fn requests_stay_when_there_are_more_streams_than_rows() {
-        let of = |cookie: u64, seconds| InFlight { cookie, age: Duration::from_secs(seconds) };
+        let of = |cookie: u64, seconds| {
+            let age = Duration::from_secs(seconds);
+            InFlight { cookie, age, sent_age: age + Duration::from_secs(1) }
+        };
         let few = bounded(vec![of(1, 3), of(2, 3_600)]);
         assert_eq!(few.iter().map(|it| it.cookie).collect::<Vec<_>>(), [2, 1], "oldest first");
         let many = bounded((0..1_000).map(|cookie| of(cookie, 3_600)).chain([of(1_000, 2), of(1_001, 4)]).collect());
@@ -302,7 +305,7 @@ mod tests {
         assert_eq!(rows.len(), 1, "the other user holds no pool: {rows:?}");
         let row = &rows[0];
         assert_eq!(row.owner, Owner::NotVisible { uid: 1000, cgroup: Some(77) });
-        assert_eq!(row.target.as_str(), "process:uid 1000/unseen:8000");
+        assert_eq!(row.target.as_str(), "process:uid 1000 cgroup 77/unseen:8000");
         assert_eq!((row.accepted, row.in_flight.len(), row.accept_queue, row.backlog), (1, 1, 2, 128));
         assert_eq!(services.ports().collect::<Vec<_>>(), [8000]);
     }

@@ -21,6 +21,7 @@ use crate::kernel::KernelError;
 use crate::kernel::cgroup::{Hierarchy, Limited, Usages};
 use crate::kernel::pidfd;
 use crate::kernel::proc::{Proc, Stat, stat, strings};
+use crate::kernel::reader;
 
 /// PSS is read so often, and less often where it takes long: at most a thousandth of a core for each process.
 const PSS_PACE: Duration = Duration::from_secs(10);
@@ -95,10 +96,11 @@ pub(super) struct Given<'a> {
 
 impl Watched {
     /// Watches nothing yet; ends go to `out`.
-    pub(super) fn new(proc: &Proc, out: mpsc::Sender<Ended>) -> Self {
+    pub(super) fn new(proc: &Proc, threads: reader::Reader, out: mpsc::Sender<Ended>) -> Self {
+        let (tasks, shared, proc_root) = (JoinSet::new(), Arc::default(), proc.root().to_owned());
         Self {
             by_instance: BTreeMap::new(),
-            ends: Ends { out, tasks: JoinSet::new(), shared: Arc::default(), proc_root: proc.root().to_owned() },
+            ends: Ends { out, tasks, shared, proc_root, threads },
             hierarchy: crate::kernel::cgroup::hierarchy(proc.root()).ok(),
         }
     }
@@ -366,6 +368,8 @@ struct Ends {
     tasks: JoinSet<()>,
     shared: Arc<Mutex<Shared>>,
     proc_root: PathBuf,
+    /// Who may read how it ended: whoever waits for it has no rights.
+    threads: reader::Reader,
 }
 
 #[derive(Debug, Default)]
@@ -393,9 +397,11 @@ impl Ends {
         let Ok(watch) = pidfd::Watch::begin(instance.pid) else { return false };
         let (out, shared, stat) =
             (self.out.clone(), self.shared.clone(), self.proc_root.join(format!("{}/stat", instance.pid)));
+        let threads = self.threads.clone();
         self.tasks.spawn(async move {
             watch.ended().await;
-            let how = how_it_ended(&stat, instance, lock(&facts).may_look);
+            let may_look = lock(&facts).may_look;
+            let how = threads.look(move || how_it_ended(&stat, instance, may_look)).await.flatten();
             let ended = lock(&facts).ended(instance, lock(&shared).now(), how);
             if let Err(unheard) = out.send(ended).await {
                 keep(&shared, unheard.0);

@@ -77,7 +77,11 @@ const PATTERNS: &[(Kind, &[Part])] = &[
     (Kind::PoolTimeout, &[Words("couldn't get a connection after "), Number, Words(" sec")]),
     // ActiveRecord
     (Kind::PoolTimeout, &[Words("could not obtain a connection from the pool within "), Number, Words(" seconds")]),
+    // pg-pool
+    (Kind::PoolTimeout, &[Words("timeout exceeded when trying to connect")]),
     // PostgreSQL
+    (Kind::PoolTimeout, &[Words("too many connections for role "), Quoted]),
+    (Kind::PoolTimeout, &[Words("too many connections for database "), Quoted]),
     (Kind::PoolTimeout, &[Words("remaining connection slots are reserved for ")]),
     (Kind::PoolTimeout, &[Words("sorry, too many clients already")]),
     (Kind::Prepared, &[Words("prepared statement "), Quoted, Words(" already exists")]),
@@ -139,10 +143,16 @@ fn meaning(line: &str) -> Option<Kind> {
         if level.and_then(Json::as_str).is_some_and(is_harmless) {
             return None;
         }
-        // The texts of a structured record stand in quotation marks by its own grammar.
-        return record.values().filter_map(Json::as_str).find_map(find);
+        // The texts of a structured record stand in quotation marks by its own grammar; an error is often a record in it.
+        let inner = record.values().filter_map(Json::as_object).flat_map(|it| it.values());
+        return record.values().chain(inner).filter_map(Json::as_str).find_map(find);
     }
-    if head_level(line).is_some_and(is_harmless) { None } else { find(line) }
+    if is_of_java(line) || head_level(line).is_some_and(is_harmless) { None } else { find(line) }
+}
+
+/// The harmless levels of java.util.logging, which are words of every day anywhere but before its colon.
+fn is_of_java(line: &str) -> bool {
+    ["FINE: ", "FINER: ", "FINEST: ", "CONFIG: "].iter().any(|it| line.starts_with(it))
 }
 
 fn is_harmless(level: &str) -> bool {
@@ -221,6 +231,17 @@ mod tests {
                 Kind::PoolTimeout,
             ),
             ("psycopg_pool.PoolTimeout: couldn't get a connection after 30.00 sec", Kind::PoolTimeout),
+            ("2026-11-22T02:00:00.000Z ERROR Error: timeout exceeded when trying to connect", Kind::PoolTimeout),
+            (
+                "E, [2026-11-22T02:00:00.1 #7] ERROR -- api: could not obtain a connection from the pool within 5.000 seconds (waited 5.005 seconds); all pooled connections were in use (ActiveRecord::ConnectionTimeoutError)",
+                Kind::PoolTimeout,
+            ),
+            (
+                r#"{"level":50,"err":{"type":"Error","message":"timeout exceeded when trying to connect"},"msg":"500 /"}"#,
+                Kind::PoolTimeout,
+            ),
+            (r#"org.postgresql.util.PSQLException: FATAL: too many connections for role "app""#, Kind::PoolTimeout),
+            (r#"pq: too many connections for database "shop""#, Kind::PoolTimeout),
             ("2026-11-21 02:00:00 UTC [7] FATAL:  sorry, too many clients already", Kind::PoolTimeout),
             (
                 "FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute",
@@ -288,6 +309,9 @@ mod tests {
             "# prepared statement already exists",
             r#"{"level":"info","message":"sorry, too many clients already"}"#,
             "[debug] deadlock detected was handled",
+            "FINE: retried: Connection is not available, request timed out after 250ms.",
+            "too many connections for role models to follow",
+            r#"{"level":"info","err":{"message":"timeout exceeded when trying to connect"}}"#,
             "INFO retried after SQLSTATE 40001",
             "order 40001 was shipped, invoice 25006",
             "SQLSTATE 400011",

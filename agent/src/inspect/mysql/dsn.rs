@@ -36,7 +36,9 @@ pub struct Dsn {
     user: String,
     password: Option<String>,
     mode: MySqlSslMode,
-    authority: Option<PathBuf>,
+    /// PEM, read with the DSN by whoever may: sqlx would open the file at each connecting, with the rights of a thread
+    /// that has none.
+    authorities: Option<Vec<u8>>,
 }
 
 impl Dsn {
@@ -54,7 +56,7 @@ impl Dsn {
         }
         let (mut host, mut port, mut socket) = (None, None, None);
         let (mut user, mut password, mut database) = (None, None, None);
-        let (mut mode, mut authority) = (MySqlSslMode::Preferred, None);
+        let (mut mode, mut authorities) = (MySqlSslMode::Preferred, None);
         for (key, value) in url_pairs(rest)? {
             let wrong = |key, expected| DsnError::Value { key, expected };
             match key.name.as_str() {
@@ -80,9 +82,8 @@ impl Dsn {
                     }
                 }
                 "ssl-ca" | "ssl_ca" => {
-                    let readable = tls_certificate::read_file(Path::new(&value));
-                    readable.map_err(|_| wrong("ssl-ca", "a readable file with PEM certificates"))?;
-                    authority = Some(PathBuf::from(value));
+                    let read = tls_certificate::read_pem(Path::new(&value));
+                    authorities = Some(read.map_err(|_| wrong("ssl-ca", "a readable file with PEM certificates"))?);
                 }
                 name if IGNORED.contains(&name) => (),
                 _ => return Err(key.unknown()),
@@ -93,14 +94,14 @@ impl Dsn {
             None => Place::tcp(host, port.unwrap_or(DEFAULT_PORT))?,
         };
         // As the server's own client has it: who names an authority wants it asked.
-        let wants_authority = authority.is_some() && matches!(mode, MySqlSslMode::Preferred | MySqlSslMode::Required);
+        let wants_authority = authorities.is_some() && matches!(mode, MySqlSslMode::Preferred | MySqlSslMode::Required);
         Ok(Self {
             place,
             database: database.unwrap_or_default(),
             user: user.ok_or(DsnError::Missing { what: "user" })?,
             password,
             mode: if wants_authority { MySqlSslMode::VerifyCa } else { mode },
-            authority,
+            authorities,
         })
     }
 
@@ -145,8 +146,8 @@ impl Dsn {
         if let Some(password) = &self.password {
             options = options.password(password);
         }
-        if let Some(path) = &self.authority {
-            options = options.ssl_ca(path);
+        if let Some(pem) = &self.authorities {
+            options = options.ssl_ca_from_pem(pem.clone());
         }
         match (&self.place, address) {
             (Place::Unix(path), _) => options.socket(path),

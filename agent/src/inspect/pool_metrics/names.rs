@@ -194,6 +194,10 @@ pub(super) fn pools(text: &str) -> Result<Vec<Told>, String> {
         };
         let series = open_metrics::read(line).ok_or_else(|| format!("line {} is cut", index + 1))?;
         any = true;
+        // Micrometer's word for a gauge whose pool is gone.
+        if series.value.is_nan() {
+            continue;
+        }
         kept += 1;
         if kept > MAX_SERIES {
             return Err(format!("more than {MAX_SERIES} series of pools"));
@@ -410,6 +414,13 @@ db_client_connections_use_time_milliseconds_count{pool_name="old"} 90
         assert_eq!(shown("jvm_memory_pool_max 5\nthread_pool_size 8\nthread_pool_idle 3\n"), "");
         assert_eq!(shown("<html><body>hello</body></html>"), "no metrics");
         assert_eq!(shown("up 1\nhikaricp_connections_active{pool=\"ma"), "line 2 is cut");
+    }
+
+    #[test]
+    fn a_gauge_whose_pool_is_gone_tells_nothing() {
+        let page = "hikaricp_connections_active{pool=\"a\"} NaN\nhikaricp_connections_pending{pool=\"a\"} 0\n";
+        let told = pools(page).expect("a page");
+        assert_eq!((told.len(), told[0].numbers.in_use, told[0].numbers.waiting), (1, None, Some(0.0)));
     }
 
     proptest! {

@@ -2,8 +2,9 @@
 //!
 //! Callers that wait are told exactly by the application or a pooler; only they make it critical. Otherwise there are
 //! requests in flight beyond the connections that are leased, while every open connection is certainly leased or busy
-//! and none is being opened. That needs no limit, but a request in flight may wait for something else, so their number
-//! is an upper bound and the finding a warning.
+//! and none is being opened. A request in flight may wait for something else, so their number is an upper bound, and it
+//! is a warning only where somebody tells the pool's limit and that is reached. Without one the pool may be as small as
+//! its demand: then it is recorded, and nobody is told.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -20,7 +21,7 @@ use crate::inspect::server::Engine;
 use crate::inspect::{HostLook, PoolStats, Reason, ServerLook, Value};
 use crate::judge::Moment;
 use crate::judge::defaults::CheckId;
-use crate::judge::threshold::Seen;
+use crate::judge::threshold::{Bounds, Seen};
 use crate::judge::tracks::{Subject, Tracks};
 
 mod case;
@@ -120,6 +121,8 @@ struct Exhausted<'a> {
     age: Duration,
     /// Requests in flight beyond the leases: the most that can wait.
     waiters: usize,
+    /// Whether somebody tells the limit of its pool, and it has no more to open.
+    is_at_limit: bool,
     /// Age of the oldest request that came after every lease began, where these are as many as may wait: it has none.
     oldest_without: Option<Duration>,
 }
@@ -317,20 +320,21 @@ impl Exhaustion {
             let mut returned = leases.all.iter().filter(|lease| it.were_leased.contains(&lease.connection.cookie));
             return if returned.any(is_unwanted) { Outcome::Clear } else { Outcome::Unknown(UNCLEAR) };
         };
-        let limit_is_reached =
-            row.limit.source.as_ref() != LEARNED && limit.known().is_some_and(|it| it <= open as f64);
+        let is_at_limit =
+            row.limit.source.as_ref() != LEARNED && limit.high().is_some_and(|it| it > 0.0 && it <= open as f64);
         let grew = it.born.unwrap_or(it.first_seen);
         let is_proven = saturated.looks >= 2
             && now.saturating_sub(grew) >= NO_GROWTH
             && now.saturating_sub(saturated.last) <= VIEW_LASTS
             // A single connection is no pool unless somebody says so.
-            && (open >= 2 || limit_is_reached);
+            && (open >= 2 || is_at_limit);
         if !is_proven {
             return Outcome::Unknown(SECOND_LOOK);
         }
         let age = saturated.last.saturating_sub(saturated.since);
         let oldest_without = oldest_without(serving, &leases, waiters, now);
-        Outcome::Exhausted(Exhausted { row, leases, serving, since: saturated.since, age, waiters, oldest_without })
+        let since = saturated.since;
+        Outcome::Exhausted(Exhausted { row, leases, serving, since, age, waiters, is_at_limit, oldest_without })
     }
 
     /// Remembers that an instance is exhausted: its waiters stay waiters however old they grow, and where it stopped
@@ -396,6 +400,7 @@ impl Scene<'_> {
         let age = longest.map_or(Duration::ZERO, |it| it.age);
         let seconds = |age: Duration| age.as_secs_f64();
         let none_waits = !self.outcomes.is_empty() && self.outcomes.iter().all(|it| matches!(it, Outcome::Clear));
+        let mut is_recorded = false;
         let (value, corroborated) = match self.told {
             // It was true when it was said; the sockets have moved on since.
             Some(told) if told.is_any() && none_waits && now.mono.saturating_sub(told.at) > OLD => {
@@ -415,17 +420,45 @@ impl Scene<'_> {
             {
                 (Value::Unknown(ITS_WORD), false)
             }
-            _ if longest.is_some() => (Value::Known(seconds(age)), false),
+            // Its requests cannot be seen: the pooler's word ends what the pooler's word began, while a connection is left.
+            Some(told) if !told.is_any() && self.nothing_else_tells() && self.has_one_left(now.mono) => {
+                (Value::Known(0.0), false)
+            }
+            _ if longest.is_some() => {
+                let at_limit = exhausted.iter().filter(|it| it.is_at_limit).map(|it| it.age).max();
+                is_recorded = at_limit.is_none();
+                (Value::Known(seconds(at_limit.unwrap_or(age))), false)
+            }
             _ => (without(self.outcomes), false),
         };
         let seen = Seen { corroborated, ..Seen::value(value) };
+        let mut rule = tracks.rule(CheckId::Exhausted);
+        if is_recorded {
+            rule.bounds = Bounds { info: rule.bounds.warning, warning: None, critical: None, ..rule.bounds };
+        }
         let place = self.rows.first().map(|row| place(row));
         let subject = Subject { place: place.as_ref(), ..Subject::of(CheckId::Exhausted, self.target) };
-        tracks.observe(subject, seen, now, || {
+        tracks.observe_by(rule, subject, seen, now, || {
             let told = self.told.filter(|it| it.is_any());
             let leases = self.rows.iter().map(|row| (*row, Leases::of(row, self.heard.sessions, now.mono))).collect();
-            case::Proof { target: self.target, told, exhausted, leases, heard: self.heard }.case()
+            case::Proof { target: self.target, told, exhausted, leases, is_recorded, heard: self.heard }.case()
         });
+    }
+}
+
+impl Scene<'_> {
+    /// No process of it serves requests that could wait.
+    fn nothing_else_tells(&self) -> bool {
+        let tells_nothing = |it: &Outcome<'_>| matches!(it, Outcome::Unknown(why) if *why == NOTHING_TELLS);
+        !self.outcomes.is_empty() && self.outcomes.iter().all(tells_nothing)
+    }
+
+    /// Each process has a connection that is not certainly leased.
+    fn has_one_left(&self, now: Duration) -> bool {
+        self.rows.iter().all(|row| {
+            let leases = Leases::of(row, self.heard.sessions, now);
+            leases.certain() < leases.open()
+        })
     }
 }
 

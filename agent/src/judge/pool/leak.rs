@@ -43,12 +43,52 @@ const LEASES_KEPT: usize = 500;
 const TIMES_P99: f64 = 20.0;
 /// and at least this.
 const LEAST_BOUND: f64 = 10.0;
+/// Transactions whose beginnings were told nearer to each other are one: the answer of the server takes its time.
+const SAME: Duration = Duration::from_millis(500);
 /// Leaks are counted over this time.
 const HOUR: Duration = Duration::from_secs(3600);
 
 const NO_RULE: Reason = Reason::NotYet(
     "no rule sees the leases of this pool: it is not known to rotate, it has not grown, and its server was not asked",
 );
+
+/// A certain lease as an example of how long one takes. Its age is not that of [`Judged::since`]: within a transaction
+/// of many statements only the last one is young.
+#[derive(Debug)]
+struct Taken {
+    /// The least that it has taken so far.
+    age: Duration,
+    /// When its transaction began, where its server told of one.
+    began: Option<Duration>,
+    /// It was named, or its transaction left open for so long that it is a fault of its own: no example.
+    is_fault: bool,
+}
+
+impl Taken {
+    fn of(it: &Judged<'_>, now: Duration) -> Option<Self> {
+        if listens(it) {
+            return None;
+        }
+        let quiet = matches!(it.verdict, Verdict::Leased | Verdict::Busy).then(|| now.saturating_sub(it.since));
+        // Should it have been used since, then by this transaction or by a later one: what was told is its least age.
+        let told = it.said.and_then(|said| Some((said.at, said.session.transaction_age?)));
+        let began = told.map(|(at, age)| at.saturating_sub(age));
+        let transaction = match (told, it.verdict) {
+            (Some((at, age)), Verdict::Leased) => Some(age + now.saturating_sub(at)),
+            (told, _) => told.map(|(_, age)| age),
+        };
+        Some(Self { age: quiet.max(transaction)?, began, is_fault: false })
+    }
+
+    /// Whether both may be of one lease: no, if their transactions began at different times.
+    fn is_same(&self, other: &Self) -> bool {
+        match (self.began, other.began) {
+            (Some(one), Some(other)) => one.abs_diff(other) <= SAME,
+            (Some(_), None) => false,
+            (None, _) => true,
+        }
+    }
+}
 
 /// What is remembered of each pool.
 #[derive(Debug, Default)]
@@ -63,9 +103,7 @@ struct History {
     /// Ages of certain leases at the last look before they ended, in seconds.
     leases: VecDeque<f64>,
     /// Certain leases at the last look.
-    leased: HashMap<u64, Duration>,
-    /// Of these, transactions that were left open for so long that it is a fault of its own: no examples either.
-    left_open: HashSet<u64>,
+    leased: HashMap<u64, Taken>,
     /// How many were held too long, where that changed.
     counts: VecDeque<(Duration, usize)>,
     trend: Trend,
@@ -84,7 +122,6 @@ impl History {
             seen_at: now,
             leases: VecDeque::new(),
             leased: HashMap::new(),
-            left_open: HashSet::new(),
             counts: VecDeque::new(),
             trend: Trend::default(),
             named: HashSet::new(),
@@ -97,20 +134,25 @@ impl History {
     /// Leases that ended since the last look leave their age behind. A transaction that was left open beyond `left_open`
     /// seconds is no example, however it ended: one night of faults would make every later leak look usual.
     fn learn(&mut self, pools: &[&Pool<'_>], left_open: f64, now: Duration) {
-        let all = || pools.iter().flat_map(|pool| &pool.connections);
-        let leased: HashMap<u64, Duration> = all()
-            .filter(|it| matches!(it.verdict, Verdict::Leased | Verdict::Busy) && !listens(it))
-            .map(|it| (it.connection.cookie, now.saturating_sub(it.since)))
-            .collect();
-        let ended = self.leased.iter().filter(|(cookie, _)| !leased.contains_key(*cookie));
-        // One that was named is no example of how long a lease should take.
-        let ended = ended.filter(|(cookie, _)| !self.named.contains(*cookie) && !self.left_open.contains(*cookie));
-        self.leases.extend(ended.map(|(_, age)| age.as_secs_f64()));
+        let mut leased = HashMap::with_capacity(self.leased.len());
+        for it in pools.iter().flat_map(|pool| &pool.connections) {
+            let Some(mut taken) = Taken::of(it, now) else { continue };
+            let before = self.leased.get(&it.connection.cookie).filter(|before| before.is_same(&taken));
+            // One that was named is no example of how long a lease should take.
+            taken.is_fault = before.is_some_and(|it| it.is_fault)
+                || self.named.contains(&it.connection.cookie)
+                || is_left_open(it, left_open);
+            leased.insert(it.connection.cookie, taken);
+        }
+        for (cookie, before) in std::mem::take(&mut self.leased) {
+            let has_ended = leased.get(&cookie).is_none_or(|it| !before.is_same(it));
+            if has_ended && !before.is_fault && !self.named.contains(&cookie) {
+                self.leases.push_back(before.age.as_secs_f64());
+            }
+        }
         while self.leases.len() > LEASES_KEPT {
             self.leases.pop_front();
         }
-        self.left_open.retain(|it| leased.contains_key(it));
-        self.left_open.extend(all().filter(|it| is_left_open(it, left_open)).map(|it| it.connection.cookie));
         self.leased = leased;
     }
 
@@ -172,6 +214,7 @@ impl Leaks {
         history.learn(pools, left_open, now.mono);
         let rule = tracks.rule(CheckId::Leak);
         let bound = history.bound(rule.bounds.warning.unwrap_or(f64::INFINITY), now.mono);
+        let old = rule.bounds.critical.unwrap_or(f64::INFINITY);
         let setting = tracks.thresholds().of(CheckId::Leak);
         let is_allowed = |it: &Judged<'_>| it.said.is_some_and(|said| setting.allows(&said.session.application_name));
         let age = |it: &Judged<'_>| now.mono.saturating_sub(it.since).as_secs_f64();
@@ -193,13 +236,14 @@ impl Leaks {
             pools,
             held,
             bound,
+            old,
             now: now.mono,
             empty_in: &history.empty_in,
             commands,
             heard,
             errors: &history.errors,
         };
-        let grave = leak.is_grave();
+        let grave = !leak.causes().is_empty();
         let seen = Seen {
             qualifies: is_steady,
             corroborated: grave,

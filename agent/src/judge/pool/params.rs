@@ -99,14 +99,9 @@ fn missing(rows: &[&PoolRow]) -> (Value, Vec<Arc<str>>) {
                 missing,
             );
         };
-        let shipped = named.driver.and_then(|driver| REQUIRED.iter().find(|(name, _)| *name == driver));
-        let required: Vec<Arc<str>> = match (&row.dsn.required[..], shipped) {
-            ([], None) => {
-                let untold = "not judged: which keys this driver needs (pool.required)";
-                return (Value::Unknown(Reason::NotYet(untold)), missing);
-            }
-            ([], Some((_, keys))) => keys.iter().map(|it| Arc::from(*it)).collect(),
-            (said, _) => said.to_vec(),
+        let Some(required) = required(named.driver.unwrap_or_default(), &row.dsn.required) else {
+            let untold = "not judged: which keys this driver needs (pool.required)";
+            return (Value::Unknown(Reason::NotYet(untold)), missing);
         };
         for key in required {
             if !named.has(&key) && !missing.contains(&key) {
@@ -115,6 +110,16 @@ fn missing(rows: &[&PoolRow]) -> (Value, Vec<Arc<str>>) {
         }
     }
     (Value::Known(if missing.is_empty() { 0.0 } else { 1.0 }), missing)
+}
+
+/// The keys that a DSN of this driver should show: what the operator demands, else what is known of the driver; none when
+/// nothing is.
+pub(in crate::judge) fn required(driver: &str, said: &[Arc<str>]) -> Option<Vec<Arc<str>>> {
+    if !said.is_empty() {
+        return Some(said.to_vec());
+    }
+    let (_, keys) = REQUIRED.iter().find(|(name, _)| *name == driver)?;
+    Some(keys.iter().map(|it| Arc::from(*it)).collect())
 }
 
 /// Whether the application's log says that prepared statements fail.

@@ -254,15 +254,16 @@ impl Stats {
     }
 
     /// Connections that a pool opens though nobody asks for one, as its application says: growth up to there proves
-    /// nothing. Without end where idle ones are kept ready, for then one is opened whenever one is used.
-    pub(super) fn opens_ahead(&self, target: &TargetKey, now: Duration) -> usize {
+    /// nothing. Without end where idle ones are kept ready, for then one is opened whenever one is used; `None` where
+    /// nothing is said of it.
+    pub(super) fn opens_ahead(&self, target: &TargetKey, now: Duration) -> Option<usize> {
         let of_target = self.attached(now).filter(|it| it.target() == *target);
-        let ahead = of_target.map(|it| match (it.pool.least_idle, it.pool.least) {
-            (Some(idle), _) if idle > 0.0 => usize::MAX,
-            (_, Some(least)) => (least / f64::from(it.pool.processes)).ceil() as usize,
-            _ => 0,
+        let ahead = of_target.filter_map(|it| match (it.pool.least_idle, it.pool.least) {
+            (Some(idle), _) if idle > 0.0 => Some(usize::MAX),
+            (_, Some(least)) => Some((least / f64::from(it.pool.processes)).ceil() as usize),
+            (idle, None) => idle.map(|_| 0),
         });
-        ahead.max().unwrap_or_default()
+        ahead.max()
     }
 
     /// Whether a pool of which this source tells is nearly full or has callers that wait.

@@ -26,7 +26,7 @@ fn limited(mut row: PoolRow, limit: f64) -> PoolRow {
 
 /// Requests of these ages in flight at the owner of a pool, oldest first; each is known by its place in the list.
 fn serves(row: &PoolRow, ages: impl IntoIterator<Item = f64>) -> ServiceRow {
-    let request = |(index, age): (u64, f64)| InFlight { cookie: 900_000 + index, age: Duration::from_secs_f64(age) };
+    let request = |(index, age): (u64, f64)| in_flight(index, age, age + 0.1);
     let mut in_flight: Vec<_> = (0..).zip(ages).map(request).collect();
     in_flight.sort_by_key(|it| std::cmp::Reverse(it.age));
     ServiceRow {
@@ -38,6 +38,11 @@ fn serves(row: &PoolRow, ages: impl IntoIterator<Item = f64>) -> ServiceRow {
         accept_queue: 0,
         backlog: 128,
     }
+}
+
+fn in_flight(index: u64, age: f64, sent_age: f64) -> InFlight {
+    let [age, sent_age] = [age, sent_age].map(Duration::from_secs_f64);
+    InFlight { cookie: 900_000 + index, age, sent_age }
 }
 
 fn host(row: PoolRow, ages: impl IntoIterator<Item = f64>) -> HostLook {
@@ -125,10 +130,80 @@ fn waiters_are_shown_as_far_as_they_are_known() {
 }
 
 #[test]
-fn without_a_limit_it_is_found_too() {
-    let mut night = night(30, |second| host(busy(second), twenty(second)));
-    assert_eq!(night.told_of(CHECK), "34s pool.exhausted began warning");
-    assert!(evidence(night.last())["not_visible"].to_string().contains("whether each request in flight wants"));
+fn where_nobody_tells_a_limit_or_waiters_it_is_only_recorded() {
+    let mut found = night(30, |second| host(busy(second), twenty(second)));
+    assert_eq!(found.told_of(CHECK), "34s pool.exhausted began info");
+    let (finding, proof) = (found.last().clone(), evidence(found.last()));
+    assert!(proof["not_visible"].to_string().contains("whether each request in flight wants"), "{proof}");
+    assert!(proof["not_visible"].to_string().contains("the limit of the pool"), "{proof}");
+    assert!(finding.summary.ends_with("only recorded, for nobody tells the pool's limit or who waits"), "{finding:?}");
+    assert_eq!(finding.reason, "3 s has reached 3 s for 1 look");
+    assert!(finding.advice.as_deref().is_some_and(|it| it.contains("`pool.limit`")), "{:?}", finding.advice);
+    // Its limit comes to be known.
+    watch(&mut found, 3, |second| host(limited(busy(30.0 + second), 5.0), twenty(30.0 + second)));
+    assert_eq!(found.told_of(CHECK), "61s pool.exhausted worsened warning");
+
+    // A pool of fifteen, as its code says, has needed two connections for ten minutes; other requests call an API.
+    let mut small = Night::begin();
+    watch(&mut small, 60, |_| host(shop(77, 15), []));
+    watch(&mut small, 700, |_| host(shop(77, 2), []));
+    watch(&mut small, 50, |second| {
+        let mut row = shop(77, 2);
+        for one in &mut row.connections {
+            one.sent_age = Some(Duration::from_secs_f64(second));
+            one.received_age = Some(Duration::from_secs_f64(second + 0.1));
+        }
+        host(row, vec![second; 10])
+    });
+    let told = small.told_of(CHECK);
+    assert!(told.lines().count() == 1 && told.ends_with("began info"), "{told}");
+}
+
+#[test]
+fn a_size_beside_which_an_overflow_may_be_is_no_limit_until_that_is_reached_too() {
+    let between = |second: f64, high: f64| {
+        let mut row = busy(second);
+        row.limit = Limit { value: Value::Between(5.0, high), source: "DB_POOL_SIZE of the process".into() };
+        host(row, twenty(second))
+    };
+    let mut may_have_more = night(10, |second| between(second, 15.0));
+    assert_eq!(may_have_more.told_of(CHECK), "34s pool.exhausted began info");
+    let mut has_all = night(10, |second| between(second, 5.0));
+    assert_eq!(has_all.told_of(CHECK), "34s pool.exhausted began warning");
+}
+
+/// Eight WebSockets that say something every seven seconds and get no answer, each at a time of its own, beside five
+/// requests that have their connection.
+#[test]
+fn streams_that_say_something_now_and_then_are_no_waiters() {
+    let scene = |row: PoolRow, second: f64, age: Option<f64>| {
+        let mut look = host(row, []);
+        let requests = &mut look.services[0].in_flight;
+        requests.extend((0..8_u64).map(|index| in_flight(index, (second + index as f64) % 7.0, 400.0 + second)));
+        requests.extend(age.into_iter().flat_map(|age| (20..25).map(move |index| in_flight(index, age, age + 0.1))));
+        requests.sort_by_key(|it| std::cmp::Reverse(it.age));
+        look
+    };
+    let mut night = Night::begin();
+    watch(&mut night, 10, |second| scene(limited(shop(77, 5), 5.0), second, None));
+    watch(&mut night, 50, |second| scene(limited(busy(second), 5.0), 10.0 + second, Some(second)));
+    assert_eq!((night.told_of(CHECK).as_str(), night.is(CHECK, "shop")), ("", "ok"));
+}
+
+/// A kept-alive connection brings one request after another: each is answered before the next comes.
+#[test]
+fn requests_that_follow_one_another_on_a_connection_are_requests() {
+    let mut night = Night::begin();
+    night.hosts(&host(limited(shop(77, 5), 5.0), []), 30);
+    watch(&mut night, 20, |second| {
+        let mut look = host(limited(busy(second), 5.0), vec![second; 5]);
+        // Every third second the answer of something quick, and the next request right after it.
+        look.services[0].in_flight.extend((50..60).map(|index| in_flight(index, second % 3.0, second % 3.0 + 0.05)));
+        look.services[0].in_flight.sort_by_key(|it| std::cmp::Reverse(it.age));
+        look
+    });
+    assert!(night.told_of(CHECK).contains("began warning"));
+    assert_eq!(evidence(night.last())["instances"][0]["streams_left_out"], 0);
 }
 
 #[test]
@@ -409,6 +484,40 @@ fn callers_that_wait_at_a_pooler_are_exact() {
     night.server(&look);
     night.hosts(&host(row, []), 3);
     assert!(night.told_of(CHECK).ends_with("pool.exhausted cleared critical"));
+}
+
+/// What the pooler's word began ends by it, though nobody sees this process's requests; not while all is leased.
+#[test]
+fn a_pooler_at_which_nobody_waits_any_more_is_believed_while_a_connection_is_left() {
+    use crate::inspect::server::{Engine, PoolMode, Waiter};
+    let mut row = shop(77, 2);
+    row.service = Some("pgbouncer");
+    let mut night = Night::begin();
+    let mut looks = |state: SessionState, waits: Option<u64>| {
+        let mut look = view(state);
+        (look.engine, look.pool_mode) = (Engine::PgBouncer, Some(PoolMode::Transaction));
+        let waiter = |seconds: u64| Waiter {
+            address: Some(address("10.0.0.9:1").ip()),
+            port: Some(7701),
+            database: "app".into(),
+            user: "web".into(),
+            waited: Duration::from_secs(seconds),
+        };
+        look.waiters = waits.map(waiter).into_iter().collect();
+        for _ in 0..3 {
+            night.hosts(&host_of(vec![row.clone()]), 2);
+            night.server(&look);
+        }
+        night.state(CHECK, "shop").state
+    };
+    assert_eq!(looks(SessionState::Idle, None), State::Ok, "nobody waits there, and connections are left");
+    assert_eq!(looks(SessionState::Active, Some(20)), State::Critical);
+    assert_eq!(
+        looks(SessionState::Active, None),
+        State::Critical,
+        "callers may wait for these, where nobody sees them"
+    );
+    assert_eq!(looks(SessionState::Idle, None), State::Ok);
 }
 
 #[test]

@@ -5,11 +5,11 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Night;
-use super::rows::{connection, pool, server, session};
+use super::rows::{connection, pool, process, server, session};
 use super::stats::said;
 use crate::inspect::HostLook;
 use crate::inspect::Value;
-use crate::inspect::host::{Connection, Limit, PoolRow};
+use crate::inspect::host::{Connection, Limit, PoolRow, ProcessRow};
 use crate::judge::Verdict;
 
 const REMOTE: &str = "10.0.0.5:5432";
@@ -305,27 +305,41 @@ fn a_pool_that_has_to_grow_shows_its_leaks_whatever_its_order() {
 #[test]
 fn a_pool_that_fills_up_to_its_minimum_proves_nothing_of_the_others() {
     // A stack of one process, in which only growth names what is held; its page tells what it keeps open.
-    let found = |least: Option<f64>, least_idle: Option<f64>| {
+    let found = |program: &str, page: Option<(Option<f64>, Option<f64>)>| {
         let mut night = Night::begin();
         let mut sim = Sim::new(2, false, 30.0, 3);
         sim.most = 20;
-        let mut page = said(3.0, 20.0, 0.0);
-        let pool = &mut page.pools.as_mut().expect("a pool")[0];
-        (pool.least, pool.least_idle) = (least, least_idle);
-        let mut found = 0;
-        for part in 0..33 {
-            if part == 13 {
+        let mut score = Score::default();
+        for second in 1..=330 {
+            if second == 130 {
                 (sim.leak_each, sim.leak_most) = (200, 12);
             }
-            night.stats(&page);
-            found += run(&mut night, &mut sim, 10).found;
+            if let Some(told) = page.filter(|_| second % 10 == 1) {
+                let mut page = said(3.0, 20.0, 0.0);
+                let pool = &mut page.pools.as_mut().expect("a pool")[0];
+                (pool.least, pool.least_idle) = told;
+                night.stats(&page);
+            }
+            let command = format!("/usr/bin/{program} shop").into();
+            let process = ProcessRow { command, ..process("shop", 77, 0) };
+            let look = host(sim.look(f64::from(second)), sim.most);
+            night.wait(1.0).host(&HostLook { processes: vec![process], ..look });
+            score.take(&night, &sim);
         }
-        found
+        score.found
     };
-    assert_eq!((found(Some(20.0), None), found(None, Some(3.0))), (0, 0), "it opens them though nobody asks");
-    for (least, least_idle) in [(Some(2.0), None), (None, Some(0.0)), (None, None)] {
-        assert!(found(least, least_idle) > 200, "{least:?} {least_idle:?}");
+    let ahead = [(Some(20.0), None), (None, Some(3.0))];
+    for (program, told) in ["python3", "java"].into_iter().flat_map(|it| ahead.map(|told| (it, told))) {
+        assert_eq!(found(program, Some(told)), 0, "{program} opens them though nobody asks: {told:?}");
     }
+    for told in [(Some(2.0), None), (None, Some(0.0))] {
+        for program in ["python3", "java"] {
+            assert!(found(program, Some(told)) > 200, "{program} {told:?}");
+        }
+    }
+    let untold = Some((None, None));
+    assert!(found("python3", None) > 200 && found("python3", untold) > 200, "most pools open on demand");
+    assert_eq!((found("java", None), found("java", untold)), (0, 0), "HikariCP may open ahead");
 }
 
 #[test]

@@ -10,7 +10,7 @@ const IDLE: &str = "pool.idle_in_transaction";
 const SHOP: &str = "pool:shop/main>10.0.0.5:5432/app?user=web";
 
 /// A pool of twenty in process 77, of which the first `leaked` were left in a transaction one second after another.
-fn leaking(leaked: usize, seconds: f64) -> (HostLook, ServerLook) {
+pub(super) fn leaking(leaked: usize, seconds: f64) -> (HostLook, ServerLook) {
     leaking_in(SessionState::IdleInTransaction, leaked, seconds)
 }
 
@@ -442,41 +442,4 @@ fn a_server_is_suspect_while_a_session_is_half_way_to_a_bound() {
     }
     assert_eq!(suspect, [false, false, false, true], "at 0, 5, 10 and 15 s");
     assert!(night.judge.is_suspect("server:10.0.0.5:5432/app") && !night.judge.is_suspect("postgres other:5432/app"));
-}
-
-/// Five sessions that were left in a transaction for 48 s each teach the pool nothing of how long a lease may take.
-#[test]
-fn transactions_that_were_left_open_do_not_make_a_later_leak_look_usual() {
-    // Nothing goes over a connection while its session waits.
-    let left = |leaked: usize, seconds: f64| {
-        let (mut host, server) = leaking(leaked, seconds);
-        for (index, it) in host.pools[0].connections.iter_mut().enumerate().take(leaked) {
-            let age = Duration::from_secs_f64((seconds - index as f64).max(0.2));
-            (it.sent_age, it.received_age) = (Some(age), Some(age));
-        }
-        (host, server)
-    };
-    let mut night = Night::begin();
-    // Short transactions of four sessions, and now and then five that are left open and end.
-    night.scenes(80, |seconds| {
-        let look = (seconds / 5.0) as u32;
-        if look % 20 < 10 {
-            return left(5, f64::from(look % 20) * 5.0);
-        }
-        let (mut host, mut server) = leaking(0, 0.0);
-        let rows = server.sessions.as_mut().expect("sessions");
-        for row in rows.iter_mut().take(if look.is_multiple_of(2) { 4 } else { 0 }) {
-            row.state = SessionState::IdleInTransaction;
-            row.state_age = Some(Duration::from_millis(200));
-            row.transaction_age = row.state_age;
-        }
-        for it in host.pools[0].connections.iter_mut().take(4) {
-            (it.sent_age, it.received_age) = (Some(Duration::from_millis(200)), Some(Duration::from_millis(200)));
-        }
-        (host, server)
-    });
-    let told = night.told_of("pool.leak").matches("began").count();
-    night.scenes(30, |seconds| left(2, seconds));
-    let after = night.told_of("pool.leak");
-    assert_eq!(after.matches("began").count(), told + 1, "within 150 s: {after}");
 }

@@ -298,7 +298,7 @@ mod property {
             }
             4 => {
                 let now = night.moment();
-                let found = night.judge.late("host", u32::from(what % 5), now);
+                let found = night.judge.ran("host", u32::from(what % 5), now);
                 night.tell(found);
             }
             _ => night.host(&look),

@@ -5,14 +5,11 @@
 //! stopped, old levels, and pools that lead to one of the server's addresses without having been seen to be its.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 
-use tickbird_shared::levels::{Amount, Levels, PoolLevel, ServerName};
+use tickbird_shared::levels::{Amount, Levels, PoolLevel};
 
+use super::identity::{Addresses, Server, identity};
 use crate::aggregate::Key;
-
-/// Tenant and identity of a server.
-pub(super) type Server = (String, String);
 
 /// A sum of parts, not all of which are exactly known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,14 +83,11 @@ pub(super) struct Told<'a> {
 /// Adds up everything that was told.
 pub(super) fn sums<'a>(told: impl Iterator<Item = (&'a Key, Told<'a>)> + Clone) -> BTreeMap<Server, Sum> {
     let mut sums: BTreeMap<Server, Sum> = BTreeMap::new();
-    let mut addresses = Addresses::default();
+    let addresses = Addresses::of(told.clone());
     let fresh_first = told.clone().filter(|(_, it)| it.is_fresh).chain(told.clone().filter(|(_, it)| !it.is_fresh));
     for ((tenant, agent), it) in fresh_first {
         for level in &it.levels.servers {
             let server = (tenant.clone(), identity(agent, &level.server));
-            for address in level.addresses.iter().chain([&level.server.address]) {
-                addresses.entry((tenant.clone(), place(agent, address))).or_default().insert(server.1.clone());
-            }
             let sum = sums.entry(server).or_default();
             sum.describe(&level.server.address, exact(&level.slots), exact(&level.used), it.is_fresh);
         }
@@ -101,7 +95,7 @@ pub(super) fn sums<'a>(told: impl Iterator<Item = (&'a Key, Told<'a>)> + Clone) 
     for ((tenant, agent), it) in told {
         for pool in &it.levels.pools {
             let own = identity(agent, &pool.server);
-            let identified = resolve(&addresses, tenant, agent, &pool.server);
+            let identified = addresses.resolve(tenant, agent, &pool.server);
             let is_certain = it.is_fresh && identified.as_ref().is_none_or(|it| *it == own);
             let sum = sums.entry((tenant.clone(), identified.unwrap_or(own))).or_default();
             sum.add(agent, pool, is_certain);
@@ -118,36 +112,6 @@ pub(super) fn sums<'a>(told: impl Iterator<Item = (&'a Key, Told<'a>)> + Clone) 
     }
     sums.values_mut().for_each(Sum::add_unlimited);
     sums
-}
-
-/// Which servers are known to be at an address of a tenant.
-type Addresses = BTreeMap<(String, String), BTreeSet<String>>;
-
-/// The one server that an address alone leads to, when there is exactly one that says so.
-fn resolve(addresses: &Addresses, tenant: &str, agent: &str, name: &ServerName) -> Option<String> {
-    if name.system.is_some() {
-        return None;
-    }
-    let known = addresses.get(&(tenant.to_owned(), place(agent, &name.address)))?;
-    (known.len() == 1).then(|| known.first().cloned()).flatten()
-}
-
-/// What a server is told apart by: its own identifier, of a replica with its place, else its place alone.
-pub(super) fn identity(agent: &str, name: &ServerName) -> String {
-    match &name.system {
-        Some(system) if name.replica => format!("system/{system}/{}", place(agent, &name.address)),
-        Some(system) => format!("system/{system}"),
-        None => place(agent, &name.address),
-    }
-}
-
-/// An address as everybody may know it: one that only means something on its host is named with its agent.
-fn place(agent: &str, address: &str) -> String {
-    let is_shared = |it: SocketAddr| !it.ip().to_canonical().is_loopback() && !it.ip().is_unspecified();
-    // A name with a port is resolved by each host for itself; `localhost` is what it mostly is when it is not resolved.
-    let is_name = |it: &str| !it.starts_with("unix") && !it.starts_with("localhost");
-    let shared = address.parse().map_or_else(|_| is_name(address), is_shared);
-    if shared { address.to_owned() } else { format!("{agent}/{address}") }
 }
 
 /// A value that is exactly known.

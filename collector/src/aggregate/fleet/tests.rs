@@ -1,5 +1,7 @@
 //! Situations of a fleet, and random histories that must not leave it stuck.
 
+mod params;
+
 use proptest::prelude::*;
 use tickbird_shared::levels::{Amount, FORM, PoolLevel, ServerLevel, ServerName};
 use tickbird_shared::{Labels, Status};
@@ -58,12 +60,14 @@ fn pool(application: &str, server: ServerName, limit: Amount) -> PoolLevel {
         limit,
         open: 7,
         leased: Amount::Between(2, 7),
+        dsn: None,
+        by_transaction: None,
     }
 }
 
 fn asked(server: ServerName, slots: u32) -> ServerLevel {
     let addresses = vec![server.address.clone()];
-    ServerLevel { server, addresses, slots: Amount::Known(slots), used: Amount::Known(9) }
+    ServerLevel { server, addresses, slots: Amount::Known(slots), used: Amount::Known(9), by_transaction: None }
 }
 
 /// A collector without its disk.
@@ -91,6 +95,9 @@ impl World {
             if change.incident.check == POOL_BUDGET {
                 self.told.push(format!("{:?} {}", change.kind, change.incident.severity));
             }
+            if change.incident.check == POOL_PARAMS {
+                self.told.push(format!("{:?} params {}", change.kind, change.incident.severity));
+            }
             self.incidents.retain(|it| it.id != change.incident.id);
             self.incidents.push(change.incident);
         }
@@ -102,7 +109,7 @@ impl World {
 
     fn says(&mut self, agent: &str, goodbye: bool) {
         let (epoch, sent_at) = (epoch('A'), at(self.now));
-        self.apply(Event::Heard { tenant: TENANT, agent, epoch: &epoch, sent_at, goodbye });
+        self.apply(Event::Heard { tenant: TENANT, agent, epoch: &epoch, sent_at, goodbye, is_volatile: false });
     }
 
     fn tells(&mut self, agent: &str, pools: Vec<PoolLevel>, servers: Vec<ServerLevel>, observed_at: Timestamp) -> bool {
@@ -218,6 +225,43 @@ fn a_limit_that_is_not_known_fires_by_what_is_certain_and_keeps_it_from_clearing
     world.runs("b", vec![pool("billing", server.clone(), Amount::Between(8, 20))], vec![asked(server, SLOTS)]);
     world.wait(60);
     assert!(world.firing().is_none(), "at most 25 is certainly under the bound");
+}
+
+#[test]
+fn a_limit_that_never_was_known_does_not_keep_it_from_clearing() {
+    let mut world = World::with_sum(50, 8);
+    let server = identified("10.0.0.5:5432");
+    let person = pool("psql", server.clone(), Amount::Unknown("nobody said".into()));
+    world.runs("c", vec![person.clone()], vec![asked(server.clone(), SLOTS)]);
+    assert_eq!(world.wait(60), ["Opened critical"]);
+    world.runs("a", vec![pool("shop", server.clone(), Amount::Known(5))], vec![asked(server.clone(), SLOTS)]);
+    world.wait(60);
+    assert!(world.firing().is_none(), "5 and 8, and what a person has open");
+    // A restart changes nothing of it, and forgets nobody whose limit was known.
+    world.runs("a", vec![pool("shop", server.clone(), Amount::Known(50))], vec![asked(server.clone(), SLOTS)]);
+    world.wait(60);
+    world.restart();
+    let blurred = pool("shop", server.clone(), Amount::Unknown("its settings cannot be read".into()));
+    world.runs("a", vec![blurred], vec![asked(server.clone(), SLOTS)]);
+    world.wait(300);
+    assert!(world.firing().is_some(), "it may be what it was");
+    world.restart();
+    world.runs("a", vec![pool("shop", server.clone(), Amount::Known(5))], vec![asked(server, SLOTS)]);
+    world.wait(60);
+    assert!(world.firing().is_none(), "the person never had a limit");
+}
+
+#[test]
+fn evidence_that_does_not_name_all_lets_nothing_unknown_clear() {
+    for (names, is_whole) in [(20, true), (21, false)] {
+        let names: BTreeSet<String> = (0..names).map(|it| format!("app-{it}")).collect();
+        let evidence = serde_json::json!({ "limits_known": evidence::all_of(&names) });
+        assert_eq!(evidence::limits_known(&evidence.to_string()), is_whole.then_some(names));
+    }
+    assert_eq!(evidence::all_of(&[String::from("é").repeat(101)].into()), None, "it would be cut");
+    for old in ["{}", "", r#"{"limits_known":[7]}"#] {
+        assert_eq!(evidence::limits_known(old), None, "{old}");
+    }
 }
 
 #[test]

@@ -454,6 +454,7 @@ async fn where_sock_diag_is_refused_the_table_still_shows_pools() {
     let held: Vec<_> = (0..3).map(|_| stage.connect()).collect();
     {
         let mut state = stage.inspector.state.lock().unwrap();
+        state.is_open = true;
         state.sockets.source = Source::Table(Reason::Denied("sockets over NETLINK_SOCK_DIAG".into()));
     }
     let look = stage.look().await;

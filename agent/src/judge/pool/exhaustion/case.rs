@@ -19,6 +19,10 @@ use crate::judge::words;
 /// Most requests of each process.
 const MAX_REQUESTS: usize = 10;
 
+/// What makes more of it than a record.
+const ADVICE: &str = "name the pool's limit (`pool.limit`) or a page that counts its waiters (`pool.metrics`, \
+                      `pool.health`): without them this is only recorded";
+
 /// What stands behind the finding.
 pub(super) struct Proof<'a> {
     pub(super) target: &'a TargetKey,
@@ -28,6 +32,8 @@ pub(super) struct Proof<'a> {
     pub(super) exhausted: Vec<&'a Exhausted<'a>>,
     /// What the connections of every instance do.
     pub(super) leases: Vec<(&'a PoolRow, Leases<'a>)>,
+    /// Nobody is told of it, for nobody tells who waits or what the limit is.
+    pub(super) is_recorded: bool,
     pub(super) heard: Heard<'a>,
 }
 
@@ -92,7 +98,7 @@ impl Proof<'_> {
             evidence,
             members,
             age_seconds: Some(longest),
-            advice: None,
+            advice: self.is_recorded.then(|| ADVICE.to_owned()),
         }
     }
 
@@ -113,6 +119,9 @@ impl Proof<'_> {
         }
         if self.told.is_none() {
             all.push("whether each request in flight wants a connection");
+        }
+        if self.is_recorded {
+            all.push("the limit of the pool: it may only have as many connections as it needs");
         }
         all
     }
@@ -138,6 +147,9 @@ impl Proof<'_> {
         let pids = pids_in_words(&pids(self.exhausted.iter().map(|it| it.row)));
         let waits = match self.told {
             Some(told) => format!("{} for one{}", callers(told), since(told)),
+            None if self.is_recorded => {
+                self.may_wait() + "; only recorded, for nobody tells the pool's limit or who waits"
+            }
             None => self.may_wait(),
         };
         format!(

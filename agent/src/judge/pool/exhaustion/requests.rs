@@ -1,10 +1,14 @@
 //! Requests in flight of each process, without the streams among them.
+//!
+//! All that sockets show is when data came and went. HTTP/2 cannot be told by that: a connection counts as one request at
+//! most, however many it carries, and one that is kept alive by frames in both directions may count when nothing waits.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::OLD;
+use super::SLACK;
 use crate::inspect::host::{InFlight, Owner, ServiceRow};
 
 /// What is unanswered for longer is a WebSocket, an event stream, a long poll or an upload.
@@ -41,6 +45,8 @@ struct Request {
     /// Since when it has been young at every look.
     young_since: Option<Duration>,
     is_stream: bool,
+    /// When data was last received, as of the last look.
+    received: Duration,
     /// Waited for a pool that was exhausted: it is no stream, however old it grows.
     has_waited: bool,
 }
@@ -64,8 +70,12 @@ impl Requests {
                 if self.seen.len() >= MAX_REQUESTS && !self.seen.contains_key(&it.cookie) {
                     continue;
                 }
-                let request = self.seen.entry(it.cookie).or_default();
+                let [received, sent] = [it.age, it.sent_age].map(|age| now.saturating_sub(age));
+                let request = self.seen.entry(it.cookie).or_insert_with(|| Request { received, ..Request::default() });
                 request.look = self.look;
+                // Nobody who waits for an answer says more, some time later: WebSockets that only listen do, and uploads.
+                request.is_stream |= received > request.received + OLD && sent <= request.received + SLACK;
+                request.received = received;
                 request.young_since = if it.age < OLD { request.young_since.or(Some(now)) } else { None };
                 request.is_stream |= it.age > STREAM && !request.has_waited;
                 let chatters = request.young_since.is_some_and(|since| now.saturating_sub(since) >= CHATTER);

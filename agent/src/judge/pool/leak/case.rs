@@ -20,8 +20,6 @@ use crate::judge::pool::view::Verdict;
 use crate::judge::pool::{owner_name, pids, pids_in_words};
 use crate::judge::words;
 
-/// From this age on the oldest makes it critical.
-const OLD: f64 = 300.0;
 /// A pool that will be empty so soon makes it critical.
 const SOON: f64 = 300.0;
 
@@ -31,6 +29,8 @@ pub(in crate::judge::pool) struct Leak<'a, 'p> {
     /// Held too long, the oldest first.
     pub(in crate::judge::pool) held: Vec<&'p Judged<'a>>,
     pub(in crate::judge::pool) bound: f64,
+    /// From this age on the oldest makes it critical, in seconds.
+    pub(super) old: f64,
     pub(super) now: Duration,
     pub(super) empty_in: &'p Value,
     pub(super) commands: &'p HashMap<Instance, Arc<str>>,
@@ -44,15 +44,20 @@ impl Leak<'_, '_> {
         self.now.saturating_sub(it.since).as_secs_f64()
     }
 
-    /// A second sign: half of a process's limit, soon empty, or old.
-    pub(super) fn is_grave(&self) -> bool {
+    /// Second signs, each of which makes it critical.
+    pub(super) fn causes(&self) -> Vec<&'static str> {
         let half = |pool: &&Pool<'_>| {
             let held = self.held.iter().filter(|it| std::ptr::eq(it.row, pool.row)).count();
             pool.row.limit.value.known().is_some_and(|limit| limit > 0.0 && 2.0 * held as f64 >= limit)
         };
-        let is_old = self.held.first().is_some_and(|it| self.age(it) >= OLD);
+        let is_old = self.held.first().is_some_and(|it| self.age(it) >= self.old);
         let is_soon = self.empty_in.low().is_some_and(|low| low <= SOON);
-        is_old || is_soon || self.pools.iter().any(half)
+        let all = [
+            (self.pools.iter().any(half), "half of the limit"),
+            (is_soon, "empty within 5 min"),
+            (is_old, "age of the oldest"),
+        ];
+        all.into_iter().filter(|(holds, _)| *holds).map(|(_, cause)| cause).collect()
     }
 
     pub(super) fn case(&self) -> Case {
@@ -112,6 +117,8 @@ impl Leak<'_, '_> {
             "limit_source": limit.source,
             "discipline": self.pools[0].discipline.as_str(),
             "empty_in_seconds": evidence::value(self.empty_in, Unit::Seconds),
+            "oldest_seconds": number(self.age(self.held[0]), Unit::Seconds),
+            "critical_by": self.causes(),
             "pids": pids,
             "rule": by_rule,
             "not_visible": [],

@@ -11,10 +11,15 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::process::{Running, installed, last_lines};
+use crate::report::append;
 use crate::stage::{Stage, StageError};
 
 /// Set in the child: the directory of its stage.
 const INSIDE: &str = "TICKBIRD_STAGE";
+/// Names the file that takes a line for each scenario that failed once and passed [`PASSES`] times after it.
+pub const UNSTEADY: &str = "TICKBIRD_UNSTEADY";
+/// One more pass says little of a fault that shows every other time; two say that it is rare.
+const PASSES: usize = 2;
 /// Few scenarios take longer; one that does hangs.
 const LONGEST: Duration = Duration::from_secs(360);
 
@@ -56,13 +61,30 @@ fn test_name<S>() -> &'static str {
 }
 
 fn send_off(test: &str, longest: Duration) {
-    let directory = tempfile::Builder::new().prefix("tickbird-").tempdir().expect("there is a temporary directory");
-    let outcome = in_namespaces(test, &directory, longest);
+    let told = std::env::var_os(UNSTEADY).map(PathBuf::from);
+    let outcome = steadily(told.as_deref(), test, || {
+        let directory = tempfile::Builder::new().prefix("tickbird-").tempdir().expect("there is a temporary directory");
+        in_namespaces(test, &directory, longest).map_err(|error| {
+            let directory = directory.keep();
+            println!("{error}\n{}", last_words_of_all(&directory));
+            format!("the scenario failed; the whole logs are in {}", directory.display())
+        })
+    });
     if let Err(error) = outcome {
-        let directory = directory.keep();
-        println!("{error}\n{}", last_words_of_all(&directory));
-        panic!("the scenario failed; the whole logs are in {}", directory.display());
+        panic!("{error}");
     }
+}
+
+/// Where somebody counts what is unsteady, a scenario that failed once and then passes twice is told there and goes on; else
+/// it has failed.
+fn steadily(told: Option<&Path>, test: &str, mut run: impl FnMut() -> Result<(), String>) -> Result<(), String> {
+    let Err(first) = run() else { return Ok(()) };
+    let Some(told) = told else { return Err(first) };
+    for _ in 0..PASSES {
+        run().map_err(|again| format!("{first}; {again}"))?;
+    }
+    let line = format!("{test}: {first}");
+    append(told, &line).map_err(|error| format!("{first}; {error}"))
 }
 
 /// The end of the log of everything that was started, in the order of appearance.
@@ -136,5 +158,28 @@ mod tests {
             test_name::<S>()
         }
         assert_eq!(name_of(|| ()), "alone::tests::a_closure_tells_the_test_that_it_stands_in");
+    }
+    /// What is told, and how it ends, when the runs end like this.
+    fn told_of(runs: &[bool], counted: bool) -> (Result<(), String>, usize, String) {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let mut taken = 0;
+        let outcome = steadily(counted.then_some(file.path()), "it::one", || {
+            taken += 1;
+            if runs[taken - 1] { Ok(()) } else { Err(format!("run {taken}")) }
+        });
+        (outcome, taken, std::fs::read_to_string(file.path()).expect("the file"))
+    }
+
+    #[test]
+    fn a_scenario_that_fails_once_is_unsteady_and_one_that_fails_again_has_failed() {
+        assert_eq!(told_of(&[true], true), (Ok(()), 1, String::new()));
+        assert_eq!(told_of(&[false, true, true], true), (Ok(()), 3, "it::one: run 1\n".to_owned()));
+        assert_eq!(told_of(&[false, true, false], true), (Err("run 1; run 3".to_owned()), 3, String::new()));
+        assert_eq!(told_of(&[false, false], true), (Err("run 1; run 2".to_owned()), 2, String::new()));
+    }
+
+    #[test]
+    fn where_nobody_counts_the_first_failure_is_the_outcome() {
+        assert_eq!(told_of(&[false, true, true], false), (Err("run 1".to_owned()), 1, String::new()));
     }
 }

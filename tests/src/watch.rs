@@ -84,11 +84,23 @@ impl Watch {
 
     /// The same, and it has this severity by then.
     pub fn tells_as(&self, check: &str, part: &str, severity: &str, within: Duration) -> Result<Value, StageError> {
-        until(format!("the agent tells {check} of {part} as {severity}"), within, || {
+        self.tells_when(check, part, &format!("as {severity}"), within, |it| it["severity"] == severity)
+    }
+
+    /// The same, and it is what is wanted by then: what it is made of may come one after the other.
+    pub fn tells_when(
+        &self,
+        check: &str,
+        part: &str,
+        what: &str,
+        within: Duration,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<Value, StageError> {
+        until(format!("the agent tells {check} of {part} {what}"), within, || {
             let status = self.agent.status().map_err(|error| error.to_string())?;
             let all = status["findings"].as_array().map(Vec::as_slice).unwrap_or_default();
             match all.iter().find(|it| is_of(it, check, part)) {
-                Some(it) if it["severity"] == severity => Ok(it.clone()),
+                Some(it) if wanted(it) => Ok(it.clone()),
                 other => Err(format!("{other:?}; {:?}", rows_of(&status, check, part))),
             }
         })

@@ -7,7 +7,7 @@ use tickbird_tests::StageError;
 use tickbird_tests::stage::workspace;
 
 use crate::packages;
-use crate::steps::{Steps, TaskError, build_release, cargo};
+use crate::steps::{Steps, TaskError, build_release, cargo, remove};
 
 /// What each long form is, which tests it runs, and how it is asked for.
 const LONG: [(&str, &str, (&str, &str)); 4] = [
@@ -73,13 +73,4 @@ pub(crate) fn soak(arguments: &Arguments) -> Result<(), TaskError> {
         println!("the long forms' summary stands in {}", path.display());
     }
     steps.finish()
-}
-
-fn remove(path: &std::path::Path) -> Result<(), TaskError> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(StageError::system("remove the last report")(error).into())
-        }
-        _ => Ok(()),
-    }
 }

@@ -1,6 +1,6 @@
 //! Runs the steps of a command one after another, each timed, and sums them up.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -87,4 +87,14 @@ pub(crate) fn target_directory() -> Result<PathBuf, TaskError> {
         .and_then(|it| it["target_directory"].as_str().map(PathBuf::from));
     let what = "the output of cargo metadata".to_owned();
     Ok(found.ok_or(StageError::Malformed { what, found: text.chars().take(200).collect() })?)
+}
+
+/// Removes a file of an earlier run, where there is one.
+pub(crate) fn remove(path: &Path) -> Result<(), TaskError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(StageError::system("remove a file of an earlier run")(error).into())
+        }
+        _ => Ok(()),
+    }
 }

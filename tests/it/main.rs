@@ -28,6 +28,7 @@ mod leak;
 mod limits;
 mod logs;
 mod names;
+mod newer_store;
 mod own;
 mod packaging;
 mod params;

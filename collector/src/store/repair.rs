@@ -17,7 +17,7 @@ use tickbird_shared::Timestamp;
 
 use super::salvage::{self, Left, Lost};
 use super::turn::Turn;
-use super::{StoreError, Writer};
+use super::{StoreError, Writer, migrate};
 
 /// A store of so many bytes is read whole at each start: some tenths of a second.
 const SMALL: u64 = 64 << 20;
@@ -70,6 +70,7 @@ pub struct Condition {
 pub fn open_sound(path: &Path, now: Timestamp) -> Result<Writer, StoreError> {
     finish(path)?;
     let bytes = path.metadata().map_err(|_| StoreError::Missing { path: path.into() })?.len();
+    refuse_newer(path)?;
     if path.exists() {
         // Of a repair that never came to its end.
         let new = fresh(path);
@@ -94,6 +95,17 @@ pub fn open_sound(path: &Path, now: Timestamp) -> Result<Writer, StoreError> {
             Writer::open(path)
         }
         opened => opened,
+    }
+}
+
+/// What is not known here cannot be saved from it: a newer store is refused before it is looked through, damaged or not.
+///
+/// # Errors
+/// [`StoreError::FromTheFuture`]. A store that does not even tell its schema is no newer one.
+fn refuse_newer(path: &Path) -> Result<(), StoreError> {
+    match salvage::open(path).and_then(|connection| migrate::check(&connection)) {
+        Err(error @ StoreError::FromTheFuture { .. }) => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -49,6 +49,7 @@ mod sockets;
 mod sqlite;
 mod stage;
 mod storms;
+mod sums;
 mod xray_blocked;
 mod xray_churn;
 mod xray_dead;

@@ -35,6 +35,11 @@ impl Simulated {
     pub fn enrolled(stage: &Stage, collector: &Collector, token: &str) -> Result<Self, StageError> {
         let agent = Agent::prepare(stage, "", User::Same)?;
         agent.enrol_with(collector, token)?;
+        Self::of(&agent)
+    }
+
+    /// Speaks as `agent`, which is enrolled.
+    pub fn of(agent: &Agent) -> Result<Self, StageError> {
         let file = |name: &str| agent.identity(name);
         let text = std::fs::read_to_string(file("identity.json")).map_err(StageError::system("read identity.json"))?;
         let wrong = || StageError::Malformed { what: "identity.json".into(), found: text.clone() };

@@ -117,21 +117,26 @@ impl State {
     }
 }
 
-/// The wire: a listener on a free port of 127.0.0.1.
+/// The wire: a listener on a free port.
 #[derive(Debug)]
 pub struct Relay {
-    port: u16,
+    address: SocketAddr,
     state: Arc<Mutex<State>>,
 }
 
 impl Relay {
-    /// Leads to `target` until the process ends.
+    /// Leads from 127.0.0.1 to `target` until the process ends.
     pub fn start(target: SocketAddr) -> Result<Self, StageError> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(StageError::system("bind a free port"))?;
-        let port = listener.local_addr().map_err(StageError::system("read the port"))?.port();
+        Self::start_at("127.0.0.1", target)
+    }
+
+    /// The same from this address of ours: whoever is on another host comes by it.
+    pub fn start_at(near: &str, target: SocketAddr) -> Result<Self, StageError> {
+        let listener = TcpListener::bind((near, 0)).map_err(StageError::system("bind a free port"))?;
+        let address = listener.local_addr().map_err(StageError::system("read the port"))?;
         let (wire, open) = (Wire::Whole, Vec::new());
         let state = State { wire, open, accepted: 0, open_before: 0, kept_back: 0, carried: 0, resets: 0 };
-        let it = Self { port, state: Arc::new(Mutex::new(state)) };
+        let it = Self { address, state: Arc::new(Mutex::new(state)) };
         let state = it.state.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -143,7 +148,7 @@ impl Relay {
 
     /// Where the agent is to go: `https://127.0.0.1:41235`.
     pub fn url(&self) -> String {
-        format!("https://127.0.0.1:{}", self.port)
+        format!("https://{}", self.address)
     }
 
     /// Changes what it does, for connections that are open too.
@@ -247,7 +252,7 @@ mod tests {
     fn carries_keeps_back_and_cuts() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("bound");
         let relay = Relay::start(listener.local_addr().expect("bound")).expect("started");
-        let mut near = TcpStream::connect(("127.0.0.1", relay.port)).expect("connected");
+        let mut near = TcpStream::connect(relay.address).expect("connected");
         let (mut far, _) = listener.accept().expect("accepted");
         let mut word = [0; 4];
         near.write_all(b"ping").expect("written");
@@ -270,7 +275,7 @@ mod tests {
     fn resets_in_the_middle_of_a_message_and_is_late() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("bound");
         let relay = Relay::start(listener.local_addr().expect("bound")).expect("started");
-        let near = || TcpStream::connect(("127.0.0.1", relay.port)).expect("connected");
+        let near = || TcpStream::connect(relay.address).expect("connected");
         let mut agent = near();
         let (mut far, _) = listener.accept().expect("accepted");
         let mut word = [0; 4];

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tickbird_tests::wait::throughout;
-use tickbird_tests::{StageError, until};
+use tickbird_tests::{Cgroup, StageError, until};
 
 /// Clock ticks of `/proc/<pid>/stat` in a second, on every Linux that Rust runs on.
 const TICKS: f64 = 100.0;
@@ -28,6 +28,19 @@ pub(crate) fn over(pid: u32, time: Duration) -> Result<Cost, StageError> {
         })?;
     }
     Ok(Cost { cpu_ratio: (cpu_seconds(pid)? - before) / began.elapsed().as_secs_f64(), pss_mib })
+}
+
+/// The same of everything in a cgroup, to the microsecond, with the children and threads that ended.
+pub(crate) fn over_in(cgroup: &Cgroup, time: Duration) -> Result<Cost, StageError> {
+    let (began, before) = (Instant::now(), cgroup.cpu_seconds()?);
+    let mut pss_mib: f64 = 0.0;
+    while began.elapsed() < time {
+        // A child that has just ended has no memory.
+        let all = cgroup.processes()?.into_iter().filter_map(|pid| pss(pid).ok()).sum();
+        pss_mib = pss_mib.max(all);
+        warm_up(Duration::from_secs(1))?;
+    }
+    Ok(Cost { cpu_ratio: (cgroup.cpu_seconds()? - before) / began.elapsed().as_secs_f64(), pss_mib })
 }
 
 /// Lets `time` go by, so that what starts once is over.

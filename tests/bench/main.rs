@@ -6,6 +6,7 @@
 
 mod backlog;
 mod cost;
+mod footprint;
 mod ingest;
 mod leak;
 mod look;
@@ -24,9 +25,10 @@ use tickbird_tests::{Stage, StageError, alone};
 type Scenario = fn(&Stage) -> Result<Vec<Figure>, StageError>;
 
 /// These run in namespaces of their own: what others on this host start and end would be counted to the agent.
-const APART: [&str; 4] = ["tick", "owners", "stacks", "silent"];
+const APART: [&str; 5] = ["footprint", "tick", "owners", "stacks", "silent"];
 
-const SCENARIOS: [(&str, &str, Scenario); 9] = [
+const SCENARIOS: [(&str, &str, Scenario); 10] = [
+    ("footprint", "the agent's CPU and memory for the reference work, and peers' for the same", footprint::footprint),
     ("watch", "the agent's CPU and memory while it watches this host", watch::watch),
     ("tick", "the agent's CPU per second with 100, 1,000 and 5,000 pool sockets, against a bare dump", tick::tick),
     ("owners", "the same of seconds in which a connection is new, and of the dearest in a minute", tick::owners),
@@ -42,6 +44,8 @@ const SCENARIOS: [(&str, &str, Scenario); 9] = [
     ("silent", "the same of sessions that are idle at the server, for three", stacks::silent),
 ];
 
+/// Set where peers are measured in turns with ours.
+const AGAINST_PEERS: &str = "TICKBIRD_BENCH_AGAINST_PEERS";
 /// Where runs are kept.
 const RUNS: &str = "TICKBIRD_BENCH_RUNS";
 /// Whether a run is kept that missed a budget, or worsened.

@@ -25,6 +25,7 @@ pub mod library;
 pub mod mariadb;
 pub mod moody;
 pub mod network;
+pub mod nginx;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod power_cut;

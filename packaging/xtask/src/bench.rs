@@ -13,10 +13,14 @@ pub(crate) struct Arguments {
     /// Keeps a run that missed a budget or is worse than the last one kept, too: that is the new measure.
     #[arg(long)]
     keep: bool,
+    /// Measures peers of Debian's packages in turns with ours, where a scenario has some; missing ones are installed.
+    #[arg(long)]
+    against_peers: bool,
 }
 
 pub(crate) fn bench(arguments: &Arguments) -> Result<(), TaskError> {
     packages::install_missing()?;
+    packages::install_for_figures(arguments.against_peers)?;
     let binaries = build_release()?;
     let mut command = vec!["bench", "--quiet", "-p", "tickbird-tests", "--bench", "figures", "--"];
     command.extend(arguments.names.iter().map(String::as_str));
@@ -24,5 +28,6 @@ pub(crate) fn bench(arguments: &Arguments) -> Result<(), TaskError> {
     let (binaries, runs) = (binaries.to_string_lossy(), runs.to_string_lossy());
     let mut environment = vec![("TICKBIRD_BIN_DIR", &*binaries), ("TICKBIRD_BENCH_RUNS", &*runs)];
     environment.extend(arguments.keep.then_some(("TICKBIRD_BENCH_KEEP", "1")));
+    environment.extend(arguments.against_peers.then_some(("TICKBIRD_BENCH_AGAINST_PEERS", "1")));
     cargo(&command, &environment)
 }

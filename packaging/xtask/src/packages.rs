@@ -53,12 +53,27 @@ const LIBRARIES: &[Package] = &[
 ];
 const DEBIANS_NODE_POSTGRES: Package = ("/usr/share/nodejs/pg", "node-pg");
 
+/// What the figures stand on, and no test: a web server,
+const FIGURES: [Package; 2] = [("/usr/sbin/nginx", "nginx-light"), ("/usr/bin/redis-server", "redis-server")];
+/// and who is measured beside us, with the libraries of the plugins that do the same work.
+const PEERS: [Package; 4] = [
+    ("/usr/sbin/collectd", "collectd-core"),
+    ("/usr/share/doc/libhiredis0.14", "libhiredis0.14"),
+    ("/usr/share/doc/libcurl3-gnutls", "libcurl3-gnutls"),
+    ("/usr/bin/monit", "monit"),
+];
+
 /// Installs what `up --with-fault` and the figures need and is missing, when we are root and apt is here.
 ///
 /// # Errors
 /// With the exact packages when we may not, or when apt fails.
 pub(crate) fn install_missing() -> Result<(), TaskError> {
     install(&NEEDED)
+}
+
+/// The same for what only the figures need.
+pub(crate) fn install_for_figures(peers: bool) -> Result<(), TaskError> {
+    install(&[&FIGURES[..], if peers { &PEERS } else { &[] }].concat())
 }
 
 /// The same for everything that the tests need.

@@ -77,6 +77,29 @@ impl Cgroup {
         let about = std::fs::metadata(&self.directory).map_err(StageError::system("look at a cgroup"))?;
         Ok(std::os::unix::fs::MetadataExt::ino(&about))
     }
+
+    /// Takes in a process that runs; what it starts from now on is in it, too.
+    pub fn take(&self, pid: u32) -> Result<(), StageError> {
+        let file = self.directory.join("cgroup.procs");
+        std::fs::write(file, pid.to_string()).map_err(StageError::system("move a process into a cgroup"))
+    }
+
+    /// The processes in it now.
+    pub fn processes(&self) -> Result<Vec<u32>, StageError> {
+        Ok(self.file("cgroup.procs")?.lines().filter_map(|it| it.parse().ok()).collect())
+    }
+
+    /// Seconds of CPU of all that were ever in it while they were: `usage_usec` of `cpu.stat`.
+    pub fn cpu_seconds(&self) -> Result<f64, StageError> {
+        let text = self.file("cpu.stat")?;
+        let used = text.lines().find_map(|line| line.strip_prefix("usage_usec ")?.trim().parse::<f64>().ok());
+        used.map(|it| it / 1e6).ok_or(StageError::Malformed { what: "cpu.stat of a cgroup".into(), found: text })
+    }
+
+    fn file(&self, name: &str) -> Result<String, StageError> {
+        std::fs::read_to_string(self.directory.join(name))
+            .map_err(StageError::system(format!("read {name} of a cgroup")))
+    }
 }
 
 impl Drop for Cgroup {

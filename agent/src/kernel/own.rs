@@ -12,6 +12,12 @@ pub fn cpu_time() -> Duration {
     Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime)).unwrap_or_default()
 }
 
+/// CPU time of this thread, kernel time included (`CLOCK_THREAD_CPUTIME_ID`): what work costs. A clock on the wall would
+/// count what a busy host gave to others.
+pub fn thread_time() -> Duration {
+    Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime)).unwrap_or_default()
+}
+
 /// Bytes of memory: the proportional set size of `/proc/self/smaps_rollup`, or the resident set of `/proc/self/statm` on
 /// kernels older than 4.14.
 pub fn memory() -> Option<u64> {
@@ -59,5 +65,13 @@ mod tests {
         let after = memory().expect("the kernel tells");
         assert!(after >= before + (48 << 20), "{before} {after}");
         assert!(cpu_time() > began);
+    }
+
+    #[test]
+    fn who_waits_spends_nothing() {
+        let (before, began) = (thread_time(), std::time::Instant::now());
+        // The others of this process may have all cores: it is one thread's time.
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(thread_time().saturating_sub(before) * 4 < began.elapsed());
     }
 }

@@ -7,9 +7,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::KernelError;
+use super::own::thread_time;
 use super::proc::Proc;
 use super::socket::ByNumber;
 
@@ -17,7 +18,7 @@ use super::socket::ByNumber;
 const REFRESH: Duration = Duration::from_secs(60);
 /// A socket that was not found twice is looked for again after this.
 const RETRY: Duration = Duration::from_secs(10);
-/// A search among all processes, or among those that serve, is followed by a pause of so many times its own length.
+/// A search among all processes, or among those that serve, is followed by a pause of so many times what it cost.
 const PAUSE: u32 = 100;
 
 /// A descriptor of a process.
@@ -225,13 +226,13 @@ impl Owners {
                 searched.retain(|cookie| !is_left(cookie));
                 missing.retain(|_, cookie| !is_left(cookie));
             } else {
-                let began = Instant::now();
+                let began = thread_time();
                 for candidate in candidates {
                     if serving.contains(&candidate.pid) && visited.insert(candidate.pid) {
                         self.visit(proc, *candidate, &missing);
                     }
                 }
-                self.next_serving = now + began.elapsed() * PAUSE;
+                self.next_serving = now + thread_time().saturating_sub(began) * PAUSE;
             }
         }
         missing.retain(|_, cookie| self.known.get(cookie).is_some_and(|it| it.holders.is_empty() && it.is_thorough));
@@ -241,13 +242,13 @@ impl Owners {
                 let left: HashSet<u64> = missing.values().copied().collect();
                 searched.retain(|cookie| !left.contains(cookie));
             } else {
-                let began = Instant::now();
+                let began = thread_time();
                 for candidate in candidates {
                     if !visited.contains(&candidate.pid) && !self.is_denied(candidate.pid, candidate.start) {
                         self.visit(proc, *candidate, &missing);
                     }
                 }
-                self.next_wide = now + began.elapsed() * PAUSE;
+                self.next_wide = now + thread_time().saturating_sub(began) * PAUSE;
             }
         }
         self.settle(searched.iter(), now);

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::endpoints::{Listeners, Ports};
 use super::gaps::POOL_CHECKS;
@@ -17,6 +17,7 @@ use crate::discover::processes::Processes;
 use crate::discover::{Instance, TargetKey};
 use crate::inspect::Reason;
 use crate::kernel::netns;
+use crate::kernel::own::thread_time;
 use crate::kernel::socket::{ByNumber, Network};
 
 mod other;
@@ -213,9 +214,9 @@ impl Networks {
     /// Segments sent by now, for each connection in one that was dumped in this look.
     pub(super) fn sent_again(&mut self, remote: &Ports, sent: &mut ByNumber<u32>) {
         for other in self.others.values_mut().filter(|it| it.is_fresh) {
-            let began = Instant::now();
+            let began = thread_time();
             sent.extend(other.sockets.sent_again(remote));
-            self.allowances.dumps.spend(began.elapsed());
+            self.allowances.dumps.spend(thread_time().saturating_sub(began));
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::discover::{Application, Instance, TargetKey};
 use crate::inspect::{Reason, Value};
 use crate::kernel::KernelError;
 use crate::kernel::cgroup::{Hierarchy, Limited, Usages};
+use crate::kernel::own::thread_time;
 use crate::kernel::pidfd;
 use crate::kernel::proc::{Proc, Stat, stat, strings};
 use crate::kernel::reader;
@@ -438,11 +439,4 @@ fn how_it_ended(path: &Path, instance: Instance, may_look: bool) -> Option<Arc<s
 /// A panic of another holder leaves plain data, so the lock's poison is of no consequence.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// CPU of this thread. A clock on the wall would count what a busy host gave to others.
-fn thread_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
 }

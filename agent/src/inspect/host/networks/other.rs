@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::discover::TargetKey;
 use crate::inspect::Reason;
@@ -13,6 +13,7 @@ use crate::inspect::host::pools::Batch;
 use crate::inspect::host::services::Services;
 use crate::inspect::host::sockets::{Sockets, Source};
 use crate::inspect::host::{Gap, HostLook, Vantage};
+use crate::kernel::own::thread_time;
 use crate::kernel::socket::Network;
 use crate::kernel::{KernelError, netns};
 
@@ -169,9 +170,9 @@ impl Other {
             Some(_) => Ports::of(self.peers.sought_ports(now).chain(self.services.ports())),
             None => remote.clone(),
         };
-        let began = Instant::now();
+        let began = thread_time();
         let outcome = self.sockets.look_elsewhere(&through.proc_root.join(through.pid.to_string()), remote, &near);
-        allowance.spend(began.elapsed());
+        allowance.spend(thread_time().saturating_sub(began));
         match outcome {
             Ok(told) => {
                 self.is_new = self.read_at.is_none() || has_new_ports;

@@ -1,7 +1,7 @@
 //! Findings of many agents in, incident changes out. Pure: what is heard and when is all it knows.
 //!
 //! One incident per fingerprint (`incident`); presence of agents (`presence`); and the incidents that the collector
-//! raises itself, about agents and about its own deliveries (`own`) and about many agents together (`fleet`). An agent's list of what fires resolves what is
+//! raises itself, about agents and about its own parts (`own`, `parts`, `strain`) and about many agents together (`fleet`). An agent's list of what fires resolves what is
 //! missing from it, so that no lost message leaves an incident open for ever; what another life of its buffer said, only
 //! when that life is over (`lives`).
 
@@ -10,8 +10,10 @@ mod fleet;
 mod incident;
 mod lives;
 mod own;
+mod parts;
 mod presence;
 mod priority;
+mod strain;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -29,6 +31,7 @@ pub use fleet::{PoolSum, Range, Share, Used, of_rows};
 pub use incident::{ChangeKind, IncidentChange};
 pub use presence::Presence;
 pub use priority::{Impact, Priority, Probability};
+pub use strain::{Backlog, Disk, Judged, Look, Queue, Reach, Settings, Strain, Strains, Verdict};
 
 use excess::Excess;
 use fleet::{Fleet, Outcome};
@@ -120,7 +123,14 @@ pub enum Event<'a> {
     /// How the collector's own certificates stand.
     Certificates(&'a Kept),
     /// How the store stands.
-    Store(&'a Condition),
+    Store {
+        /// Whether it can be written, and whether it is whole.
+        condition: &'a Condition,
+        /// Room on its disk; none before the first look.
+        disk: Option<&'a Disk>,
+    },
+    /// What the collector's other parts bear.
+    Strain(&'a Strain),
     /// A second passed.
     Tick,
 }
@@ -157,6 +167,8 @@ pub struct State {
     ended: BTreeSet<(Timestamp, Fingerprint)>,
     /// What fires of agents that are no longer known; ended at the first tick.
     orphans: Vec<Fingerprint>,
+    /// Receivers of which it was told that they are away, and not yet that they are back.
+    away: BTreeSet<String>,
     fleet: Fleet,
     listening: Listening,
     last_id: Ulid,
@@ -171,6 +183,7 @@ impl State {
             held: BTreeSet::new(),
             ended: BTreeSet::new(),
             orphans: Vec::new(),
+            away: BTreeSet::new(),
             fleet: Fleet::default(),
             listening: Listening::default(),
             // So that ids go on upwards, also when the clock has stepped back meanwhile.
@@ -187,6 +200,7 @@ impl State {
             }
             let fingerprint = row.fingerprint;
             if row.status == Status::Firing {
+                state.away.extend(own::receiver_of(&row).map(str::to_owned));
                 match state.agents.get_mut(&key(&row.tenant, &row.agent)) {
                     Some(agent) if row.check == own::MISSING => agent.voice.still_missing(),
                     Some(_) => (),
@@ -271,7 +285,8 @@ impl State {
             }
             Event::Message(message) => self.message(message, now),
             Event::Certificates(kept) => self.certificates(kept, now),
-            Event::Store(condition) => self.store(condition, now),
+            Event::Store { condition, disk } => self.store(condition, disk, now),
+            Event::Strain(strain) => self.strain(strain, now),
             Event::Tick => self.tick(now),
         }
     }
@@ -452,33 +467,6 @@ impl State {
                     let reason = "a certificate with a longer life is in its place";
                     changes.extend(self.end(fingerprint, "renewed", reason, sight, now));
                 }
-            }
-        }
-        changes
-    }
-
-    /// Told once when nothing can be stored, and once for each damage; over when there is room, or what was set aside is taken
-    /// away.
-    fn store(&mut self, condition: &Condition, now: Timestamp) -> Vec<IncidentChange> {
-        let full = condition.is_full.then(|| own::store_full(now));
-        let damaged = condition.damage.as_ref().map(|damage| own::store_damaged(damage, now));
-        let mut changes = Vec::new();
-        for (target, finding, reason) in [
-            (own::STORE_DISK, full, "the store can be written again"),
-            (own::STORE_DAMAGE, damaged, "what was set aside was taken away"),
-        ] {
-            let fingerprint = own::store_fingerprint(target);
-            let fires = self.incidents.get(&fingerprint).filter(|it| it.is_firing());
-            match finding {
-                Some(finding) if fires.is_none_or(|it| it.row().summary != finding.summary) => {
-                    changes.extend(self.raise(finding, now));
-                }
-                Some(_) => (),
-                None if fires.is_some() => {
-                    let sight = Sight { epoch: None, at: now };
-                    changes.extend(self.end(fingerprint, "cleared", reason, sight, now));
-                }
-                None => (),
             }
         }
         changes
@@ -669,6 +657,11 @@ fn unqueue(queue: &mut BTreeSet<(Timestamp, Fingerprint)>, at: Option<Timestamp>
     if let Some(at) = at {
         queue.remove(&(at, fingerprint));
     }
+}
+
+/// Whether an incident is that this receiver is away.
+pub fn is_about(incident: &IncidentRow, receiver: &str) -> bool {
+    own::receiver_of(incident) == Some(receiver)
 }
 
 fn key(tenant: &str, agent: &str) -> Key {

@@ -7,6 +7,9 @@
 //! A message that waits and was certainly not heard is superseded by a newer one that says all it said: any update by
 //! what follows it, everything by the resolve. The resolve itself is always sent, so somebody whose receiver was away
 //! learns that a fault came and went.
+//!
+//! That a receiver is away is told to all others, and never to itself: it would hear of it when it is not true any more. What it gets
+//! late says when it was decided.
 
 mod message;
 
@@ -16,7 +19,7 @@ use sha2::{Digest, Sha256};
 use tickbird_shared::{Severity, Timestamp};
 use ulid::Ulid;
 
-use crate::aggregate::{ChangeKind, IncidentChange};
+use crate::aggregate::{ChangeKind, IncidentChange, is_about};
 use crate::store::{AgentRow, DecisionRow, IncidentRow, MessageState, OutboxRow};
 
 pub(crate) use message::object;
@@ -255,6 +258,8 @@ fn judge(change: &IncidentChange, receiver: &Receiver, believes: bool) -> (Kind,
     };
     let silent = if change.kind == ChangeKind::Eased {
         Some(format!("nobody is told that a fault eased ({})", change.reason))
+    } else if is_about(incident, &receiver.name) {
+        Some("it is about this receiver itself, which would hear of it once it is over".to_owned())
     } else if receiver.skip_checks.contains(&incident.check) {
         Some(format!("skip_checks holds {}", incident.check))
     } else if incident.severity < receiver.min_severity {

@@ -27,6 +27,7 @@ use prometheus_client::registry::Registry;
 use tickbird_shared::Timestamp;
 use tokio::sync::watch;
 
+use crate::aggregate::Strain;
 use crate::ledger::{Handle, Unavailable};
 use crate::notify;
 use crate::pki::life::Kept;
@@ -50,6 +51,8 @@ pub struct Context {
     pub metrics: Arc<Registry>,
     /// Our own certificates.
     pub certificates: watch::Receiver<Kept>,
+    /// What our own parts bear; none before the first look.
+    pub strain: watch::Receiver<Option<Strain>>,
     /// The wall clock.
     pub clock: fn() -> Timestamp,
     /// Version of this collector.

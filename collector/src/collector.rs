@@ -1,11 +1,13 @@
 //! Wires the stages, starts them from the store outwards, and drains them from the sockets inwards.
 //!
 //! Tasks: `agents` and `people` accept and serve; `withdraw` cuts agents that were denied; `report` tells the ledger what
-//! agents exceeded; `keep` renews our own certificates; `look` reads the whole store once a day; `clock` lets time pass in the ledger; notify has its own. The ledger is a thread. On stop: no new connections, requests in flight are answered,
-//! deliveries in flight end, the ledger commits what waits and closes the store.
+//! agents exceeded; `keep` renews our own certificates; `look` reads the whole store once a day; `strain` looks at what our own
+//! parts bear; `clock` lets time pass in the ledger; notify has its own. The ledger is a thread. On stop: no new connections,
+//! requests in flight are answered, deliveries in flight end, the ledger commits what waits and closes the store.
 
 mod directory;
 mod service;
+mod strain;
 
 use std::fs::File;
 use std::io;
@@ -25,6 +27,7 @@ use tower::ServiceExt;
 
 pub use directory::{Created, Directory};
 
+use crate::aggregate::Strains;
 use crate::api;
 use crate::certificates::{Certificates, CertificatesError, Files, LOOK_EVERY};
 use crate::config::Config;
@@ -128,6 +131,7 @@ pub struct Collector {
     keep: JoinHandle<()>,
     clock: JoinHandle<()>,
     look: JoinHandle<()>,
+    strain: JoinHandle<()>,
     watchdog: JoinHandle<()>,
     notify: notify::Running,
     ingest: Arc<ingest::Counters>,
@@ -164,10 +168,12 @@ impl Collector {
 
         let path = directory.store();
         let writer = store::open_sound(&path, clock())?;
+        let (strain_told, strain) = watch::channel(None);
         let ledger_config = ledger::Config {
             receivers: config.receivers,
             bounds: config.bounds,
             certificates: certificates.kept(),
+            strain: strain.clone(),
             store: path.clone(),
             clock,
         };
@@ -195,6 +201,7 @@ impl Collector {
             notify: notify.status(),
             metrics: Arc::new(metrics),
             certificates: certificates.kept(),
+            strain,
             clock,
             version: env!("CARGO_PKG_VERSION"),
             started_at: clock(),
@@ -218,6 +225,8 @@ impl Collector {
             tokio::spawn(agents.run(closed.clone(), serve_agent, failed)),
             tokio::spawn(people.run(closed, serve_person, |_| ())),
         ];
+        let parts = strain::Parts { store: path.clone(), ledger: handle.clone(), notify: notify.status() };
+        let strain = tokio::spawn(strain::watch(parts, Strains::new(config.own), strain_told, clock));
         let keep = tokio::spawn(keep(certificates, clock));
         let clock = tokio::spawn(pass_time(handle.clone(), path.clone()));
         let look = tokio::spawn(look_after_store(path));
@@ -235,6 +244,7 @@ impl Collector {
             keep,
             clock,
             look,
+            strain,
             watchdog,
             notify,
             ingest: counters,
@@ -280,6 +290,7 @@ impl Collector {
         self.notify.stop().await;
         self.clock.abort();
         self.look.abort();
+        self.strain.abort();
         self.watchdog.abort();
         self.withdraw.abort();
         self.report.abort();

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use tickbird_shared::Severity;
 
+use crate::aggregate;
 use crate::alert::Receiver;
 use crate::certificates::{Brought, Naming, ServerFiles, Settings};
 use crate::ingest::Limits;
@@ -39,6 +40,8 @@ pub struct Config {
     pub certificates: Settings,
     /// What one agent may have and send.
     pub limits: Limits,
+    /// When the collector tells of itself.
+    pub own: aggregate::Settings,
     /// Who hears of incidents.
     pub receivers: Vec<Receiver>,
     /// How each of them is reached, by name.
@@ -135,6 +138,7 @@ impl Config {
         let bounds = bounds(root.table("retention", &mut mistakes), &mut mistakes);
         let lives = lives(root.table("certificates", &mut mistakes), &mut mistakes);
         let limits = limits(root.table("limits", &mut mistakes), &mut mistakes);
+        let own = own(root.table("own", &mut mistakes), &mut mistakes);
         let (mut receivers, mut webhooks, mut names) = (Vec::new(), Vec::new(), HashSet::new());
         for fields in root.tables("receiver", &mut mistakes) {
             if let Some((receiver, webhook)) = receiver(fields, directory, &mut names, &mut mistakes) {
@@ -146,7 +150,7 @@ impl Config {
         if mistakes.is_empty() {
             let (agents, people) = (agents_listen, people_listen);
             let certificates = Settings { lives, agents: of_agents, people: of_people, naming };
-            Ok(Self { name, agents, agents_url, people, bounds, certificates, limits, receivers, webhooks })
+            Ok(Self { name, agents, agents_url, people, bounds, certificates, limits, own, receivers, webhooks })
         } else {
             Err(mistakes)
         }
@@ -157,6 +161,8 @@ impl Config {
 const SHORTEST_LIFE: std::time::Duration = std::time::Duration::from_secs(5);
 /// For tests, too: whoever is far away needs more.
 const SHORTEST_TIME: std::time::Duration = std::time::Duration::from_secs(1);
+/// The collector looks at itself each second.
+const SHORTEST_HOLD: std::time::Duration = std::time::Duration::from_secs(1);
 const ORIGIN: &str = "write https://host:port, without a path";
 
 fn is_origin(url: &str) -> bool {
@@ -280,6 +286,33 @@ fn limits(mut fields: Fields, mistakes: &mut Vec<Mistake>) -> Limits {
     limits
 }
 
+fn own(mut fields: Fields, mistakes: &mut Vec<Mistake>) -> aggregate::Settings {
+    let mut own = aggregate::Settings::default();
+    if let Some(bytes) = fields.bytes("disk_free", mistakes) {
+        own.disk_free = bytes;
+    }
+    let holds = [
+        ("disk_hold", &mut own.disk_hold),
+        ("queue_hold", &mut own.queue_hold),
+        ("receiver_hold", &mut own.receiver_hold),
+    ];
+    for (key, hold) in holds {
+        if let Some(written) = fields.duration(key, mistakes) {
+            *hold = written;
+            if written < SHORTEST_HOLD {
+                fields.mistake(
+                    key,
+                    "is less than the second between two looks".into(),
+                    "write at least \"1s\"",
+                    mistakes,
+                );
+            }
+        }
+    }
+    fields.finish(mistakes);
+    own
+}
+
 fn receiver(
     mut fields: Fields,
     directory: &Path,
@@ -334,6 +367,7 @@ mod tests {
         assert_eq!((config.agents.to_string(), config.people.to_string()), ("[::]:7443".into(), "[::]:7444".into()));
         assert_eq!(config.bounds, Bounds::default());
         assert_eq!(config.limits, Limits::default());
+        assert_eq!(config.own, aggregate::Settings::default());
     }
 
     #[test]
@@ -345,6 +379,7 @@ mod tests {
             include_str!("../../packaging/config/collector.toml").replace("/etc/tickbird/ops.secret", "ops.secret");
         let config = Config::parse(&text, directory.path()).expect("reads");
         assert_eq!((config.bounds, config.limits), (Bounds::default(), Limits::default()));
+        assert_eq!(config.own, aggregate::Settings::default());
         assert_eq!(config.certificates, Settings::default());
         assert_eq!(config.receivers.len(), 1);
         assert_eq!((config.receivers[0].name.as_str(), config.receivers[0].min_severity), ("ops", Severity::Warning));
@@ -373,6 +408,9 @@ mod tests {
             connections = 0
             series = -1
             body_time = "10ms"
+            [own]
+            disk_free = 5
+            queue_hold = "999ms"
             [[receiver]]
             name = "ops"
             min_severity = "loud"
@@ -396,6 +434,8 @@ mod tests {
         limits.connections: is out of range
         limits.series: is out of range
         limits.body_time: is too short for a slow network
+        own.disk_free: `5` has no unit
+        own.queue_hold: is less than the second between two looks
         receiver[0].min_severity: `loud` is no severity
         receiver[0].webhook.url: is missing
         receiver[0].webhook.secret_file: may not read `/nonexistent/missing`: No such file or directory (os error 2)

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::aggregate::{PoolSum, Presence};
+use crate::aggregate::{PoolSum, Presence, Queue};
 use crate::store::AgentRow;
 
 pub use counters::Counters;
@@ -212,6 +212,12 @@ impl Handle {
         *self.health.borrow()
     }
 
+    /// How many events wait, as of now: also while the thread waits for its disk.
+    pub fn queue(&self) -> Queue {
+        let places = self.events.max_capacity();
+        Queue { waiting: places.saturating_sub(self.events.capacity()), places }
+    }
+
     /// What it has done.
     pub const fn counters(&self) -> &Arc<Counters> {
         &self.counters
@@ -290,6 +296,28 @@ mod tests {
         }
     }
 
+    /// Asked from outside, for the thread cannot say so while it waits for its disk, or as here for somebody else's transaction.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_waits_for_a_ledger_that_stands_still_is_known_all_the_same() {
+        let bed = crate::testbed::Testbed::new(vec![Receiver::new("ops")]);
+        let drained = async || {
+            while bed.ledger.queue().waiting > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let outside = Connection::open(bed.store()).expect("opens");
+        outside.execute_batch("BEGIN IMMEDIATE").expect("locks");
+        bed.ledger.tick().await.expect("is there");
+        tokio::time::timeout(Duration::from_secs(10), drained()).await.expect("it is taken, and waits");
+        for _ in 0..900 {
+            bed.ledger.tick().await.expect("has a place");
+        }
+        let queue = bed.ledger.queue();
+        assert!(queue.waiting >= 820 && queue.places == 1_024, "{queue:?}");
+        outside.execute_batch("COMMIT").expect("unlocks");
+        tokio::time::timeout(Duration::from_secs(10), drained()).await.expect("nothing waits any more");
+    }
+
     /// What was decided for a transaction that failed is not remembered, and nobody is told twice or not at all.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_failed_transaction_leaves_neither_rows_nor_memory() {
@@ -305,6 +333,7 @@ mod tests {
             receivers: vec![Receiver::new("ops")],
             bounds: Bounds::default(),
             certificates: watch::channel(Kept::default()).1,
+            strain: watch::channel(None).1,
             store: path.clone(),
             clock: Timestamp::now,
         };

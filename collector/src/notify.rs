@@ -119,6 +119,8 @@ pub struct ReceiverStatus {
     pub address: String,
     /// Whether it is asked.
     pub breaker: BreakerState,
+    /// It is not asked as always, and something waits for it; none while nobody knows: after the start, or after a first failure.
+    pub is_away: Option<bool>,
     /// Attempts that failed in a row.
     pub failures: u32,
     /// What the last failure said.
@@ -225,6 +227,7 @@ pub fn start(config: Config, readers: Readers, ledger: Handle) -> Running {
             name: name.clone(),
             address: webhook.address(),
             breaker: BreakerState::Closed,
+            is_away: None,
             failures: 0,
             last_error: None,
             delivered_at: None,

@@ -6,6 +6,7 @@
 use serde_json::{Value, json};
 use tickbird_shared::Timestamp;
 
+use crate::aggregate::{Judged, Queue, Strain};
 use crate::ledger::Health;
 use crate::notify::{BreakerState, ReceiverStatus};
 use crate::pki::life::{Kept, Life, Standing};
@@ -45,8 +46,12 @@ pub struct Part {
 pub struct Report {
     /// Whether the store can be read.
     pub store: Part,
+    /// Whether there is room for it.
+    pub disk: Part,
     /// Whether what comes in is committed.
     pub ledger: Part,
+    /// Whether it keeps pace.
+    pub queue: Part,
     /// Whether people can be told.
     pub receivers: Part,
     /// Whether our own certificates last.
@@ -67,22 +72,44 @@ impl Report {
         json!({ "status": self.condition().as_str(), "parts": parts })
     }
 
-    const fn parts(&self) -> [(&'static str, &Part); 4] {
+    const fn parts(&self) -> [(&'static str, &Part); 6] {
         [
             ("store", &self.store),
+            ("disk", &self.disk),
             ("ledger", &self.ledger),
+            ("queue", &self.queue),
             ("receivers", &self.receivers),
             ("certificates", &self.certificates),
         ]
     }
 }
 
-/// Judges the store by its answer to a question.
-pub fn store(answer: &Result<(), StoreError>) -> Part {
+/// Judges the store by its answer to a question; none came when there is none.
+pub fn store(answer: Option<&Result<(), StoreError>>) -> Part {
     match answer {
-        Ok(()) => Part { condition: Condition::Ok, detail: Value::Null },
-        Err(error) => Part { condition: Condition::Failed, detail: error.to_string().into() },
+        Some(Ok(())) => Part { condition: Condition::Ok, detail: Value::Null },
+        Some(Err(error)) => Part { condition: Condition::Failed, detail: error.to_string().into() },
+        None => Part { condition: Condition::Failed, detail: "the store does not answer".into() },
     }
+}
+
+/// Judges the room on the disk: a low one is degraded from its first second on, before anybody is told. That it is full is said
+/// by the ledger.
+pub fn disk(strain: Option<&Strain>) -> Part {
+    let disk = strain.map(|it| &it.disk);
+    let room = disk.and_then(|it| it.room);
+    let detail = json!({ "free_bytes": room.map(|it| it.free), "low_under_bytes": disk.map(|it| it.bound) });
+    Part { condition: of(disk.map(|it| it.judged)), detail }
+}
+
+/// Judges what waits for the ledger. The figure is of now; the rest is as old as the last look.
+pub fn queue(queue: Queue, strain: Option<&Strain>) -> Part {
+    let detail = json!({ "waiting": queue.waiting, "places": queue.places });
+    Part { condition: of(strain.map(|it| it.queue.judged)), detail }
+}
+
+fn of(judged: Option<Judged>) -> Condition {
+    if judged.is_some_and(|it| it.is_strained()) { Condition::Degraded } else { Condition::Ok }
 }
 
 /// Judges the ledger by its last transaction.
@@ -122,8 +149,10 @@ pub fn certificates(kept: &Kept, now: Timestamp) -> Part {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aggregate::{Look, Settings, Strains};
     use crate::ledger::Unavailable;
     use crate::pki::Validity;
+    use crate::store::Room;
 
     fn at(day: i64) -> Timestamp {
         Timestamp::from_second(1_790_000_000 + day * 86_400).expect("in range")
@@ -134,6 +163,7 @@ mod tests {
             name: "ops".into(),
             address: "hooks.example.org:443".into(),
             breaker,
+            is_away: None,
             failures: 5,
             last_error: Some("answered 500".into()),
             delivered_at: None,
@@ -143,7 +173,9 @@ mod tests {
     #[test]
     fn a_receiver_that_is_away_degrades_and_a_store_that_is_full_fails() {
         let report = |failing, breaker, expires| Report {
-            store: store(&Ok(())),
+            store: store(Some(&Ok(()))),
+            disk: disk(None),
+            queue: queue(Queue { waiting: 0, places: 1_024 }, None),
             ledger: ledger(Health { failing, bytes_in_use: 1 }),
             receivers: receivers(&[receiver(breaker)]),
             certificates: certificates(
@@ -162,5 +194,24 @@ mod tests {
         assert_eq!(of(Some(Unavailable::Full), BreakerState::Closed, 90), Condition::Failed);
         let shown = report(Some(Unavailable::Full), BreakerState::Open, 90).document().to_string();
         assert!(shown.contains("store_full") && !shown.contains("example.org"), "{shown}");
+    }
+
+    #[test]
+    fn a_low_disk_and_a_full_queue_degrade_with_their_figures_and_a_store_that_does_not_answer_fails() {
+        let room = |free| Some(Room { free, size: 400 << 30 });
+        let queue_of = |waiting| Queue { waiting, places: 1_024 };
+        let strain = |free, waiting| {
+            let mut strains = Strains::new(Settings::default());
+            let look = Look { room: room(free), queue: queue_of(waiting), receivers: Vec::new() };
+            strains.take(look, std::time::Duration::ZERO, at(0))
+        };
+        let [well, low, full] = [strain(2 << 30, 819), strain(1 << 29, 0), strain(2 << 30, 820)];
+        let parts = |it: &Strain| [disk(Some(it)).condition, queue(it.queue.queue, Some(it)).condition];
+        assert_eq!(parts(&well), [Condition::Ok; 2]);
+        assert_eq!(parts(&low), [Condition::Degraded, Condition::Ok]);
+        assert_eq!(parts(&full), [Condition::Ok, Condition::Degraded]);
+        assert_eq!(disk(Some(&low)).detail, json!({ "free_bytes": 1 << 29, "low_under_bytes": 1 << 30 }));
+        assert_eq!(queue(full.queue.queue, Some(&full)).detail, json!({ "waiting": 820, "places": 1_024 }));
+        assert_eq!((disk(None).condition, store(None).condition), (Condition::Ok, Condition::Failed));
     }
 }

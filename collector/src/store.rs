@@ -32,6 +32,7 @@ use tickbird_shared::levels::Levels;
 use tickbird_shared::{Change, Epoch, Fingerprint, Labels, Lane, Severity, Status, Timestamp};
 
 pub use agents::AgentFilter;
+pub use ballast::{Room, room};
 pub use copy::{Contents, copy, verify};
 pub use excesses::ExcessRow;
 pub use findings::FindingFilter;

@@ -74,6 +74,7 @@ impl Testbed {
             receivers,
             bounds: Bounds::default(),
             certificates: tokio::sync::watch::channel(Kept::default()).1,
+            strain: tokio::sync::watch::channel(None).1,
             store: path.clone(),
             clock,
         };

@@ -7,6 +7,7 @@ mod backup;
 mod bad_input;
 mod clocks;
 mod clones;
+mod collector_own;
 mod commands;
 mod damage;
 mod databases;

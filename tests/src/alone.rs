@@ -16,7 +16,7 @@ use crate::stage::{Stage, StageError};
 
 /// Set in the child: the directory of its stage.
 const INSIDE: &str = "TICKBIRD_STAGE";
-/// Names the file that takes a line for each scenario that failed once and passed [`PASSES`] times after it.
+/// Names the file that takes a line for each scenario that failed once and passed twice after it.
 pub const UNSTEADY: &str = "TICKBIRD_UNSTEADY";
 /// One more pass says little of a fault that shows every other time; two say that it is rare.
 const PASSES: usize = 2;

@@ -1,11 +1,11 @@
-//! A small file system of its own, to be filled and freed.
+//! Small file systems of their own: one to be filled and freed, one to be frozen.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
-use crate::process::run;
+use crate::process::{installed, run};
 use crate::stage::StageError;
 use crate::wait::{Seconds, until};
 
@@ -51,5 +51,47 @@ impl Disk {
 
     fn filler(&self) -> PathBuf {
         self.path.join("filler")
+    }
+}
+
+const FSFREEZE: &str = "/usr/sbin/fsfreeze";
+
+/// An ext4 in a file, in the scenario's mount namespace. Frozen, it makes whoever writes to it wait, as a disk does that hangs.
+#[derive(Debug)]
+pub struct Volume {
+    path: PathBuf,
+}
+
+/// While it is there the volume is frozen. It ends with the scenario, however that ends: nobody can be killed who waits for a frozen
+/// disk.
+#[derive(Debug)]
+pub struct Frozen<'v>(&'v Volume);
+
+impl Volume {
+    /// Makes one of so many bytes in the file `image`, and mounts it over `path`, an empty directory.
+    pub fn mount(path: &Path, image: &Path, bytes: u64) -> Result<Self, StageError> {
+        const MKFS: &str = "/usr/sbin/mkfs.ext4";
+        installed(MKFS, "e2fsprogs")?;
+        installed(FSFREEZE, "util-linux")?;
+        let made = std::fs::File::create(image).and_then(|file| file.set_len(bytes));
+        made.map_err(StageError::system(format!("make {}", image.display())))?;
+        run(Command::new(MKFS).args(["-q", "-F"]).arg(image))?;
+        run(Command::new("/usr/bin/mount").args(["-o", "loop"]).arg(image).arg(path))?;
+        Ok(Self { path: path.to_owned() })
+    }
+
+    /// From now on nothing is written to it.
+    pub fn freeze(&self) -> Result<Frozen<'_>, StageError> {
+        run(Command::new(FSFREEZE).arg("--freeze").arg(&self.path))?;
+        Ok(Frozen(self))
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let thawed = run(Command::new(FSFREEZE).arg("--unfreeze").arg(&self.0.path));
+        if let Err(error) = thawed {
+            println!("{error}: what waits for it cannot end");
+        }
     }
 }

@@ -51,7 +51,7 @@ pub use alone::alone;
 pub use application::{Application, Cgroup, Failing, Held, Network};
 pub use clock::Clock;
 pub use collector::Collector;
-pub use disk::Disk;
+pub use disk::{Disk, Volume};
 pub use library::{Library, Sizes};
 pub use mariadb::MariaDb;
 pub use moody::Moody;

@@ -8,7 +8,7 @@ use tickbird_shared::{Change, Labels};
 use super::*;
 use crate::pki::Validity;
 use crate::pki::life::Life;
-use crate::store::{Damage, Left, Lost};
+use crate::store::{Damage, Left, Lost, Room};
 
 const TENANT: &str = "default";
 
@@ -535,7 +535,9 @@ fn a_store_that_takes_nothing_or_was_damaged_is_told_once_and_over_when_it_is() 
         said: vec!["row 12 missing".into()],
         tables: vec![Left { table: "findings".into(), kept: 7, lost: Lost::AtLeast(3) }],
     };
-    let mut on = |is_full: bool, damage: Option<Damage>| world.apply(Event::Store(&Condition { is_full, damage }));
+    let mut on = |is_full: bool, damage: Option<Damage>| {
+        world.apply(Event::Store { condition: &Condition { is_full, damage }, disk: None })
+    };
     assert_eq!(on(false, None), none);
     assert_eq!(on(true, None), ["Opened collector.store"]);
     assert_eq!(on(true, None), none, "it is known");
@@ -545,9 +547,86 @@ fn a_store_that_takes_nothing_or_was_damaged_is_told_once_and_over_when_it_is() 
     assert_eq!(on(false, None), ["Resolved collector.store"]);
     assert_eq!(on(true, None), ["Reopened collector.store"]);
     world.restart(Vec::new());
-    let mut on = |is_full: bool| world.apply(Event::Store(&Condition { is_full, damage: None }));
+    let mut on =
+        |is_full: bool| world.apply(Event::Store { condition: &Condition { is_full, damage: None }, disk: None });
     assert_eq!(on(true), none, "it was told before the restart");
     assert_eq!(on(false), ["Resolved collector.store"]);
+}
+
+const MIB: u64 = 1 << 20;
+
+fn disk(free: u64, verdict: Verdict) -> Disk {
+    let room = Some(Room { free: free * MIB, size: 100_000 * MIB });
+    Disk { room, bound: 1_024 * MIB, judged: Judged { verdict, over_since: None } }
+}
+
+#[test]
+fn a_disk_that_is_low_worsens_when_it_is_full_and_is_over_only_with_room_enough() {
+    use Verdict::{Clear, Fires, Open};
+    let mut world = World::new(Vec::new());
+    let none = Vec::<String>::new();
+    let on = |world: &mut World, is_full: bool, disk: Disk| {
+        world.apply(Event::Store { condition: &Condition { is_full, damage: None }, disk: Some(&disk) })
+    };
+    assert_eq!(on(&mut world, false, disk(900, Open)), none, "not yet for its hold");
+    assert_eq!(on(&mut world, false, disk(900, Fires)), ["Opened collector.store"]);
+    assert_eq!(on(&mut world, false, disk(800, Fires)), none, "it is known");
+    assert_eq!(on(&mut world, true, disk(0, Fires)), ["Worsened collector.store"]);
+    assert_eq!(on(&mut world, false, disk(40, Fires)), ["Eased collector.store"], "it stores again");
+    assert_eq!(on(&mut world, false, disk(1_536, Clear)), ["Resolved collector.store"]);
+    // Filled at once, so that nobody told that it was low.
+    assert_eq!(on(&mut world, true, disk(0, Open)), ["Reopened collector.store"]);
+    assert_eq!(on(&mut world, false, disk(40, Open)), ["Eased collector.store"]);
+    world.restart(Vec::new());
+    let unseen = world.apply(Event::Store { condition: &Condition::default(), disk: None });
+    assert_eq!(unseen, none, "nobody has looked yet");
+    assert_eq!(on(&mut world, false, disk(1_100, Open)), none, "neither low nor enough");
+    assert_eq!(on(&mut world, false, disk(1_536, Clear)), ["Resolved collector.store"]);
+}
+
+fn strain(queue: Verdict, receivers: &[(&str, Verdict)]) -> Strain {
+    let judged = |verdict| Judged { verdict, over_since: None };
+    let of = |&(name, verdict): &(&str, Verdict)| {
+        let reach = Reach { name: name.into(), is_away: None, failures: 9, last_error: Some("answered 500".into()) };
+        (reach, judged(verdict))
+    };
+    Strain {
+        disk: disk(90_000, Verdict::Clear),
+        queue: Backlog { queue: Queue { waiting: 900, places: 1_024 }, most: 900, judged: judged(queue) },
+        receivers: receivers.iter().map(of).collect(),
+    }
+}
+
+#[test]
+fn a_queue_that_stays_full_and_a_receiver_that_stays_away_are_told_once_and_over_when_they_are() {
+    use Verdict::{Clear, Fires, Open};
+    let mut world = World::new(Vec::new());
+    let none = Vec::<String>::new();
+    let on =
+        |world: &mut World, queue, receivers: &[(&str, Verdict)]| world.apply(Event::Strain(&strain(queue, receivers)));
+    assert_eq!(on(&mut world, Open, &[("ops", Open)]), none);
+    assert_eq!(on(&mut world, Clear, &[("ops", Clear)]), none);
+    assert_eq!(on(&mut world, Fires, &[("ops", Clear), ("chat", Clear)]), ["Opened collector.queue"]);
+    assert_eq!(on(&mut world, Fires, &[("ops", Fires), ("chat", Fires)]), ["Opened collector.receiver"; 2]);
+    assert_eq!(on(&mut world, Fires, &[("ops", Fires), ("chat", Fires)]), none, "they are known");
+    world.restart(Vec::new());
+    assert_eq!(on(&mut world, Open, &[("ops", Open), ("chat", Open)]), none, "nothing is known yet");
+    assert_eq!(on(&mut world, Clear, &[("ops", Clear), ("chat", Open)]).len(), 2, "the queue and one receiver");
+    assert_eq!(on(&mut world, Clear, &[("ops", Clear)]), ["Resolved collector.receiver"], "it is configured no more");
+    assert_eq!(on(&mut world, Clear, &[("ops", Fires)]), ["Reopened collector.receiver"]);
+    world.restart(Vec::new());
+    assert_eq!(on(&mut world, Clear, &[]), ["Resolved collector.receiver"], "also when that is so since a restart");
+    assert_eq!(on(&mut world, Clear, &[("ops", Open)]), none);
+}
+
+#[test]
+fn whom_an_incident_of_a_receiver_is_about_is_known_by_its_check_and_its_name() {
+    let mut world = World::new(Vec::new());
+    let strain = strain(Verdict::Clear, &[("ops", Verdict::Fires)]);
+    let mut row = world.state.apply(Event::Strain(&strain), at(0)).remove(0).incident;
+    assert!(is_about(&row, "ops") && !is_about(&row, "op") && !is_about(&row, "receiver:ops"));
+    row.check = "notify.dead_letter".into();
+    assert!(!is_about(&row, "ops"), "what was given up is told to its receiver too");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use tickbird_shared::protocol::{MAX_FIRING, PRESENCE_SECONDS};
 use tickbird_shared::{Change, Epoch, Fingerprint, Lane, Severity, Status, Timestamp};
 
 use super::incident::elapsed;
+use super::strain::{Backlog, Disk, Judged, Queue, Reach};
 use super::{Agent, Key};
 use crate::pki::life::{Life, Standing};
 use crate::store::{Damage, FindingRow, IncidentRow, LossRow, OutboxRow};
@@ -27,12 +28,18 @@ const TOO_MANY_FIRING: &str = "agent.too_many_firing";
 const EXCESS: &str = "agent.excess";
 /// A certificate of the collector itself is not renewed.
 const CERTIFICATE: &str = "collector.certificate";
-/// The collector's own store: its disk is full, or it was damaged.
+/// The collector's own store: its disk is low or full, or it was damaged.
 const STORE: &str = "collector.store";
 /// The target of what the disk does not take.
 pub(super) const STORE_DISK: &str = "store:disk";
 /// The target of damage.
 pub(super) const STORE_DAMAGE: &str = "store:damage";
+/// More waits for the ledger than it takes away.
+const QUEUE: &str = "collector.queue";
+/// The target of that.
+const QUEUE_LEDGER: &str = "queue:ledger";
+/// A receiver is not reached.
+const RECEIVER: &str = "collector.receiver";
 /// A message was given up.
 const DEAD_LETTER: &str = "notify.dead_letter";
 
@@ -225,6 +232,83 @@ pub(super) fn store_full(now: Timestamp) -> FindingRow {
     .finding(now)
 }
 
+/// The same disk while there is time left.
+pub(super) fn store_low(disk: &Disk, now: Timestamp) -> FindingRow {
+    let Disk { room, bound, judged } = disk;
+    let free = room.map(|it| it.free);
+    Own {
+        tenant: DEFAULT_TENANT,
+        agent: COLLECTOR,
+        check: STORE,
+        target: STORE_DISK.into(),
+        severity: Severity::Warning,
+        summary: format!(
+            "the collector's disk has {} MiB left; once it is full nothing is stored",
+            free.unwrap_or_default() >> 20
+        ),
+        reason: format!("less than {} MiB are free", bound >> 20),
+        advice: "free space on the disk of the collector's directory, or lower retention.bytes; own.disk_free is the bound",
+        evidence: json!({
+            "free_bytes": free, "size_bytes": room.map(|it| it.size), "low_under_bytes": bound,
+            "low_since": judged.over_since,
+        }),
+        since: judged.over_since.unwrap_or(now),
+    }
+    .finding(now)
+}
+
+pub(super) fn queue(backlog: &Backlog, now: Timestamp) -> FindingRow {
+    let Backlog { queue: Queue { waiting, places }, most, judged } = backlog;
+    Own {
+        tenant: DEFAULT_TENANT,
+        agent: COLLECTOR,
+        check: QUEUE,
+        target: QUEUE_LEDGER.into(),
+        severity: Severity::Warning,
+        summary: format!(
+            "up to {most} of {places} events wait for the ledger; when no place is left, agents are told to come back"
+        ),
+        reason: "four of five places were taken for own.queue_hold".into(),
+        advice: "see whether the disk of the collector's directory is slow, and which agents send most \
+                 (`tickbird-collector agent list`)",
+        evidence: json!({ "waiting": waiting, "most_waiting": most, "places": places, "full_since": judged.over_since }),
+        since: judged.over_since.unwrap_or(now),
+    }
+    .finding(now)
+}
+
+pub(super) fn queue_fingerprint() -> Fingerprint {
+    Fingerprint::of(DEFAULT_TENANT, COLLECTOR, QUEUE, QUEUE_LEDGER, None)
+}
+
+pub(super) fn receiver((reach, judged): &(Reach, Judged), now: Timestamp) -> FindingRow {
+    let Reach { name, failures, last_error, .. } = reach;
+    Own {
+        tenant: DEFAULT_TENANT,
+        agent: COLLECTOR,
+        check: RECEIVER,
+        target: receiver_target(name),
+        severity: Severity::Warning,
+        summary: format!("receiver {name} is away: {failures} attempts in a row failed; what it should hear waits"),
+        reason: "it has taken nothing for own.receiver_hold".into(),
+        advice: "mend the receiver; what waits is sent once it answers, and given up after seven days",
+        evidence: json!({
+            "receiver": name, "away_since": judged.over_since, "failures": failures, "last_error": last_error,
+        }),
+        since: judged.over_since.unwrap_or(now),
+    }
+    .finding(now)
+}
+
+pub(super) fn receiver_fingerprint(name: &str) -> Fingerprint {
+    Fingerprint::of(DEFAULT_TENANT, COLLECTOR, RECEIVER, &receiver_target(name), None)
+}
+
+/// The receiver that such an incident is about.
+pub(super) fn receiver_of(incident: &IncidentRow) -> Option<&str> {
+    (incident.check == RECEIVER).then(|| incident.target.strip_prefix("receiver:")).flatten()
+}
+
 pub(super) fn store_damaged(damage: &Damage, now: Timestamp) -> FindingRow {
     let lost = damage.lost();
     Own {
@@ -253,7 +337,7 @@ pub(super) fn dead_letter(message: &OutboxRow, now: Timestamp) -> FindingRow {
         tenant: &message.tenant,
         agent: COLLECTOR,
         check: DEAD_LETTER,
-        target: dead_letter_target(receiver),
+        target: receiver_target(receiver),
         severity: Severity::Critical,
         summary: format!("receiver {receiver} did not take a message for seven days; it was given up"),
         reason: format!("{} attempts failed", message.attempts),
@@ -268,10 +352,10 @@ pub(super) fn dead_letter(message: &OutboxRow, now: Timestamp) -> FindingRow {
 }
 
 pub(super) fn dead_letter_fingerprint(tenant: &str, receiver: &str) -> Fingerprint {
-    Fingerprint::of(tenant, COLLECTOR, DEAD_LETTER, &dead_letter_target(receiver), None)
+    Fingerprint::of(tenant, COLLECTOR, DEAD_LETTER, &receiver_target(receiver), None)
 }
 
-fn dead_letter_target(receiver: &str) -> String {
+fn receiver_target(receiver: &str) -> String {
     format!("receiver:{receiver}")
 }
 

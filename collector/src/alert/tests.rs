@@ -109,6 +109,31 @@ fn who_never_heard_that_it_fires_does_not_hear_that_it_is_over() {
 }
 
 #[test]
+fn that_a_receiver_is_away_is_told_to_all_others_and_never_to_itself() {
+    let receivers = [Receiver::new("ops"), Receiver::new("chat")];
+    let mut state = State::default();
+    let mut told = Vec::new();
+    for (epoch, kind) in (1..).zip([Opened, Updated, Resolved]) {
+        let mut change = change(kind, Warning, epoch);
+        (change.incident.check, change.incident.target) = ("collector.receiver".into(), "receiver:ops".into());
+        let decisions = state.decide(&change, None, &receivers, at(epoch as i64));
+        told.extend(decisions.into_iter().map(|it| format!("{} {} {}", it.row.receiver, it.row.told, it.row.reason)));
+    }
+    let itself = "ops false it is about this receiver itself, which would hear of it once it is over";
+    assert_eq!(
+        told,
+        [
+            itself,
+            "chat true Opened",
+            itself,
+            "chat true Updated",
+            "ops false was not told that it fires",
+            "chat true Resolved"
+        ]
+    );
+}
+
+#[test]
 fn a_blind_check_is_recorded_and_routed_nowhere() {
     let mut change = change(Opened, Warning, 1);
     change.incident.check = "agent.blind".into();

@@ -1,17 +1,22 @@
 //! `/livez`: the process answers. `/readyz`: its parts work. Neither asks for a token, so neither tells where or what.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::Shared;
 use super::query::Query;
 use crate::problem::Problem;
 use crate::status::{self, Condition, Report};
+
+/// The store answers within a millisecond; who asks seldom waits for more than some seconds.
+const STORE_WITHIN: Duration = Duration::from_secs(2);
 
 pub(super) async fn live(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<Json<Value>, Problem> {
     Query::parse(&uri)?.finish()?;
@@ -23,13 +28,19 @@ pub(super) async fn ready(State(shared): State<Arc<Shared>>, uri: Uri) -> Result
     Query::parse(&uri)?.finish()?;
     let context = &shared.context;
     let kept = context.certificates.borrow().clone();
-    let store = context.readers.ping().await;
-    if let Err(error) = &store {
-        tracing::warn!(%error, "the store cannot be read");
+    let strain = context.strain.borrow().clone();
+    // A disk that hangs must not keep this answer: whoever asks would take it for a network that does.
+    let store = timeout(STORE_WITHIN, context.readers.ping()).await.ok();
+    match &store {
+        None => tracing::warn!("the store does not answer"),
+        Some(Err(error)) => tracing::warn!(%error, "the store cannot be read"),
+        Some(Ok(())) => (),
     }
     let report = Report {
-        store: status::store(&store),
+        store: status::store(store.as_ref()),
+        disk: status::disk(strain.as_ref()),
         ledger: status::ledger(context.ledger.health()),
+        queue: status::queue(context.ledger.queue(), strain.as_ref()),
         receivers: status::receivers(&context.notify.receivers()),
         certificates: status::certificates(&kept, (context.clock)()),
     };

@@ -92,6 +92,12 @@ async fn levels(shared: &Shared, caller: &Caller) -> Result<Registry, Problem> {
     level(&mut registry, "tickbird_notify_oldest_seconds", help, "receiver", of(|it| it.1));
     let help = "1 while a receiver is not asked, or only now and then";
     level(&mut registry, "tickbird_notify_breaker_open", help, "receiver", of(|it| it.2));
+    let queue = context.ledger.queue();
+    single(&mut registry, "tickbird_ledger_waiting", "Events that wait for the ledger", queue.waiting as u64);
+    single(&mut registry, "tickbird_ledger_places", "Events that may wait for the ledger", queue.places as u64);
+    if let Some(room) = context.strain.borrow().as_ref().and_then(|it| it.disk.room) {
+        single(&mut registry, "tickbird_disk_free_bytes", "Room on the disk of the collector's directory", room.free);
+    }
     let (now, kept) = ((context.clock)(), context.certificates.borrow().clone());
     let left = kept.lives.iter().map(|it| {
         let seconds = it.validity.ends.duration_since(now).as_secs().max(0).unsigned_abs();
@@ -100,6 +106,12 @@ async fn levels(shared: &Shared, caller: &Caller) -> Result<Registry, Problem> {
     let help = "Time until a certificate of the collector itself ends";
     level(&mut registry, "tickbird_certificate_left_seconds", help, "certificate", left);
     Ok(registry)
+}
+
+fn single(registry: &mut Registry, name: &str, help: &str, number: u64) {
+    let level = Level::default();
+    level.set(number);
+    registry.register(name, help, level);
 }
 
 fn level(

@@ -64,6 +64,7 @@ impl World {
             notify: notify::Status::default(),
             metrics: Arc::new(Registry::default()),
             certificates: watch::channel(expiries).1,
+            strain: watch::channel(None).1,
             clock,
             version: "0.1.0",
             started_at: clock(),
@@ -177,6 +178,7 @@ async fn the_http_librarys_own_errors_are_named_too() {
         notify: notify::Status::default(),
         metrics: Arc::new(Registry::default()),
         certificates: watch::channel(Kept::default()).1,
+        strain: watch::channel(None).1,
         clock,
         version: "0.1.0",
         started_at: clock(),
@@ -317,6 +319,8 @@ async fn metrics_are_open_metrics_with_the_levels_of_now() {
         "tickbird_incidents_firing{severity=\"warning\"} 1",
         "tickbird_incidents_firing{severity=\"critical\"} 0",
         "tickbird_agents{presence=\"live\"} 1",
+        "tickbird_ledger_waiting 0",
+        "tickbird_ledger_places 1024",
         "tickbird_collector_info{version=\"0.1.0\"} 1",
         "tickbird_api_requests_total{path=\"/v1/incidents\",status=\"200\"} 1",
     ] {
@@ -342,6 +346,35 @@ async fn a_collector_that_cannot_keep_anything_is_not_ready() {
     assert_problem(&world.get("/v1/agents").await, 503);
     assert_eq!(world.get("/v1/incidents").await.status, 200, "what is on the disk can still be read");
     assert_eq!(world.get("/livez").await.status, 200);
+}
+
+/// A disk that hangs keeps every query for ever; whoever asks whether we are ready must hear that, and not wait too.
+#[tokio::test]
+async fn a_store_that_does_not_answer_is_said_within_seconds() {
+    let world = World::new();
+    let hang = |_| {
+        let ((release, held), readers) = (std::sync::mpsc::channel::<()>(), world.bed.readers.clone());
+        // It ends when nobody can release it any more.
+        let query = move |_: crate::store::Rows<'_>| Ok(held.recv().is_ok());
+        (release, tokio::spawn(async move { readers.read(query).await }))
+    };
+    let (releases, queries): (Vec<_>, Vec<_>) = (0..4).map(hang).unzip();
+    let told = async {
+        loop {
+            let answer = world.get("/readyz").await;
+            if answer.status != 200 {
+                return answer;
+            }
+        }
+    };
+    let answer = tokio::time::timeout(std::time::Duration::from_secs(8), told).await.expect("it answers");
+    let store = &answer.json()["parts"]["store"];
+    assert_eq!((answer.status, &store["detail"]), (503, &"the store does not answer".into()), "{}", answer.body);
+    drop(releases);
+    for query in queries {
+        query.await.expect("ends").expect("reads");
+    }
+    assert_eq!(world.get("/readyz").await.status, 200);
 }
 
 #[tokio::test]

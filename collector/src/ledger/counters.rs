@@ -1,9 +1,6 @@
 //! What the ledger counts.
 
-use std::sync::atomic::AtomicU64;
-
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::store::Tally;
@@ -30,8 +27,6 @@ pub struct Counters {
     pub expired: Counter,
     /// Rows deleted because of the bound on bytes.
     pub evicted: Counter,
-    /// Events that wait, as last seen by the thread.
-    pub waiting: Gauge<u64, AtomicU64>,
 }
 
 impl Counters {
@@ -56,7 +51,6 @@ impl Counters {
         for (name, help, counter) in others {
             registry.register(name, help, counter.clone());
         }
-        registry.register("tickbird_ledger_waiting", "Events that wait for the ledger", self.waiting.clone());
     }
 
     pub(super) fn add(&self, tally: Tally) {

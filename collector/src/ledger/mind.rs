@@ -9,7 +9,7 @@ use std::time::Duration;
 use tickbird_shared::Timestamp;
 use tickbird_shared::batch::{Acknowledgement, Refused};
 
-use crate::aggregate::{self, IncidentChange, PoolSum, Presence};
+use crate::aggregate::{self, IncidentChange, PoolSum, Presence, Strain};
 use crate::alert::{self, Receiver};
 use crate::pki::life::Kept;
 use crate::store::{
@@ -294,12 +294,14 @@ impl Mind {
         transaction: &Transaction<'_>,
         receivers: &[Receiver],
         certificates: &Kept,
-        store: &Condition,
+        (store, strain): (&Condition, Option<&Strain>),
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let mut changes = self.aggregate.apply(aggregate::Event::Tick, now);
         changes.extend(self.aggregate.apply(aggregate::Event::Certificates(certificates), now));
-        changes.extend(self.aggregate.apply(aggregate::Event::Store(store), now));
+        let disk = strain.map(|it| &it.disk);
+        changes.extend(self.aggregate.apply(aggregate::Event::Store { condition: store, disk }, now));
+        changes.extend(strain.map(|it| self.aggregate.apply(aggregate::Event::Strain(it), now)).into_iter().flatten());
         self.follow(transaction, receivers, changes, now)?;
         // Also after a step of the clock, in either direction.
         if now.duration_since(self.used_written_at).unsigned_abs() >= USE_EVERY {
@@ -318,9 +320,11 @@ impl Mind {
         transaction: &Transaction<'_>,
         receivers: &[Receiver],
         store: &Condition,
+        strain: Option<&Strain>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let changes = self.aggregate.apply(aggregate::Event::Store(store), now);
+        let disk = strain.map(|it| &it.disk);
+        let changes = self.aggregate.apply(aggregate::Event::Store { condition: store, disk }, now);
         self.follow(transaction, receivers, changes, now)
     }
 

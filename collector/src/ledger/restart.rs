@@ -81,6 +81,7 @@ impl Running {
             receivers: vec![Receiver::new("ops")],
             bounds: Bounds::default(),
             certificates: tokio::sync::watch::channel(crate::pki::life::Kept::default()).1,
+            strain: tokio::sync::watch::channel(None).1,
             store: path.to_owned(),
             clock,
         };

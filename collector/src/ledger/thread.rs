@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tickbird_shared::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::aggregate::{PoolSum, Presence};
+use crate::aggregate::{PoolSum, Presence, Strain};
 use crate::alert::Receiver;
 use crate::pki::life::Kept;
 use crate::store::{self, AgentRow, Aside, Bounds, Condition, StoreError, Tally, Writer};
@@ -42,6 +42,8 @@ pub struct Config {
     pub bounds: Bounds,
     /// The collector's own certificates.
     pub certificates: watch::Receiver<Kept>,
+    /// What the collector's own parts bear; none before the first look.
+    pub strain: watch::Receiver<Option<Strain>>,
     /// Where the store lies.
     pub store: PathBuf,
     /// The wall clock.
@@ -143,7 +145,6 @@ impl Ledger {
                 let Ok(event) = waiting.try_recv() else { break };
                 closing |= group.add(event);
             }
-            self.counters.waiting.set(waiting.len() as u64);
             if let Err(error) = self.settle(group) {
                 store::suspect(&self.config.store, &error.in_full());
                 self.health.send_modify(|health| health.failing = Some(Unavailable::Failed));
@@ -247,9 +248,11 @@ impl Ledger {
             Some(mind) => mind,
             lost => lost.insert(Mind::load(self.writer.rows(), now)?),
         };
+        let strain = self.config.strain.borrow().clone();
         let transaction = self.writer.transaction()?;
-        let told =
-            mind.store_stands(&transaction, &self.config.receivers, condition, now).and_then(|()| transaction.commit());
+        let told = mind
+            .store_stands(&transaction, &self.config.receivers, condition, strain.as_ref(), now)
+            .and_then(|()| transaction.commit());
         if told.is_err() {
             self.mind = None;
             return told;
@@ -309,7 +312,8 @@ impl Ledger {
         if group.tick {
             let kept = self.config.certificates.borrow().clone();
             let condition = Condition { is_full: false, damage: self.aside.newest() };
-            mind.tick(&transaction, receivers, &kept, &condition, now)?;
+            let strain = self.config.strain.borrow().clone();
+            mind.tick(&transaction, receivers, &kept, (&condition, strain.as_ref()), now)?;
             if self.seen_at.elapsed() >= SEEN_EVERY {
                 mind.write_seen(&transaction)?;
                 self.seen_at = Instant::now();

@@ -354,7 +354,9 @@ async fn a_receiver_that_is_away_is_asked_less_and_less_and_hears_all_when_it_is
         }
     };
     tokio::time::timeout(DEADLINE, opened).await.expect("the breaker opens");
-    let error = notify.status().receivers()[0].last_error.clone().expect("an error");
+    let status = notify.status().receivers().remove(0);
+    let error = status.last_error.expect("an error");
+    assert_eq!(status.is_away, Some(true));
     assert!(error.starts_with(&format!("cannot connect to {address}")), "{error}");
     let mut server = serve_on(TcpListener::bind(address).await.expect("binds again"), &[OK]);
     let mut told = std::collections::BTreeSet::new();
@@ -363,7 +365,42 @@ async fn a_receiver_that_is_away_is_asked_less_and_less_and_hears_all_when_it_is
     }
     let messages = bed.is_drained().await;
     assert!(messages.iter().all(|it| it.uncertain == 0), "nobody can have heard what failed: {messages:?}");
-    assert_eq!(notify.status().receivers()[0].failures, 0);
+    let status = notify.status().receivers().remove(0);
+    assert_eq!((status.failures, status.is_away), (0, Some(false)));
+    notify.stop().await;
+}
+
+/// After a start nobody knows how a receiver is until it was asked, and nobody needs one that nothing waits for.
+#[tokio::test]
+async fn a_receiver_is_away_or_not_only_once_it_was_asked_or_nothing_waits_for_it() {
+    let socket = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = socket.local_addr().expect("has one");
+    let gone = Server { url: format!("http://{address}/"), heard: mpsc::unbounded_channel().1, _task: JoinSet::new() };
+    drop(socket);
+    let mut bed = Testbed::new(ops());
+    let notify = deliver(&bed, &gone);
+    let shows = async |notify: &Running, wanted: Option<bool>, failures: u32| {
+        let shown = async {
+            loop {
+                let status = notify.status().receivers().remove(0);
+                if (status.is_away, status.failures) == (wanted, failures) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, shown).await.expect("in time");
+    };
+    assert_eq!(notify.status().receivers()[0].is_away, None, "not even looked whether something waits");
+    shows(&notify, Some(false), 0).await;
+    bed.begins("pool:shop").await;
+    shows(&notify, None, 1).await;
+    shows(&notify, Some(true), 5).await;
+    notify.stop().await;
+    let bed = bed.restart(ops()).await;
+    let notify = deliver(&bed, &gone);
+    shows(&notify, None, 0).await;
+    shows(&notify, None, 1).await;
     notify.stop().await;
 }
 

@@ -52,6 +52,10 @@ pub(super) struct Worker {
     steady: Steady,
     started: Instant,
     breaker: Breaker,
+    /// It has taken something since the start, or said what it minds about one message.
+    has_answered: bool,
+    /// Something waits for it; none before the first look.
+    has_waiting: Option<bool>,
     /// Incidents with a message under way: their next one waits.
     busy: HashSet<IncidentKey>,
 }
@@ -68,7 +72,22 @@ impl Worker {
     ) -> Self {
         let (started, breaker, busy) = (Instant::now(), Breaker::new(), HashSet::new());
         let steady = Steady { began: clock(), started };
-        Self { name, index, webhook, readers, ledger, clock, status, steady, started, breaker, busy }
+        let (has_answered, has_waiting) = (false, None);
+        Self {
+            name,
+            index,
+            webhook,
+            readers,
+            ledger,
+            clock,
+            status,
+            steady,
+            started,
+            breaker,
+            has_answered,
+            has_waiting,
+            busy,
+        }
     }
 
     pub(super) async fn run(mut self, mut stopping: watch::Receiver<bool>) {
@@ -120,6 +139,7 @@ impl Worker {
                 return STORE_PAUSE;
             }
         };
+        self.has_waiting = Some(!self.busy.is_empty() || !due.is_empty() || next_at.is_some());
         let fresh = |row: &OutboxRow| !self.busy.contains(&(row.tenant.clone(), row.incident.clone()));
         let begun: Vec<_> = due.into_iter().filter(fresh).take(room).collect();
         for message in begun {
@@ -162,6 +182,7 @@ impl Worker {
                     tracing::info!(receiver = %name, "the receiver is back");
                 }
                 self.breaker.succeeded();
+                self.has_answered = true;
             }
         }
         if let Err(error) = &result {
@@ -179,8 +200,15 @@ impl Worker {
 
     fn show(&self) {
         let (state, failures) = (self.breaker.state(self.started.elapsed()), self.breaker.failures());
+        let is_away = match (state, self.has_waiting) {
+            // A receiver that nobody needs is missed by nobody, and there is nothing to try it with.
+            (_, Some(false)) => Some(false),
+            (BreakerState::Closed, _) => (self.has_answered && failures == 0).then_some(false),
+            (BreakerState::Open | BreakerState::HalfOpen, _) => Some(true),
+        };
         self.status.update(self.index, |status| {
             status.breaker = state;
+            status.is_away = is_away;
             status.failures = failures;
         });
     }

@@ -15,6 +15,23 @@ const BYTES: u64 = 16 << 20;
 /// With less than this nothing can be promised.
 const TOO_LITTLE: u64 = 4 << 20;
 
+/// Room on the disk of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes that may be written.
+    pub free: u64,
+    /// Bytes that the whole file system has.
+    pub size: u64,
+}
+
+/// Room on the disk of the store at `store`; none where the file system does not say. Blocks as long as that takes.
+pub fn room(store: &Path) -> Option<Room> {
+    let found = statvfs(store.parent().unwrap_or(Path::new("."))).ok()?;
+    let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+    // A file system without a size of its own has no share that is free.
+    (found.f_blocks > 0).then(|| Room { free: bytes(found.f_bavail), size: bytes(found.f_blocks) })
+}
+
 /// The reserve of one store.
 #[derive(Debug)]
 pub(super) struct Ballast {
@@ -62,7 +79,6 @@ impl Ballast {
 
     /// Bytes that may be written; as many as there can be where the file system cannot be asked.
     fn available(&self) -> u64 {
-        let directory = self.path.parent().unwrap_or(Path::new("."));
-        statvfs(directory).map_or(u64::MAX, |found| found.f_bavail.saturating_mul(found.f_frsize))
+        room(&self.path).map_or(u64::MAX, |room| room.free)
     }
 }

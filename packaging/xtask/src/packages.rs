@@ -50,6 +50,7 @@ const LIBRARIES: &[Package] = &[
     ("/usr/share/doc/ruby-activerecord", "ruby-activerecord"),
     ("/usr/lib/ruby/vendor_ruby/pg", "ruby-pg"),
     ("/usr/share/doc/libfaketime", "libfaketime"),
+    ("/usr/sbin/mkfs.ext4", "e2fsprogs"),
 ];
 const DEBIANS_NODE_POSTGRES: Package = ("/usr/share/nodejs/pg", "node-pg");
 

@@ -86,14 +86,14 @@ pub struct Config {
     directory: PathBuf,
     max_bytes: u64,
     generation_bytes: u64,
-    min_free_bytes: u64,
+    min_free_bytes: Option<u64>,
 }
 
 impl Config {
     /// A buffer in `directory` (the agent's `STATE/buffer`): 64 MiB on disk, some 2.7 million findings; generations of
     /// 4 MiB; stopping when less than 64 MiB, or a hundredth of the file system, is free.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into(), max_bytes: 64 << 20, generation_bytes: 4 << 20, min_free_bytes: 64 << 20 }
+        Self { directory: directory.into(), max_bytes: 64 << 20, generation_bytes: 4 << 20, min_free_bytes: None }
     }
 
     /// Bounds the generations of both lanes together, in bytes on disk.
@@ -107,10 +107,10 @@ impl Config {
         Ok(Self { max_bytes, ..self })
     }
 
-    /// Leaves this many bytes of the file system to others, or a hundredth of it if that is more.
+    /// Leaves this many bytes of the file system to others. With 0 only the disk's own end stops an append.
     #[must_use]
     pub fn with_min_free_bytes(self, min_free_bytes: u64) -> Self {
-        Self { min_free_bytes, ..self }
+        Self { min_free_bytes: Some(min_free_bytes), ..self }
     }
 
     /// Where the buffer lives.

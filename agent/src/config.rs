@@ -219,9 +219,13 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
         }
     }
     let mut buffer = buffer::Config::new(state_dir.join("buffer"));
-    let bound = root.section("buffer").and_then(|mut it| it.bytes("max_bytes", buffer::MIN_MAX_BYTES, 64 << 30));
-    if let Some(bytes) = bound {
-        buffer = buffer.clone().with_max_bytes(bytes).unwrap_or(buffer);
+    if let Some(mut section) = root.section("buffer") {
+        if let Some(bytes) = section.bytes("max_bytes", buffer::MIN_MAX_BYTES, 64 << 30) {
+            buffer = buffer.clone().with_max_bytes(bytes).unwrap_or(buffer);
+        }
+        if let Some(bytes) = section.bytes("min_free", 0, 64 << 30) {
+            buffer = buffer.with_min_free_bytes(bytes);
+        }
     }
     let (mut host_interval, mut namespaces) = (SECOND, false);
     if let Some(mut section) = root.section("host") {
@@ -534,6 +538,7 @@ mod tests {
             labels = { service = "grants-api" }
             collector.url = "https://collector.internal:7443"
             buffer.max_bytes = "128MiB"
+            buffer.min_free = "8MiB"
             host.interval = "2s"
             host.namespaces = true
             [[app]]

@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use tickbird_tests::agent::{User, app};
+use tickbird_tests::accounts::{Outcomes, Received};
+use tickbird_tests::agent::{User, app, check};
 use tickbird_tests::collector::receiver;
+use tickbird_tests::disk::KeptFull;
 use tickbird_tests::wait::throughout;
 use tickbird_tests::webhook::{Manner, firing, resolved};
-use tickbird_tests::{Agent, Application, Collector, Disk, Seconds, Stage, StageError, Watch, Webhook, alone, until};
+use tickbird_tests::{
+    Agent, Application, Collector, Disk, Moody, Seconds, Stage, StageError, Watch, Webhook, alone, until,
+};
 
 const CHECK: &str = "fd.limit";
 const STORE: &str = "collector.store";
@@ -109,6 +113,79 @@ fn an_agent_on_a_full_disk_tells_what_is_critical_and_recovers_by_itself() {
             if backlog(0) == Some(0) && backlog(1) == Some(0) { Ok(()) } else { Err(stat.to_string()) }
         })?;
         sums_are_whole(&watch.agent)
+    });
+}
+
+/// More than a buffer needs that is drained, and less than the agent would leave to others if it were not told.
+const SMALL_DISK: u64 = 40 * MIB;
+
+/// What the agent holds in memory, or held.
+fn in_memory(agent: &Agent, what: &str) -> Result<u64, StageError> {
+    Ok(agent.status()?["agent"]["buffer"]["volatile"][what].as_u64().unwrap_or_default())
+}
+
+/// Fills the disk until appends fail: the last page of a database has room for a record or two.
+fn is_met(disk: &Disk, agent: &Agent) -> Result<KeptFull, StageError> {
+    let full = disk.kept_full();
+    let before = in_memory(agent, "held")?;
+    until("appends meet the end of the disk", 60.s(), || {
+        let held = in_memory(agent, "held").map_err(|error| error.to_string())? - before;
+        if held >= 20 { Ok(()) } else { Err(format!("{held} are held in memory")) }
+    })?;
+    Ok(full)
+}
+
+/// The guard of free space is off, so that it is sled's own append that meets the end of the disk.
+#[test]
+fn an_append_that_meets_a_full_disk_is_held_in_memory_and_the_buffer_comes_back_by_itself() {
+    alone(|stage| {
+        let load = Moody::start()?;
+        let (mut shops, settings) = shops(stage, ["first", "second", "third", "fourth"])?;
+        let settings = check("http.status", "hold = \"0s\"") + &load.endpoints(8) + &settings;
+        let webhook = Webhook::start(stage)?;
+        let collector = Collector::serving(stage, &webhook)?;
+        let mut agent = Agent::prepare(stage, &(settings + "[buffer]\nmin_free = \"0B\"\n"), User::Same)?;
+        let disk = Disk::mount(&agent.state_directory(), SMALL_DISK)?;
+        agent.enrol(&collector)?;
+        agent.run()?;
+        let mut watch = Watch { webhook, collector, agent };
+        for shop in &shops {
+            watch.sees(CHECK, &format!("process:{}", shop.name()), "ok", 20.s())?;
+        }
+        let full = is_met(&disk, &watch.agent)?;
+        assert!(told_as_volatile(&watch, &mut shops[0])?, "it was held in memory only, and says so");
+        let told = watch.fires("agent.buffer", "agent:self", 60.s())?;
+        assert!(told["summary"].to_string().contains("takes no records"), "{told}");
+        drop(full);
+        disk.free()?;
+        watch.resolves("agent.buffer", "agent:self", 150.s())?;
+        assert!(!told_as_volatile(&watch, &mut shops[1])?, "the disk takes it again");
+        let ballast = watch.agent.state_directory().join("buffer/ballast");
+        assert!(ballast.exists(), "what was given up is there again");
+
+        let full = is_met(&disk, &watch.agent)?;
+        assert!(told_as_volatile(&watch, &mut shops[2])?, "and again it is full");
+        load.recovers();
+        drop(full);
+        disk.free()?;
+        assert!(!told_as_volatile(&watch, &mut shops[3])?, "and again it has room");
+        let log = watch.agent.log();
+        assert!(log.contains("no space for the queue's database"), "an append met the end of the disk: {log}");
+        assert!(!log.contains("nothing is appended below"), "and the guard did not: {log}");
+        let held = until("nothing waits in memory", 30.s(), || {
+            let of = |what| in_memory(&watch.agent, what).map_err(|error| error.to_string());
+            if of("backlog")? == 0 { of("acknowledged") } else { Err("something does".to_owned()) }
+        })?;
+        watch.agent.kill()?;
+        watch.agent.run()?;
+        Outcomes::drained(&watch.agent)?;
+        watch.agent.stop()?;
+        sums_are_whole(&watch.agent)?;
+        let (sent, received) = (Outcomes::of(&watch.agent)?, Received::by(&watch.collector)?);
+        println!("{sent:?}, {received:?}, {held} held in memory");
+        assert_eq!((received.lost, received.refused, sent.refused), (0, 0, 0));
+        assert_eq!(received.committed, sent.appended + held, "everything that was accepted is there: {sent:?}");
+        Ok(())
     });
 }
 

@@ -2,12 +2,36 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 use crate::process::{installed, run};
 use crate::stage::StageError;
 use crate::wait::{Seconds, until};
+
+/// Between two looks at what became free.
+const OFTEN: Duration = Duration::from_millis(1);
+
+/// A disk that stays full as long as this is there.
+#[derive(Debug)]
+pub struct KeptFull {
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for KeptFull {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A panic of it was told by it.
+            let _ = thread.join();
+        }
+    }
+}
 
 /// A tmpfs in the scenario's mount namespace; it goes with that.
 #[derive(Debug)]
@@ -42,6 +66,20 @@ impl Disk {
                 more => fallocate(&file, FallocateFlags::empty(), has, more).map_err(|error| error.to_string()),
             }
         })
+    }
+
+    /// Fills it again and again, whatever becomes free, until this is dropped.
+    pub fn kept_full(&self) -> KeptFull {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (disk, over) = (Self { path: self.path.clone() }, is_over.clone());
+        let thread = thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                // Somebody else may have been quicker.
+                let _ = disk.fill(0);
+                thread::sleep(OFTEN);
+            }
+        });
+        KeptFull { is_over, thread: Some(thread) }
     }
 
     /// Gives it back.

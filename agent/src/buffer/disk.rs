@@ -103,9 +103,9 @@ impl Disk {
 
     /// Adds records to a lane; answers the first one's sequence.
     pub(super) fn append(&mut self, lane: Lane, records: &[Vec<u8>]) -> Result<u64, BufferError> {
-        self.guard_space()?;
-        let at = index(lane);
-        let first = self.lanes[at].append(&mut self.codec, records)?;
+        let taken = self.guard_space().and_then(|()| self.lanes[index(lane)].append(&mut self.codec, records));
+        self.heed_space(&taken);
+        let first = taken?;
         self.unmeasured += records.iter().map(Vec::len).sum::<usize>();
         if self.unmeasured >= MEASURE_EVERY_BYTES {
             self.unmeasured = 0;
@@ -115,24 +115,31 @@ impl Disk {
         Ok(first)
     }
 
-    /// Refuses to write when others need the space more; says so once, and once when it is over.
-    fn guard_space(&mut self) -> Result<(), BufferError> {
+    /// Refuses to write when others need the space more.
+    fn guard_space(&self) -> Result<(), BufferError> {
         let room = self.space.room().map_err(BufferError::io("ask for free space of", &self.config.directory))?;
         if room.is_short() {
-            if !std::mem::replace(&mut self.is_short, true) {
-                tracing::error!(
-                    available = room.available,
-                    floor = room.floor,
-                    "the disk is full: nothing is appended"
-                );
-            }
             return Err(BufferError::DiskFull { available: room.available, floor: room.floor });
         }
-        if std::mem::take(&mut self.is_short) {
-            tracing::info!(available = room.available, "the disk has space again: appending goes on");
-            self.space.lay_ballast();
-        }
         Ok(())
+    }
+
+    /// Says once that the disk is full, whether the guard saw it or an append met it, and once that it is over: then there
+    /// is room for the ballast, too, which may have been given up meanwhile.
+    fn heed_space(&mut self, taken: &Result<u64, BufferError>) {
+        match taken {
+            Err(error) if error.is_disk_full() => {
+                if !std::mem::replace(&mut self.is_short, true) {
+                    tracing::error!(error = error.chain(), "the disk is full: nothing is appended");
+                }
+            }
+            Err(_) => (),
+            Ok(_) if std::mem::take(&mut self.is_short) => {
+                tracing::info!("the disk has space again: appending goes on");
+                self.space.lay_ballast();
+            }
+            Ok(_) => (),
+        }
     }
 
     /// Evicts until the buffer is within its bound. Records already accepted stay accepted whatever happens here.

@@ -134,7 +134,7 @@ pub fn stat(directory: &Path) -> Result<Stat, BufferError> {
     for lane in Lane::ALL {
         lanes.push(LaneFiles::read(directory, lane)?.stat(directory));
     }
-    let room = Space::new(directory, 0).room().map_err(BufferError::io("ask for free space of", directory))?;
+    let room = Space::new(directory, None).room().map_err(BufferError::io("ask for free space of", directory))?;
     Ok(Stat {
         epoch: life.epoch,
         created_at: life.created_at,

@@ -12,12 +12,14 @@ use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 /// Enough for a generation to open on a full disk; 256 KiB was measured to be too little.
 const BALLAST_BYTES: u64 = 4 << 20;
+/// What is left to others where nothing else is configured.
+const MIN_FREE_BYTES: u64 = 64 << 20;
 
 /// The guard of one buffer's file system.
 #[derive(Debug, Clone)]
 pub(super) struct Space {
     directory: PathBuf,
-    min_free_bytes: u64,
+    min_free_bytes: Option<u64>,
 }
 
 /// What a file system has left, in bytes.
@@ -30,10 +32,9 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// The floor is the configured one or a hundredth of the file system, whichever is more.
-    const fn new(available: u64, total: u64, min_free_bytes: u64) -> Self {
-        let hundredth = total / 100;
-        Self { available, floor: if hundredth > min_free_bytes { hundredth } else { min_free_bytes } }
+    /// The floor is the configured one; without one, 64 MiB or a hundredth of the file system, whichever is more.
+    fn new(available: u64, total: u64, min_free_bytes: Option<u64>) -> Self {
+        Self { available, floor: min_free_bytes.unwrap_or_else(|| (total / 100).max(MIN_FREE_BYTES)) }
     }
 
     pub(super) const fn is_short(self) -> bool {
@@ -42,7 +43,7 @@ impl Room {
 }
 
 impl Space {
-    pub(super) fn new(directory: &Path, min_free_bytes: u64) -> Self {
+    pub(super) fn new(directory: &Path, min_free_bytes: Option<u64>) -> Self {
         Self { directory: directory.to_owned(), min_free_bytes }
     }
 
@@ -54,11 +55,12 @@ impl Space {
         Ok(Room::new(bytes(found.f_bavail), bytes(found.f_blocks), self.min_free_bytes))
     }
 
-    /// Lays the ballast in, unless it is there or the disk is short of space.
+    /// Lays the ballast in, unless it is there or the disk has no room for it besides the floor.
     pub(super) fn lay_ballast(&self) {
         let path = self.ballast();
         let is_there = path.metadata().is_ok_and(|found| found.len() == BALLAST_BYTES);
-        if is_there || !self.room().is_ok_and(|room| !room.is_short()) {
+        let has_room = |room: Room| room.available >= room.floor.saturating_add(2 * BALLAST_BYTES);
+        if is_there || !self.room().is_ok_and(has_room) {
             return;
         }
         let laid = std::fs::File::create(&path)
@@ -99,23 +101,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_floor_is_the_larger_of_the_configured_and_a_hundredth() {
+    fn the_floor_is_the_configured_one_else_64_mib_or_a_hundredth() {
         const MIB: u64 = 1 << 20;
-        assert!(Room::new(63 * MIB, 1000 * MIB, 64 * MIB).is_short());
-        assert!(!Room::new(64 * MIB, 1000 * MIB, 64 * MIB).is_short());
-        assert!(Room::new(99 * MIB, 10_000 * MIB, 64 * MIB).is_short());
-        assert!(!Room::new(100 * MIB, 10_000 * MIB, 64 * MIB).is_short());
+        assert!(Room::new(63 * MIB, 1000 * MIB, None).is_short());
+        assert!(!Room::new(64 * MIB, 1000 * MIB, None).is_short());
+        assert!(Room::new(99 * MIB, 10_000 * MIB, None).is_short());
+        assert!(!Room::new(100 * MIB, 10_000 * MIB, None).is_short());
+        assert!(!Room::new(MIB, 10_000 * MIB, Some(MIB)).is_short(), "what is configured counts alone");
+        assert!(!Room::new(0, 10_000 * MIB, Some(0)).is_short());
     }
 
     #[test]
     fn the_ballast_takes_its_space_at_once_and_gives_it_back() {
         let directory = tempfile::tempdir().expect("a directory");
-        let space = Space::new(directory.path(), 0);
+        let space = Space::new(directory.path(), Some(0));
         space.lay_ballast();
         assert!(on_disk(directory.path()) >= BALLAST_BYTES);
         space.drop_ballast();
         assert_eq!(on_disk(directory.path()), 0);
-        let short = Space::new(directory.path(), u64::MAX);
+        let short = Space::new(directory.path(), Some(u64::MAX));
         short.lay_ballast();
         assert_eq!(on_disk(directory.path()), 0, "no ballast is laid while space is short");
     }

@@ -263,6 +263,8 @@ struct Watcher {
     evicted: u64,
     /// Gaps that the collector was told of, as of the last look.
     bridged: u64,
+    /// Epochs that the buffer had begun because it turned out to be a copy, as of the last look.
+    begun_anew: u64,
     /// Findings were lost on their way since the last list: what still fires is said once more.
     has_lost: bool,
     /// Records that the disk did not take; findings among them stay visible in `status`.
@@ -306,6 +308,7 @@ impl Watcher {
             itself_seen: None,
             evicted: 0,
             bridged: 0,
+            begun_anew: 0,
             has_lost: false,
             unbuffered: 0,
             held: 0,
@@ -397,7 +400,14 @@ impl Watcher {
             times_slower: self.pace.times(),
         };
         findings.extend(self.judge.own_budget(&seen, now));
-        let bridged = self.shipping.as_ref().map_or(0, |it| it.health.borrow().bridged);
+        let (bridged, begun_anew) = self.shipping.as_ref().map_or((0, 0), |it| {
+            let health = it.health.borrow();
+            (health.bridged, health.begun_anew)
+        });
+        if std::mem::replace(&mut self.begun_anew, begun_anew) < begun_anew {
+            // At once: a copy that goes on under the old epoch could end what was said there with its first open list.
+            self.tell_again().await;
+        }
         if std::mem::replace(&mut self.bridged, bridged) < bridged {
             self.note_loss();
         }

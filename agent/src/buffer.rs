@@ -15,7 +15,7 @@
 //! ```text
 //! buffer/
 //!   lock               held by the agent that runs
-//!   buffer.json        the epoch                                  (replaced whole)
+//!   buffer.json        the epoch and its starts                   (replaced whole)
 //!   ballast            4 MiB to give up on a full disk
 //!   urgent/  bulk/
 //!     cursor           how far: settled, next, counts             (two slots, written in place)
@@ -32,11 +32,15 @@
 //! it is accepted, and a loss before what it replaces is deleted, so what the manifest does not list was either never
 //! accepted or is settled. The cursor stands in the page cache between syncs: a power cut may bring an older one back,
 //! and acknowledged records are then sent again under their own sequences, which the collector knows.
+//!
+//! Each opening is a start, written down before anything is sent: its number, a random word, and how much each lane had
+//! given out by then. Batches name it and those before it, so the collector can tell this buffer from a copy of it that
+//! runs elsewhere, and from an older state that was put back; either then begins an epoch of its own.
 
 use std::path::PathBuf;
 
 use tickbird_shared::batch::{Loss, Refused};
-use tickbird_shared::{Epoch, Lane, Timestamp};
+use tickbird_shared::{Epoch, Lane, Start, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
 
 mod cursor;
@@ -163,6 +167,8 @@ impl Heads {
 pub struct Standing {
     /// Life of the buffer that the sequence counts in.
     pub epoch: Epoch,
+    /// The start of the buffer; nothing in memory.
+    pub start: Option<Start>,
     /// Sequence of the oldest record that is not settled; when none waits, of the next one.
     pub first: u64,
     /// The epoch is that of what is held in memory.
@@ -185,6 +191,8 @@ pub struct Appended {
 pub struct Stored {
     /// Life of the buffer that the sequences count in.
     pub epoch: Epoch,
+    /// The start of the buffer; nothing in memory.
+    pub start: Option<Start>,
     /// The lane.
     pub lane: Lane,
     /// Sequence of the first item.
@@ -321,8 +329,8 @@ impl Buffer {
         self.ask(|reply| Command::SetAside { lane, sequence, code, reply }).await
     }
 
-    /// Begins a new epoch; sequences go on. For when the collector turns out to know more of this epoch than the
-    /// buffer does: the buffer was restored from an older copy.
+    /// Begins a new epoch; sequences go on. For when the collector turns out to know another buffer under this epoch:
+    /// this one was copied, or restored from an older copy.
     ///
     /// # Errors
     /// When it cannot be written down; the epoch then stays.

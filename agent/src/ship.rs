@@ -6,6 +6,7 @@
 //!  urgent, then bulk ─▶ batch ─▶ POST /v1/records ─▶ 200: settle in the buffer ─────────┤
 //!                         ▲                       ├▶ 413, 400: half of it ──────────────┤
 //!                         │                       ├▶ 409 gap: a loss for what is gone ──┤
+//!                         │                       ├▶ 409 other start: a new epoch ──────┤
 //!                         └──── wait, grown ◀─────┴▶ anything else: keep ───────────────┘
 //! ```
 //!
@@ -28,7 +29,7 @@ use tickbird_shared::{Lane, Timestamp};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::buffer::{Buffer, BufferError, Heads, Item, Standing, Stored};
+use crate::buffer::{Buffer, BufferError, Heads, Item, Stored};
 use crate::identity::Identity;
 use crate::identity::renewal::Renewal;
 
@@ -134,6 +135,8 @@ pub struct Ship {
     breaker: Breaker,
     /// Most records of the next batch, per lane: halved by the collector's word, doubled by its acknowledgement.
     limits: [usize; 2],
+    /// A new epoch was begun, and nothing was acknowledged in it yet.
+    has_begun_anew: bool,
     began: Instant,
     heartbeat_due: Duration,
     health: watch::Sender<Health>,
@@ -175,6 +178,7 @@ impl Ship {
             pace: Pace::new(config.records_per_second, config.burst, Duration::ZERO),
             breaker: Breaker::new(backoff, config.breaker_opens_after),
             limits: [config.max_records; 2],
+            has_begun_anew: false,
             began: Instant::now(),
             // The first one goes out at once: the collector shows the agent as live before it has found anything.
             heartbeat_due: Duration::ZERO,
@@ -267,6 +271,7 @@ impl Ship {
             Sent::Answered(Verdict::Acknowledged(acknowledgement)) => self.acknowledged(&stored, acknowledgement).await,
             Sent::Answered(Verdict::Gap { through }) => self.bridge(&stored, through).await,
             Sent::Answered(Verdict::Split { code }) => self.split(&stored, code).await,
+            Sent::Answered(Verdict::OtherStart) => self.give_way(stored.lane).await,
             Sent::NotSent(Unsendable::TooLarge) => self.split(&stored, "too_large".to_owned()).await,
             Sent::NotSent(Unsendable::NotJson { sequence }) => self.set_aside(&stored, sequence, "not_json").await,
         }
@@ -299,15 +304,38 @@ impl Ship {
     }
 
     /// The collector knows sequences of this epoch that the buffer has not given out yet: the state directory was
-    /// restored from an older copy. Under these numbers nothing new would be believed, so the epoch ends here.
+    /// restored from an older copy. Under these numbers nothing new would be believed, so the epoch ends here. Who goes by
+    /// starts turns the batch down before; that is no reason to believe in records which were never sent.
     async fn is_ahead(&mut self, lane: Lane, through: u64) -> Result<bool, ShipError> {
         let next = self.buffer.heads().of(lane);
         if through < next {
             return Ok(false);
         }
         tracing::warn!(%lane, through, next, "the collector knows more of this epoch than the buffer");
-        self.buffer.renew_epoch((self.config.clock)()).await?;
+        self.begin_anew().await?;
         Ok(true)
+    }
+
+    /// The epoch goes on from another start of the buffer: from a copy on a second machine, from the buffer that this one
+    /// is a copy of, or from the newer state that was here before. What waits is sent under a new epoch.
+    async fn give_way(&mut self, lane: Lane) -> Result<(), ShipError> {
+        tracing::warn!(
+            %lane,
+            advice = "if two machines run on copies of one state directory, enrol one of them again with a new token and --force",
+            "the state directory was copied, or put back to an older copy: a new epoch begins, what waits is sent under it"
+        );
+        self.begin_anew().await
+    }
+
+    async fn begin_anew(&mut self) -> Result<(), ShipError> {
+        // Hardly anybody else can know an epoch that was begun just now: whoever turns down that too is left alone for a while.
+        if std::mem::take(&mut self.has_begun_anew) {
+            return Err(ShipError::Garbage);
+        }
+        self.buffer.renew_epoch((self.config.clock)()).await?;
+        self.has_begun_anew = true;
+        self.health.send_modify(|health| health.begun_anew += 1);
+        Ok(())
     }
 
     /// Half of the batch next time; a record that is alone already is set aside, if it is at fault.
@@ -359,21 +387,30 @@ impl Ship {
                 self.succeeded(|_| ());
                 Ok(())
             }
+            Sent::Answered(Verdict::OtherStart) => self.give_way(stored.lane).await,
             _ => Err(ShipError::Garbage),
         }
     }
 
     /// An empty batch: the collector hears that the agent is alive, or that it goes.
     async fn heartbeat(&mut self, goodbye: bool) -> Result<(), ShipError> {
-        let Standing { epoch, first, is_volatile } = self.buffer.standing(Lane::Urgent).await?;
-        let body = body::empty(epoch, Lane::Urgent, first, (self.config.clock)(), goodbye);
-        match self.post(body, 1).await? {
-            Verdict::Acknowledged(answer) => {
-                self.succeeded(|health| health.heartbeats += 1);
-                if is_volatile { Ok(()) } else { self.is_ahead(Lane::Urgent, answer.through).await.map(|_| ()) }
-            }
-            Verdict::Split { code } => Err(ShipError::Rejected { code }),
-            Verdict::Gap { .. } => Err(ShipError::Garbage),
+        loop {
+            let standing = self.buffer.standing(Lane::Urgent).await?;
+            let is_volatile = standing.is_volatile;
+            let body = body::empty(standing, Lane::Urgent, (self.config.clock)(), goodbye);
+            return match self.post(body, 1).await? {
+                Verdict::Acknowledged(answer) => {
+                    self.succeeded(|health| health.heartbeats += 1);
+                    if is_volatile { Ok(()) } else { self.is_ahead(Lane::Urgent, answer.through).await.map(|_| ()) }
+                }
+                // A goodbye has to be heard under the new epoch, too.
+                Verdict::OtherStart => {
+                    self.give_way(Lane::Urgent).await?;
+                    continue;
+                }
+                Verdict::Split { code } => Err(ShipError::Rejected { code }),
+                Verdict::Gap { .. } => Err(ShipError::Garbage),
+            };
         }
     }
 
@@ -406,6 +443,7 @@ impl Ship {
             tracing::info!(collector = %self.line.origin(), failures = self.breaker.failures(), "the collector is back");
         }
         self.breaker.succeed();
+        self.has_begun_anew = false;
         self.heartbeat_due = self.now() + self.config.heartbeat;
         let now = (self.config.clock)();
         self.health.send_modify(|health| {

@@ -104,6 +104,9 @@ pub enum IngestError {
         /// Last sequence settled.
         through: u64,
     },
+    /// The buffer that it comes from was copied, or put back to an older state, and its epoch goes on elsewhere.
+    #[error("another start of this buffer speaks under its epoch")]
+    OtherStart,
     /// The ledger did nothing.
     #[error("{0}")]
     Unavailable(#[from] Unavailable),
@@ -132,6 +135,7 @@ impl IngestError {
             Self::Malformed(_) => "malformed",
             Self::Protocol(_) => "unsupported_protocol",
             Self::Gap { .. } => "gap",
+            Self::OtherStart => "other_start",
             Self::Unavailable(why) => why.code(),
         }
     }
@@ -151,7 +155,7 @@ impl IngestError {
             Self::TooLarge | Self::TooManyRecords => (StatusCode::PAYLOAD_TOO_LARGE, None),
             Self::Slow => (StatusCode::REQUEST_TIMEOUT, None),
             Self::Cut | Self::Zstd | Self::Malformed(_) | Self::Protocol(_) => (StatusCode::BAD_REQUEST, None),
-            Self::Gap { .. } => (StatusCode::CONFLICT, None),
+            Self::Gap { .. } | Self::OtherStart => (StatusCode::CONFLICT, None),
             Self::Unavailable(why) => (StatusCode::SERVICE_UNAVAILABLE, Some(why.retry_after())),
         };
         let mut problem = Problem::new(status, self.code(), self.to_string());
@@ -182,6 +186,9 @@ impl IngestError {
             Self::TooLarge | Self::TooManyRecords => Some("split the batch"),
             Self::Protocol(_) => Some("upgrade the collector before its agents"),
             Self::Gap { .. } => Some("send from the sequence after `through`, or a loss for what is gone"),
+            Self::OtherStart => {
+                Some("begin a new epoch; if the agent's state was copied to a second machine, enrol that one anew")
+            }
             _ => None,
         }
     }

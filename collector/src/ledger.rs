@@ -288,6 +288,7 @@ mod tests {
             first,
             sent_at: now,
             goodbye: false,
+            start: None,
             received_at: now,
             records: (first..).zip(summaries).map(number).collect(),
             digest: [0; 32],

@@ -29,7 +29,7 @@ mod turn;
 mod writer;
 
 use tickbird_shared::levels::Levels;
-use tickbird_shared::{Change, Epoch, Fingerprint, Labels, Lane, Severity, Status, Timestamp};
+use tickbird_shared::{Change, Epoch, Fingerprint, Labels, Lane, Severity, StartWord, Status, Timestamp};
 
 pub use agents::AgentFilter;
 pub use ballast::{Room, room};
@@ -374,8 +374,19 @@ pub struct LaneRow {
     pub last_first: u64,
     /// SHA-256 of the newest batch's records, to tell a repeat from a clone.
     pub last_digest: [u8; 32],
+    /// The start of the agent's buffer that sent it, when it named one.
+    pub start: Option<LaneStart>,
     /// When that was.
     pub updated_at: Timestamp,
+}
+
+/// A start of an agent's buffer, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneStart {
+    /// Counts the starts of its epoch.
+    pub number: u64,
+    /// Tells it from others of that number.
+    pub word: StartWord,
 }
 
 /// A received body kept as it came: summaries and recordings until they are read out of it.

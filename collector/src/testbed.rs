@@ -156,6 +156,7 @@ impl Testbed {
             first: seq,
             sent_at: now,
             goodbye: false,
+            start: None,
             received_at: now,
             records: vec![Numbered { seq, width: 1, content }],
             digest: [seq as u8; 32],

@@ -16,6 +16,7 @@ use crate::fingerprint::Fingerprint;
 use crate::labels::Labels;
 use crate::levels::Levels;
 use crate::protocol::MAX_RECORDS;
+use crate::start::Start;
 
 /// Which of the agent's two queues a record waits in. Urgent is always drained first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -95,6 +96,9 @@ pub struct Batch<'a> {
     /// The agent ends on purpose: its presence becomes `stopped`, not `missing`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub goodbye: bool,
+    /// The start of the buffer that it comes from; nothing where it is held in memory, and from agents before this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Start>,
     /// Each record as its own JSON text, so that one that cannot be read is refused alone. Reading stops keeping them
     /// one after [`MAX_RECORDS`]: a body of millions of empty records costs no memory, and the excess shows.
     #[serde(borrow, deserialize_with = "at_most_one_too_many")]
@@ -281,6 +285,7 @@ mod tests {
     use super::*;
 
     const BODY: &str = include_str!("../testdata/wire/protocol-1.json");
+    const WITH_START: &str = include_str!("../testdata/wire/protocol-1-start.json");
 
     /// Every released form stays readable: this file is never edited, later ones join it.
     #[test]
@@ -292,6 +297,19 @@ mod tests {
         assert_eq!(kinds, ["finding", "open", "loss", "summary", "inventory", "recording"]);
         let through = batch.first + records.iter().map(Record::width).sum::<u64>() - 1;
         assert_eq!(through, 4711 + 5 + 100 - 1, "the loss takes its whole range");
+    }
+
+    #[test]
+    fn reads_the_recorded_batch_that_names_its_start() {
+        let batch: Batch<'_> = serde_json::from_str(WITH_START).expect("the envelope reads");
+        let start = batch.start.clone().expect("it is named");
+        assert!(start.is_sound());
+        assert_eq!((start.number, start.opened, start.before.len()), (3, 4710, 2));
+        assert_eq!(start.holds_of(start.before[1].word), Some(4650));
+        let written = serde_json::to_string(&batch).expect("written");
+        let again: Batch<'_> = serde_json::from_str(&written).expect("the envelope reads");
+        assert_eq!(again.start, batch.start);
+        assert_eq!(serde_json::from_str::<Batch<'_>>(BODY).expect("the envelope reads").start, None);
     }
 
     fn kind(record: &Record<'_>) -> &'static str {

@@ -18,6 +18,7 @@ pub mod fingerprint;
 pub mod labels;
 pub mod levels;
 pub mod protocol;
+pub mod start;
 
 pub use batch::{Acknowledgement, Batch, Epoch, Lane, Record};
 pub use finding::{Change, Finding, Severity, Status};
@@ -25,3 +26,4 @@ pub use fingerprint::Fingerprint;
 /// A point on the wall clock; RFC 3339 in UTC on the wire.
 pub use jiff::Timestamp;
 pub use labels::Labels;
+pub use start::{Start, StartWord};

@@ -44,6 +44,11 @@ pub fn are_whole(collector: &Collector, agents: &[&Agent]) -> Result<(), StageEr
     assert_eq!(counted("refused")?, 0);
     assert_eq!(received, committed + counted("duplicate")?);
     assert_eq!(committed, appended, "each record is there, and none twice");
+    assert_eq!(
+        collector.counted("tickbird_batches_superseded")?,
+        0,
+        "each start of an agent went on from the one before"
+    );
     Ok(())
 }
 

@@ -1,10 +1,10 @@
-//! The part of the buffer that is on disk: both lanes, the epoch they count in, and the room they may take.
+//! The part of the buffer that is on disk: both lanes, the epoch they count in, its starts, and the room they may take.
 
 use std::fs::{File, TryLockError};
 use std::time::Duration;
 
 use tickbird_shared::batch::Refused;
-use tickbird_shared::{Epoch, Lane, Timestamp};
+use tickbird_shared::{Epoch, Lane, Start, Timestamp};
 
 use super::eviction::{Giver, next_to_give};
 use super::frame::Codec;
@@ -66,6 +66,8 @@ impl Disk {
         let urgent = LaneQueue::open(Lane::Urgent, &place, &mut renew)?;
         let lanes = [urgent, LaneQueue::open(Lane::Bulk, &place, &mut renew)?];
         let codec = Codec::new().map_err(BufferError::io("compress for", &directory))?;
+        // Last: a start that is written down is one that may send.
+        let life = write(&space, &life_path, life.started(given_out(&lanes)))?;
         space.lay_ballast();
         let refused = RefusedFile::new(&directory.join("refused"));
         let (unmeasured, is_short, _lock) = (0, false, lock);
@@ -74,6 +76,11 @@ impl Disk {
 
     pub(super) const fn epoch(&self) -> &Epoch {
         &self.life.epoch
+    }
+
+    /// The start that runs, as the batches of a lane name it.
+    pub(super) fn start(&self, lane: Lane) -> Option<Start> {
+        self.life.start(lane)
     }
 
     /// It began with this opening.
@@ -173,6 +180,7 @@ impl Disk {
         let first = queue.first();
         Ok((!items.is_empty()).then(|| Stored {
             epoch: self.life.epoch.clone(),
+            start: self.start(lane),
             lane,
             first,
             items,
@@ -208,7 +216,8 @@ impl Disk {
     }
 
     pub(super) fn renew_epoch(&mut self, now: Timestamp) -> Result<(), BufferError> {
-        let life = begin(&self.space, &self.config.directory.join("buffer.json"), now)?;
+        let life = Life::begin(now).started(given_out(&self.lanes));
+        let life = write(&self.space, &self.config.directory.join("buffer.json"), life)?;
         tracing::warn!(was = %self.life.epoch, epoch = %life.epoch, "the buffer begins a new epoch");
         self.life = life;
         Ok(())
@@ -220,6 +229,7 @@ impl Disk {
         Ok(Stat {
             epoch: self.life.epoch.clone(),
             created_at: self.life.created_at,
+            start: self.life.number,
             lanes: self.lanes.each_ref().map(LaneQueue::stat),
             max_bytes: Some(self.config.max_bytes),
             moved_aside: quarantine::count(&self.config.directory.join("quarantine")),
@@ -230,9 +240,18 @@ impl Disk {
     }
 }
 
-/// Begins a life of the buffer; on a full disk the ballast pays for it.
+/// Begins a life of the buffer.
 fn begin(space: &Space, path: &std::path::Path, now: Timestamp) -> Result<Life, BufferError> {
-    let life = Life::begin(now);
+    write(space, path, Life::begin(now))
+}
+
+/// The last sequence that each lane ever gave out.
+fn given_out(lanes: &[LaneQueue; 2]) -> [u64; 2] {
+    lanes.each_ref().map(|lane| lane.next() - 1)
+}
+
+/// Writes a life down; on a full disk the ballast pays for it.
+fn write(space: &Space, path: &std::path::Path, life: Life) -> Result<Life, BufferError> {
     let written = life.write(path).or_else(|_| {
         space.drop_ballast();
         life.write(path)

@@ -138,6 +138,7 @@ pub fn stat(directory: &Path) -> Result<Stat, BufferError> {
     Ok(Stat {
         epoch: life.epoch,
         created_at: life.created_at,
+        start: life.number,
         lanes: [lanes[0], lanes[1]],
         max_bytes: None,
         moved_aside: quarantine::count(&directory.join("quarantine")),
@@ -429,7 +430,7 @@ mod tests {
             assert!(verified.is_good(), "{verified}");
             assert_eq!((verified.lanes[0].readable, verified.lanes[0].lost), (219, 1));
             let stat = stat(&path).expect("stat");
-            assert_eq!((stat.lanes[0].backlog, stat.lanes[0].refused), (219, 1));
+            assert_eq!((stat.lanes[0].backlog, stat.lanes[0].refused, stat.start), (219, 1, 1));
             let peeked = peek(&path, Lane::Urgent, 3).expect("peeked");
             assert_eq!(peeked[0], Found::Record { seq: 31, bytes: br#"{"summary":30}"#.to_vec() });
             assert!(matches!(peeked[1], Found::Loss(loss) if loss.from == 32));

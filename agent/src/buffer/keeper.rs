@@ -215,9 +215,15 @@ impl Keeper {
 
     fn standing(&mut self, lane: Lane) -> Standing {
         match self.disk() {
-            Ok(disk) => Standing { epoch: disk.epoch().clone(), first: disk.first_sequence(lane), is_volatile: false },
+            Ok(disk) => Standing {
+                epoch: disk.epoch().clone(),
+                start: disk.start(lane),
+                first: disk.first_sequence(lane),
+                is_volatile: false,
+            },
             Err(_) => {
-                Standing { epoch: self.volatile.epoch().clone(), first: self.volatile.first(), is_volatile: true }
+                let (epoch, first) = (self.volatile.epoch().clone(), self.volatile.first());
+                Standing { epoch, start: None, first, is_volatile: true }
             }
         }
     }

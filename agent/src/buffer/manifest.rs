@@ -1,4 +1,4 @@
-//! What of a buffer changes rarely: its epoch, each lane's generations, and the ranges that were given up.
+//! What of a buffer changes rarely: its epoch and starts, each lane's generations, and the ranges that were given up.
 //!
 //! Two kinds of small JSON file, replaced whole (written beside, synced, renamed, directory synced). A lane's
 //! cursor is synced before its manifest is written, so the cursor on disk is never older than the manifest. A
@@ -8,7 +8,8 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use tickbird_shared::{Epoch, Timestamp};
+use tickbird_shared::start::{EarlierStart, MAX_EARLIER};
+use tickbird_shared::{Epoch, Lane, Start, StartWord, Timestamp};
 use ulid::Ulid;
 
 use crate::durable_file;
@@ -27,6 +28,21 @@ pub(super) struct Life {
     format: u32,
     pub(super) epoch: Epoch,
     pub(super) created_at: Timestamp,
+    /// How often the buffer was opened in this life; written before anything is sent, so that none is counted twice.
+    #[serde(default)]
+    pub(super) number: u64,
+    /// The newest starts, newest first: the one that runs, and those that are told with it.
+    #[serde(default)]
+    starts: Vec<StartMark>,
+}
+
+/// One start of a buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StartMark {
+    word: StartWord,
+    /// Last sequence that each lane had ever given out, in the order of [`Lane::ALL`].
+    opened: [u64; 2],
 }
 
 /// `<lane>/lane.json`: what a lane is made of.
@@ -89,7 +105,23 @@ impl Life {
         let milliseconds = u64::try_from(now.as_millisecond()).unwrap_or_default();
         let ulid = Ulid::from_parts(milliseconds, rand::random());
         let epoch = Epoch::try_from(ulid.to_string()).expect("a ULID is printed as 26 capitals and digits");
-        Self { format: FORMAT, epoch, created_at: now }
+        Self { format: FORMAT, epoch, created_at: now, number: 0, starts: Vec::new() }
+    }
+
+    /// The same life, started once more; `opened` is the last sequence that each lane ever gave out.
+    pub(super) fn started(mut self, opened: [u64; 2]) -> Self {
+        self.number += 1;
+        self.starts.insert(0, StartMark { word: StartWord::new(rand::random()), opened });
+        self.starts.truncate(MAX_EARLIER + 1);
+        self
+    }
+
+    /// The start that runs, as the batches of a lane name it; nothing before the first.
+    pub(super) fn start(&self, lane: Lane) -> Option<Start> {
+        let of = |mark: &StartMark| EarlierStart { word: mark.word, opened: mark.opened[lane as usize] };
+        let (newest, earlier) = self.starts.split_first()?;
+        let EarlierStart { word, opened } = of(newest);
+        Some(Start { number: self.number, word, opened, before: earlier.iter().map(of).collect() })
     }
 
     /// # Errors
@@ -101,7 +133,15 @@ impl Life {
     /// # Errors
     /// `InvalidData` when it is not one that this build reads.
     pub(super) fn parse(text: &[u8]) -> io::Result<Self> {
-        parse(text, |life: &Self| life.format)
+        let life = parse(text, |life: &Self| life.format)?;
+        let mut numbers = life.starts.iter().flat_map(|it| it.opened).chain([life.number]);
+        if life.starts.len() > MAX_EARLIER + 1 || numbers.any(|it| it >= MAX_NUMBER - 1) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it has more starts, or a larger number, than can be",
+            ));
+        }
+        Ok(life)
     }
 
     /// # Errors
@@ -197,6 +237,39 @@ mod tests {
         manifest.losses.push(LossMark { from: 0, to: u64::MAX, cause: Cause::Evicted });
         let text = serde_json::to_vec(&manifest).expect("written");
         assert_eq!(LaneManifest::parse(&text).expect_err("refused").kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn each_start_has_a_number_and_a_word_and_tells_what_those_before_it_gave_out() {
+        let now = Timestamp::from_second(1_800_000_000).expect("a time");
+        let life = Life::begin(now);
+        assert_eq!((life.number, life.start(Lane::Urgent)), (0, None));
+        let life = life.started([0, 0]).started([5, 70]);
+        let first = life.start(Lane::Urgent).expect("it started").before[0].word;
+        let life = life.started([9, 80]);
+        let start = life.start(Lane::Bulk).expect("it started");
+        assert_eq!((start.number, start.opened, start.before.len()), (3, 80, 2));
+        assert_eq!(
+            (start.holds_of(first), life.start(Lane::Urgent).and_then(|it| it.holds_of(first))),
+            (Some(70), Some(5))
+        );
+        let many = (0..40_u64).fold(life, |life, _| life.started([9, 80]));
+        let start = many.start(Lane::Bulk).expect("it started");
+        assert!(start.number == 43 && start.before.len() == MAX_EARLIER && start.is_sound());
+        assert_eq!(Life::parse(&serde_json::to_vec(&many).expect("written")).expect("read"), many);
+    }
+
+    #[test]
+    fn a_life_of_an_agent_that_counted_no_starts_goes_on_and_numbers_that_cannot_be_are_refused() {
+        let text = r#"{"format":1,"epoch":"01JD7Z5W0000000000000000AA","created_at":"2026-11-21T10:00:00Z"}"#;
+        assert_eq!(Life::parse(text.as_bytes()).expect("read").number, 0);
+        let with = |more: &str| Life::parse(text.replace('}', more).as_bytes()).map(drop).map_err(|it| it.kind());
+        assert_eq!(with(r#","number":9223372036854775807}"#), Err(io::ErrorKind::InvalidData));
+        let start = |opened: u64| format!(r#"{{"word":"00000000000000ff","opened":[1,{opened}]}}"#);
+        assert_eq!(with(&format!(r#","number":1,"starts":[{}]}}"#, start(2))), Ok(()));
+        assert_eq!(with(&format!(r#","number":1,"starts":[{}]}}"#, start(u64::MAX))), Err(io::ErrorKind::InvalidData));
+        let many = vec![start(2); MAX_EARLIER + 2].join(",");
+        assert_eq!(with(&format!(r#","number":99,"starts":[{many}]}}"#)), Err(io::ErrorKind::InvalidData));
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub struct Stat {
     pub epoch: Epoch,
     /// When this life began.
     pub created_at: Timestamp,
+    /// How often it was opened in this life, the last time included.
+    pub start: u64,
     /// Urgent, then bulk.
     pub lanes: [LaneStat; 2],
     /// Bound of all generations on disk, in bytes; `None` when read from outside, where it is not known.
@@ -110,7 +112,7 @@ impl Stat {
     /// As one JSON object; its keys are those of the fields.
     pub fn to_json(&self) -> Value {
         json!({
-            "epoch": self.epoch, "created_at": self.created_at, "lanes": self.lanes.map(LaneStat::to_json),
+            "epoch": self.epoch, "created_at": self.created_at, "start": self.start, "lanes": self.lanes.map(LaneStat::to_json),
             "bytes_on_disk": self.bytes_on_disk(), "max_bytes": self.max_bytes, "moved_aside": self.moved_aside,
             "available_bytes": self.available_bytes, "floor_bytes": self.floor_bytes,
             "volatile": self.volatile.map(VolatileStat::to_json),
@@ -120,7 +122,7 @@ impl Stat {
 
 impl fmt::Display for Stat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "epoch {} since {}", self.epoch, self.created_at)?;
+        writeln!(f, "epoch {} since {}, start {}", self.epoch, self.created_at, self.start)?;
         let heads = [
             "lane",
             "appended",

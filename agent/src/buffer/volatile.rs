@@ -56,7 +56,14 @@ impl Volatile {
         let waiting = self.waiting.iter().take(max_records).enumerate();
         let items: Vec<_> = waiting.take_while(fits).map(|(_, record)| Item::Record(record.clone())).collect();
         let (epoch, first) = (self.epoch.clone(), self.first());
-        (!items.is_empty()).then_some(Stored { epoch, lane: Lane::Urgent, first, items, is_volatile: true })
+        (!items.is_empty()).then_some(Stored {
+            epoch,
+            start: None,
+            lane: Lane::Urgent,
+            first,
+            items,
+            is_volatile: true,
+        })
     }
 
     /// Everything up to `through` is settled, `refused` of it refused. Answers how many were acknowledged by it.

@@ -29,6 +29,8 @@ pub(super) enum Verdict {
         /// Last sequence it has settled.
         through: u64,
     },
+    /// The epoch goes on from another start of the buffer: this one is a copy, or was put back to an older state.
+    OtherStart,
 }
 
 /// An RFC 9457 document, as far as we read it.
@@ -57,6 +59,7 @@ pub(super) fn judge(answer: &Answer, now: Timestamp) -> Result<Verdict, ShipErro
             Ok(Verdict::Split { code: if answer.status == 413 { "too_large".into() } else { code } })
         }
         (409, "gap") => problem.through.map(|through| Verdict::Gap { through }).ok_or(ShipError::Garbage),
+        (409, "other_start") => Ok(Verdict::OtherStart),
         (401 | 403, _) => Err(ShipError::Denied { code }),
         (429, _) => Err(ShipError::Limited { retry_after }),
         (408 | 500..=599, _) => Err(ShipError::Unavailable { status: answer.status, code, retry_after }),
@@ -113,6 +116,8 @@ mod tests {
         let gap = judged(409, None, r#"{"code":"gap","through":12}"#);
         assert!(matches!(gap, Ok(Verdict::Gap { through: 12 })));
         assert!(matches!(judged(409, None, r#"{"code":"gap"}"#), Err(ShipError::Garbage)));
+        assert!(matches!(judged(409, None, r#"{"code":"other_start"}"#), Ok(Verdict::OtherStart)));
+        assert!(matches!(judged(409, None, "{}"), Err(ShipError::NotUnderstood { status: 409, .. })));
         assert!(
             matches!(judged(403, None, r#"{"code":"denied"}"#), Err(ShipError::Denied { code }) if code == "denied")
         );

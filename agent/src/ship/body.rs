@@ -3,9 +3,9 @@
 use serde_json::value::{RawValue, to_raw_value};
 use tickbird_shared::batch::{Batch, Record};
 use tickbird_shared::protocol::{MAX_COMPRESSED_BYTES, PROTOCOL};
-use tickbird_shared::{Epoch, Lane, Timestamp};
+use tickbird_shared::{Lane, Timestamp};
 
-use crate::buffer::{Item, Stored};
+use crate::buffer::{Item, Standing, Stored};
 
 /// What cannot be sent as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,9 +19,10 @@ pub(super) enum Unsendable {
     TooLarge,
 }
 
-/// A request without records: a heartbeat, or the agent's goodbye. `first` is what the next record will have.
-pub(super) fn empty(epoch: Epoch, lane: Lane, first: u64, sent_at: Timestamp, goodbye: bool) -> Vec<u8> {
-    compress(&Batch { protocol: PROTOCOL, epoch, lane, first, sent_at, goodbye, records: Vec::new() })
+/// A request without records: a heartbeat, or the agent's goodbye.
+pub(super) fn empty(standing: Standing, lane: Lane, sent_at: Timestamp, goodbye: bool) -> Vec<u8> {
+    let Standing { epoch, start, first, .. } = standing;
+    compress(&Batch { protocol: PROTOCOL, epoch, lane, first, sent_at, goodbye, start, records: Vec::new() })
 }
 
 /// A request that carries records.
@@ -42,8 +43,8 @@ pub(super) fn full(stored: &Stored, sent_at: Timestamp) -> Result<Vec<u8>, Unsen
         });
         sequence += item.width();
     }
-    let (epoch, lane, first) = (stored.epoch.clone(), stored.lane, stored.first);
-    let body = compress(&Batch { protocol: PROTOCOL, epoch, lane, first, sent_at, goodbye: false, records });
+    let (epoch, start, lane, first) = (stored.epoch.clone(), stored.start.clone(), stored.lane, stored.first);
+    let body = compress(&Batch { protocol: PROTOCOL, epoch, lane, first, sent_at, goodbye: false, start, records });
     if body.len() > MAX_COMPRESSED_BYTES { Err(Unsendable::TooLarge) } else { Ok(body) }
 }
 
@@ -56,6 +57,8 @@ fn compress(batch: &Batch<'_>) -> Vec<u8> {
 mod tests {
     use super::*;
     use tickbird_shared::batch::{Loss, LossOutcome};
+    use tickbird_shared::start::{EarlierStart, MAX_EARLIER};
+    use tickbird_shared::{Epoch, Start, StartWord};
 
     fn epoch() -> Epoch {
         Epoch::try_from("01JD7Z5W0000000000000000AA".to_owned()).expect("a ULID")
@@ -70,7 +73,7 @@ mod tests {
         let loss = Loss { lane: Lane::Bulk, from: 6, to: 9, count: 4, outcome: LossOutcome::Evicted };
         let items =
             vec![Item::Record(br#"{"summary":{"x": 1e3}}"#.to_vec()), Item::Loss(loss), Item::Record(b"{}".to_vec())];
-        let stored = Stored { epoch: epoch(), lane: Lane::Bulk, first: 5, items, is_volatile: false };
+        let stored = Stored { epoch: epoch(), start: None, lane: Lane::Bulk, first: 5, items, is_volatile: false };
         assert_eq!(stored.through(), 10);
         let body = full(&stored, Timestamp::UNIX_EPOCH).expect("sendable");
         let expected = r#""records":[{"summary":{"x": 1e3}},{"loss":{"lane":"bulk","from":6,"to":9,"count":4,"outcome":"evicted"}},{}]}"#;
@@ -82,6 +85,7 @@ mod tests {
         let loss = Loss { lane: Lane::Bulk, from: 5, to: 9, count: 5, outcome: LossOutcome::Evicted };
         let stored = Stored {
             epoch: epoch(),
+            start: None,
             lane: Lane::Bulk,
             first: 5,
             items: vec![Item::Loss(loss), Item::Record(b"{".to_vec())],
@@ -92,8 +96,15 @@ mod tests {
 
     #[test]
     fn a_heartbeat_is_small_and_a_goodbye_says_so() {
-        let heartbeat = empty(epoch(), Lane::Urgent, 7, Timestamp::UNIX_EPOCH, false);
+        let random = |n: u64| StartWord::new((n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let before = (0..MAX_EARLIER as u64).map(|n| EarlierStart { word: random(n), opened: 90_000 - 2_345 * n });
+        let start = Start { number: 100, word: random(99), opened: 99_999, before: before.collect() };
+        let standing = |start| Standing { epoch: epoch(), start, first: 100_007, is_volatile: false };
+        let sent = |start, goodbye| empty(standing(start), Lane::Urgent, Timestamp::UNIX_EPOCH, goodbye);
+        let heartbeat = sent(None, false);
         assert!(heartbeat.len() < 200 && !text(&heartbeat).contains("goodbye"));
-        assert!(text(&empty(epoch(), Lane::Urgent, 7, Timestamp::UNIX_EPOCH, true)).contains(r#""goodbye":true"#));
+        let with_start = sent(Some(start), false);
+        assert!(with_start.len() < 600, "{}", with_start.len());
+        assert!(text(&sent(None, true)).contains(r#""goodbye":true"#));
     }
 }

@@ -21,7 +21,7 @@ pub(crate) fn answers(data: &[u8]) {
         match judge(&answer, now) {
             Ok(Verdict::Acknowledged(_)) => assert_eq!(status, 200),
             Ok(Verdict::Split { code }) => assert!(code.len() <= 64 && code.is_ascii()),
-            Ok(Verdict::Gap { .. }) => assert_eq!(status, 409),
+            Ok(Verdict::Gap { .. } | Verdict::OtherStart) => assert_eq!(status, 409),
             Err(ShipError::Limited { retry_after } | ShipError::Unavailable { retry_after, .. }) => {
                 assert!(retry_after.is_none_or(|it| it <= Duration::from_secs(600)));
             }

@@ -32,6 +32,8 @@ pub struct Health {
     pub set_aside: u64,
     /// Gaps that were told: the collector did not have what it had acknowledged, as after a restore.
     pub bridged: u64,
+    /// Epochs that were begun because the one before went on elsewhere: the buffer had been copied, or put back.
+    pub begun_anew: u64,
     /// Requests that were answered as they should.
     pub requests: u64,
     /// Of these, the empty ones.
@@ -98,6 +100,7 @@ impl Health {
             refused: 0,
             set_aside: 0,
             bridged: 0,
+            begun_anew: 0,
             requests: 0,
             heartbeats: 0,
             failures: 0,
@@ -124,7 +127,8 @@ impl Health {
         json!({
             "collector": self.collector, "breaker": self.breaker.to_string(), "failures_in_a_row": self.failures_in_a_row,
             "sent": self.sent, "acknowledged": self.acknowledged, "refused": self.refused, "set_aside": self.set_aside,
-            "bridged": self.bridged, "requests": self.requests, "heartbeats": self.heartbeats, "failures": self.failures,
+            "bridged": self.bridged, "begun_anew": self.begun_anew, "requests": self.requests, "heartbeats": self.heartbeats,
+            "failures": self.failures,
             "collector_clock_ahead_seconds": self.ahead.map(|(low, high)| [low.as_secs_f64(), high.as_secs_f64()]),
             "bytes_sent": self.bytes_sent, "last_success": self.last_success, "last_error": failure,
             "certificate": certificate,

@@ -283,6 +283,92 @@ async fn an_agent_restored_from_an_older_copy_goes_on_in_a_new_epoch() {
     assert_eq!(world.stored.len(), 2, "two epochs");
 }
 
+/// Another state directory with the same in it.
+fn copied(state: &std::path::Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().expect("a directory");
+    let status = std::process::Command::new("/bin/cp").arg("-aT").args([state, copy.path()]).status();
+    assert!(status.expect("it runs").success());
+    copy
+}
+
+/// Each of these arrived in some epoch.
+fn all_arrived(world: &World, lane: Lane, expected: &[String]) {
+    let arrived = world.records(lane);
+    let missing: Vec<_> = expected.iter().filter(|it| !arrived.contains(it)).collect();
+    assert!(missing.is_empty() && world.violations.is_empty(), "{missing:?}: {world:?}");
+}
+
+#[tokio::test]
+async fn a_state_that_was_put_back_goes_on_in_an_epoch_of_its_own_and_nothing_is_taken_for_a_repeat() {
+    let collector = Collector::start().await;
+    let agent = Agent::start(&collector);
+    agent.finds(Lane::Urgent, records(0..10)).await;
+    agent.shows("ten acknowledged", |health| health.acknowledged == 10).await;
+    let state = agent.stop().await;
+    let older = copied(state.path());
+    let agent = Agent::start_with(&collector, state, |_| ());
+    agent.finds(Lane::Urgent, records(10..30)).await;
+    agent.shows("the next acknowledged", |health| health.acknowledged == 20).await;
+    agent.stop().await;
+    assert_eq!(collector.world().superseded, 0);
+
+    // What it finds now has numbers that the collector has passed long ago.
+    let agent = Agent::start_with(&collector, older, |_| ());
+    agent.finds(Lane::Urgent, records(50..60)).await;
+    let health = agent.shows("all acknowledged", |health| health.acknowledged == 10).await;
+    let world = collector.world();
+    all_arrived(&world, Lane::Urgent, &[records(0..30), records(50..60)].concat());
+    assert_eq!((health.begun_anew, world.stored.len(), world.superseded), (1, 2, 1));
+    assert_eq!(agent.settled(Lane::Urgent).await.backlog, 0);
+}
+
+#[tokio::test]
+async fn a_copy_beside_the_original_costs_neither_a_record() {
+    let collector = Collector::start().await;
+    let first = Agent::start(&collector);
+    first.finds(Lane::Urgent, records(0..10)).await;
+    first.shows("ten acknowledged", |health| health.acknowledged == 10).await;
+    let second = Agent::start_with(&collector, copied(first.state.path()), |_| ());
+    for turn in 0..5_usize {
+        let (ours, theirs) = (100 + turn * 10, 200 + turn * 10);
+        tokio::join!(
+            first.finds(Lane::Urgent, records(ours..ours + 10)),
+            second.finds(Lane::Urgent, records(theirs..theirs + 10)),
+        );
+    }
+    first.shows("all acknowledged", |health| health.acknowledged == 60).await;
+    second.shows("all acknowledged", |health| health.acknowledged >= 50).await;
+    let world = collector.world();
+    all_arrived(&world, Lane::Urgent, &[records(0..10), records(100..150), records(200..250)].concat());
+    assert!(world.superseded >= 1, "{world:?}");
+    for agent in [&first, &second] {
+        assert_eq!(agent.settled(Lane::Urgent).await.backlog, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_goodbye_that_is_refused_is_said_again_in_the_new_epoch() {
+    let collector = Collector::start().await;
+    let agent = Agent::start(&collector);
+    collector.sees("a heartbeat", |world| world.heartbeats > 0).await;
+    agent.finds(Lane::Urgent, records(0..1)).await;
+    agent.shows("it acknowledged", |health| health.acknowledged == 1).await;
+    collector.with(|world| world.starts.values_mut().for_each(|word| *word = tickbird_shared::StartWord::new(0)));
+    agent.stop().await;
+    assert_eq!(collector.world().goodbyes, 1);
+}
+
+#[tokio::test]
+async fn who_turns_down_every_epoch_is_left_alone_for_a_while() {
+    let collector = Collector::start().await;
+    collector.with(|world| world.moods = vec![Mood::Answer(409, None, r#"{"code":"other_start"}"#); 400].into());
+    let agent = Agent::start(&collector);
+    let health = agent.shows("an open breaker", |health| health.breaker == BreakerState::Open).await;
+    assert!(health.last_error.is_some_and(|it| it.outcome == "garbage"));
+    let world = collector.world();
+    assert!(health.begun_anew <= 6 && world.requests <= 12, "{} epochs, {world:?}", health.begun_anew);
+}
+
 #[tokio::test]
 async fn a_quiet_agent_is_heard_from_and_says_goodbye() {
     let collector = Collector::start().await;

@@ -72,6 +72,9 @@ pub(super) fn decode(
     if batch.first == 0 || batch.first > MAX_SEQUENCE {
         return Err(IngestError::Malformed("`first` counts from 1".into()));
     }
+    if batch.start.as_ref().is_some_and(|start| !start.is_sound()) {
+        return Err(IngestError::Malformed("`start` has a number out of its bounds".into()));
+    }
     let (reader, mut named) = (Reader { agent, batch: &batch, received_at }, Vec::new());
     let (mut seq, mut digest, mut keep_body) = (batch.first, Sha256::new(), false);
     let mut records: Vec<Numbered> = Vec::with_capacity(batch.records.len());
@@ -94,7 +97,7 @@ pub(super) fn decode(
             .ok_or_else(|| IngestError::Malformed("the sequences run over their end".into()))?;
     }
     let text_bytes = text.len();
-    let (epoch, lane, first, sent_at, goodbye) = (batch.epoch, batch.lane, batch.first, batch.sent_at, batch.goodbye);
+    let Batch { epoch, lane, first, sent_at, goodbye, start, .. } = batch;
     let body = match (keep_body, encoding) {
         (false, _) => Vec::new(),
         (true, Encoding::Zstd) => body.to_vec(),
@@ -108,6 +111,7 @@ pub(super) fn decode(
         first,
         sent_at,
         goodbye,
+        start,
         received_at,
         records,
         digest: digest.finalize().into(),
@@ -411,6 +415,28 @@ mod tests {
             assert!(matches!(plain(&batch("1").replace(from, to)), Err(IngestError::Malformed(_))), "{to}");
         }
         assert!(matches!(plain(&"[".repeat(100_000)), Err(IngestError::Malformed(_))));
+    }
+
+    #[test]
+    fn a_start_is_read_and_one_out_of_its_bounds_is_malformed() {
+        let with = |number: u64, word: &str, opened: u64, earlier: usize| {
+            let before = vec![r#"{"word":"60303ae22b998861","opened":4}"#; earlier].join(",");
+            let start = format!(r#"{{"number":{number},"word":"{word}","opened":{opened},"before":[{before}]}}"#);
+            plain(&batch("1").replace("\"first\":7", &format!("\"first\":7,\"start\":{start}")))
+        };
+        let word = "9f86d081884c7d65";
+        let start = with(3, word, 6, 16).expect("reads").start.expect("is named");
+        assert_eq!((start.number, start.word.to_string().as_str(), start.before.len()), (3, word, 16));
+        assert_eq!(plain(&batch("1")).expect("reads").start, None);
+        let wrong = [
+            with(0, word, 6, 1),
+            with(i64::MAX as u64, word, 6, 1),
+            with(3, word, i64::MAX as u64, 1),
+            with(3, word, 6, 17),
+            with(3, "9F86D081884C7D65", 6, 1),
+            with(3, "9f86", 6, 1),
+        ];
+        assert!(wrong.iter().all(|it| matches!(it, Err(IngestError::Malformed(_)))), "{wrong:?}");
     }
 
     proptest! {

@@ -4,6 +4,7 @@ use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderValue};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use tickbird_shared::Timestamp;
+use tickbird_shared::start::MAX_EARLIER;
 
 use super::decode::{Encoding, blank, decode, decompress};
 use super::listener::{encoding, is_announced_well};
@@ -35,6 +36,7 @@ fn body(data: &[u8], form: Encoding) {
     };
     let incoming = decoded.incoming;
     assert!(incoming.text_bytes <= LIMIT && incoming.records.len() <= incoming.text_bytes);
+    assert!(incoming.start.as_ref().is_none_or(|it| it.is_sound() && it.before.len() <= MAX_EARLIER));
     let mut next = incoming.first;
     for record in &incoming.records {
         assert!(record.seq == next && record.width > 0, "every sequence has one place");
@@ -53,6 +55,7 @@ fn body(data: &[u8], form: Encoding) {
         let again = decode(&agent, &emptied, Encoding::Zstd, 2 * LIMIT, Timestamp::UNIX_EPOCH, series);
         let again = again.expect("what was emptied can be read").incoming;
         assert_eq!(again.records.len(), incoming.records.len(), "the others keep their places");
+        assert_eq!(again.start, incoming.start);
     }
 }
 

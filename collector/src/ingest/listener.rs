@@ -261,6 +261,10 @@ impl Ingest {
         match shared.ledger.batch(incoming).await? {
             Settled::Acknowledged(acknowledgement) => Ok(acknowledgement),
             Settled::Gap { through } => Err(IngestError::Gap { through }),
+            Settled::OtherStart => {
+                seat.charge(cost_of_fault(0), shared.began.elapsed());
+                Err(IngestError::OtherStart)
+            }
             Settled::NotAdmitted => Err(IngestError::NotAdmitted),
         }
     }

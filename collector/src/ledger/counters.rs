@@ -19,6 +19,8 @@ pub struct Counters {
     pub refused: Counter,
     /// Records that agents say they lost.
     pub lost: Counter,
+    /// Batches of a buffer whose epoch goes on elsewhere; they are not received, and come again under another epoch.
+    pub superseded: Counter,
     /// Transactions committed.
     pub transactions: Counter,
     /// Transactions that failed.
@@ -43,6 +45,11 @@ impl Counters {
             registry.register(format!("tickbird_records_{name}"), help, counter.clone());
         }
         let others = [
+            (
+                "tickbird_batches_superseded",
+                "Batches of a copied or restored buffer, whose epoch goes on elsewhere",
+                &self.superseded,
+            ),
             ("tickbird_store_transactions", "Transactions committed", &self.transactions),
             ("tickbird_store_failures", "Transactions that failed", &self.failures),
             ("tickbird_store_rows_expired", "Rows deleted because of their age", &self.expired),

@@ -1,7 +1,7 @@
 //! What the ledger is told, and what it answers.
 
 use tickbird_shared::batch::{Acknowledgement, Inventory, Open};
-use tickbird_shared::{Epoch, Lane, Timestamp};
+use tickbird_shared::{Epoch, Lane, Start, Timestamp};
 
 use super::AgentKey;
 use crate::store::{FindingRow, LevelsRow, LossRow};
@@ -23,6 +23,8 @@ pub struct Incoming {
     pub sent_at: Timestamp,
     /// The agent ends on purpose.
     pub goodbye: bool,
+    /// The start of the agent's buffer that it names.
+    pub start: Option<Start>,
     /// When it was received.
     pub received_at: Timestamp,
     /// Every record, in order of sequence, without gaps.
@@ -75,6 +77,8 @@ pub enum Settled {
         /// Last sequence settled.
         through: u64,
     },
+    /// Another start of the agent's buffer is the one that this lane goes by: nothing of it was taken.
+    OtherStart,
     /// The agent was denied or forgotten while the batch waited.
     NotAdmitted,
 }

@@ -1,4 +1,10 @@
 //! What of a batch is new: sequences are gapless, a repeat changes nothing, other content under the same numbers is a clone.
+//!
+//! What a lane was received up to is known of one start of the agent's buffer. A batch of another start is taken only when
+//! that one's buffer holds all of it: else the same numbers mean other records there, which would be answered as repeats
+//! and be lost. An agent that hears so begins an epoch of its own, in which nothing was received yet.
+
+use tickbird_shared::Start;
 
 use crate::store::LaneRow;
 
@@ -29,10 +35,34 @@ pub(super) enum Admission {
         /// Last sequence settled.
         through: u64,
     },
+    /// The epoch of the buffer that it comes from goes on elsewhere.
+    OtherStart(Elsewhere),
+}
+
+/// Why the epoch of a buffer goes on elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Elsewhere {
+    /// It started later than the one that the lane goes by, from a state before that one's last word, or from a copy.
+    Behind,
+    /// Another start took its place: its process is over, or its buffer was copied.
+    Superseded,
+}
+
+impl Elsewhere {
+    /// As a word for the log.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Behind => "behind",
+            Self::Superseded => "superseded",
+        }
+    }
 }
 
 /// Decides by the mark of the lane. A lane never heard of begins wherever the agent says.
 pub(super) fn admit(mark: Option<&LaneRow>, batch: &Incoming) -> Admission {
+    if let Some(why) = mark.zip(batch.start.as_ref()).and_then(|(mark, start)| elsewhere(mark, start)) {
+        return Admission::OtherStart(why);
+    }
     let before = batch.first.saturating_sub(1);
     let settled = mark.map_or(before, |mark| mark.through);
     let Some(last) = batch.records.last() else {
@@ -56,6 +86,17 @@ pub(super) fn admit(mark: Option<&LaneRow>, batch: &Incoming) -> Admission {
     }
 }
 
+/// Why the buffer of this start does not hold all that the lane was received up to; nothing when it does.
+fn elsewhere(mark: &LaneRow, start: &Start) -> Option<Elsewhere> {
+    // What was received without the name of a start came before agents had one: from this buffer, as far as it knows of it.
+    let holds = mark.start.map_or(Some(start.opened), |known| start.holds_of(known.word));
+    if holds.is_some_and(|holds| mark.through <= holds) {
+        return None;
+    }
+    let is_later = mark.start.is_none_or(|known| start.number > known.number);
+    Some(if is_later { Elsewhere::Behind } else { Elsewhere::Superseded })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,7 +104,7 @@ mod tests {
     use proptest::prelude::*;
     use tickbird_shared::{Epoch, Lane, Timestamp};
 
-    fn batch(first: u64, count: u64, digest: u8) -> Incoming {
+    pub(super) fn batch(first: u64, count: u64, digest: u8) -> Incoming {
         let records = (first..first + count).map(|seq| Numbered { seq, width: 1, content: Content::InBody });
         Incoming {
             tenant: "default".into(),
@@ -73,6 +114,7 @@ mod tests {
             first,
             sent_at: Timestamp::UNIX_EPOCH,
             goodbye: false,
+            start: None,
             received_at: Timestamp::UNIX_EPOCH,
             records: records.collect(),
             digest: [digest; 32],
@@ -81,7 +123,7 @@ mod tests {
         }
     }
 
-    fn mark(last_first: u64, through: u64, digest: u8) -> LaneRow {
+    pub(super) fn mark(last_first: u64, through: u64, digest: u8) -> LaneRow {
         let of = batch(1, 0, 0);
         LaneRow {
             tenant: of.tenant,
@@ -91,6 +133,7 @@ mod tests {
             through,
             last_first,
             last_digest: [digest; 32],
+            start: None,
             updated_at: Timestamp::UNIX_EPOCH,
         }
     }
@@ -153,3 +196,6 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+mod copies;

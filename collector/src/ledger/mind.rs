@@ -13,7 +13,8 @@ use crate::aggregate::{self, IncidentChange, PoolSum, Presence, Strain};
 use crate::alert::{self, Receiver};
 use crate::pki::life::Kept;
 use crate::store::{
-    AgentRow, BodyRow, Condition, LaneKey, LaneRow, LossRow, MessageState, Rows, StoreError, Tally, Transaction,
+    AgentRow, BodyRow, Condition, LaneKey, LaneRow, LaneStart, LossRow, MessageState, Rows, StoreError, Tally,
+    Transaction,
 };
 
 use super::lane::{Admission, admit};
@@ -103,7 +104,18 @@ impl Mind {
         {
             self.lanes.insert(key.clone(), mark);
         }
-        let admission = admit(self.lanes.get(&key), batch);
+        let mark = self.lanes.get(&key);
+        let admission = admit(mark, batch);
+        if let Admission::OtherStart(why) = admission {
+            let (known, number) = (mark.and_then(|it| it.start), batch.start.as_ref().map(|it| it.number));
+            tracing::warn!(
+                tenant = batch.tenant, agent = batch.agent, epoch = %batch.epoch, lane = %batch.lane, why = why.as_str(),
+                start = number, known = known.map(|it| it.number),
+                "a batch of a buffer that was copied or put back is not taken; its agent begins a new epoch"
+            );
+            // No sign of life either: a goodbye of a start that is over says nothing of the one that runs.
+            return Ok((Settled::OtherStart, Tally::default()));
+        }
         self.heard(transaction, &agent, batch, now)?;
         let heard = aggregate::Event::Heard {
             tenant: &batch.tenant,
@@ -118,6 +130,7 @@ impl Mind {
 
         let received = batch.records.len() as u64;
         match admission {
+            Admission::OtherStart(_) => Ok((Settled::OtherStart, Tally::default())),
             // Not settled, so nothing of it counts as received: it comes again.
             Admission::Gap { through } => Ok((Settled::Gap { through }, Tally::default())),
             Admission::Repeat { through } => {
@@ -231,6 +244,7 @@ impl Mind {
             through,
             last_first: batch.first,
             last_digest: batch.digest,
+            start: batch.start.as_ref().map(|it| LaneStart { number: it.number, word: it.word }),
             updated_at: now,
         };
         transaction.put_lane(&mark)?;

@@ -126,6 +126,7 @@ impl Running {
             first: self.next,
             sent_at: now,
             goodbye: false,
+            start: None,
             received_at: now,
             records: vec![Numbered { seq: self.next, width: 1, content: Content::Levels(Box::new(row)) }],
             digest: [0; 32],

@@ -425,6 +425,9 @@ impl Work {
         match (self, done) {
             (Self::Batch(_, answer), Done::Batch(settled, tally)) => {
                 counters.add(tally);
+                if settled == Settled::OtherStart {
+                    counters.superseded.inc();
+                }
                 let _ = answer.send(Ok(settled));
             }
             (Self::Enrol(_, answer), Done::Enrol(enrolled)) => {

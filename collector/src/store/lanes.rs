@@ -1,10 +1,10 @@
 //! How far each lane was received, what came with it as a body, and what agents had to give up.
 
 use rusqlite::{OptionalExtension, Row, named_params};
-use tickbird_shared::{Epoch, Lane};
+use tickbird_shared::{Epoch, Lane, StartWord};
 
 use super::column::{At, Bytes, Seq, Word};
-use super::{BodyRow, LaneRow, LossRow, Rows, StoreError, Transaction};
+use super::{BodyRow, LaneRow, LaneStart, LossRow, Rows, StoreError, Transaction};
 
 /// Name of one lane of one life of one agent's buffer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -43,11 +43,14 @@ impl Transaction<'_> {
     pub fn put_lane(&self, lane: &LaneRow) -> Result<(), StoreError> {
         self.connection()
             .prepare_cached(
-                "INSERT INTO lanes (tenant, agent, epoch, lane, through, last_first, last_digest, updated_at) \
-                 VALUES (:tenant, :agent, :epoch, :lane, :through, :last_first, :last_digest, :updated_at) \
+                "INSERT INTO lanes (tenant, agent, epoch, lane, through, last_first, last_digest, updated_at, \
+                 start_number, start_word) \
+                 VALUES (:tenant, :agent, :epoch, :lane, :through, :last_first, :last_digest, :updated_at, \
+                 :start_number, :start_word) \
                  ON CONFLICT (tenant, agent, epoch, lane) DO UPDATE SET through = excluded.through, \
                  last_first = excluded.last_first, last_digest = excluded.last_digest, \
-                 updated_at = excluded.updated_at",
+                 updated_at = excluded.updated_at, start_number = excluded.start_number, \
+                 start_word = excluded.start_word",
             )?
             .execute(named_params! {
                 ":tenant": lane.tenant,
@@ -58,6 +61,8 @@ impl Transaction<'_> {
                 ":last_first": Seq(lane.last_first),
                 ":last_digest": Bytes(lane.last_digest),
                 ":updated_at": At(lane.updated_at),
+                ":start_number": lane.start.map(|it| Seq(it.number)),
+                ":start_word": lane.start.map(|it| Word(it.word)),
             })?;
         Ok(())
     }
@@ -114,5 +119,16 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<LaneRow> {
         last_first: row.get::<_, Seq>("last_first")?.0,
         last_digest: row.get::<_, Bytes<32>>("last_digest")?.0,
         updated_at: row.get::<_, At>("updated_at")?.0,
+        start: start(row)?,
     })
+}
+
+/// Schema 5 has these columns; what repairs a store reads older ones too.
+fn start(row: &Row<'_>) -> rusqlite::Result<Option<LaneStart>> {
+    let number = match row.get::<_, Option<Seq>>("start_number") {
+        Err(rusqlite::Error::InvalidColumnName(_)) => return Ok(None),
+        number => number?,
+    };
+    let word = row.get::<_, Option<Word<StartWord>>>("start_word")?;
+    Ok(number.zip(word).map(|(number, word)| LaneStart { number: number.0, word: word.0 }))
 }

@@ -7,11 +7,12 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::StoreError;
 
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     include_str!("schema/0001.sql"),
     include_str!("schema/0002.sql"),
     include_str!("schema/0003.sql"),
     include_str!("schema/0004.sql"),
+    include_str!("schema/0005.sql"),
 ];
 
 /// Newest schema this binary knows.
@@ -54,6 +55,22 @@ mod tests {
         connection.pragma_update(None, "user_version", KNOWN + 1).expect("sets");
         let error = migrate(&mut connection).expect_err("must be refused");
         assert!(matches!(error, StoreError::FromTheFuture { found, known } if found == known + 1), "{error}");
+    }
+
+    #[test]
+    fn a_lane_of_an_older_schema_goes_by_no_start() {
+        let mut connection = Connection::open_in_memory().expect("memory is there");
+        STEPS[..4].iter().for_each(|step| connection.execute_batch(step).expect("an older schema"));
+        connection.pragma_update(None, "user_version", 4).expect("sets");
+        let row = "INSERT INTO lanes VALUES ('default', 'a-1', '01JD7Z5W0000000000000000AA', 'urgent', 7, 5, zeroblob(32), 9)";
+        connection.execute_batch(row).expect("writes");
+        let read = |connection: &Connection| {
+            connection.query_row("SELECT * FROM lanes", [], super::super::lanes::read).expect("reads")
+        };
+        let before = read(&connection);
+        assert_eq!((before.through, before.start), (7, None), "also by who only repairs it");
+        migrate(&mut connection).expect("migrates");
+        assert_eq!(read(&connection), before);
     }
 
     #[test]

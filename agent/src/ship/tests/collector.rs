@@ -18,7 +18,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::version::TLS13;
 use rustls::{RootCertStore, ServerConfig};
 use tickbird_shared::batch::{Batch, Record, Refused};
-use tickbird_shared::{Acknowledgement, Labels, Lane, Timestamp};
+use tickbird_shared::{Acknowledgement, Labels, Lane, StartWord, Timestamp};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -116,6 +116,10 @@ pub(super) struct World {
     pub(super) stored: BTreeMap<(String, Lane), BTreeMap<u64, String>>,
     /// By epoch and lane: what is settled.
     pub(super) settled: BTreeMap<(String, Lane), u64>,
+    /// By epoch and lane: the start that it goes by.
+    pub(super) starts: BTreeMap<(String, Lane), StartWord>,
+    /// Batches that came from another start.
+    pub(super) superseded: usize,
     pub(super) requests: usize,
     pub(super) heartbeats: usize,
     pub(super) goodbyes: usize,
@@ -256,6 +260,12 @@ fn take(world: &mut World, text: &[u8]) -> (u16, String) {
     let batch: Batch<'_> = serde_json::from_slice(text).expect("a batch");
     let key = (batch.epoch.to_string(), batch.lane);
     let settled = world.settled.get(&key).copied().unwrap_or(batch.first - 1);
+    let start = batch.start.clone().expect("what is on disk has a start");
+    let known = world.starts.get(&key);
+    if known.is_some_and(|word| start.holds_of(*word).is_none_or(|holds| settled > holds)) {
+        world.superseded += 1;
+        return (409, r#"{"code":"other_start"}"#.into());
+    }
     world.goodbyes += usize::from(batch.goodbye);
     if batch.records.is_empty() {
         world.heartbeats += 1;
@@ -285,6 +295,9 @@ fn take(world: &mut World, text: &[u8]) -> (u16, String) {
             }
         }
         sequence += width;
+    }
+    if sequence - 1 > settled {
+        world.starts.insert(key.clone(), start.word);
     }
     world.settled.insert(key, settled.max(sequence - 1));
     (200, acknowledge(settled.max(sequence - 1), refused))

@@ -98,6 +98,7 @@ fn filled(path: &Path) {
                 last_first: 3,
                 last_digest: [7; 32],
                 updated_at: at(7),
+                start: None,
             };
             transaction.put_lane(&row).expect("writes");
         }

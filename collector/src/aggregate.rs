@@ -664,6 +664,12 @@ pub fn is_about(incident: &IncidentRow, receiver: &str) -> bool {
     own::receiver_of(incident) == Some(receiver)
 }
 
+/// Whether a finding that was taken in fires without an incident: its agent has as many as it may.
+pub fn is_beyond(finding: &FindingRow) -> bool {
+    let begins = finding.status == Status::Firing && finding.severity > Severity::Info;
+    begins && finding.incident.is_none() && !own::is_reserved(&finding.check)
+}
+
 fn key(tenant: &str, agent: &str) -> Key {
     (tenant.to_owned(), agent.to_owned())
 }

@@ -432,6 +432,7 @@ fn one_agent_cannot_open_incidents_without_end() {
         one.fingerprint = Fingerprint::of(TENANT, "a", "http.status", &number.to_string(), None);
         world.state.apply(Event::Finding(&mut one), at(0));
         assert_eq!(one.incident.is_some(), number < MAX_FIRING, "{number}");
+        assert_eq!(is_beyond(&one), number >= MAX_FIRING, "it is counted: {number}");
     }
     assert!(world.state.incidents.values().any(|it| it.row().check == "agent.too_many_firing"));
 }

@@ -260,6 +260,10 @@ impl Ingest {
         shared.note(peer, &incoming);
         match shared.ledger.batch(incoming).await? {
             Settled::Acknowledged(acknowledgement) => Ok(acknowledgement),
+            Settled::Beyond(acknowledgement, findings) => {
+                shared.excesses.note(&peer.agent, "too_many_firing", findings);
+                Ok(acknowledgement)
+            }
             Settled::Gap { through } => Err(IngestError::Gap { through }),
             Settled::OtherStart => {
                 seat.charge(cost_of_fault(0), shared.began.elapsed());

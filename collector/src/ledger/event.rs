@@ -72,6 +72,8 @@ pub enum Content {
 pub enum Settled {
     /// It is on the disk, was there before, or is refused for ever.
     Acknowledged(Acknowledgement),
+    /// The same; so many of its findings fire beyond what an agent may have, and are recorded without an incident.
+    Beyond(Acknowledgement, u64),
     /// Sequences before it never came.
     Gap {
         /// Last sequence settled.

@@ -154,14 +154,20 @@ impl Mind {
             }
             Admission::Take { after, through } => {
                 let refused = refusals(batch);
-                let tally = self.take(transaction, receivers, batch, after, now)?;
+                let (tally, beyond) = self.take(transaction, receivers, batch, after, now)?;
                 self.mark(transaction, key, batch, through, now)?;
-                Ok((Settled::Acknowledged(Acknowledgement { through, refused }), tally))
+                let acknowledgement = Acknowledgement { through, refused };
+                let settled = match beyond {
+                    0 => Settled::Acknowledged(acknowledgement),
+                    _ => Settled::Beyond(acknowledgement, beyond),
+                };
+                Ok((settled, tally))
             }
         }
     }
 
-    /// Stores the records of a batch after the sequence `after`, and what they cause.
+    /// Stores the records of a batch after the sequence `after`, and what they cause. Says, too, how many findings fire beyond
+    /// what their agent may have.
     fn take(
         &mut self,
         transaction: &Transaction<'_>,
@@ -169,10 +175,10 @@ impl Mind {
         batch: &mut Incoming,
         after: u64,
         now: Timestamp,
-    ) -> Result<Tally, StoreError> {
+    ) -> Result<(Tally, u64), StoreError> {
         let agent = AgentKey::new(&batch.tenant, &batch.agent);
         let mut tally = Tally { received: batch.records.len() as u64, ..Tally::default() };
-        let mut body_through = None;
+        let (mut body_through, mut beyond) = (None, 0);
         for record in &mut batch.records {
             let end = record.seq + (record.width - 1);
             if end <= after {
@@ -186,6 +192,7 @@ impl Mind {
                 }
                 Content::Finding(finding) => {
                     let changes = self.aggregate.apply(aggregate::Event::Finding(finding), now);
+                    beyond += u64::from(aggregate::is_beyond(finding));
                     transaction.add_finding(finding)?;
                     self.follow(transaction, receivers, changes, now)?;
                 }
@@ -224,7 +231,7 @@ impl Mind {
                 body: std::mem::take(&mut batch.body),
             })?;
         }
-        Ok(tally)
+        Ok((tally, beyond))
     }
 
     /// Moves the mark of a lane.

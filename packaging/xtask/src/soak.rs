@@ -30,7 +30,7 @@ const LONG: [Long; 6] = [
     Long::of("kills", &["kills::"], ("TICKBIRD_KILL_CYCLES", "1000")),
     Long::of("cuts of the network", &["partitions::", "resets::"], ("TICKBIRD_CUT_SECONDS", "180")),
     Long::of("short lived certificates", &["short_lives::"], ("TICKBIRD_CERTIFICATE_MINUTES", "30")),
-    Long::of("many agents", &["limits::ten_"], ("TICKBIRD_LIMITS_AGENTS", "2000")),
+    Long::of("many agents", &["limits::eleven_"], ("TICKBIRD_LIMITS_AGENTS", "2000")),
     Long {
         arguments: UNIT,
         ..Long::of("damaged places", &["damage::", "repair::"], ("TICKBIRD_DAMAGE_PLACES", "2000"))

@@ -5,12 +5,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::Value;
 use tickbird_tests::accounts::{are_whole, lanes, nothing_is_stuck};
 use tickbird_tests::agent::{User, check};
 use tickbird_tests::alone::alone_within;
+use tickbird_tests::process::{installed, run};
 use tickbird_tests::report::report;
 use tickbird_tests::standstill::files_written_by;
 use tickbird_tests::webhook::{Manner, Message};
@@ -68,7 +71,29 @@ struct Pair {
     load: Moody,
     chance: Chance,
     hits: BTreeMap<Window, usize>,
+    /// Records of which an end did not know, when something broke, whether the other had them.
+    uncertain: u64,
 }
+
+/// What a pair came to.
+#[derive(Debug, Default)]
+struct Course {
+    hits: BTreeMap<Window, usize>,
+    /// Records that came to the collector again.
+    repeated: u64,
+    /// Records that may have.
+    uncertain: u64,
+    /// Messages that came to the receiver again.
+    messages_repeated: usize,
+    /// Attempts to deliver of which the collector does not know what came of them.
+    attempts_uncertain: u64,
+}
+
+/// Each message of a store, with how many attempts at it ended nobody knows how.
+const MESSAGES: &str = "import sqlite3, sys
+store = sqlite3.connect('file:' + sys.argv[1] + '?mode=ro', uri=True)
+for it in store.execute('SELECT id, uncertain FROM outbox'):
+    print(*it)";
 
 impl Pair {
     fn begin(stage: &Stage, seed: u64) -> Result<Self, StageError> {
@@ -87,7 +112,7 @@ impl Pair {
         let mut agent = Agent::prepare(stage, &settings, User::Same)?;
         agent.enrol(&collector)?;
         agent.run()?;
-        Ok(Self { webhook, collector, relay, agent, load, chance: Chance(seed), hits: BTreeMap::new() })
+        Ok(Self { webhook, collector, relay, agent, load, chance: Chance(seed), hits: BTreeMap::new(), uncertain: 0 })
     }
 
     fn cycle(&mut self, window: Window) -> Result<(), StageError> {
@@ -103,6 +128,14 @@ impl Pair {
         };
         self.relay.becomes(Wire::Whole);
         self.webhook.becomes(Manner::Accepts);
+        // One request was under way at most, of what was there by now and was not acknowledged before: whatever the cursor on the
+        // disk says, which would be in the wrong itself.
+        let now = if self.agent.pid().is_none() {
+            Value::from(lanes(&self.agent)?.to_vec())
+        } else {
+            self.agent.status()?["agent"]["buffer"]["lanes"].clone()
+        };
+        self.uncertain += total(&now, "appended") - total(&kept, "acknowledged");
         if self.collector.pid().is_none() {
             self.collector.serve()?;
         }
@@ -206,13 +239,36 @@ impl Pair {
     }
 
     /// All is well again: what was told is resolved, and both sums agree.
-    fn ends(mut self) -> Result<BTreeMap<Window, usize>, StageError> {
+    fn ends(mut self) -> Result<Course, StageError> {
         self.load.recovers();
         nothing_is_stuck(&self.collector, &["http.status", "agent.missing"])?;
+        // Before the agent ends in order, which cuts a request short and says it again.
+        let (repeated, uncertain) = (self.repeated()?, self.uncertain);
+        assert!(repeated <= uncertain, "{repeated} records came again, and {uncertain} were uncertain");
         self.agent.stop()?;
         are_whole(&self.collector, &[&self.agent])?;
         until("the outbox is empty", 60.s(), || self.promises().map_err(|error| error.to_string()))?;
-        Ok(self.hits)
+        let (messages_repeated, attempts_uncertain) = self.repeats_are_counted()?;
+        Ok(Course { hits: self.hits, repeated, uncertain, messages_repeated, attempts_uncertain })
+    }
+
+    /// A message comes again only where an attempt at it ended nobody knows how, and the collector says so: how many came
+    /// again, and how many attempts did.
+    fn repeats_are_counted(&self) -> Result<(usize, u64), StageError> {
+        let store = self.collector.directory().join("store.db");
+        let text = run(Command::new(installed("/usr/bin/python3", "python3")?).args(["-c", MESSAGES]).arg(store))?;
+        let lines = text.lines().filter_map(|line| line.split_once(' '));
+        let uncertain: BTreeMap<&str, u64> = lines.filter_map(|(id, it)| Some((id, it.parse().ok()?))).collect();
+        let mut heard: BTreeMap<String, u64> = BTreeMap::new();
+        for it in self.webhook.heard()? {
+            *heard.entry(it.id).or_default() += 1;
+        }
+        for (id, times) in &heard {
+            let uncertain = uncertain.get(id.as_str());
+            let is_explained = uncertain.is_some_and(|it| *times <= it + 1);
+            assert!(is_explained, "{id} came {times} times, and {uncertain:?} attempts at it are uncertain");
+        }
+        Ok((heard.values().filter(|times| **times > 1).count(), uncertain.values().sum()))
     }
 
     /// A message has one id and one content; whoever heard that it fires hears that it is over.
@@ -249,6 +305,11 @@ impl Pair {
     }
 }
 
+/// A count of both lanes together.
+fn total(lanes: &Value, what: &str) -> u64 {
+    lanes.as_array().into_iter().flatten().filter_map(|it| it[what].as_u64()).sum()
+}
+
 /// Urgent records that wait, by the files of the buffer.
 fn backlog(agent: &Agent) -> Result<u64, StageError> {
     Ok(agent.report("buffer stat", &[])?["lanes"][0]["backlog"].as_u64().unwrap_or_default())
@@ -266,7 +327,7 @@ fn kills_at_any_moment_lose_nothing_and_count_nothing_twice() {
         let seed = number("TICKBIRD_KILL_SEED").unwrap_or_else(|| u64::from(std::process::id()) << 20 | 1);
         let cycles = number("TICKBIRD_KILL_CYCLES").map_or(CYCLES, |it| it as usize);
         println!("TICKBIRD_KILL_SEED={seed}");
-        let outcomes: Vec<Result<BTreeMap<Window, usize>, StageError>> = std::thread::scope(|scope| {
+        let outcomes: Vec<Result<Course, StageError>> = std::thread::scope(|scope| {
             let pairs: Vec<_> = (0..PAIRS)
                 .map(|pair| {
                     scope.spawn(move || {
@@ -280,13 +341,22 @@ fn kills_at_any_moment_lose_nothing_and_count_nothing_twice() {
                 .collect();
             pairs.into_iter().map(|pair| pair.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         });
-        let mut hits: BTreeMap<Window, usize> = BTreeMap::new();
+        let mut all = Course::default();
         for outcome in outcomes {
-            for (window, count) in outcome? {
-                *hits.entry(window).or_default() += count;
+            let it = outcome?;
+            for (window, count) in it.hits {
+                *all.hits.entry(window).or_default() += count;
             }
+            all.repeated += it.repeated;
+            all.uncertain += it.uncertain;
+            all.messages_repeated += it.messages_repeated;
+            all.attempts_uncertain += it.attempts_uncertain;
         }
-        report(&format!("{cycles} kills, seed {seed}, by window: {hits:?}; nothing lost, nothing counted twice"))?;
+        let Course { hits, repeated, uncertain, messages_repeated, attempts_uncertain } = all;
+        report(&format!(
+            "{cycles} kills, seed {seed}, by window: {hits:?}; nothing lost, nothing counted twice; {repeated} records came again of \
+             {uncertain} uncertain ones, {messages_repeated} messages of {attempts_uncertain} uncertain attempts"
+        ))?;
         for window in WINDOWS {
             let count = hits.get(&window).copied().unwrap_or_default();
             assert!(count >= LEAST, "{window:?} was hit {count} times in {cycles} cycles");

@@ -27,7 +27,9 @@ enum Side {
 }
 
 /// Who is set by how much, and how long certificates live there.
-const COURSES: [(Side, i64, &str); 4] = [
+const COURSES: [(Side, i64, &str); 5] = [
+    // Nobody's clock is set: of these nothing is told.
+    (Side::Agent, 0, "30d"),
     // Shorter than the step: by one of the clocks each has ended when it comes, or has not begun.
     (Side::Agent, HOUR, "20s"),
     (Side::Agent, MINUTES, "30d"),
@@ -96,7 +98,7 @@ impl Pair {
         })
     }
 
-    /// Waits until the agent says how far apart the clocks are, or nothing when they agree.
+    /// Waits until the agent says how far apart the clocks are, or nothing when they agree, and the collector knows it.
     fn tells_the_skew(&self, way: i64) -> Result<(), StageError> {
         let wanted = (way * self.by).unsigned_abs() as f64;
         until(format!("{:?} by {}: a skew of {wanted} s is told", self.side, self.by), 30.s(), || {
@@ -105,10 +107,19 @@ impl Pair {
             let told = findings.iter().filter(|it| it["check"] == "agent.clock");
             let skews: Vec<f64> = told.filter_map(|it| it["evidence"]["skew_seconds"].as_f64()).collect();
             let is_told = match skews[..] {
-                [skew] => way != 0 && (skew - wanted).abs() < 5.0,
-                _ => way == 0 && skews.is_empty(),
+                [skew] => wanted > 0.0 && (skew - wanted).abs() < 5.0,
+                _ => wanted == 0.0 && skews.is_empty(),
             };
             if is_told { Ok(()) } else { Err(format!("{skews:?}")) }
+        })?;
+        until(format!("{:?} by {}: people know of a skew of {wanted} s", self.side, self.by), 30.s(), || {
+            let told = self.collector.items("incidents", "").map_err(|error| error.to_string())?;
+            let of_skew =
+                |it: &&Value| it["check"] == "agent.clock" && it["evidence"]["skew_seconds"].as_f64().is_some();
+            let firing = told.iter().filter(of_skew).filter(|it| it["status"] == "firing").count();
+            let is_known = told.iter().any(|it| of_skew(&it));
+            let is_as_it_is = firing == usize::from(wanted > 0.0) && is_known == (self.by != 0);
+            if is_as_it_is { Ok(()) } else { Err(titles(&told)) }
         })
     }
 
@@ -124,7 +135,8 @@ impl Pair {
         let is_due = |it: &Value| {
             let check = it["check"].as_str().unwrap_or_default();
             // A certificate that lives for less than a step has ended by one of the clocks.
-            check == "http.status" || check == "agent.clock" || (self.by == HOUR && check == "agent.certificate")
+            let is_of_the_step = self.by != 0 && check == "agent.clock";
+            check == "http.status" || is_of_the_step || (self.by == HOUR && check == "agent.certificate")
         };
         let others: Vec<Value> = told.into_iter().filter(|it| !is_due(it) && it["severity"] != "info").collect();
         assert!(others.is_empty(), "{:?} by {}: {}", self.side, self.by, titles(&others));

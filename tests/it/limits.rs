@@ -1,7 +1,7 @@
-//! One agent cannot hurt the rest: ten that misbehave, each in a way of its own, beside many that do not.
+//! One agent cannot hurt the rest: eleven that misbehave, each in a way of its own, beside many that do not.
 //!
 //! What they do is refused as documented and counted under their names, and the others' acknowledgements take no longer than
-//! twice what they take while the ten are quiet.
+//! twice what they take while the eleven are quiet, also the slowest of a hundred.
 
 mod misdeeds;
 
@@ -31,7 +31,9 @@ const ROUNDS: usize = 60;
 const LEAST_ROUNDS: usize = 6;
 /// Agents behind one address: half of what one address may have.
 const EACH_ADDRESS: usize = 500;
-/// How long each of the ten rests between two deeds.
+/// How many times as long it may take beside the eleven: one that behaves well, and one in a hundred.
+const BOUNDS: [(&str, f64, f64); 2] = [("the median", 0.5, 2.0), ("the 99th percentile", 0.99, 3.0)];
+/// How long each of the eleven rests between two deeds.
 const PAUSE: Duration = Duration::from_millis(20);
 
 fn agents() -> usize {
@@ -102,7 +104,7 @@ impl Good {
     }
 }
 
-/// Whether the ten misbehave now, who of them rests, and what they were answered.
+/// Whether the eleven misbehave now, who of them rests, and what they were answered.
 struct Stir {
     state: Mutex<State>,
     changed: Condvar,
@@ -131,7 +133,7 @@ impl Stir {
         told
     }
 
-    /// One of the ten: does its deed again and again while it is loud.
+    /// One of them: does its deed again and again while it is loud.
     fn misbehave(&self, index: usize, agent: &Simulated, misdeed: &Misdeed) {
         // The agents are other machines in truth: what their side costs must not be taken from the collector. A thread
         // has a priority of its own.
@@ -164,7 +166,7 @@ impl Stir {
     /// Waits until none of them does anything but wait; the others go on meanwhile, as they always do.
     fn rest(&self, count: usize, good: &mut [Good]) -> Result<(), StageError> {
         self.with(|state| state.loud = false);
-        until("the ten rest", 30.s(), || {
+        until("the eleven rest", 30.s(), || {
             for it in good.iter_mut() {
                 it.sends().map_err(|error| error.to_string())?;
             }
@@ -174,9 +176,11 @@ impl Stir {
     }
 }
 
-fn median(mut of: Vec<f64>) -> f64 {
-    of.sort_by(f64::total_cmp);
-    of[of.len() / 2]
+/// What so large a share of them is not above.
+fn percentile(of: &[f64], share: f64) -> f64 {
+    let mut sorted = of.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[(sorted.len() as f64 * share) as usize]
 }
 
 /// A batch of each; how long each took, in milliseconds.
@@ -190,7 +194,7 @@ fn metric(agent: &str, limit: &str) -> String {
 }
 
 #[test]
-fn ten_misbehaving_agents_are_refused_by_name_and_the_others_do_not_feel_it() {
+fn eleven_misbehaving_agents_are_refused_by_name_and_the_others_do_not_feel_it() {
     alone_within(300.s() + Duration::from_millis(500 * agents() as u64), |stage| {
         let limit = getrlimit(Resource::Nofile);
         // Each agent is a connection of this process.
@@ -212,15 +216,18 @@ fn ten_misbehaving_agents_are_refused_by_name_and_the_others_do_not_feel_it() {
             let measured = measure(stir, &mut good);
             stir.with(|state| state.over = true);
             // Those who wait come to an end later, and whoever behaves well does not fall silent meanwhile.
-            until("the ten have ended", idle() + 30.s(), || {
+            until("the eleven have ended", idle() + 30.s(), || {
                 sweep(&mut good).map_err(|error| error.to_string())?;
                 let at_it = threads.iter().filter(|it| !it.is_finished()).count();
                 if at_it == 0 { Ok(()) } else { Err(format!("{at_it} are at it")) }
             })?;
             measured
         })?;
-        report(&format!("acknowledged after {quiet:.2} ms while the ten are quiet, and {loud:.2} ms beside them"))?;
-        assert!(loud <= 2.0 * quiet, "acknowledgements took {loud:.2} ms beside the ten, and {quiet:.2} ms without");
+        for (what, share, most) in BOUNDS {
+            let (quiet, loud) = (percentile(&quiet, share), percentile(&loud, share));
+            report(&format!("{what} acknowledged after {quiet:.2} ms in quiet, and {loud:.2} ms beside the eleven"))?;
+            assert!(loud <= most * quiet, "{what} took {loud:.2} ms beside the eleven, and {quiet:.2} ms without");
+        }
 
         let (seen, deeds) = stir.with(|state| (state.seen.clone(), state.deeds.clone()));
         for ((misdeed, seen), deeds) in MISDEEDS.iter().zip(&seen).zip(&deeds) {
@@ -233,8 +240,8 @@ fn ten_misbehaving_agents_are_refused_by_name_and_the_others_do_not_feel_it() {
     });
 }
 
-/// Medians of the acknowledgements' latency while the ten are quiet and while they are loud, in milliseconds.
-fn measure(stir: &Stir, good: &mut [Good]) -> Result<(f64, f64), StageError> {
+/// The acknowledgements' latencies while the eleven are quiet and while they are loud, in milliseconds.
+fn measure(stir: &Stir, good: &mut [Good]) -> Result<(Vec<f64>, Vec<f64>), StageError> {
     // Those who only wait cost nothing while they do, and are not waited for.
     let count = MISDEEDS.iter().filter(|it| !it.waits).count();
     let (mut quiet, mut loud) = (Vec::new(), Vec::new());
@@ -249,7 +256,7 @@ fn measure(stir: &Stir, good: &mut [Good]) -> Result<(f64, f64), StageError> {
             done(state)
         });
         // Not before they are at it.
-        until("the ten are loud", 30.s(), || {
+        until("the eleven are loud", 30.s(), || {
             let deeds = stir.with(done) - before;
             if deeds >= 1 { Ok(()) } else { Err("nothing yet".into()) }
         })?;
@@ -257,11 +264,11 @@ fn measure(stir: &Stir, good: &mut [Good]) -> Result<(f64, f64), StageError> {
     }
     // Those who wait have to come to an end once.
     let last = |state: &mut State| state.deeds.iter().copied().min().unwrap_or_default();
-    until("each of the ten had its answer", idle() + 30.s(), || {
+    until("each of the eleven had its answer", idle() + 30.s(), || {
         sweep(good).map_err(|error| error.to_string())?;
         if stir.with(last) > 0 { Ok(()) } else { Err("one still waits".into()) }
     })?;
-    Ok((median(quiet), median(loud)))
+    Ok((quiet, loud))
 }
 
 /// In the API, in the command line's list, in the metrics and as an incident: each by its own name, and nobody else.
@@ -295,6 +302,10 @@ fn everyone_is_named(collector: &Collector, rogues: &[Simulated], good: &[Good])
     for (rogue, misdeed) in rogues.iter().zip(MISDEEDS).filter(|(_, misdeed)| !misdeed.waits) {
         assert!(told.contains(rogue.id.as_str()), "{} is told of: {}", misdeed.name, titles(&incidents));
     }
+    let of_firing = |it: &&Value| it["check"] == "agent.too_many_firing";
+    let named: Vec<&str> = incidents.iter().filter(of_firing).filter_map(|it| it["agent"]["id"].as_str()).collect();
+    let guilty = rogues.iter().zip(MISDEEDS).filter(|(_, it)| it.counted.contains(&"too_many_firing"));
+    assert_eq!(named, guilty.map(|(rogue, _)| rogue.id.as_str()).collect::<Vec<_>>(), "{}", titles(&incidents));
     for it in good {
         assert!(!metrics.contains(&format!("agent=\"{}\"", it.agent.id)), "one that behaves well is not named");
         assert!(!told.contains(it.agent.id.as_str()), "{}", titles(&incidents));

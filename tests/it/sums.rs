@@ -11,7 +11,8 @@ use sha2::{Digest, Sha256};
 use tickbird_agent::buffer::{Buffer, Config};
 use tickbird_shared::{Lane, Timestamp};
 use tickbird_tests::accounts::{Outcomes, agree};
-use tickbird_tests::agent::check;
+use tickbird_tests::agent::{User, check};
+use tickbird_tests::collector::titles;
 use tickbird_tests::{Agent, Moody, Seconds, Simulated, Stage, StageError, Watch, alone, until};
 
 const ENDPOINTS: usize = 8;
@@ -95,10 +96,8 @@ fn a_buffer_that_overflows_loses_whole_generations_and_both_ends_say_how_much() 
         // In order: no answer is under way that only one of the two knows of.
         watch.agent.stop()?;
         watch.collector.kill()?;
-        let findings = large_findings(&watch.agent)?;
-        fill(&watch.agent, Lane::Bulk, BOUND / 4, findings)?;
-        let findings = large_findings(&watch.agent)?;
-        fill(&watch.agent, Lane::Urgent, BOUND + BOUND / 4, findings)?;
+        fill(&watch.agent, Lane::Bulk, BOUND / 4, large_findings(&watch.agent)?)?;
+        fill(&watch.agent, Lane::Urgent, BOUND + BOUND / 4, large_findings(&watch.agent)?)?;
         watch.agent.run()?;
         let lost = until("both lanes gave", 90.s(), || {
             let stat = watch.agent.report("buffer stat", &[]).map_err(|error| error.to_string())?;
@@ -113,16 +112,58 @@ fn a_buffer_that_overflows_loses_whole_generations_and_both_ends_say_how_much() 
         assert!(kept.evicted >= lost[0] + lost[1], "a restart forgets nothing: {kept:?}, {lost:?}");
         watch.agent.run()?;
         watch.collector.serve()?;
+        // The life that is over told it; the one that goes on knows of no further loss, and so it ends.
+        let incident = watch.fires("agent.buffer", "agent:self", 60.s())?;
+        let is_told = incident["summary"].to_string().contains("has lost findings");
+        assert!(is_told && incident["severity"] == "critical", "{incident}");
         Outcomes::drained(&watch.agent)?;
         let incident = watch.fires("agent.loss", "", 30.s())?;
         assert!(incident["summary"].to_string().contains("evicted"), "{incident}");
         load.recovers();
+        watch.resolves("agent.buffer", "agent:self", 150.s())?;
         watch.agent.stop()?;
         let (sent, received) = agree(&watch.collector, &[&watch.agent])?;
         println!("{sent:?}, {received:?}");
         assert_eq!((sent.refused, sent.quarantined, received.refused), (0, 0, 0));
         assert_eq!(received.lost, sent.evicted, "as much is told as went");
         Ok(())
+    });
+}
+
+#[test]
+fn a_buffer_that_fills_is_told_until_it_is_drained_and_one_that_does_not_is_not() {
+    alone(|stage| {
+        let load = Moody::start()?;
+        let mut watch = begin(stage, &load)?;
+        let made = watch.collector.command(&["token", "create", "--json"])?;
+        let made: serde_json::Value = serde_json::from_str(&made).expect("JSON");
+        let mut twin = Agent::prepare(stage, "", User::Same)?;
+        twin.enrol_with(&watch.collector, made["token"].as_str().expect("a token"))?;
+        twin.run()?;
+        watch.agent.stop()?;
+        watch.collector.kill()?;
+        fill(&watch.agent, Lane::Urgent, BOUND / 8 * 7, large_findings(&watch.agent)?)?;
+        watch.agent.run()?;
+        watch.tells_as("agent.buffer", "agent:self", "warning", 30.s())?;
+        watch.collector.serve()?;
+        let incident = watch.fires("agent.buffer", "agent:self", 60.s())?;
+        assert!(incident["summary"].to_string().contains("buffer fills"), "{incident}");
+        assert_eq!(incident["severity"], "warning", "{incident}");
+        assert_eq!(incident["agent"]["id"], Simulated::of(&watch.agent)?.id, "{incident}");
+        Outcomes::drained(&watch.agent)?;
+        watch.resolves("agent.buffer", "agent:self", 60.s())?;
+        let of_twin = Simulated::of(&twin)?.id;
+        let told = watch.collector.items("incidents", "")?;
+        // It sees this host's other faults as well.
+        let of_itself = ["agent.buffer", "agent.clock", "agent.loss"];
+        let is_loud = |it: &&serde_json::Value| {
+            it["agent"]["id"] == *of_twin && it["check"].as_str().is_some_and(|it| of_itself.contains(&it))
+        };
+        assert!(!told.iter().any(|it| is_loud(&it)), "{}", titles(&told));
+        load.recovers();
+        watch.agent.stop()?;
+        twin.stop()?;
+        agree(&watch.collector, &[&watch.agent, &twin]).map(drop)
     });
 }
 
@@ -199,8 +240,7 @@ fn a_buffer_that_was_damaged_goes_on_and_both_ends_say_how_much_is_gone() {
         // In order: no answer is under way that only one of the two knows of.
         watch.agent.stop()?;
         watch.collector.kill()?;
-        let findings = large_findings(&watch.agent)?;
-        fill(&watch.agent, Lane::Urgent, BOUND / 8 * 7, findings)?;
+        fill(&watch.agent, Lane::Urgent, BOUND / 8 * 7, large_findings(&watch.agent)?)?;
         let lane = watch.agent.state_directory().join("buffer/urgent");
         let entries = std::fs::read_dir(&lane).map_err(StageError::system("list the generations"))?;
         let mut generations: Vec<_> =

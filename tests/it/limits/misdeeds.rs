@@ -1,4 +1,4 @@
-//! The ten ways to misbehave, each with what it has to be answered and counted as.
+//! The eleven ways to misbehave, each with what it has to be answered and counted as.
 
 use std::time::Duration;
 
@@ -50,6 +50,7 @@ pub(super) const MISDEEDS: &[Misdeed] = &[
         &["evidence_not_an_object", "malformed", "key_too_long"],
     ),
     misdeed("has too many series", has_too_many_series, &[(200, "too_many_series")], &["too_many_series"]),
+    misdeed("fires too much", fires_too_much, &[], &["too_many_firing"]),
     misdeed(
         "has no order and no clock",
         has_no_order_and_no_clock,
@@ -202,6 +203,22 @@ fn has_too_many_series(agent: &Simulated) -> Deed<'_> {
     let body = compressed(&agent.batch("bulk", 1, &records));
     let mut line = Line::of(agent);
     Box::new(move || line.sends(ZSTD, &body))
+}
+
+/// A hundred findings more than may fire of one agent, and further ones for ever.
+fn fires_too_much(agent: &Simulated) -> Deed<'_> {
+    let (mut next, mut count) = (1, 1_100);
+    let mut line = Line::of(agent);
+    Box::new(move || {
+        let findings: Vec<_> =
+            (next..next + count).map(|it| agent.finding(&format!("pool:shop-{it}"), &json!({}))).collect();
+        let seen = line.sends(ZSTD, &compressed(&agent.batch("urgent", next, &findings)))?;
+        // What was put off comes again.
+        if seen.is_empty() {
+            (next, count) = (next + count, 10);
+        }
+        Ok(seen)
+    })
 }
 
 /// Sequences ahead, again, and again with other content; by a clock that is an hour ahead.

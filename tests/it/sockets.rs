@@ -104,13 +104,13 @@ fn connecting_to_a_server_that_does_not_answer_is_stuck_and_to_one_that_answers_
         let mut applications = Vec::new();
         for (name, server) in [("far-api", &far), ("frozen-api", &frozen), ("twin-api", &well)] {
             let mut it = pool(stage, name, Library::QueuePool, server, Sizes { most: 5, least: 0 }, &mut text)?;
-            // A connection of its own for each request: there is always one to be opened.
-            it.does("churn 10")?;
+            // A connection of its own for each request: there is always one to be opened, and at most looks one that is open.
+            it.does("churn 40")?;
             applications.push(it);
         }
         let watch = Watch::begin(stage, &text)?;
         for name in ["far-api", "frozen-api", "twin-api"] {
-            watch.sees(CHECK, name, "ok", 30.s())?;
+            watch.sees(CHECK, name, "ok", 60.s())?;
         }
         for it in &mut applications[..2] {
             it.does("churn 0")?;

@@ -27,6 +27,8 @@ const STACKS: [(&str, Library); 6] = [
     ("hikari-api", Library::Hikari),
     ("node-api", Library::NodePg),
 ];
+/// Of the pools, the one that serves an HTTP client, too.
+const LISTENS: usize = 0;
 /// What looks like a fault and is none: a listener, a lock, a long job, a second pool.
 const DECOYS: [(usize, &str); 7] = [
     (0, "listen"),
@@ -171,7 +173,7 @@ impl Actors {
             }
         }
         if minute % 4 == 2 {
-            self.pools[0].does("http 500")?;
+            self.pools[LISTENS].does("http 500")?;
         }
         // Who changes his mind rolls back; an error is logged, and leaves nothing open.
         self.accounts.does("rollback 1")?;
@@ -207,6 +209,10 @@ impl Actors {
         let at = (self.restarts + 1) % self.light;
         let mut successor = self.pools[at].successor()?;
         successor.does(&traffic(at, self.light, minute))?;
+        if at == LISTENS {
+            // One that does not listen within a minute of its predecessor's end takes no service over: that would be true.
+            successor.does("http 1")?;
+        }
         throughout("both serve", beside, || Ok(()))?;
         let mut old = std::mem::replace(&mut self.pools[at], successor);
         old.does("traffic 0")?;

@@ -24,6 +24,8 @@ const PAIRS: usize = 3;
 const ENDPOINTS: usize = 16;
 /// In a window that no kill hits nothing is shown.
 const LEAST: usize = 3;
+/// So many answers in a row that say the same are what both ends have.
+const ALIKE: usize = 3;
 
 /// Where a record or a message was when the process was killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,18 +73,16 @@ struct Pair {
     load: Moody,
     chance: Chance,
     hits: BTreeMap<Window, usize>,
-    /// Records of which an end did not know, when something broke, whether the other had them.
-    uncertain: u64,
+    /// Records that came again or will: those that were committed and not acknowledged when something broke, and no others.
+    owed: u64,
 }
 
 /// What a pair came to.
 #[derive(Debug, Default)]
 struct Course {
     hits: BTreeMap<Window, usize>,
-    /// Records that came to the collector again.
+    /// Records that came to the collector again, each of which had to.
     repeated: u64,
-    /// Records that may have.
-    uncertain: u64,
     /// Messages that came to the receiver again.
     messages_repeated: usize,
     /// Attempts to deliver of which the collector does not know what came of them.
@@ -112,13 +112,12 @@ impl Pair {
         let mut agent = Agent::prepare(stage, &settings, User::Same)?;
         agent.enrol(&collector)?;
         agent.run()?;
-        Ok(Self { webhook, collector, relay, agent, load, chance: Chance(seed), hits: BTreeMap::new(), uncertain: 0 })
+        Ok(Self { webhook, collector, relay, agent, load, chance: Chance(seed), hits: BTreeMap::new(), owed: 0 })
     }
 
     fn cycle(&mut self, window: Window) -> Result<(), StageError> {
         // What it says of its buffer is on its disk, and may not be less after any death.
         let kept = self.agent.status()?["agent"]["buffer"]["lanes"].clone();
-        let repeated = self.repeated()?;
         let mut hit = match window {
             Window::Anywhere => self.kill_anywhere()?,
             Window::AppendToFlush => self.kill_in_an_append()?,
@@ -126,18 +125,20 @@ impl Pair {
             Window::CommitToAcknowledgement => self.kill_before_the_acknowledgement()?,
             Window::AnswerToMark => self.kill_before_the_mark()?,
         };
-        self.relay.becomes(Wire::Whole);
+        // Nothing gets through until both ends were asked what they have.
+        self.relay.becomes(Wire::Cut);
         self.webhook.becomes(Manner::Accepts);
-        // One request was under way at most, of what was there by now and was not acknowledged before: whatever the cursor on the
-        // disk says, which would be in the wrong itself.
-        let now = if self.agent.pid().is_none() {
-            Value::from(lanes(&self.agent)?.to_vec())
-        } else {
-            self.agent.status()?["agent"]["buffer"]["lanes"].clone()
-        };
-        self.uncertain += total(&now, "appended") - total(&kept, "acknowledged");
         if self.collector.pid().is_none() {
             self.collector.serve()?;
+        }
+        let (unheard, repeated) = (self.committed_alone()?, self.repeated()?);
+        assert!(repeated <= self.owed, "{repeated} records came again, and {} had to", self.owed);
+        let awaited = self.owed - repeated;
+        assert!(awaited <= unheard, "{awaited} did not come again, and are acknowledged: {unheard} are not");
+        self.owed = repeated + unheard;
+        if window == Window::CommitToAcknowledgement {
+            // An answer to a heartbeat was no hit.
+            hit &= unheard > awaited;
         }
         if self.agent.pid().is_none() {
             for (before, after) in kept.as_array().into_iter().flatten().zip(lanes(&self.agent)?) {
@@ -148,14 +149,7 @@ impl Pair {
             }
             self.agent.run()?;
         }
-        if window == Window::CommitToAcknowledgement && hit {
-            // What was committed and not acknowledged comes once more, and is known; an answer to a heartbeat was no hit.
-            hit = until("it comes again", 15.s(), || match self.repeated() {
-                Ok(now) if now > repeated => Ok(()),
-                other => Err(format!("{other:?}")),
-            })
-            .is_ok();
-        }
+        self.relay.becomes(Wire::Whole);
         if hit {
             *self.hits.entry(window).or_default() += 1;
         }
@@ -165,6 +159,29 @@ impl Pair {
     /// Records that the collector had already when they came.
     fn repeated(&self) -> Result<u64, StageError> {
         self.collector.counted("tickbird_records_duplicate")
+    }
+
+    /// While the wire is cut: records that the collector has committed and the agent holds for unacknowledged, of the one request
+    /// that was under way.
+    fn committed_alone(&self) -> Result<u64, StageError> {
+        let now = || -> Result<(u64, u64), StageError> {
+            let committed = self.collector.counted("tickbird_records_committed")?;
+            let acknowledged = if self.agent.pid().is_none() {
+                total(&Value::from(lanes(&self.agent)?.to_vec()), "acknowledged")
+            } else {
+                total(&self.agent.status()?["agent"]["buffer"]["lanes"], "acknowledged")
+            };
+            Ok((committed, acknowledged))
+        };
+        // What came in just before the cut may still be on its way to the ledger, which answers this question after it.
+        let (mut last, mut alike) = (now()?, 0);
+        let (committed, acknowledged) = until("nothing is under way", 30.s(), || {
+            let before = std::mem::replace(&mut last, now().map_err(|error| error.to_string())?);
+            alike = if last == before { alike + 1 } else { 0 };
+            if alike >= ALIKE { Ok(last) } else { Err(format!("{before:?}, then {last:?}")) }
+        })?;
+        assert!(acknowledged <= committed, "{acknowledged} were acknowledged, and {committed} committed");
+        Ok(committed - acknowledged)
     }
 
     fn kill_anywhere(&mut self) -> Result<bool, StageError> {
@@ -243,13 +260,16 @@ impl Pair {
         self.load.recovers();
         nothing_is_stuck(&self.collector, &["http.status", "agent.missing"])?;
         // Before the agent ends in order, which cuts a request short and says it again.
-        let (repeated, uncertain) = (self.repeated()?, self.uncertain);
-        assert!(repeated <= uncertain, "{repeated} records came again, and {uncertain} were uncertain");
+        until("what was committed and not acknowledged came again", 30.s(), || match self.repeated() {
+            Ok(repeated) if repeated == self.owed => Ok(()),
+            other => Err(format!("{other:?} of {} records", self.owed)),
+        })?;
+        let repeated = self.owed;
         self.agent.stop()?;
         are_whole(&self.collector, &[&self.agent])?;
         until("the outbox is empty", 60.s(), || self.promises().map_err(|error| error.to_string()))?;
         let (messages_repeated, attempts_uncertain) = self.repeats_are_counted()?;
-        Ok(Course { hits: self.hits, repeated, uncertain, messages_repeated, attempts_uncertain })
+        Ok(Course { hits: self.hits, repeated, messages_repeated, attempts_uncertain })
     }
 
     /// A message comes again only where an attempt at it ended nobody knows how, and the collector says so: how many came
@@ -348,14 +368,13 @@ fn kills_at_any_moment_lose_nothing_and_count_nothing_twice() {
                 *all.hits.entry(window).or_default() += count;
             }
             all.repeated += it.repeated;
-            all.uncertain += it.uncertain;
             all.messages_repeated += it.messages_repeated;
             all.attempts_uncertain += it.attempts_uncertain;
         }
-        let Course { hits, repeated, uncertain, messages_repeated, attempts_uncertain } = all;
+        let Course { hits, repeated, messages_repeated, attempts_uncertain } = all;
         report(&format!(
-            "{cycles} kills, seed {seed}, by window: {hits:?}; nothing lost, nothing counted twice; {repeated} records came again of \
-             {uncertain} uncertain ones, {messages_repeated} messages of {attempts_uncertain} uncertain attempts"
+            "{cycles} kills, seed {seed}, by window: {hits:?}; nothing lost, nothing counted twice; {repeated} records came again, \
+             as had to, {messages_repeated} messages of {attempts_uncertain} uncertain attempts"
         ))?;
         for window in WINDOWS {
             let count = hits.get(&window).copied().unwrap_or_default();

@@ -29,7 +29,7 @@ use tickbird_shared::{Lane, Timestamp};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::buffer::{Buffer, BufferError, Heads, Item, Stored};
+use crate::buffer::{Buffer, BufferError, Heads, Item, Standing, Stored};
 use crate::identity::Identity;
 use crate::identity::renewal::Renewal;
 
@@ -392,16 +392,25 @@ impl Ship {
         }
     }
 
-    /// An empty batch: the collector hears that the agent is alive, or that it goes.
+    /// An empty batch: the collector hears that the agent is alive, or that it goes. Its answer tells what it has of the urgent
+    /// lane, so that what a restored one lacks is said although nothing is found that would ask about it.
     async fn heartbeat(&mut self, goodbye: bool) -> Result<(), ShipError> {
         loop {
             let standing = self.buffer.standing(Lane::Urgent).await?;
-            let is_volatile = standing.is_volatile;
-            let body = body::empty(standing, Lane::Urgent, (self.config.clock)(), goodbye);
+            let body = body::empty(&standing, Lane::Urgent, (self.config.clock)(), goodbye);
             return match self.post(body, 1).await? {
                 Verdict::Acknowledged(answer) => {
                     self.succeeded(|health| health.heartbeats += 1);
-                    if is_volatile { Ok(()) } else { self.is_ahead(Lane::Urgent, answer.through).await.map(|_| ()) }
+                    let Standing { epoch, start, first, is_volatile } = standing;
+                    if is_volatile || self.is_ahead(Lane::Urgent, answer.through).await? {
+                        return Ok(());
+                    }
+                    // Who goes says nothing more: the next start does.
+                    if goodbye || answer.through.saturating_add(1) >= first {
+                        return Ok(());
+                    }
+                    let next = Stored { epoch, start, lane: Lane::Urgent, first, items: Vec::new(), is_volatile };
+                    self.bridge(&next, answer.through).await
                 }
                 // A goodbye has to be heard under the new epoch, too.
                 Verdict::OtherStart => {

@@ -20,8 +20,8 @@ pub(super) enum Unsendable {
 }
 
 /// A request without records: a heartbeat, or the agent's goodbye.
-pub(super) fn empty(standing: Standing, lane: Lane, sent_at: Timestamp, goodbye: bool) -> Vec<u8> {
-    let Standing { epoch, start, first, .. } = standing;
+pub(super) fn empty(standing: &Standing, lane: Lane, sent_at: Timestamp, goodbye: bool) -> Vec<u8> {
+    let (epoch, start, first) = (standing.epoch.clone(), standing.start.clone(), standing.first);
     compress(&Batch { protocol: PROTOCOL, epoch, lane, first, sent_at, goodbye, start, records: Vec::new() })
 }
 
@@ -100,7 +100,7 @@ mod tests {
         let before = (0..MAX_EARLIER as u64).map(|n| EarlierStart { word: random(n), opened: 90_000 - 2_345 * n });
         let start = Start { number: 100, word: random(99), opened: 99_999, before: before.collect() };
         let standing = |start| Standing { epoch: epoch(), start, first: 100_007, is_volatile: false };
-        let sent = |start, goodbye| empty(standing(start), Lane::Urgent, Timestamp::UNIX_EPOCH, goodbye);
+        let sent = |start, goodbye| empty(&standing(start), Lane::Urgent, Timestamp::UNIX_EPOCH, goodbye);
         let heartbeat = sent(None, false);
         assert!(heartbeat.len() < 200 && !text(&heartbeat).contains("goodbye"));
         let with_start = sent(Some(start), false);

@@ -271,6 +271,25 @@ async fn a_collector_restored_from_an_older_copy_is_told_what_is_gone() {
 }
 
 #[tokio::test]
+async fn a_restored_collector_is_told_what_is_gone_although_nothing_new_is_found() {
+    let collector = Collector::start().await;
+    let agent = Agent::start(&collector);
+    agent.finds(Lane::Urgent, records(0..100)).await;
+    agent.shows("all acknowledged", |health| health.acknowledged == 100).await;
+    collector.with(|world| {
+        world.settled.values_mut().for_each(|settled| *settled = 60);
+        world.stored.values_mut().for_each(|records| records.retain(|sequence, _| *sequence <= 60));
+    });
+    let world = collector.sees("a loss", |world| world.records(Lane::Urgent).len() == 61).await;
+    assert!(world.records(Lane::Urgent)[60].contains(r#""from":61,"to":100,"count":40"#), "{world:?}");
+    // Said again is what still fires, by whoever hears of this.
+    agent.shows("a bridge", |health| health.bridged == 1).await;
+    let heartbeats = world.heartbeats;
+    let world = collector.sees("more heartbeats", |world| world.heartbeats > heartbeats + 2).await;
+    assert_eq!(world.records(Lane::Urgent).len(), 61, "it is told once: {world:?}");
+}
+
+#[tokio::test]
 async fn an_agent_restored_from_an_older_copy_goes_on_in_a_new_epoch() {
     let collector = Collector::start().await;
     let agent = Agent::start(&collector);

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +42,7 @@ use crate::judge::levels::Telling;
 use crate::judge::{BudgetSeen, BufferSeen, BufferSums, CertificateSeen, Judge, LaneSums, Moment, Who};
 use crate::kernel::reader::Reader;
 use crate::ship::{self, Ship};
+use crate::status::loopback::Loopback;
 use crate::status::report::Source;
 use crate::status::world::World;
 use crate::status::{self, CollectorPart, socket};
@@ -86,6 +88,14 @@ pub enum AgentError {
     /// The identity does not say where records go.
     #[error("cannot use the collector's address of the identity")]
     Origin(#[from] ship::OriginError),
+    /// The page for probes cannot be served.
+    #[error("cannot listen at {address} (local.listen)")]
+    Listen {
+        /// What was configured.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
 }
 
 impl AgentError {
@@ -98,6 +108,7 @@ impl AgentError {
             Self::Buffer(error) => error.advice(),
             Self::Identity(error) => error.advice(),
             Self::Origin(_) => Some("enrol again, or set collector.url"),
+            Self::Listen { .. } => Some("name a loopback address and a port that nobody else has"),
         }
     }
 }
@@ -122,7 +133,14 @@ pub async fn run(config: Config, reader: Reader, mut orders: mpsc::Receiver<Orde
     };
 
     let (asks, mut asked) = mpsc::channel(8);
-    let socket = tokio::spawn(socket::serve(listener, rustix::process::getegid().as_raw(), asks));
+    let mut page = match config.listen {
+        Some(address) => {
+            let page = Loopback::begin(address, asks.clone()).await;
+            Some(page.map_err(|source| AgentError::Listen { address, source })?)
+        }
+        None => None,
+    };
+    let socket = tokio::spawn(socket::serve(listener, rustix::process::getegid().as_raw(), asks.clone()));
     let shipping = match &identity {
         Some(identity) => Some(Shipping::start(&config, identity)?),
         None => None,
@@ -170,6 +188,7 @@ pub async fn run(config: Config, reader: Reader, mut orders: mpsc::Receiver<Orde
             order = orders.recv() => match order {
                 Some(Order::Reload(config)) => {
                     watcher.reconfigure(*config).await;
+                    page = elsewhere(page, watcher.config.listen, &asks).await;
                     eyes = Eyes::open(&watcher.config, &reader, clock);
                     watcher.judge.begin_anew(eyes.intervals.iter().map(|it| it.inspector.clone()), watcher.moment());
                     tracing::info!("configuration reloaded");
@@ -183,12 +202,27 @@ pub async fn run(config: Config, reader: Reader, mut orders: mpsc::Receiver<Orde
     }
     tracing::info!("agent stopping");
     service::ends();
-    drop(eyes);
+    drop((eyes, page));
     watcher.close().await;
     socket.abort();
     // The socket is ours; a reader must not find it without an agent behind it.
     let _ = std::fs::remove_file(watcher.config.state_dir.join(socket::NAME));
     Ok(())
+}
+
+/// The page for probes where it is to be now. An address that cannot be had is told, and ends nothing.
+async fn elsewhere(
+    page: Option<Loopback>,
+    wanted: Option<SocketAddr>,
+    asks: &mpsc::Sender<status::Ask>,
+) -> Option<Loopback> {
+    if page.as_ref().map(Loopback::address) == wanted {
+        return page;
+    }
+    drop(page);
+    let address = wanted?;
+    let begun = Loopback::begin(address, asks.clone()).await;
+    begun.map_err(|error| tracing::error!(%address, %error, "health and metrics cannot be served there")).ok()
 }
 
 /// The buffer and the task that empties it.

@@ -4,6 +4,7 @@
 //! a password) is no mistake here.
 
 use std::io::Read as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,6 +74,8 @@ pub struct Config {
     pub buffer: buffer::Config,
     /// What the agent may take of its host.
     pub budget: Budget,
+    /// Loopback address on which health and metrics are served. Default none: nothing listens.
+    pub listen: Option<SocketAddr>,
     /// Between two looks at sockets and processes. Default 1 s.
     pub host_interval: Duration,
     /// Between two questions for the names of servers. Default 15 s.
@@ -171,7 +174,7 @@ impl Config {
         let collector = self.collector.as_ref().map(ToString::to_string);
         let from = if files.is_empty() { "no file: defaults".to_owned() } else { files.join(", ") };
         format!(
-            "configuration is good ({from})\n  state directory  {}\n  collector        {}\n  applications     {}\n  pool sources     {}\n  postgres         {}\n  pgbouncer        {}\n  mysql            {}\n  redis            {}\n  rabbitmq         {}\n  logs             {}\n  endpoints        {}",
+            "configuration is good ({from})\n  state directory  {}\n  collector        {}\n  applications     {}\n  pool sources     {}\n  postgres         {}\n  pgbouncer        {}\n  mysql            {}\n  redis            {}\n  rabbitmq         {}\n  logs             {}\n  endpoints        {}\n  local page       {}",
             self.state_dir.display(),
             collector.as_deref().unwrap_or("from enrolment, if the agent is enrolled"),
             self.apps.len(),
@@ -183,6 +186,7 @@ impl Config {
             self.rabbitmq_count(),
             self.logs.len(),
             self.endpoints.len(),
+            self.listen.map_or_else(|| "off".to_owned(), |it| format!("http://{it}/healthz and /metrics")),
         )
     }
 }
@@ -237,6 +241,7 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
         budget.cpu = section.percent("cpu", 0.001, 64.0).unwrap_or(budget.cpu);
         budget.memory = section.bytes("memory", 1 << 20, 64 << 30).unwrap_or(budget.memory);
     }
+    let listen = root.section("local").and_then(|mut it| listen(&mut it));
     let mut resolver_interval = RESOLVER_INTERVAL;
     if let Some(mut section) = root.section("resolver") {
         resolver_interval = section.duration("interval", SECOND, HOUR).unwrap_or(RESOLVER_INTERVAL);
@@ -266,6 +271,7 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
         checks,
         buffer,
         budget,
+        listen,
         host_interval,
         resolver_interval,
         namespaces,
@@ -307,6 +313,19 @@ fn collector(section: &mut Section) -> (Option<ship::Origin>, Option<Arc<Files>>
             (origin, None)
         }
     }
+}
+
+/// Where probes and scrapers of this host may ask. What is said there is for everybody who can reach it.
+fn listen(section: &mut Section) -> Option<SocketAddr> {
+    let text = section.text("listen")?;
+    let advice = || Some("write 127.0.0.1:7442 or [::1]:7442".to_owned());
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_loopback() && address.port() != 0 => return Some(address),
+        Ok(address) if address.port() == 0 => section.wrong("listen", "needs a port that scrapers can know", advice()),
+        Ok(_) => section.wrong("listen", "is no loopback address: other hosts are served by the collector", advice()),
+        Err(_) => section.wrong("listen", "is no address with a port", advice()),
+    }
+    None
 }
 
 fn origin(section: &mut Section) -> Option<ship::Origin> {

@@ -99,6 +99,9 @@ pub enum State {
 }
 
 impl State {
+    /// Each of them, best first.
+    pub const ALL: [Self; 6] = [Self::NotYet, Self::Ok, Self::Info, Self::Blind, Self::Warning, Self::Critical];
+
     /// `not yet`, `ok`, `info`, `blind`, `warning` or `critical`.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,7 +1,8 @@
 //! What the agent says of itself and of what it watches: the report behind `status`, `inspect` and `doctor`.
 //!
 //! The JSON form is a public interface (`"schema": "tickbird.report/1"`): fields are added, never renamed. A running
-//! agent gives it over its local socket, which only its own user, root and the socket's group may use.
+//! agent gives it over its local socket, which only its own user, root and the socket's group may use. Its numbers alone are
+//! on a loopback page, when that is switched on.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +12,16 @@ use serde_json::Value as Json;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+pub mod loopback;
+mod metrics;
 pub mod pools;
 pub mod render;
 pub mod report;
+mod server;
 pub mod socket;
 pub mod world;
+
+pub use server::Ask;
 
 /// Name and version of the JSON form.
 pub const SCHEMA: &str = "tickbird.report/1";
@@ -254,7 +260,7 @@ mod tests {
     async fn a_caller_gets_the_report_over_the_socket() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join(socket::NAME);
-        let (asks, mut asked) = tokio::sync::mpsc::channel::<socket::Ask>(1);
+        let (asks, mut asked) = tokio::sync::mpsc::channel::<Ask>(1);
         let listener = socket::listen(&path).expect("listens");
         let server = tokio::spawn(socket::serve(listener, u32::MAX, asks));
         let answering = tokio::spawn(async move {

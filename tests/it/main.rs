@@ -31,6 +31,7 @@ mod logs;
 mod names;
 mod newer_store;
 mod own;
+mod own_page;
 mod packaging;
 mod params;
 mod partitions;

@@ -23,6 +23,8 @@ use tickbird_tests::{
 use outlets::Outlets;
 
 const APP: &str = "till-api";
+/// Port of the agent's page for probes.
+const PAGE: u16 = 7442;
 
 /// What stands beside a secret and is none; it has to come out at the agent, in its frames, and at the collector.
 const MARKERS: [(&str, &str); 20] = [
@@ -248,6 +250,7 @@ fn no_secret_comes_out_of_any_path_and_what_stands_beside_it_does() {
             |rest: &str| format!("[[endpoint]]\nurl = \"http://{}/{rest}\ninterval = \"1s\"\n", pages.address());
         let soon = ["db.connect", "pool.exhausted", "http.status", "http.body", "db.locks"];
         let configuration = [
+            format!("[local]\nlisten = \"127.0.0.1:{PAGE}\"\n"),
             app(APP, &worker.command()),
             format!("pool.metrics = \"http://{}/metrics?token={}\"\n", pages.address(), canary(64)),
             format!("[[log]]\npath = \"{}\"\napp = \"{APP}\"\n", log.display()),
@@ -302,6 +305,7 @@ fn no_secret_comes_out_of_any_path_and_what_stands_beside_it_does() {
             if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?}")) }
         })?;
         out.take_commands(&agent, worker.pid())?;
+        out.take_pages(PAGE)?;
         out.take_files("the buffer", &agent.state_directory(), &["identity"])?;
         for (path, marker) in MARKERS {
             for outlet in ["status --json", "inspect --json", "buffer export", "the agent's log"] {

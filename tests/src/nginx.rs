@@ -1,12 +1,12 @@
 //! A private nginx: one port, pages that are always the same, nothing of the distribution's server.
 
-use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use crate::postgres::free_port;
 use crate::process::{Running, installed, last_lines};
+use crate::requests::exchange;
 use crate::stage::{Stage, StageError};
 use crate::wait::{Seconds, until};
 
@@ -61,11 +61,7 @@ impl Nginx {
 
     /// How many requests it has answered, this one included.
     pub fn requests(&self) -> Result<u64, StageError> {
-        let failed = || StageError::system("ask nginx for its counts");
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).map_err(failed())?;
-        stream.write_all(b"GET /status HTTP/1.0\r\n\r\n").map_err(failed())?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).map_err(failed())?;
+        let text = exchange(self.port, "GET", "/status")?;
         // "server accepts handled requests", and a line of three numbers.
         let numbers = text.lines().skip_while(|line| !line.starts_with("server accepts")).nth(1);
         let requests = numbers.and_then(|line| line.split_ascii_whitespace().nth(2)?.parse().ok());

@@ -85,6 +85,18 @@ fn ask(port: u16, path: &str) -> Result<TcpStream, StageError> {
     Ok(stream)
 }
 
+/// One request to `port` on 127.0.0.1, and all that is answered: head and body.
+pub fn exchange(port: u16, method: &str, path: &str) -> Result<String, StageError> {
+    let failed = || StageError::system(format!("{method} {path}"));
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).map_err(failed())?;
+    stream.set_read_timeout(Some(30.s())).map_err(failed())?;
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).map_err(failed())?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).map_err(failed())?;
+    Ok(text)
+}
+
 /// At least the status line.
 fn begin_of_answer(stream: &mut TcpStream) -> Result<String, StageError> {
     let mut bytes = [0; 1024];

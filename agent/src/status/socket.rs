@@ -5,31 +5,23 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::mpsc;
 
-use crate::status::Report;
+use super::Report;
+use super::server::{self, Accept, Ask, PATIENCE};
 
 /// Name of the socket in the state directory.
 pub const NAME: &str = "agent.sock";
 
-/// Most callers served at a time; more wait to be accepted.
-const MAX_CALLERS: usize = 8;
 /// Largest report that a caller reads.
 const MAX_REPORT_BYTES: usize = 16 << 20;
-/// Longest a caller waits for the report, and the longest a connection lives.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A caller that waits for a report.
-pub type Ask = oneshot::Sender<Report>;
-
 /// Why there is no report from a running agent.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
@@ -89,63 +81,41 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
 
 /// Serves reports until `asks` closes. Each caller is put to the owner of the state, who answers through the sender.
 pub async fn serve(listener: UnixListener, group: u32, asks: mpsc::Sender<Ask>) {
-    let slots = std::sync::Arc::new(Semaphore::new(MAX_CALLERS));
-    loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = asks.closed() => return,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "local socket cannot accept");
-                // Out of descriptors, most likely: trying again at once would only spin.
-                tokio::time::sleep(Duration::from_millis(200)).await;
-                continue;
-            }
-        };
-        let asks = asks.clone();
-        tokio::spawn(async move {
-            let allowed = is_allowed(&stream, group);
-            let service = service_fn(move |request| answer(request, allowed, asks.clone()));
-            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-            let _ = tokio::time::timeout(PATIENCE, connection).await;
-            drop(slot);
-        });
+    server::serve(listener, asks, move |request, caller: Option<UCred>, asks| {
+        let allowed = caller.is_some_and(|peer| is_allowed(peer, group));
+        answer(request, allowed, asks)
+    })
+    .await;
+}
+
+impl Accept for UnixListener {
+    type Stream = UnixStream;
+    /// Who asks, as the kernel says.
+    type Caller = Option<UCred>;
+
+    async fn next(&self) -> io::Result<(UnixStream, Self::Caller)> {
+        let (stream, _) = self.accept().await?;
+        let peer = stream.peer_cred().ok();
+        Ok((stream, peer))
     }
 }
 
-fn is_allowed(stream: &UnixStream, group: u32) -> bool {
-    let Ok(peer) = stream.peer_cred() else { return false };
+fn is_allowed(peer: UCred, group: u32) -> bool {
     let own = rustix::process::geteuid().as_raw();
     peer.uid() == 0 || peer.uid() == own || peer.gid() == group
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    allowed: bool,
-    asks: mpsc::Sender<Ask>,
-) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
+async fn answer(request: Request<Incoming>, allowed: bool, asks: mpsc::Sender<Ask>) -> Response<Full<Bytes>> {
     let (status, body) = match (request.method(), request.uri().path()) {
         _ if !allowed => (StatusCode::FORBIDDEN, Bytes::new()),
-        (&Method::GET, "/v1/status") => {
-            let (ask, told) = oneshot::channel();
-            let report = match asks.send(ask).await {
-                Ok(()) => told.await.ok(),
-                Err(_) => None,
-            };
-            match report.map(|it| serde_json::to_vec(&it)) {
-                Some(Ok(json)) => (StatusCode::OK, json.into()),
-                _ => (StatusCode::SERVICE_UNAVAILABLE, Bytes::new()),
-            }
-        }
+        (&Method::GET, "/v1/status") => match server::report(&asks).await.map(|it| serde_json::to_vec(&it)) {
+            Some(Ok(json)) => (StatusCode::OK, json.into()),
+            _ => (StatusCode::SERVICE_UNAVAILABLE, Bytes::new()),
+        },
         (_, "/v1/status") => (StatusCode::METHOD_NOT_ALLOWED, Bytes::new()),
         _ => (StatusCode::NOT_FOUND, Bytes::new()),
     };
-    let mut response = Response::new(Full::new(body));
-    *response.status_mut() = status;
-    Ok(response)
+    server::response(status, None, body)
 }
 
 /// Asks the running agent at `path`.

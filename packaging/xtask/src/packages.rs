@@ -38,6 +38,7 @@ const LIBRARIES: &[Package] = &[
     ("/usr/lib/python3/dist-packages/psycopg", "python3-psycopg"),
     ("/usr/lib/python3/dist-packages/asyncpg", "python3-asyncpg"),
     ("/usr/lib/python3/dist-packages/greenlet", "python3-greenlet"),
+    ("/usr/lib/python3/dist-packages/prometheus_client", "python3-prometheus-client"),
     ("/usr/lib/python3/dist-packages/pip", "python3-pip"),
     ("/usr/bin/go", "golang-go"),
     ("/usr/share/gocode/src/github.com/lib/pq", "golang-github-lib-pq-dev"),

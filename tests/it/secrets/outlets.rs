@@ -6,6 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 use tickbird_tests::canary::Search;
 use tickbird_tests::process::{installed, run};
+use tickbird_tests::requests::exchange;
 use tickbird_tests::{Agent, Collector, StageError, Webhook};
 
 /// Prints every value of every table, the bytes of blobs in hexadecimal.
@@ -62,6 +63,16 @@ impl Outlets {
             self.take(words, [output.stdout, output.stderr].concat());
         }
         self.take("the agent's log", agent.log());
+        Ok(())
+    }
+
+    /// What the agent's page tells whoever asks on this host.
+    pub(super) fn take_pages(&mut self, port: u16) -> Result<(), StageError> {
+        for path in ["/healthz", "/metrics"] {
+            let said = exchange(port, "GET", path)?;
+            assert!(said.starts_with("HTTP/1.1 200 "), "{path} is told: {said}");
+            self.take(path, said);
+        }
         Ok(())
     }
 

@@ -10,12 +10,11 @@ use tickbird_shared::{Lane, Timestamp};
 use tickbird_tests::agent::User;
 use tickbird_tests::{Agent, Collector, Seconds, Stage, StageError, Webhook, until};
 
+use crate::buffer::{TOGETHER, record};
 use crate::cost::{over, warm_up};
 use crate::{Figure, median};
 
 const RECORDS: u64 = 3_500_000;
-/// One call's, and one frame's.
-const TOGETHER: u64 = 100;
 /// The bound has to leave room for all of them.
 const MAX_BYTES: u64 = 2 << 30;
 const TURNS: usize = 5;
@@ -106,19 +105,6 @@ fn fill(directory: &Path) -> Result<Vec<Figure>, StageError> {
             Figure::of("on disk", disk, "MiB").at_most(2.2 * compressed + 16.0),
         ])
     })
-}
-
-/// A finding of some 300 bytes, of which another differs as two findings of an agent do.
-fn record(number: u64) -> Vec<u8> {
-    let noise = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let (pid, fd, age) = (1000 + noise % 40, noise % 977, (noise >> 32) % 100_000);
-    let record = serde_json::json!({
-        "kind": "finding", "at": format!("2026-11-22T00:{:02}:{:02}.{:06}Z", number / 60 % 60, number % 60, noise % 1_000_000),
-        "check": "pool.idle_in_transaction", "target": format!("pool:grants-api-{pid}/main>10.0.0.5:5432/app?user=app"),
-        "status": "firing", "severity": "warning",
-        "summary": format!("pid {pid} holds a session for {age} ms on fd {fd} = backend {}", noise >> 48),
-    });
-    record.to_string().into_bytes()
 }
 
 /// Puts what the kernel keeps of the files below `directory` out of its cache, so that the next reader pays for them.

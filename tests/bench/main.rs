@@ -5,6 +5,7 @@
 //! is kept there; a run without either is kept there, too, or with `TICKBIRD_BENCH_KEEP` set, any.
 
 mod backlog;
+mod buffer;
 mod cost;
 mod footprint;
 mod ingest;
@@ -27,11 +28,12 @@ type Scenario = fn(&Stage) -> Result<Vec<Figure>, StageError>;
 /// These run in namespaces of their own: what others on this host start and end would be counted to the agent.
 const APART: [&str; 5] = ["footprint", "tick", "owners", "stacks", "silent"];
 
-const SCENARIOS: [(&str, &str, Scenario); 10] = [
+const SCENARIOS: [(&str, &str, Scenario); 11] = [
     ("footprint", "the agent's CPU and memory for the reference work, and peers' for the same", footprint::footprint),
     ("watch", "the agent's CPU and memory while it watches this host", watch::watch),
     ("tick", "the agent's CPU per second with 100, 1,000 and 5,000 pool sockets, against a bare dump", tick::tick),
     ("owners", "the same of seconds in which a connection is new, and of the dearest in a minute", tick::owners),
+    ("buffer", "records a second into the agent's buffer and out of it, and what it leaves on disk", buffer::buffer),
     ("backlog", "the agent's start and memory with 3.5 million records in its buffer, against none", backlog::backlog),
     ("ingest", "records a second that the collector commits", ingest::ingest),
     ("look", "the watched PostgreSQL's CPU for one look of the agent", look::look),

@@ -50,6 +50,12 @@ impl Figure {
         Self { budget: Some(budget), better: Better::Less, ..self }
     }
 
+    /// The median may not be less.
+    #[must_use]
+    pub fn at_least(self, budget: f64) -> Self {
+        Self { budget: Some(budget), better: Better::More, ..self }
+    }
+
     /// Throughput.
     #[must_use]
     pub fn more_is_better(self) -> Self {
@@ -183,6 +189,8 @@ mod tests {
         assert!(!figure(&[9.0, 1.0, 2.0]).is_missed(), "the middle one counts");
         assert!(figure(&[9.0, 1.0, 2.1]).is_missed());
         assert!(figure(&[f64::NAN]).is_missed() && figure(&[]).is_missed());
+        let rate = |value| Figure::of("rate", value, "1/s").at_least(2.0);
+        assert!(!rate(2.0).is_missed() && rate(1.9).is_missed() && rate(f64::NAN).is_missed());
     }
 
     #[test]

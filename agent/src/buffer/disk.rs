@@ -112,8 +112,8 @@ impl Disk {
     pub(super) fn append(&mut self, lane: Lane, records: &[Vec<u8>]) -> Result<u64, BufferError> {
         let taken = self.guard_space().and_then(|()| self.lanes[index(lane)].append(&mut self.codec, records));
         self.heed_space(&taken);
-        let first = taken?;
-        self.unmeasured += records.iter().map(Vec::len).sum::<usize>();
+        let (first, bytes) = taken?;
+        self.unmeasured += bytes;
         if self.unmeasured >= MEASURE_EVERY_BYTES {
             self.unmeasured = 0;
             self.lanes.iter_mut().for_each(LaneQueue::measure);
@@ -133,7 +133,7 @@ impl Disk {
 
     /// Says once that the disk is full, whether the guard saw it or an append met it, and once that it is over: then there
     /// is room for the ballast, too, which may have been given up meanwhile.
-    fn heed_space(&mut self, taken: &Result<u64, BufferError>) {
+    fn heed_space<T>(&mut self, taken: &Result<T, BufferError>) {
         match taken {
             Err(error) if error.is_disk_full() => {
                 if !std::mem::replace(&mut self.is_short, true) {

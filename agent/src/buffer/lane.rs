@@ -153,11 +153,12 @@ impl LaneQueue {
         Ok(())
     }
 
-    /// Adds records, in order. When this returns they survive a power cut. Answers the first one's sequence.
+    /// Adds records, in order. When this returns they survive a power cut. Answers the first one's sequence, and the bytes
+    /// of their frames.
     ///
     /// # Errors
     /// When they may not be there; none of them has then taken a sequence.
-    pub(super) fn append(&mut self, codec: &mut Codec, records: &[Vec<u8>]) -> Result<u64, BufferError> {
+    pub(super) fn append(&mut self, codec: &mut Codec, records: &[Vec<u8>]) -> Result<(u64, usize), BufferError> {
         let is_drained = self.cursor.through + 1 == self.cursor.next;
         let bound = if is_drained { self.generation_bytes / 4 } else { self.generation_bytes };
         if self.must_roll || self.written >= bound {
@@ -174,7 +175,7 @@ impl LaneQueue {
         }
         let bytes: usize = frames.iter().map(|frame| frame.bytes.len()).sum();
         let number = self.generations.newest().number;
-        if let Err(error) = self.generations.queue(number).and_then(|queue| queue.append(frames)) {
+        if let Err(error) = self.generations.queue(number).and_then(|queue| queue.append(&frames)) {
             // sled refuses a handle that failed once. What it kept of these frames is beyond `next`: never read.
             self.generations.close_writer();
             self.must_roll = true;
@@ -183,7 +184,7 @@ impl LaneQueue {
         self.written += bytes as u64;
         self.cursor.next = sequence;
         self.write_cursor();
-        Ok(first)
+        Ok((first, bytes))
     }
 
     /// The records after the cursor: at most `max_records`, and no more than `max_raw_bytes` unless the first alone

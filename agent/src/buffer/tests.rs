@@ -156,11 +156,11 @@ async fn what_is_evicted_while_it_is_under_way_counts_as_delivered_once_acknowle
     buffer.append(Lane::Bulk, records(0..100)).await.expect("appended");
     let sent = buffer.next_batch(Lane::Bulk, 40, 1 << 20).await.expect("read").expect("some");
     // Enough to be measured, and so evicted.
-    buffer.append(Lane::Bulk, records(100..600)).await.expect("appended");
-    assert_eq!(lane_stat(&buffer, Lane::Bulk).await.evicted, 600);
+    buffer.append(Lane::Bulk, records(100..2_100)).await.expect("appended");
+    assert_eq!(lane_stat(&buffer, Lane::Bulk).await.evicted, 2_100);
     buffer.settle(Lane::Bulk, sent.through(), Vec::new()).await.expect("settled");
     let stat = lane_stat(&buffer, Lane::Bulk).await;
-    assert_eq!((stat.acknowledged, stat.evicted), (40, 560));
+    assert_eq!((stat.acknowledged, stat.evicted), (40, 2_060));
 }
 
 #[tokio::test]

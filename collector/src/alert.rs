@@ -1,5 +1,7 @@
 //! Who hears of an incident, when, and why not. Pure; each decision is stored with its reason.
 //!
+//! Routes (`route`) say which receivers an incident leads to now; what a receiver was told before does not depend on them.
+//!
 //! Two promises. *(a)* Each (incident, receiver, state epoch) is decided once, and what is told has a stable id and
 //! identical bytes. *(b)* While a receiver stays configured, a resolve is queued for each one that was told that the
 //! incident fires, whatever the routes say now.
@@ -11,7 +13,9 @@
 //! That a receiver is away is told to all others, and never to itself: it would hear of it when it is not true any more. What it gets
 //! late says when it was decided.
 
+mod matcher;
 mod message;
+mod route;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -22,8 +26,10 @@ use ulid::Ulid;
 use crate::aggregate::{ChangeKind, IncidentChange, is_about};
 use crate::store::{AgentRow, DecisionRow, IncidentRow, MessageState, OutboxRow};
 
+pub use matcher::{Matcher, MatcherError};
 pub(crate) use message::object;
 pub use message::{AgentDocument, IncidentDocument};
+pub use route::{Facts, Route, facts};
 
 /// A configured destination, as far as deciding goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +46,32 @@ impl Receiver {
     /// A receiver with the defaults.
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), min_severity: Severity::Warning, skip_checks: vec!["agent.blind".into()] }
+    }
+
+    /// Why it does not hear of a check at a severity, whatever leads to it.
+    pub fn does_not_want(&self, check: &str, severity: Severity) -> Option<String> {
+        if self.skip_checks.iter().any(|it| it == check) {
+            Some(format!("skip_checks holds {check}"))
+        } else if severity < self.min_severity {
+            Some(format!("below min_severity: {severity} is less than {}", self.min_severity))
+        } else {
+            None
+        }
+    }
+}
+
+/// Who may hear, and of what.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Policy {
+    /// All that are configured.
+    pub receivers: Vec<Receiver>,
+    /// Which of them an incident leads to. Without one it leads to all.
+    pub route: Option<Route>,
+}
+
+impl From<Vec<Receiver>> for Policy {
+    fn from(receivers: Vec<Receiver>) -> Self {
+        Self { receivers, route: None }
     }
 }
 
@@ -116,18 +148,24 @@ impl State {
         &mut self,
         change: &IncidentChange,
         agent: Option<&AgentRow>,
-        receivers: &[Receiver],
+        policy: &Policy,
         now: Timestamp,
     ) -> Vec<Decision> {
         if change.kind == ChangeKind::Refreshed {
             return Vec::new();
         }
         let key = (change.incident.tenant.clone(), change.incident.id.clone());
+        let facts = facts(&change.incident, agent);
+        let receivers = &policy.receivers;
         let mut decisions: Vec<_> = receivers
             .iter()
             .map(|receiver| {
                 let believes = self.believers.get(&key).is_some_and(|them| them.contains(&receiver.name));
-                let (kind, verdict) = judge(change, receiver, believes);
+                let way = match &policy.route {
+                    None => Way::All,
+                    Some(route) => route.to(&receiver.name, &facts).map_or(Way::None, |it| Way::By(&it.at)),
+                };
+                let (kind, verdict) = judge(change, receiver, believes, way);
                 self.write_down(change, agent, &receiver.name, kind, verdict, now)
             })
             .collect();
@@ -241,8 +279,19 @@ impl State {
     }
 }
 
+/// How an incident leads to a receiver.
+#[derive(Debug, Clone, Copy)]
+enum Way<'a> {
+    /// There are no routes: it leads to everybody.
+    All,
+    /// By the route that stands there.
+    By(&'a str),
+    /// By none.
+    None,
+}
+
 /// What one receiver hears of a change: what kind of message, and why, or why none.
-fn judge(change: &IncidentChange, receiver: &Receiver, believes: bool) -> (Kind, Result<String, String>) {
+fn judge(change: &IncidentChange, receiver: &Receiver, believes: bool, way: Way<'_>) -> (Kind, Result<String, String>) {
     let incident = &change.incident;
     let kind = match change.kind {
         ChangeKind::Resolved => {
@@ -256,18 +305,20 @@ fn judge(change: &IncidentChange, receiver: &Receiver, believes: bool) -> (Kind,
         ChangeKind::Eased => Kind::Eased,
         ChangeKind::Updated | ChangeKind::Refreshed => Kind::Updated,
     };
-    let silent = if change.kind == ChangeKind::Eased {
+    let silent = if matches!(way, Way::None) {
+        Some("no route leads there".to_owned())
+    } else if change.kind == ChangeKind::Eased {
         Some(format!("nobody is told that a fault eased ({})", change.reason))
     } else if is_about(incident, &receiver.name) {
         Some("it is about this receiver itself, which would hear of it once it is over".to_owned())
-    } else if receiver.skip_checks.contains(&incident.check) {
-        Some(format!("skip_checks holds {}", incident.check))
-    } else if incident.severity < receiver.min_severity {
-        Some(format!("below min_severity: {} is less than {}", incident.severity, receiver.min_severity))
     } else {
-        None
+        receiver.does_not_want(&incident.check, incident.severity)
     };
-    (kind, silent.map_or_else(|| Ok(change.reason.clone()), Err))
+    let told = || match way {
+        Way::By(at) => format!("{}, by {at}", change.reason),
+        Way::All | Way::None => change.reason.clone(),
+    };
+    (kind, silent.map_or_else(|| Ok(told()), Err))
 }
 
 #[cfg(test)]

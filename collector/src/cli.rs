@@ -3,6 +3,7 @@
 mod agent;
 mod backup;
 mod init;
+mod route;
 mod serve;
 mod table;
 mod token;
@@ -45,6 +46,9 @@ enum Command {
     /// Lists, denies and forgets agents.
     #[command(subcommand)]
     Agent(agent::Agent),
+    /// Shows the routes, and tells where an incident of some labels would go.
+    #[command(subcommand)]
+    Route(route::Route),
 }
 
 /// Which collector.
@@ -118,6 +122,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Restore(it) => it.run(),
         Command::Token(it) => it.run(),
         Command::Agent(it) => it.run(),
+        Command::Route(it) => it.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

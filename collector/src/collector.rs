@@ -170,7 +170,7 @@ impl Collector {
         let writer = store::open_sound(&path, clock())?;
         let (strain_told, strain) = watch::channel(None);
         let ledger_config = ledger::Config {
-            receivers: config.receivers,
+            policy: config.policy,
             bounds: config.bounds,
             certificates: certificates.kept(),
             strain: strain.clone(),

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use tickbird_shared::Severity;
 
 use crate::aggregate;
-use crate::alert::Receiver;
+use crate::alert::{Matcher, MatcherError, Policy, Receiver, Route};
 use crate::certificates::{Brought, Naming, ServerFiles, Settings};
 use crate::ingest::Limits;
 use crate::notify::webhook;
@@ -42,8 +42,8 @@ pub struct Config {
     pub limits: Limits,
     /// When the collector tells of itself.
     pub own: aggregate::Settings,
-    /// Who hears of incidents.
-    pub receivers: Vec<Receiver>,
+    /// Who hears of incidents, and of which.
+    pub policy: Policy,
     /// How each of them is reached, by name.
     pub webhooks: Vec<(String, webhook::Config)>,
 }
@@ -146,11 +146,24 @@ impl Config {
                 receivers.push(receiver);
             }
         }
+        let route = root.has("route").then(|| root.table("route", &mut mistakes));
+        let route = route.and_then(|fields| top_route(fields, &names, &mut mistakes));
         root.finish(&mut mistakes);
         if mistakes.is_empty() {
             let (agents, people) = (agents_listen, people_listen);
             let certificates = Settings { lives, agents: of_agents, people: of_people, naming };
-            Ok(Self { name, agents, agents_url, people, bounds, certificates, limits, own, receivers, webhooks })
+            Ok(Self {
+                name,
+                agents,
+                agents_url,
+                people,
+                bounds,
+                certificates,
+                limits,
+                own,
+                policy: Policy { receivers, route },
+                webhooks,
+            })
         } else {
             Err(mistakes)
         }
@@ -313,6 +326,59 @@ fn own(mut fields: Fields, mistakes: &mut Vec<Mistake>) -> aggregate::Settings {
     own
 }
 
+/// Routes within routes; more would be a mistake of whatever wrote the file.
+const DEEPEST: usize = 16;
+
+/// The top of the tree, at which every incident enters.
+fn top_route(mut fields: Fields, receivers: &HashSet<String>, mistakes: &mut Vec<Mistake>) -> Option<Route> {
+    for key in ["matchers", "continue"] {
+        if fields.has(key) {
+            let what = "every incident enters here, so this one has none".into();
+            fields.mistake(key, what, "write it on one of [[route.routes]]", mistakes);
+            fields.ignore(key);
+        }
+    }
+    if !fields.has("receiver") {
+        let what = "is missing: who is told when no other route matches";
+        fields.mistake("receiver", what.into(), "name a [[receiver]]", mistakes);
+    }
+    route(fields, "", receivers, 1, mistakes)
+}
+
+fn route(
+    mut fields: Fields,
+    parents: &str,
+    receivers: &HashSet<String>,
+    depth: usize,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<Route> {
+    let at = fields.at().to_owned();
+    let receiver = fields.text("receiver", mistakes).unwrap_or_else(|| parents.to_owned());
+    if !receiver.is_empty() && !receivers.contains(&receiver) {
+        fields.mistake("receiver", format!("there is no receiver `{receiver}`"), "name a [[receiver]]", mistakes);
+    }
+    let mut matchers = Vec::new();
+    for text in fields.texts("matchers", mistakes).unwrap_or_default() {
+        match text.parse::<Matcher>() {
+            Ok(matcher) => matchers.push(matcher),
+            Err(error) => {
+                let what = format!("`{text}`: {error}");
+                fields.mistake("matchers", what, MatcherError::advice(), mistakes);
+            }
+        }
+    }
+    let goes_on = fields.flag("continue", mistakes).unwrap_or(false);
+    let children = fields.tables("routes", mistakes);
+    if depth == DEEPEST && !children.is_empty() {
+        fields.mistake("routes", format!("lies deeper than {DEEPEST}"), "put routes beside one another", mistakes);
+        return None;
+    }
+    let routes: Vec<_> =
+        children.into_iter().filter_map(|it| route(it, &receiver, receivers, depth + 1, mistakes)).collect();
+    fields.finish(mistakes);
+    Some(Route { at, receiver, matchers, goes_on, routes })
+}
+
 fn receiver(
     mut fields: Fields,
     directory: &Path,
@@ -381,8 +447,11 @@ mod tests {
         assert_eq!((config.bounds, config.limits), (Bounds::default(), Limits::default()));
         assert_eq!(config.own, aggregate::Settings::default());
         assert_eq!(config.certificates, Settings::default());
-        assert_eq!(config.receivers.len(), 1);
-        assert_eq!((config.receivers[0].name.as_str(), config.receivers[0].min_severity), ("ops", Severity::Warning));
+        assert_eq!(config.policy.receivers.len(), 1);
+        assert_eq!(
+            (config.policy.receivers[0].name.as_str(), config.policy.receivers[0].min_severity),
+            ("ops", Severity::Warning)
+        );
     }
 
     #[test]
@@ -418,8 +487,15 @@ mod tests {
             [[receiver]]
             name = "ops"
             webhook.url = "http://127.0.0.1:1/hook"
+            [route]
+            matchers = ["severity=critical"]
+            continue = "yes"
+            [[route.routes]]
+            receiver = "nobody"
+            matchers = ["severity", 'check=~"("']
+            group = "x"
         "#;
-        insta::assert_snapshot!(mistakes(text).join("\n"), @"
+        insta::assert_snapshot!(mistakes(text).join("\n"), @r#"
         agents.listen: `collector:7443` is not an address and a port
         agents.url: `http://host` is not where agents can send to
         agents.client_name: `email` is no place in a certificate
@@ -440,8 +516,15 @@ mod tests {
         receiver[0].webhook.url: is missing
         receiver[0].webhook.secret_file: may not read `/nonexistent/missing`: No such file or directory (os error 2)
         receiver[1].name: `ops` is there twice
+        route.matchers: every incident enters here, so this one has none
+        route.continue: every incident enters here, so this one has none
+        route.receiver: is missing: who is told when no other route matches
+        route.routes[0].receiver: there is no receiver `nobody`
+        route.routes[0].matchers: `severity`: has none of =, !=, =~ and !~
+        route.routes[0].matchers: `check=~"("`: `(` is no regular expression
+        route.routes[0].group: is not a key here
         nmae: is not a key here
-        ");
+        "#);
     }
 
     #[test]

@@ -331,7 +331,7 @@ mod tests {
         transaction.add_token(&row).expect("writes");
         transaction.commit().expect("commits");
         let config = Config {
-            receivers: vec![Receiver::new("ops")],
+            policy: vec![Receiver::new("ops")].into(),
             bounds: Bounds::default(),
             certificates: watch::channel(Kept::default()).1,
             strain: watch::channel(None).1,

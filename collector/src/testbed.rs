@@ -71,7 +71,7 @@ impl Testbed {
     fn over(directory: PathBuf, room: Option<TempDir>, receivers: Vec<Receiver>, epoch: char) -> Self {
         let path = directory.join("store.db");
         let config = ledger::Config {
-            receivers,
+            policy: receivers.into(),
             bounds: Bounds::default(),
             certificates: tokio::sync::watch::channel(Kept::default()).1,
             strain: tokio::sync::watch::channel(None).1,

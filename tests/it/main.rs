@@ -43,6 +43,7 @@ mod processes;
 mod reloads;
 mod resets;
 mod rights;
+mod routes;
 mod secrets;
 mod servers;
 mod service;

@@ -51,7 +51,7 @@ fn change(kind: ChangeKind, severity: Severity, state_epoch: u64) -> IncidentCha
 fn hear(changes: &[(ChangeKind, Severity)]) -> Vec<String> {
     let mut pager = Receiver::new("pager");
     pager.min_severity = Severity::Critical;
-    let receivers = [Receiver::new("ops"), pager];
+    let receivers = Policy::from(vec![Receiver::new("ops"), pager]);
     let mut state = State::default();
     let mut told = Vec::new();
     for (epoch, &(kind, severity)) in (1..).zip(changes) {
@@ -110,7 +110,7 @@ fn who_never_heard_that_it_fires_does_not_hear_that_it_is_over() {
 
 #[test]
 fn that_a_receiver_is_away_is_told_to_all_others_and_never_to_itself() {
-    let receivers = [Receiver::new("ops"), Receiver::new("chat")];
+    let receivers = Policy::from(vec![Receiver::new("ops"), Receiver::new("chat")]);
     let mut state = State::default();
     let mut told = Vec::new();
     for (epoch, kind) in (1..).zip([Opened, Updated, Resolved]) {
@@ -134,22 +134,48 @@ fn that_a_receiver_is_away_is_told_to_all_others_and_never_to_itself() {
 }
 
 #[test]
+fn a_route_says_who_hears_of_it_and_the_resolve_goes_to_whoever_heard_that_it_fires() {
+    let mut policy = Policy::from(vec![Receiver::new("ops"), Receiver::new("pager")]);
+    policy.route = Some(by_severity("pager", "ops"));
+    let mut state = State::default();
+    let mut told = Vec::new();
+    for (epoch, (kind, severity)) in (1..).zip([(Opened, Warning), (Worsened, Critical), (Resolved, Critical)]) {
+        if kind == Resolved {
+            policy.route = Some(by_severity("ops", "ops"));
+        }
+        let decisions = state.decide(&change(kind, severity, epoch), None, &policy, at(epoch as i64));
+        told.extend(decisions.into_iter().map(|it| format!("{} {} {}", it.row.receiver, it.row.kind, it.row.reason)));
+    }
+    assert_eq!(
+        told,
+        [
+            "ops incident.firing Opened, by ops",
+            "pager incident.firing no route leads there",
+            "ops incident.worsened no route leads there",
+            "pager incident.firing Worsened, by pager",
+            "ops incident.resolved Resolved",
+            "pager incident.resolved Resolved",
+        ]
+    );
+}
+
+#[test]
 fn a_blind_check_is_recorded_and_routed_nowhere() {
     let mut change = change(Opened, Warning, 1);
     change.incident.check = "agent.blind".into();
-    let decisions = State::default().decide(&change, None, &[Receiver::new("ops")], at(0));
+    let decisions = State::default().decide(&change, None, &vec![Receiver::new("ops")].into(), at(0));
     assert_eq!(decisions[0].row.reason, "skip_checks holds agent.blind");
     assert!(decisions[0].message.is_none());
 }
 
 #[test]
 fn a_restart_between_firing_and_resolve_remembers_who_was_told() {
-    let receivers = [Receiver::new("ops")];
+    let receivers = Policy::from(vec![Receiver::new("ops")]);
     let mut state = State::default();
     let firing = state.decide(&change(Opened, Warning, 1), None, &receivers, at(0)).remove(0);
     let mut again = State::load(vec![firing.row], firing.message.clone().into_iter().collect());
     let mut stricter = receivers.clone();
-    stricter[0].min_severity = Severity::Critical;
+    stricter.receivers[0].min_severity = Severity::Critical;
     let resolved = again.decide(&change(Resolved, Warning, 2), None, &stricter, at(9)).remove(0);
     assert_eq!(resolved.row.kind, "incident.resolved");
     assert!(resolved.row.told, "whatever the routes say now");
@@ -159,8 +185,8 @@ fn a_restart_between_firing_and_resolve_remembers_who_was_told() {
 #[test]
 fn a_receiver_that_is_not_configured_any_more_is_named_in_the_decision() {
     let mut state = State::default();
-    state.decide(&change(Opened, Warning, 1), None, &[Receiver::new("old")], at(0));
-    let decisions = state.decide(&change(Resolved, Warning, 2), None, &[Receiver::new("new")], at(1));
+    state.decide(&change(Opened, Warning, 1), None, &vec![Receiver::new("old")].into(), at(0));
+    let decisions = state.decide(&change(Resolved, Warning, 2), None, &vec![Receiver::new("new")].into(), at(1));
     let told: Vec<_> = decisions.iter().map(|it| (it.row.receiver.as_str(), it.row.reason.as_str())).collect();
     assert_eq!(told, [("new", "was not told that it fires"), ("old", "the receiver is not configured any more")]);
 }
@@ -185,7 +211,7 @@ fn the_body_is_the_documented_one() {
         stopped_at: None,
     };
     let mut decisions =
-        State::default().decide(&change(Opened, Warning, 1), Some(&agent), &[Receiver::new("ops")], at(2));
+        State::default().decide(&change(Opened, Warning, 1), Some(&agent), &vec![Receiver::new("ops")].into(), at(2));
     let message = decisions.remove(0).message.expect("told");
     let body: serde_json::Value = serde_json::from_slice(&message.body).expect("JSON");
     assert_eq!(body["id"], message.id.as_str());
@@ -212,6 +238,8 @@ enum Act {
     Attempt(usize, Option<bool>),
     Restart,
     Configure(Severity, Severity),
+    /// What is critical leads to this one alone, everything else to the other; or there are no routes.
+    Route(Option<usize>),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -230,7 +258,21 @@ fn act() -> impl Strategy<Value = Act> {
         4 => (0..2_usize, proptest::option::of(any::<bool>())).prop_map(|(receiver, heard)| Act::Attempt(receiver, heard)),
         1 => Just(Act::Restart),
         1 => (severity(), severity()).prop_map(|(a, b)| Act::Configure(a, b)),
+        1 => proptest::option::of(0..2_usize).prop_map(Act::Route),
     ]
+}
+
+/// What is critical leads to one, everything else to the other.
+fn by_severity(critical: &str, other: &str) -> Route {
+    let route = |receiver: &str, matchers, routes| Route {
+        at: receiver.to_owned(),
+        receiver: receiver.to_owned(),
+        matchers,
+        goes_on: false,
+        routes,
+    };
+    let matcher: Matcher = "severity=critical".parse().expect("a matcher");
+    route(other, Vec::new(), vec![route(critical, vec![matcher], Vec::new())])
 }
 
 /// The tables that the ledger writes, and what two people have heard.
@@ -248,7 +290,7 @@ struct World {
 const NAMES: [&str; 2] = ["ops", "pager"];
 
 impl World {
-    fn change(&mut self, wished: ChangeKind, severity: Severity, receivers: &[Receiver]) {
+    fn change(&mut self, wished: ChangeKind, severity: Severity, policy: &Policy) {
         // The state machine of incidents gives only these.
         let kind = match (self.firing, wished) {
             (false, _) if self.epoch == 0 => Opened,
@@ -259,7 +301,7 @@ impl World {
         self.firing = kind != Resolved;
         self.epoch += u64::from(kind != Refreshed);
         let now = at(self.epoch as i64 / 3);
-        for decision in self.state.decide(&change(kind, severity, self.epoch), None, receivers, now) {
+        for decision in self.state.decide(&change(kind, severity, self.epoch), None, policy, now) {
             let same =
                 |it: &DecisionRow| it.receiver == decision.row.receiver && it.state_epoch == decision.row.state_epoch;
             assert!(!self.decisions.iter().any(same), "decided twice");
@@ -309,21 +351,22 @@ impl World {
 proptest! {
     #[test]
     fn whoever_may_believe_that_it_fires_hears_that_it_is_over(acts in proptest::collection::vec(act(), 1..80)) {
-        let mut receivers = NAMES.map(Receiver::new);
+        let mut policy = Policy::from(NAMES.map(Receiver::new).to_vec());
         let mut world = World::default();
         for act in acts {
             match act {
-                Act::Change(kind, severity) => world.change(kind, severity, &receivers),
+                Act::Change(kind, severity) => world.change(kind, severity, &policy),
                 Act::Attempt(receiver, heard) => { world.attempt(NAMES[receiver], heard); }
                 Act::Restart => world.restart(),
                 Act::Configure(ops, pager) => {
-                    receivers[0].min_severity = ops;
-                    receivers[1].min_severity = pager;
+                    policy.receivers[0].min_severity = ops;
+                    policy.receivers[1].min_severity = pager;
                 }
+                Act::Route(critical) => policy.route = critical.map(|it| by_severity(NAMES[it], NAMES[1 - it])),
             }
         }
         if world.firing {
-            world.change(Resolved, Warning, &receivers);
+            world.change(Resolved, Warning, &policy);
         }
         for name in NAMES {
             while world.attempt(name, Some(true)) {}

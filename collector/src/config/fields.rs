@@ -27,6 +27,27 @@ impl Fields {
         mistakes.push(Mistake { at: self.path(key), what, advice: advice.into() });
     }
 
+    /// Where it is: `receiver[0].webhook`.
+    pub(super) fn at(&self) -> &str {
+        &self.at
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// Takes out what was said to be wrong.
+    pub(super) fn ignore(&mut self, key: &str) {
+        self.table.remove(key);
+    }
+
+    pub(super) fn flag(&mut self, key: &str, mistakes: &mut Vec<Mistake>) -> Option<bool> {
+        match self.table.remove(key)? {
+            Value::Boolean(flag) => Some(flag),
+            other => self.wrong(key, &other, "true or false", "write it without quotes", mistakes),
+        }
+    }
+
     pub(super) fn text(&mut self, key: &str, mistakes: &mut Vec<Mistake>) -> Option<String> {
         match self.table.remove(key)? {
             Value::String(text) if !text.trim().is_empty() => Some(text),

@@ -10,7 +10,7 @@ use tickbird_shared::Timestamp;
 use tickbird_shared::batch::{Acknowledgement, Refused};
 
 use crate::aggregate::{self, IncidentChange, PoolSum, Presence, Strain};
-use crate::alert::{self, Receiver};
+use crate::alert::{self, Policy};
 use crate::pki::life::Kept;
 use crate::store::{
     AgentRow, BodyRow, Condition, LaneKey, LaneRow, LaneStart, LossRow, MessageState, Rows, StoreError, Tally,
@@ -84,7 +84,7 @@ impl Mind {
     pub(super) fn settle(
         &mut self,
         transaction: &Transaction<'_>,
-        receivers: &[Receiver],
+        policy: &Policy,
         batch: &mut Incoming,
         now: Timestamp,
     ) -> Result<(Settled, Tally), StoreError> {
@@ -126,7 +126,7 @@ impl Mind {
             is_volatile: is_volatile(batch),
         };
         let changes = self.aggregate.apply(heard, now);
-        self.follow(transaction, receivers, changes, now)?;
+        self.follow(transaction, policy, changes, now)?;
 
         let received = batch.records.len() as u64;
         match admission {
@@ -146,7 +146,7 @@ impl Mind {
                     first: batch.first,
                 };
                 let changes = self.aggregate.apply(event, now);
-                self.follow(transaction, receivers, changes, now)?;
+                self.follow(transaction, policy, changes, now)?;
                 let cloned = |record: &Numbered| Refused { seq: record.seq, code: "cloned_identity".into() };
                 let refused = batch.records.iter().map(cloned).collect();
                 let settled = Settled::Acknowledged(Acknowledgement { through, refused });
@@ -154,7 +154,7 @@ impl Mind {
             }
             Admission::Take { after, through } => {
                 let refused = refusals(batch);
-                let (tally, beyond) = self.take(transaction, receivers, batch, after, now)?;
+                let (tally, beyond) = self.take(transaction, policy, batch, after, now)?;
                 self.mark(transaction, key, batch, through, now)?;
                 let acknowledgement = Acknowledgement { through, refused };
                 let settled = match beyond {
@@ -171,7 +171,7 @@ impl Mind {
     fn take(
         &mut self,
         transaction: &Transaction<'_>,
-        receivers: &[Receiver],
+        policy: &Policy,
         batch: &mut Incoming,
         after: u64,
         now: Timestamp,
@@ -194,21 +194,21 @@ impl Mind {
                     let changes = self.aggregate.apply(aggregate::Event::Finding(finding), now);
                     beyond += u64::from(aggregate::is_beyond(finding));
                     transaction.add_finding(finding)?;
-                    self.follow(transaction, receivers, changes, now)?;
+                    self.follow(transaction, policy, changes, now)?;
                 }
                 Content::Open(open) => {
                     let event = aggregate::Event::Open { tenant: &batch.tenant, agent: &batch.agent, open };
                     let changes = self.aggregate.apply(event, now);
-                    self.follow(transaction, receivers, changes, now)?;
+                    self.follow(transaction, policy, changes, now)?;
                 }
                 Content::Loss(loss) => {
                     let loss = only_after(loss, after);
                     tally.lost += loss.count;
                     transaction.add_loss(&loss)?;
                     let changes = self.aggregate.apply(aggregate::Event::Loss(&loss), now);
-                    self.follow(transaction, receivers, changes, now)?;
+                    self.follow(transaction, policy, changes, now)?;
                 }
-                Content::Inventory(inventory) => self.describe(transaction, receivers, &agent, inventory, now)?,
+                Content::Inventory(inventory) => self.describe(transaction, policy, &agent, inventory, now)?,
                 Content::Levels(levels) => {
                     // History of a buffer that was found again is taken and changes nothing.
                     if self.aggregate.levels(levels, now) {
@@ -266,7 +266,7 @@ impl Mind {
     pub(super) fn deliver(
         &mut self,
         transaction: &Transaction<'_>,
-        receivers: &[Receiver],
+        policy: &Policy,
         delivery: &Delivery,
         now: Timestamp,
     ) -> Result<(), StoreError> {
@@ -304,7 +304,7 @@ impl Mind {
         if message.state != MessageState::Waiting {
             self.alert.settled(&message);
             let changes = self.aggregate.apply(aggregate::Event::Message(&message), now);
-            self.follow(transaction, receivers, changes, now)?;
+            self.follow(transaction, policy, changes, now)?;
         }
         Ok(())
     }
@@ -313,7 +313,7 @@ impl Mind {
     pub(super) fn tick(
         &mut self,
         transaction: &Transaction<'_>,
-        receivers: &[Receiver],
+        policy: &Policy,
         certificates: &Kept,
         (store, strain): (&Condition, Option<&Strain>),
         now: Timestamp,
@@ -323,14 +323,14 @@ impl Mind {
         let disk = strain.map(|it| &it.disk);
         changes.extend(self.aggregate.apply(aggregate::Event::Store { condition: store, disk }, now));
         changes.extend(strain.map(|it| self.aggregate.apply(aggregate::Event::Strain(it), now)).into_iter().flatten());
-        self.follow(transaction, receivers, changes, now)?;
+        self.follow(transaction, policy, changes, now)?;
         // Also after a step of the clock, in either direction.
         if now.duration_since(self.used_written_at).unsigned_abs() >= USE_EVERY {
             self.used_written_at = now;
             self.write_use(transaction)?;
         }
         for (tenant, id) in self.aggregate.to_forget(now) {
-            self.forget(transaction, receivers, &AgentKey::new(&tenant, &id), now)?;
+            self.forget(transaction, policy, &AgentKey::new(&tenant, &id), now)?;
         }
         Ok(())
     }
@@ -339,14 +339,14 @@ impl Mind {
     pub(super) fn store_stands(
         &mut self,
         transaction: &Transaction<'_>,
-        receivers: &[Receiver],
+        policy: &Policy,
         store: &Condition,
         strain: Option<&Strain>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let disk = strain.map(|it| &it.disk);
         let changes = self.aggregate.apply(aggregate::Event::Store { condition: store, disk }, now);
-        self.follow(transaction, receivers, changes, now)
+        self.follow(transaction, policy, changes, now)
     }
 
     /// Writes when agents were last heard, for those where the store is behind.
@@ -386,14 +386,14 @@ impl Mind {
     fn follow(
         &mut self,
         transaction: &Transaction<'_>,
-        receivers: &[Receiver],
+        policy: &Policy,
         changes: Vec<IncidentChange>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         for change in changes {
             transaction.put_incident(&change.incident)?;
             let agent = self.agents.get(&AgentKey::new(&change.incident.tenant, &change.incident.agent));
-            for decision in self.alert.decide(&change, agent, receivers, now) {
+            for decision in self.alert.decide(&change, agent, policy, now) {
                 if !transaction.add_decision(&decision.row)? {
                     // Decided before: promise (a) says that the first decision stands.
                     continue;

@@ -78,7 +78,7 @@ struct Running {
 impl Running {
     fn over(path: &Path, next: u64) -> Self {
         let config = Config {
-            receivers: vec![Receiver::new("ops")],
+            policy: vec![Receiver::new("ops")].into(),
             bounds: Bounds::default(),
             certificates: tokio::sync::watch::channel(crate::pki::life::Kept::default()).1,
             strain: tokio::sync::watch::channel(None).1,

@@ -10,7 +10,7 @@ use tickbird_shared::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::aggregate::{PoolSum, Presence, Strain};
-use crate::alert::Receiver;
+use crate::alert::Policy;
 use crate::pki::life::Kept;
 use crate::store::{self, AgentRow, Aside, Bounds, Condition, StoreError, Tally, Writer};
 
@@ -37,7 +37,7 @@ const RETENTION_EVERY: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Who hears of incidents.
-    pub receivers: Vec<Receiver>,
+    pub policy: Policy,
     /// How long and how much is kept.
     pub bounds: Bounds,
     /// The collector's own certificates.
@@ -251,7 +251,7 @@ impl Ledger {
         let strain = self.config.strain.borrow().clone();
         let transaction = self.writer.transaction()?;
         let told = mind
-            .store_stands(&transaction, &self.config.receivers, condition, strain.as_ref(), now)
+            .store_stands(&transaction, &self.config.policy, condition, strain.as_ref(), now)
             .and_then(|()| transaction.commit());
         if told.is_err() {
             self.mind = None;
@@ -266,7 +266,7 @@ impl Ledger {
     /// One transaction for the whole group; what became of each piece of work, in its order.
     fn commit(&mut self, group: &mut Group) -> Result<Vec<Done>, StoreError> {
         let now = (self.config.clock)();
-        let receivers = &self.config.receivers;
+        let policy = &self.config.policy;
         let mind = match &mut self.mind {
             Some(mind) => mind,
             lost => lost.insert(Mind::load(self.writer.rows(), now)?),
@@ -278,33 +278,31 @@ impl Ledger {
             transaction.prove_writable(now)?;
         }
         if commands || std::mem::take(&mut self.first) {
-            mind.take_commands(&transaction, receivers, now)?;
+            mind.take_commands(&transaction, policy, now)?;
         }
         let mut done = Vec::with_capacity(group.work.len());
         let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
         for work in &mut group.work {
             done.push(match work {
                 Work::Batch(batch, _) => {
-                    let (settled, tally) = mind.settle(&transaction, receivers, batch, now)?;
+                    let (settled, tally) = mind.settle(&transaction, policy, batch, now)?;
                     if tally != Tally::default() {
                         *tallies.entry(batch.tenant.clone()).or_default() += tally;
                     }
                     Done::Batch(settled, tally)
                 }
-                Work::Enrol(enrolment, _) => {
-                    Done::Enrol(Box::new(mind.enrol(&transaction, receivers, enrolment, now)?))
-                }
+                Work::Enrol(enrolment, _) => Done::Enrol(Box::new(mind.enrol(&transaction, policy, enrolment, now)?)),
                 Work::Renew(renewal, _) => Done::Renew(mind.renew(&transaction, renewal)?),
                 Work::Admit(guest, _) => {
-                    mind.admit(&transaction, receivers, guest, now)?;
+                    mind.admit(&transaction, policy, guest, now)?;
                     Done::Admitted
                 }
                 Work::Delivered(delivery, _) => {
-                    mind.deliver(&transaction, receivers, delivery, now)?;
+                    mind.deliver(&transaction, policy, delivery, now)?;
                     Done::Delivered
                 }
                 Work::Excess(excesses, _) => {
-                    mind.exceed(&transaction, receivers, excesses, now)?;
+                    mind.exceed(&transaction, policy, excesses, now)?;
                     Done::Excess
                 }
             });
@@ -313,7 +311,7 @@ impl Ledger {
             let kept = self.config.certificates.borrow().clone();
             let condition = Condition { is_full: false, damage: self.aside.newest() };
             let strain = self.config.strain.borrow().clone();
-            mind.tick(&transaction, receivers, &kept, (&condition, strain.as_ref()), now)?;
+            mind.tick(&transaction, policy, &kept, (&condition, strain.as_ref()), now)?;
             if self.seen_at.elapsed() >= SEEN_EVERY {
                 mind.write_seen(&transaction)?;
                 self.seen_at = Instant::now();

@@ -6,7 +6,7 @@ use tickbird_shared::batch::Inventory;
 
 use super::Mind;
 use crate::aggregate;
-use crate::alert::Receiver;
+use crate::alert::Policy;
 use crate::ledger::{AgentKey, Enrolment, Excess, Guest, Renewal, Standing, TokenRefusal};
 use crate::store::{AgentRow, ExcessRow, StoreError, TokenRow, Transaction};
 
@@ -15,7 +15,7 @@ impl Mind {
     pub(in crate::ledger) fn enrol(
         &mut self,
         transaction: &Transaction<'_>,
-        receivers: &[Receiver],
+        policy: &Policy,
         enrolment: &Enrolment,
         now: Timestamp,
     ) -> Result<Result<AgentRow, TokenRefusal>, StoreError> {
@@ -54,7 +54,7 @@ impl Mind {
             last_seen_at: None,
             stopped_at: None,
         };
-        self.welcome(transaction, receivers, agent.clone(), now)?;
+        self.welcome(transaction, policy, agent.clone(), now)?;
         Ok(Ok(agent))
     }
 
@@ -75,7 +75,7 @@ impl Mind {
     pub(in crate::ledger) fn admit(
         &mut self,
         transaction: &Transaction<'_>,
-        receivers: &[Receiver],
+        policy: &Policy,
         guest: &Guest,
         now: Timestamp,
     ) -> Result<(), StoreError> {
@@ -104,20 +104,20 @@ impl Mind {
             stopped_at: None,
         };
         tracing::info!(agent = %agent.id, "an agent of another PKI is admitted");
-        self.welcome(transaction, receivers, agent, now)
+        self.welcome(transaction, policy, agent, now)
     }
 
     /// A new agent is written, known, and may speak once that is committed.
     fn welcome(
         &mut self,
         transaction: &Transaction<'_>,
-        receivers: &[Receiver],
+        policy: &Policy,
         agent: AgentRow,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         transaction.put_agent(&agent)?;
         let changes = self.aggregate.apply(aggregate::Event::Enrolled(&agent), now);
-        self.follow(transaction, receivers, changes, now)?;
+        self.follow(transaction, policy, changes, now)?;
         let key = AgentKey::new(&agent.tenant, &agent.id);
         self.standings.push((key.clone(), Some(Standing::Admitted)));
         self.agents.insert(key, agent);
@@ -128,7 +128,7 @@ impl Mind {
     pub(in crate::ledger) fn take_commands(
         &mut self,
         transaction: &Transaction<'_>,
-        receivers: &[Receiver],
+        policy: &Policy,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         for stored in transaction.rows().all_agents()? {
@@ -138,13 +138,13 @@ impl Mind {
             known.denied_at = stored.denied_at;
             known.forget_at = stored.forget_at;
             if stored.forget_at.is_some() {
-                self.forget(transaction, receivers, &key, now)?;
+                self.forget(transaction, policy, &key, now)?;
             } else if newly_denied {
                 self.standings.push((key.clone(), Some(Standing::Denied)));
                 transaction.delete_levels(&key.tenant, &key.id)?;
                 let event = aggregate::Event::Denied { tenant: &key.tenant, agent: &key.id };
                 let changes = self.aggregate.apply(event, now);
-                self.follow(transaction, receivers, changes, now)?;
+                self.follow(transaction, policy, changes, now)?;
                 tracing::info!(agent = %key.id, "agent denied");
             }
         }
@@ -155,7 +155,7 @@ impl Mind {
     pub(in crate::ledger) fn exceed(
         &mut self,
         transaction: &Transaction<'_>,
-        receivers: &[Receiver],
+        policy: &Policy,
         excesses: &[Excess],
         now: Timestamp,
     ) -> Result<(), StoreError> {
@@ -173,7 +173,7 @@ impl Mind {
             })?;
             let event = aggregate::Event::Excess { tenant: &agent.tenant, agent: &agent.id, limit, times: *times };
             let changes = self.aggregate.apply(event, now);
-            self.follow(transaction, receivers, changes, now)?;
+            self.follow(transaction, policy, changes, now)?;
         }
         Ok(())
     }
@@ -181,7 +181,7 @@ impl Mind {
     pub(super) fn describe(
         &mut self,
         transaction: &Transaction<'_>,
-        receivers: &[Receiver],
+        policy: &Policy,
         agent: &AgentKey,
         inventory: &Inventory,
         now: Timestamp,
@@ -194,20 +194,20 @@ impl Mind {
         row.targets.clone_from(&inventory.targets);
         transaction.put_agent(row)?;
         let changes = self.aggregate.apply(aggregate::Event::Inventory(row), now);
-        self.follow(transaction, receivers, changes, now)
+        self.follow(transaction, policy, changes, now)
     }
 
     pub(super) fn forget(
         &mut self,
         transaction: &Transaction<'_>,
-        receivers: &[Receiver],
+        policy: &Policy,
         agent: &AgentKey,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let event = aggregate::Event::Forgotten { tenant: &agent.tenant, agent: &agent.id };
         let changes = self.aggregate.apply(event, now);
         // While its row is still here: what is told of it needs its host and labels.
-        self.follow(transaction, receivers, changes, now)?;
+        self.follow(transaction, policy, changes, now)?;
         transaction.delete_agent(&agent.tenant, &agent.id)?;
         self.agents.remove(agent);
         self.seen.remove(agent);

@@ -1,0 +1,124 @@
+//! Which receivers an incident leads to: a tree of routes with Alertmanager's words and meaning.
+//!
+//! An incident enters at the top. At each node the children are tried in order; the first that matches takes it, and the
+//! next ones are tried as well when that says `continue`. A node none of whose children matches tells its own receiver.
+
+use std::collections::BTreeMap;
+
+use super::matcher::Matcher;
+use crate::store::{AgentRow, IncidentRow};
+
+/// A node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Where it stands in the configuration: `route`, `route.routes[1]`.
+    pub at: String,
+    /// Who is told, its parent's receiver unless it names one.
+    pub receiver: String,
+    /// All of them have to match; the top has none.
+    pub matchers: Vec<Matcher>,
+    /// The next of its siblings are tried, too.
+    pub goes_on: bool,
+    /// Tried in order.
+    pub routes: Vec<Route>,
+}
+
+/// What matchers ask: labels of the agent, and what the incident is about, which wins.
+pub type Facts = BTreeMap<String, String>;
+
+/// What is known of an incident: its agent's labels, `alertname` and `check`, `severity`, `target`, `sub_key`, `agent`, `host` and
+/// `tenant`.
+pub fn facts(incident: &IncidentRow, agent: Option<&AgentRow>) -> Facts {
+    let mut facts = Facts::new();
+    if let Some(agent) = agent {
+        facts.extend(agent.labels().iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
+        facts.insert("host".into(), agent.host.clone());
+    }
+    let own = [
+        ("alertname", incident.check.as_str()),
+        ("check", &incident.check),
+        ("severity", incident.severity.as_str()),
+        ("target", &incident.target),
+        ("sub_key", incident.sub_key.as_deref().unwrap_or_default()),
+        ("agent", &incident.agent),
+        ("tenant", &incident.tenant),
+    ];
+    facts.extend(own.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
+    facts
+}
+
+impl Route {
+    fn matches(&self, facts: &Facts) -> bool {
+        self.matchers.iter().all(|it| it.matches(facts.get(it.label()).map_or("", String::as_str)))
+    }
+
+    /// The nodes that an incident of these facts ends at, in order; at least one below the top.
+    pub fn lead(&self, facts: &Facts) -> Vec<&Self> {
+        let mut ends = Vec::new();
+        if self.matches(facts) {
+            self.descend(facts, &mut ends);
+        }
+        ends
+    }
+
+    fn descend<'a>(&'a self, facts: &Facts, ends: &mut Vec<&'a Self>) {
+        let before = ends.len();
+        for child in &self.routes {
+            if child.matches(facts) {
+                child.descend(facts, ends);
+                if !child.goes_on {
+                    break;
+                }
+            }
+        }
+        if ends.len() == before {
+            ends.push(self);
+        }
+    }
+
+    /// The first node by which an incident of these facts comes to a receiver.
+    pub fn to(&self, receiver: &str, facts: &Facts) -> Option<&Self> {
+        self.lead(facts).into_iter().find(|it| it.receiver == receiver)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn route(receiver: &str, matchers: &[&str], goes_on: bool, routes: Vec<Route>) -> Route {
+        let matchers = matchers.iter().map(|it| it.parse().expect("a matcher")).collect();
+        Route { at: receiver.into(), receiver: receiver.into(), matchers, goes_on, routes }
+    }
+
+    /// Everything goes to the team; what is critical to the pager, of databases to the DBA's and on to the archive.
+    fn tree() -> Route {
+        let pager = route("pager", &["severity=critical"], false, vec![route("dba", &["team=db"], false, Vec::new())]);
+        let archive = route("archive", &["check=~\"pool\\..*\""], true, Vec::new());
+        route("team", &[], false, vec![archive, pager, route("desk", &["severity!=info"], false, Vec::new())])
+    }
+
+    fn ends(facts: &[(&str, &str)]) -> Vec<String> {
+        let facts = facts.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        tree().lead(&facts).iter().map(|it| it.receiver.clone()).collect()
+    }
+
+    #[test]
+    fn the_first_that_matches_takes_it_unless_it_goes_on() {
+        assert_eq!(ends(&[("severity", "critical"), ("team", "web")]), ["pager"]);
+        assert_eq!(ends(&[("severity", "critical"), ("team", "db")]), ["dba"]);
+        assert_eq!(ends(&[("severity", "warning")]), ["desk"]);
+        assert_eq!(ends(&[("severity", "info")]), ["team"], "none of its children: the top itself");
+        assert_eq!(ends(&[("severity", "warning"), ("check", "pool.leak")]), ["archive", "desk"]);
+        assert_eq!(ends(&[("severity", "info"), ("check", "pool.leak")]), ["archive"], "a child took it");
+    }
+
+    proptest! {
+        #[test]
+        fn an_incident_always_leads_somewhere(severity in "info|warning|critical", team in "|db|web", check in "pool.leak|http.status") {
+            let ends = ends(&[("severity", &severity), ("team", &team), ("check", &check)]);
+            prop_assert!(!ends.is_empty());
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! `route …`: who would be told of what, before anything happens.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use tickbird_shared::Severity;
+
+use super::table::table;
+use super::{CliError, Where, read_config};
+use crate::alert::{self, Facts, Policy};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Route {
+    Show(Show),
+    Test(Test),
+}
+
+/// Shows the routes of the configuration as a tree.
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    #[command(flatten)]
+    at: Where,
+}
+
+/// Tells which receivers an incident of these labels leads to, by which route, and which of them would not hear of it.
+///
+/// Labels are those of the agent and what the incident is about: check (alertname), severity, target, sub_key, agent, host and
+/// tenant. One that is left out is empty; severity and check count for a receiver's own min_severity and skip_checks, too.
+#[derive(Debug, Args)]
+pub(super) struct Test {
+    /// As in `severity=critical team=db`.
+    #[arg(value_name = "LABEL=VALUE", required = true, value_parser = label)]
+    labels: Vec<(String, String)>,
+    #[command(flatten)]
+    at: Where,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write it like team=db")?;
+    if name.is_empty() {
+        return Err("it has no name".into());
+    }
+    if name == "severity" && value.parse::<Severity>().is_err() {
+        return Err("a severity is info, warning or critical".into());
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+impl Route {
+    pub(super) fn run(self) -> Result<(), CliError> {
+        match self {
+            Self::Show(it) => it.run(),
+            Self::Test(it) => it.run(),
+        }
+    }
+}
+
+impl Show {
+    fn run(self) -> Result<(), CliError> {
+        let policy = read_config(&self.at.directory().config())?.policy;
+        let tree = policy.route.as_ref().map(document);
+        self.at.print(&json!({ "route": tree }), || match &policy.route {
+            None => "there are no routes: every incident leads to every receiver".into(),
+            Some(route) => {
+                let mut lines = String::new();
+                write_down(route, 0, &mut lines);
+                lines
+            }
+        })
+    }
+}
+
+fn document(route: &alert::Route) -> Value {
+    json!({
+        "at": route.at,
+        "receiver": route.receiver,
+        "matchers": route.matchers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "continue": route.goes_on,
+        "routes": route.routes.iter().map(document).collect::<Vec<_>>(),
+    })
+}
+
+fn write_down(route: &alert::Route, depth: usize, lines: &mut String) {
+    let matchers: Vec<_> = route.matchers.iter().map(ToString::to_string).collect();
+    let what = if matchers.is_empty() { "everything".into() } else { matchers.join(", ") };
+    let goes_on = if route.goes_on { ", and the next are tried" } else { "" };
+    *lines += &format!("{}{what} -> {}{goes_on}\n", "  ".repeat(depth), route.receiver);
+    route.routes.iter().for_each(|it| write_down(it, depth + 1, lines));
+}
+
+/// One receiver, how the labels lead to it, and why it would not hear of them all the same.
+type Row = (String, String, Option<String>);
+
+/// Who is led to. Deciding says the same of an incident: it asks the same tree, and then the receiver.
+fn rows(policy: &Policy, facts: &Facts) -> Vec<Row> {
+    let ways: Vec<(&str, &str)> = match &policy.route {
+        None => policy.receivers.iter().map(|it| (it.name.as_str(), "there are no routes")).collect(),
+        Some(route) => route.lead(facts).into_iter().map(|it| (it.receiver.as_str(), it.at.as_str())).collect(),
+    };
+    let of = |(name, way): (&str, &str)| {
+        let receiver = policy.receivers.iter().find(|it| it.name == name)?;
+        let check = facts.get("check").or_else(|| facts.get("alertname")).map_or("", String::as_str);
+        let severity = facts.get("severity").and_then(|it| it.parse().ok());
+        let silent = severity.and_then(|severity| receiver.does_not_want(check, severity));
+        Some((name.to_owned(), way.to_owned(), silent))
+    };
+    ways.into_iter().filter_map(of).collect()
+}
+
+impl Test {
+    fn run(self) -> Result<(), CliError> {
+        let policy = read_config(&self.at.directory().config())?.policy;
+        let mut facts: Facts = self.labels.into_iter().collect();
+        // Two names of one thing.
+        for (name, other) in [("check", "alertname"), ("alertname", "check")] {
+            if let Some(value) = facts.get(name).cloned() {
+                facts.entry(other.into()).or_insert(value);
+            }
+        }
+        let rows = rows(&policy, &facts);
+        let of = |(receiver, route, silent): &Row| json!({ "receiver": receiver, "route": route, "silent": silent });
+        let json = json!({ "labels": facts, "receivers": rows.iter().map(of).collect::<Vec<_>>() });
+        self.at.print(&json, || {
+            let of = |(receiver, route, silent): &Row| {
+                let told = silent.as_ref().map_or_else(|| "told".to_owned(), |why| format!("not told: {why}"));
+                [receiver.clone(), route.clone(), told]
+            };
+            table(["RECEIVER", "ROUTE", "IT IS"], &rows.iter().map(of).collect::<Vec<_>>())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::alert::Receiver;
+
+    #[test]
+    fn without_routes_everybody_is_led_to_and_a_receivers_own_bounds_are_told() {
+        let mut pager = Receiver::new("pager");
+        pager.min_severity = Severity::Critical;
+        let policy = Policy::from(vec![Receiver::new("ops"), pager]);
+        let facts =
+            |severity: &str| Facts::from([("severity".into(), severity.into()), ("check".into(), "pool.leak".into())]);
+        let silent =
+            |severity| rows(&policy, &facts(severity)).into_iter().map(|it| it.2.is_some()).collect::<Vec<_>>();
+        assert_eq!(silent("warning"), [false, true]);
+        assert_eq!(silent("critical"), [false, false]);
+    }
+}

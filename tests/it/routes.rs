@@ -1,0 +1,111 @@
+//! Routes: who is told of what, said beforehand by `route test`, and the end of it for whoever heard of its beginning.
+
+use serde_json::Value;
+use tickbird_tests::agent::{User, check};
+use tickbird_tests::collector::receiver;
+use tickbird_tests::webhook::Message;
+use tickbird_tests::{Agent, Application, Collector, Seconds, StageError, Webhook, alone};
+
+/// Whatever is of HTTP goes to the archive besides; what is critical is the pager's, but of the till; everything else is the
+/// desk's. The last one is needed: a node tells its own receiver only when none of its children matches.
+const ROUTES: &str = r#"
+[route]
+receiver = "desk"
+[[route.routes]]
+receiver = "archive"
+matchers = ['check=~"http\..*"']
+continue = true
+[[route.routes]]
+receiver = "pager"
+matchers = ['severity="critical"', 'target!~".*/till"']
+[[route.routes]]
+receiver = "desk"
+"#;
+
+fn led_to(collector: &Collector, labels: &[&str]) -> Result<Vec<String>, StageError> {
+    let said = collector.command(&[&["route", "test", "--json"], labels].concat())?;
+    let said: Value = serde_json::from_str(&said).expect("JSON");
+    let names = said["receivers"].as_array().into_iter().flatten().filter_map(|it| it["receiver"].as_str());
+    Ok(names.map(str::to_owned).collect())
+}
+
+fn of(kind: &'static str, part: String) -> impl Fn(&Message) -> bool {
+    move |it| it.kind() == kind && it.check() == "http.status" && it.body.contains(&part)
+}
+
+#[test]
+fn an_incident_goes_where_the_routes_lead_and_its_end_to_whoever_heard_of_it() {
+    alone(|stage| {
+        let names = ["desk", "archive", "pager"];
+        let webhooks = [Webhook::start(stage)?, Webhook::start(stage)?, Webhook::start(stage)?];
+        let [desk, archive, pager] = &webhooks;
+        let mut collector = Collector::init(stage)?;
+        for (name, webhook) in names.iter().zip(&webhooks) {
+            collector.configure(&receiver(webhook).replace("\"ops\"", &format!("\"{name}\"")))?;
+        }
+        collector.configure(ROUTES)?;
+        assert!(collector.command(&["route", "show"])?.contains("everything -> desk"));
+        collector.serve()?;
+        let mut web = Application::web(stage, "shop", 0)?;
+        let base = web.url().replace("/health", "");
+        let section = |path: &str| format!("[[endpoint]]\nurl = \"{base}/{path}\"\ninterval = \"1s\"\n");
+        let settings = section("till") + &section("shelf") + &check("http.status", "hold = \"0s\"");
+        let mut agent = Agent::prepare(stage, &settings, User::Same)?;
+        agent.enrol(&collector)?;
+        agent.run()?;
+
+        web.does("status 500")?;
+        let (till, shelf) = (|| "/till".to_owned(), || "/shelf".to_owned());
+        archive.hears("of the till", 60.s(), of("incident.firing", till()))?;
+        archive.hears("of the shelf", 30.s(), of("incident.firing", shelf()))?;
+        desk.hears("of the till", 30.s(), of("incident.firing", till()))?;
+        pager.hears("of the shelf", 30.s(), of("incident.firing", shelf()))?;
+        // What was said beforehand.
+        let target = |path: &str| format!("target=endpoint:{base}/{path}");
+        let (check, severity) = ("check=http.status", "severity=critical");
+        assert_eq!(led_to(&collector, &[check, severity, &target("till")])?, ["archive", "desk"]);
+        assert_eq!(led_to(&collector, &[check, severity, &target("shelf")])?, ["archive", "pager"]);
+        assert_eq!(led_to(&collector, &["check=pool.leak", "severity=warning"])?, ["desk"]);
+
+        // From here on everything is the desk's. Who heard that it fires hears that it is over.
+        collector.stop()?;
+        collector.rewrite("continue = true", "continue = false")?;
+        collector.rewrite("receiver = \"archive\"", "receiver = \"desk\"")?;
+        collector.serve()?;
+        web.does("status 200")?;
+        for (webhook, part) in [(archive, till()), (archive, shelf()), (desk, till()), (pager, shelf())] {
+            webhook.hears("that it is over", 60.s(), of("incident.resolved", part))?;
+        }
+        for (webhook, part) in [(pager, till()), (desk, shelf())] {
+            let told = webhook.attempts().into_iter().find(of_any(part));
+            assert!(told.is_none(), "no route led there: {told:?}");
+        }
+        agent.stop().map(drop)
+    });
+}
+
+/// Any message about a target.
+fn of_any(part: String) -> impl FnMut(&Message) -> bool {
+    move |it| it.check() == "http.status" && it.body.contains(&part)
+}
+
+#[test]
+fn routes_that_lead_nowhere_are_named_before_anything_is_served() {
+    alone(|stage| {
+        let webhook = Webhook::start(stage)?;
+        let collector = Collector::init(stage)?;
+        collector.configure(&receiver(&webhook))?;
+        collector.configure(
+            "[route]\nreceiver = \"ops\"\n[[route.routes]]\nreceiver = \"nobody\"\nmatchers = [\"severity\"]\n",
+        )?;
+        let said = collector.command(&["check-config"]).expect_err("it must be refused").to_string();
+        for mistake in
+            ["route.routes[0].receiver: there is no receiver `nobody`", "route.routes[0].matchers: `severity`"]
+        {
+            assert!(said.contains(mistake), "{mistake}: {said}");
+        }
+        let said = collector.command(&["route", "test", "severity=loud"]).expect_err("it is none").to_string();
+        assert!(said.contains("a severity is info, warning or critical"), "{said}");
+        Ok(())
+    });
+}

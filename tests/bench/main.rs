@@ -9,6 +9,7 @@ mod buffer;
 mod cost;
 mod footprint;
 mod ingest;
+mod latency;
 mod leak;
 mod look;
 mod stacks;
@@ -26,9 +27,9 @@ use tickbird_tests::{Stage, StageError, alone};
 type Scenario = fn(&Stage) -> Result<Vec<Figure>, StageError>;
 
 /// These run in namespaces of their own: what others on this host start and end would be counted to the agent.
-const APART: [&str; 5] = ["footprint", "tick", "owners", "stacks", "silent"];
+const APART: [&str; 6] = ["footprint", "latency", "tick", "owners", "stacks", "silent"];
 
-const SCENARIOS: [(&str, &str, Scenario); 11] = [
+const SCENARIOS: [(&str, &str, Scenario); 12] = [
     ("footprint", "the agent's CPU and memory for the reference work, and peers' for the same", footprint::footprint),
     ("watch", "the agent's CPU and memory while it watches this host", watch::watch),
     ("tick", "the agent's CPU per second with 100, 1,000 and 5,000 pool sockets, against a bare dump", tick::tick),
@@ -37,7 +38,8 @@ const SCENARIOS: [(&str, &str, Scenario); 11] = [
     ("backlog", "the agent's start and memory with 3.5 million records in its buffer, against none", backlog::backlog),
     ("ingest", "records a second that the collector commits", ingest::ingest),
     ("look", "the watched PostgreSQL's CPU for one look of the agent", look::look),
-    ("leak", "seconds from a fault to the webhook", leak::leak),
+    ("latency", "seconds from three faults to the webhook, with a look each second", latency::latency),
+    ("leak", "seconds from a leaked session to the webhook", leak::leak),
     (
         "stacks",
         "seconds from the first session leaked in a transaction to the webhook, for six libraries",

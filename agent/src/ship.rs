@@ -21,10 +21,9 @@ use std::future::Future;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use hyper::body::Bytes;
 use tickbird_shared::backoff::Backoff;
 use tickbird_shared::batch::{Acknowledgement, Loss, LossOutcome, Refused};
-use tickbird_shared::protocol::{HEARTBEAT_SECONDS, RECORDS_PATH};
+use tickbird_shared::protocol::HEARTBEAT_SECONDS;
 use tickbird_shared::{Lane, Timestamp};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -34,7 +33,7 @@ use crate::identity::Identity;
 use crate::identity::renewal::Renewal;
 
 mod answer;
-mod body;
+pub mod body;
 mod breaker;
 mod connection;
 pub mod enrolment;
@@ -46,19 +45,20 @@ mod origin;
 mod pace;
 mod patience;
 mod renewal;
+mod session;
 mod skew;
 
+pub use answer::Verdict;
 pub use breaker::BreakerState;
 pub use connection::ConnectionError;
 pub use error::ShipError;
 pub use health::{CertificateHealth, Failure, Health};
 pub use origin::{Origin, OriginError};
 pub use renewal::RenewError;
+pub use session::{Reply, Session};
 
-use answer::Verdict;
 use body::Unsendable;
 use breaker::Breaker;
-use connection::{Line, Post};
 use pace::Pace;
 
 /// A failing disk is asked again after so long.
@@ -126,7 +126,7 @@ pub struct Ship {
     config: Config,
     buffer: Buffer,
     heads: watch::Receiver<Heads>,
-    line: Line,
+    session: Session,
     identity: Identity,
     renewal: Renewal,
     /// When the files of another PKI are looked at again.
@@ -143,8 +143,9 @@ pub struct Ship {
 }
 
 /// A connection, not yet open, of this identity.
-fn line(config: &Config, identity: &Identity) -> Line {
-    Line::new(config.origin.clone(), identity.tls(), config.request_timeout).of_agent(&identity.card().agent)
+fn session(config: &Config, identity: &Identity) -> Session {
+    let (origin, agent) = (config.origin.clone(), &identity.card().agent);
+    Session::new(origin, identity.tls(), agent, config.request_timeout, config.clock)
 }
 
 fn renewal_of(identity: &Identity) -> Renewal {
@@ -171,7 +172,7 @@ impl Ship {
         let backoff = Backoff::new(config.backoff_base, config.backoff_cap);
         let ship = Self {
             heads: buffer.watch_heads(),
-            line: line(&config, identity),
+            session: session(&config, identity),
             identity: identity.clone(),
             renewal: renewal_of(identity),
             files_due: Duration::ZERO,
@@ -437,19 +438,16 @@ impl Ship {
         let bytes = body.len() as u64;
         self.pace.spend(records, self.now());
         self.health.send_modify(|health| health.bytes_sent += bytes);
-        let post = Post { path: RECORDS_PATH, body: Bytes::from(body), is_zstd: true };
-        let sent = (self.config.clock)();
-        let answer = self.line.post(&post).await?;
-        let received = (self.config.clock)();
-        if let Some(ahead) = answer.date.as_deref().and_then(|date| skew::of(date, sent, received)) {
-            self.health.send_modify(|health| health.ahead = Some(ahead));
+        let Reply { verdict, ahead } = self.session.post(body).await?;
+        if ahead.is_some() {
+            self.health.send_modify(|health| health.ahead = ahead);
         }
-        answer::judge(&answer, received)
+        Ok(verdict)
     }
 
     fn succeeded(&mut self, count: impl FnOnce(&mut Health)) {
         if self.breaker.failures() > 0 {
-            tracing::info!(collector = %self.line.origin(), failures = self.breaker.failures(), "the collector is back");
+            tracing::info!(collector = %self.session.line.origin(), failures = self.breaker.failures(), "the collector is back");
         }
         self.breaker.succeed();
         self.has_begun_anew = false;
@@ -494,7 +492,7 @@ impl Ship {
         let failures = self.breaker.failures();
         // Once when it begins and once when the breaker opens; the rest is in the status.
         if failures <= 1 || failures == self.config.breaker_opens_after {
-            tracing::warn!(collector = %self.line.origin(), outcome = failure.outcome, error = failure.text, failures, "cannot ship");
+            tracing::warn!(collector = %self.session.line.origin(), outcome = failure.outcome, error = failure.text, failures, "cannot ship");
         }
         let breaker = self.breaker.state(now);
         self.health.send_modify(|health| {

@@ -16,7 +16,7 @@ const MAX_CODE_CHARS: usize = 64;
 
 /// What to do next.
 #[derive(Debug)]
-pub(super) enum Verdict {
+pub enum Verdict {
     /// Settled up to a sequence.
     Acknowledged(Acknowledgement),
     /// The batch cannot be taken as it is: too large, or something in it cannot be read. A part of it may.

@@ -9,7 +9,7 @@ use crate::buffer::{Item, Standing, Stored};
 
 /// What cannot be sent as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unsendable {
+pub enum Unsendable {
     /// This item is not JSON: something else than this agent wrote it.
     NotJson {
         /// Which one.
@@ -20,13 +20,13 @@ pub(super) enum Unsendable {
 }
 
 /// A request without records: a heartbeat, or the agent's goodbye.
-pub(super) fn empty(standing: &Standing, lane: Lane, sent_at: Timestamp, goodbye: bool) -> Vec<u8> {
+pub fn empty(standing: &Standing, lane: Lane, sent_at: Timestamp, goodbye: bool) -> Vec<u8> {
     let (epoch, start, first) = (standing.epoch.clone(), standing.start.clone(), standing.first);
     compress(&Batch { protocol: PROTOCOL, epoch, lane, first, sent_at, goodbye, start, records: Vec::new() })
 }
 
 /// A request that carries records.
-pub(super) fn full(stored: &Stored, sent_at: Timestamp) -> Result<Vec<u8>, Unsendable> {
+pub fn full(stored: &Stored, sent_at: Timestamp) -> Result<Vec<u8>, Unsendable> {
     let mut losses = Vec::new();
     for item in &stored.items {
         if let Item::Loss(loss) = item {

@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use tickbird_shared::protocol::AGENT_HEADER;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -153,6 +154,8 @@ pub(super) struct Line {
     request_timeout: Duration,
     /// Who this agent believes to be; none while it is nobody.
     agent: Option<String>,
+    /// Which of this host's addresses it comes from; the system's choice without one.
+    from: Option<IpAddr>,
     open: Option<Open>,
 }
 
@@ -169,12 +172,17 @@ impl Drop for Open {
 
 impl Line {
     pub(super) fn new(origin: Origin, tls: Arc<ClientConfig>, request_timeout: Duration) -> Self {
-        Self { origin, tls, request_timeout, agent: None, open: None }
+        Self { origin, tls, request_timeout, agent: None, from: None, open: None }
     }
 
     /// The same of an agent that says so in each request.
     pub(super) fn of_agent(self, agent: &str) -> Self {
         Self { agent: Some(agent.to_owned()), ..self }
+    }
+
+    /// The same from one of this host's addresses.
+    pub(super) fn with_source(self, from: IpAddr) -> Self {
+        Self { from: Some(from), ..self }
     }
 
     pub(super) const fn origin(&self) -> &Origin {
@@ -193,6 +201,15 @@ impl Line {
         let mut open = self.connect().await?;
         let result = self.exchange(&mut open, post).await;
         self.keep(open, result)
+    }
+
+    /// Opens the connection, when none is open; whether that was so.
+    pub(super) async fn open(&mut self) -> Result<bool, ConnectionError> {
+        let is_closed = self.open.as_ref().is_none_or(|open| open.sender.is_closed());
+        if is_closed {
+            self.open = Some(self.connect().await?);
+        }
+        Ok(is_closed)
     }
 
     /// A connection is kept only after a whole exchange: after anything else its state is unknown.
@@ -233,13 +250,20 @@ impl Line {
         let addresses = resolved.map_err(|_| unresolved(io::ErrorKind::TimedOut.into()))?.map_err(unresolved)?;
         let mut last = io::Error::from(io::ErrorKind::NotFound);
         for address in addresses {
-            match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+            match timeout(CONNECT_TIMEOUT, self.connect_to(address)).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error)) => last = error,
                 Err(_) => last = io::ErrorKind::TimedOut.into(),
             }
         }
         Err(ConnectionError::Unreachable { to: self.origin.authority(), source: last })
+    }
+
+    async fn connect_to(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        let Some(from) = self.from else { return TcpStream::connect(address).await };
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.bind(SocketAddr::new(from, 0))?;
+        socket.connect(address).await
     }
 
     async fn exchange(&self, open: &mut Open, post: &Post<'_>) -> Result<Answer, ConnectionError> {

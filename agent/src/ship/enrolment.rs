@@ -117,6 +117,16 @@ impl Enrolment<'_> {
         if Identity::exists(self.state_dir) && !self.replace {
             return Err(IdentityError::Exists { path: self.state_dir.join("identity") }.into());
         }
+        let enrolled = self.ask().await?;
+        Identity::install(self.state_dir, &enrolled, self.replace)?;
+        Ok(Identity::load(self.state_dir, now)?)
+    }
+
+    /// Enrols and writes nothing: whoever asks keeps it.
+    ///
+    /// # Errors
+    /// See [`EnrolError`].
+    pub async fn ask(&self) -> Result<Enrolled, EnrolError> {
         let origin: Origin = self.collector.parse()?;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let request = EnrolmentRequest {
@@ -128,9 +138,7 @@ impl Enrolment<'_> {
         let mut line = Line::new(origin, Arc::new(tls::as_stranger(&self.token.authority)?), REQUEST_TIMEOUT);
         let post = Post { path: ENROL_PATH, body: Bytes::from(body), is_zstd: false };
         let answer = read(&line.post(&post).await?)?;
-        let enrolled = self.check(answer, &key)?;
-        Identity::install(self.state_dir, &enrolled, self.replace)?;
-        Ok(Identity::load(self.state_dir, now)?)
+        self.check(answer, &key)
     }
 
     /// The answer comes from whom the token names; that it fits is checked all the same, before anything is replaced.

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use super::connection::{Answer, ConnectionError, Line, Post};
 use super::enrolment::certificate_request;
 use super::origin::Origin;
-use super::{CertificateHealth, Failure, Ship, health, line};
+use super::{CertificateHealth, Failure, Ship, health, session};
 use crate::identity::renewal::Renewal;
 use crate::identity::{Identity, IdentityError, Renewed};
 use crate::scrub;
@@ -86,7 +86,7 @@ impl Ship {
     pub(super) async fn keep_certificate(&mut self) {
         let now = (self.config.clock)();
         if self.renewal.is_due(now) {
-            match renew(&mut self.line, &self.identity, self.renewal.needs_own_key(now)).await {
+            match renew(&mut self.session.line, &self.identity, self.renewal.needs_own_key(now)).await {
                 Ok(identity) => self.renewed(identity),
                 Err(error) => self.not_renewed(&error, now),
             }
@@ -115,7 +115,7 @@ impl Ship {
     fn renewed(&mut self, identity: Identity) {
         let (begins, ends) = identity.life();
         tracing::info!(until = %ends, "the certificate is renewed");
-        self.line = line(&self.config, &identity);
+        self.session = session(&self.config, &identity);
         self.renewal = if identity.is_renewed_here() {
             Renewal::of_new(begins, ends, rand::random(), (self.config.clock)())
         } else {

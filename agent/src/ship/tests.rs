@@ -488,11 +488,10 @@ async fn who_takes_a_connection_and_does_not_answer_in_time_is_not_asked_again_a
         let origin = identity.card().url.parse().expect("an address");
         let config = Config { request_timeout: within, ..Config::new(origin, wall_clock) };
         collector.with(|world| world.moods.extend(mood));
-        let mut line = line(&config, &identity);
+        let mut session = session(&config, &identity);
         async move {
-            let body = Bytes::from(zstd::bulk::compress(b"{}", 1).expect("compresses"));
-            let post = Post { path: RECORDS_PATH, body, is_zstd: true };
-            ShipError::from(line.post(&post).await.expect_err("it is not answered"))
+            let body = zstd::bulk::compress(b"{}", 1).expect("compresses");
+            session.post(body).await.expect_err("it is not answered")
         }
     };
     let late = asked(&collector.url(), Some(Mood::Silent), Duration::from_millis(100)).await;

@@ -1,7 +1,8 @@
-//! The project's own commands: `cargo xtask up | test | lint | bench | soak | fuzz`.
+//! The project's own commands: `cargo xtask up | test | lint | bench | fleet | soak | fuzz`.
 
 mod arrows;
 mod bench;
+mod fleet;
 mod fuzz;
 mod lint;
 mod packages;
@@ -32,6 +33,8 @@ enum Command {
     Lint,
     /// Figures of the release binaries on this machine: CPU, memory, records a second, seconds to the webhook.
     Bench(bench::Arguments),
+    /// Simulated agents that speak to a collector of their own: connected, handshakes, acknowledgements, refusals.
+    Fleet(fleet::Arguments),
     /// An hour, or so many minutes, of healthy traffic over stacks of four languages, in which nothing may be found; then the
     /// long forms of the tests that kill, cut and crowd.
     Soak(soak::Arguments),
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::test(&arguments),
         Command::Lint => lint::lint(),
         Command::Bench(arguments) => bench::bench(&arguments),
+        Command::Fleet(arguments) => fleet::fleet(&arguments),
         Command::Soak(arguments) => soak::soak(&arguments),
         Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
     };

@@ -23,6 +23,9 @@ mod readers;
 mod repair;
 mod retention;
 mod salvage;
+#[cfg(test)]
+mod sample;
+mod sums;
 mod tallies;
 mod tokens;
 mod turn;
@@ -110,6 +113,7 @@ impl From<rusqlite::Error> for StoreError {
         use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
         match (&error, error.sqlite_error_code()) {
             (_, Some(rusqlite::ErrorCode::DiskFull)) => Self::Full(error),
+            _ if sums::is_refused(&error) => Self::Malformed(error),
             (FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..), _) => {
                 Self::Malformed(error)
             }

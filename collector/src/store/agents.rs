@@ -4,7 +4,7 @@ use rusqlite::{OptionalExtension, Row, named_params};
 use tickbird_shared::Timestamp;
 
 use super::column::{At, Json};
-use super::{AgentRow, Rows, StoreError, Transaction};
+use super::{AgentRow, Rows, StoreError, Transaction, sums};
 
 /// Which agents to list, in order of id.
 #[derive(Debug, Clone, Default)]
@@ -126,6 +126,7 @@ impl Transaction<'_> {
 }
 
 pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<AgentRow> {
+    sums::check("agents", row)?;
     let time = |column: &str| Ok::<_, rusqlite::Error>(row.get::<_, Option<At>>(column)?.map(|at| at.0));
     Ok(AgentRow {
         tenant: row.get("tenant")?,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 
+use super::repair::rows_wrong;
 use super::{StoreError, migrate};
 
 /// Pages of 4 KiB between two words on how far it is.
@@ -61,7 +62,7 @@ pub struct Contents {
     pub findings: u64,
 }
 
-/// Reads every page and index of a store that nobody writes.
+/// Reads every page, index and row of a store that nobody writes.
 ///
 /// # Errors
 /// [`StoreError::Damaged`] with what is wrong with it; or when a newer collector wrote it.
@@ -76,6 +77,9 @@ pub fn verify(path: &Path) -> Result<Contents, StoreError> {
         return Err(damaged(said.chars().take(MAX_SAID).collect()));
     }
     let schema = migrate::check(&connection)?;
+    if let Some(said) = rows_wrong(&connection)?.into_iter().next() {
+        return Err(damaged(said));
+    }
     let count = |table: &str| {
         let rows: i64 = connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))?;
         Ok::<_, StoreError>(rows.unsigned_abs())

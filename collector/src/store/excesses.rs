@@ -4,7 +4,7 @@ use rusqlite::{Row, named_params};
 use tickbird_shared::Timestamp;
 
 use super::column::{At, Seq};
-use super::{Rows, StoreError, Transaction};
+use super::{Rows, StoreError, Transaction, sums};
 
 /// How often an agent went over one limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +58,7 @@ impl Transaction<'_> {
 }
 
 pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<ExcessRow> {
+    sums::check("excesses", row)?;
     Ok(ExcessRow {
         tenant: row.get("tenant")?,
         agent: row.get("agent")?,

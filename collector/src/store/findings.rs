@@ -4,7 +4,7 @@ use rusqlite::{Row, named_params, params_from_iter, types::ToSql};
 use tickbird_shared::{Change, Severity, Status, Timestamp};
 
 use super::column::{At, Bytes, Seq, Word};
-use super::{FindingRow, Rows, StoreError, Transaction};
+use super::{FindingRow, Rows, StoreError, Transaction, sums};
 
 /// Which findings to list, newest first.
 #[derive(Debug, Clone, Default)]
@@ -103,6 +103,7 @@ impl Transaction<'_> {
 }
 
 pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<FindingRow> {
+    sums::check("findings", row)?;
     Ok(FindingRow {
         id: row.get("id")?,
         tenant: row.get("tenant")?,

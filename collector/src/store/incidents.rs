@@ -6,7 +6,7 @@ use rusqlite::{OptionalExtension, Row, named_params, params_from_iter, types::To
 use tickbird_shared::{Epoch, Severity, Status, Timestamp};
 
 use super::column::{At, Bytes, Seq, Word};
-use super::{DecisionRow, IncidentRow, Rows, StoreError, Transaction};
+use super::{DecisionRow, IncidentRow, Rows, StoreError, Transaction, sums};
 
 /// Which incidents to list, newest first.
 #[derive(Debug, Clone, Default)]
@@ -175,6 +175,7 @@ impl Transaction<'_> {
 }
 
 pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<IncidentRow> {
+    sums::check("incidents", row)?;
     Ok(IncidentRow {
         tenant: row.get("tenant")?,
         id: row.get("id")?,
@@ -203,6 +204,7 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<IncidentRow> {
 }
 
 pub(super) fn read_decision(row: &Row<'_>) -> rusqlite::Result<DecisionRow> {
+    sums::check("decisions", row)?;
     Ok(DecisionRow {
         tenant: row.get("tenant")?,
         incident: row.get("incident")?,

@@ -4,7 +4,7 @@ use rusqlite::{OptionalExtension, Row, named_params};
 use tickbird_shared::{Epoch, Lane, StartWord};
 
 use super::column::{At, Bytes, Seq, Word};
-use super::{BodyRow, LaneRow, LaneStart, LossRow, Rows, StoreError, Transaction};
+use super::{BodyRow, LaneRow, LaneStart, LossRow, Rows, StoreError, Transaction, sums};
 
 /// Name of one lane of one life of one agent's buffer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -110,6 +110,7 @@ impl Transaction<'_> {
 }
 
 pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<LaneRow> {
+    sums::check("lanes", row)?;
     Ok(LaneRow {
         tenant: row.get("tenant")?,
         agent: row.get("agent")?,

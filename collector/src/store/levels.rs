@@ -4,7 +4,7 @@ use rusqlite::{Row, named_params};
 use tickbird_shared::Timestamp;
 
 use super::column::{At, Json, Seq, Word};
-use super::{LevelsRow, Rows, StoreError, Transaction, UseRow};
+use super::{LevelsRow, Rows, StoreError, Transaction, UseRow, sums};
 
 impl Rows<'_> {
     /// The newest levels of every agent.
@@ -72,6 +72,7 @@ impl Transaction<'_> {
 }
 
 pub(super) fn read_levels(row: &Row<'_>) -> rusqlite::Result<LevelsRow> {
+    sums::check("levels", row)?;
     Ok(LevelsRow {
         tenant: row.get("tenant")?,
         agent: row.get("agent")?,
@@ -83,6 +84,7 @@ pub(super) fn read_levels(row: &Row<'_>) -> rusqlite::Result<LevelsRow> {
 }
 
 pub(super) fn read_use(row: &Row<'_>) -> rusqlite::Result<UseRow> {
+    sums::check("pool_use", row)?;
     Ok(UseRow {
         tenant: row.get("tenant")?,
         server: row.get("server")?,

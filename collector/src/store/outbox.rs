@@ -6,7 +6,7 @@ use rusqlite::{OptionalExtension, Row, named_params};
 use tickbird_shared::Timestamp;
 
 use super::column::{At, Json, Seq};
-use super::{MessageState, OutboxRow, Rows, StoreError, Transaction};
+use super::{MessageState, OutboxRow, Rows, StoreError, Transaction, sums};
 
 impl MessageState {
     /// The word in the store.
@@ -160,6 +160,7 @@ impl Transaction<'_> {
 }
 
 pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<OutboxRow> {
+    sums::check("outbox", row)?;
     let state: String = row.get("state")?;
     let state = MessageState::from_word(&state).ok_or_else(|| {
         rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, "not a state of a message".into())

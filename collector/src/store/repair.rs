@@ -5,19 +5,20 @@
 //! store anew. The damaged files and a report are set aside in `damaged/`, never deleted; as long as something lies
 //! there, an incident says so.
 //!
-//! SQLite keeps no checksums: a byte that was turned within a text or a number is not noticed.
+//! What SQLite cannot find, a bit turned within a text or a number, is found by checksums of our own (`sums.rs`).
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use tickbird_shared::Timestamp;
 
 use super::salvage::{self, Left, Lost};
 use super::turn::Turn;
-use super::{StoreError, Writer, migrate};
+use super::{StoreError, Writer, migrate, sums};
 
 /// A store of so many bytes is read whole at each start: some tenths of a second.
 const SMALL: u64 = 64 << 20;
@@ -76,18 +77,16 @@ pub fn open_sound(path: &Path, now: Timestamp) -> Result<Writer, StoreError> {
         let new = fresh(path);
         remove(&new).map_err(|source| StoreError::Repair { path: new, source })?;
     }
-    if bytes <= SMALL || is_suspected(path) {
-        let mut said = check(path)?;
-        if said.is_empty() && is_suspected(path) {
-            // Somebody stumbled over a row whose page is whole.
-            said = salvage::malformed(&salvage::open(path)?);
-        }
-        if said.is_empty() {
-            // Somebody was mistaken, or the damage was in a table that has gone since.
-            let _ = fs::remove_file(mark(path));
-        } else {
-            repair(path, said, now)?;
-        }
+    let mut said = if bytes <= SMALL || is_suspected(path) { check(path)? } else { list_wrong(&salvage::open(path)?)? };
+    if said.is_empty() && is_suspected(path) {
+        // Somebody stumbled over a row whose page is whole.
+        said = salvage::malformed(&salvage::open(path)?);
+    }
+    if said.is_empty() {
+        // Somebody was mistaken, or the damage was in a table that has gone since.
+        let _ = fs::remove_file(mark(path));
+    } else {
+        repair(path, said, now)?;
     }
     match Writer::open(path) {
         Err(error) if error.is_damage() => {
@@ -109,7 +108,7 @@ fn refuse_newer(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Reads every page and index; what is wrong with them, in SQLite's words.
+/// Reads every page, index and row; what is wrong with them, of pages and indexes in SQLite's words.
 ///
 /// # Errors
 /// When it cannot be looked through for a reason that says nothing of it.
@@ -117,7 +116,34 @@ pub fn check(path: &Path) -> Result<Vec<String>, StoreError> {
     match path.metadata() {
         // SQLite takes it for a new store.
         Ok(found) if found.len() == 0 => Ok(vec!["the file is empty".into()]),
-        _ => salvage::wrong(&salvage::open(path)?),
+        _ => {
+            let connection = salvage::open(path)?;
+            let said = salvage::wrong(&connection)?;
+            if said.is_empty() { rows_wrong(&connection) } else { Ok(said) }
+        }
+    }
+}
+
+/// What is wrong with the rows of a store whose pages are whole.
+///
+/// # Errors
+/// When it cannot be looked through for a reason that says nothing of it.
+pub(super) fn rows_wrong(connection: &Connection) -> Result<Vec<String>, StoreError> {
+    let said = list_wrong(connection)?;
+    if said.is_empty() { words(sums::wrong(connection).map_err(StoreError::from)) } else { Ok(said) }
+}
+
+/// What is wrong with the list of tables, which is soon looked through however large the store is.
+fn list_wrong(connection: &Connection) -> Result<Vec<String>, StoreError> {
+    let altered = migrate::altered(connection);
+    words(altered.map(|name| name.map(|it| format!("`{it}` is not as it was made")).into_iter().collect()))
+}
+
+/// Damage that was stumbled over is an answer too.
+fn words(asked: Result<Vec<String>, StoreError>) -> Result<Vec<String>, StoreError> {
+    match asked {
+        Err(error) if error.is_damage() => Ok(vec![error.in_full()]),
+        asked => asked,
     }
 }
 

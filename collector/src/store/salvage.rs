@@ -1,7 +1,7 @@
 //! What can still be read of a damaged store, row by row, in a new one.
 //!
 //! A table is read in the order of its keys; where a page is damaged, behind it and from the other end. A row counts only
-//! when this version can read it as what it is, so that no later query stumbles over it.
+//! when it matches its checksum and this version can read it as what it is, so that no later query stumbles over it.
 
 use std::path::Path;
 
@@ -10,13 +10,15 @@ use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Connection, OpenFlags, Params, Row, params_from_iter};
 use serde::{Deserialize, Serialize};
 
-use super::column::{At, Bytes, Seq};
-use super::{StoreError, Writer, agents, excesses, findings, incidents, lanes, levels, outbox, tokens};
+use super::column::{At, Seq};
+use super::{StoreError, Writer, agents, excesses, findings, incidents, lanes, levels, outbox, sums, tallies, tokens};
 
 /// Lines of SQLite's words on damage that are kept.
 const MAX_SAID: usize = 20;
 /// No row is shorter: a damaged tree that leads in circles yields no more rows than the file has room for.
 const LEAST_ROW: u64 = 16;
+/// What a query calls the number of a row, where it has one.
+const ROW_NUMBER: &str = "row_number";
 /// Distance of row numbers after which nothing more is sought.
 const FARTHEST: i64 = 1 << 40;
 
@@ -30,11 +32,7 @@ struct Table {
 const TABLES: [Table; 15] = [
     Table { name: "agents", key: Some("tenant, id"), reads: |row| agents::read(row).map(drop) },
     Table { name: "tokens", key: Some("tenant, id"), reads: |row| tokens::read(row).map(drop) },
-    Table {
-        name: "api_tokens",
-        key: Some("tenant, name"),
-        reads: |row| row.get::<_, Bytes<32>>("hash").and_then(|_| row.get::<_, At>("created_at")).map(drop),
-    },
+    Table { name: "api_tokens", key: Some("tenant, name"), reads: |row| tokens::read_api_token(row).map(drop) },
     Table { name: "incidents", key: None, reads: |row| incidents::read(row).map(drop) },
     Table {
         name: "decisions",
@@ -44,11 +42,18 @@ const TABLES: [Table; 15] = [
     Table { name: "outbox", key: None, reads: |row| outbox::read(row).map(drop) },
     Table { name: "lanes", key: Some("tenant, agent, epoch, lane"), reads: |row| lanes::read(row).map(drop) },
     Table { name: "findings", key: None, reads: |row| findings::read(row).map(drop) },
-    Table { name: "bodies", key: None, reads: |row| row.get::<_, At>("received_at").map(drop) },
+    Table {
+        name: "bodies",
+        key: None,
+        reads: |row| sums::check("bodies", row).and_then(|()| row.get::<_, At>("received_at")).map(drop),
+    },
     Table {
         name: "losses",
         key: Some("tenant, agent, epoch, lane, first"),
-        reads: |row| row.get::<_, Seq>("count").and_then(|_| row.get::<_, At>("received_at")).map(drop),
+        reads: |row| {
+            sums::check("losses", row)?;
+            row.get::<_, Seq>("count").and_then(|_| row.get::<_, At>("received_at")).map(drop)
+        },
     },
     Table { name: "levels", key: Some("tenant, agent"), reads: |row| levels::read_levels(row).map(drop) },
     Table {
@@ -56,16 +61,13 @@ const TABLES: [Table; 15] = [
         key: Some("tenant, server, application, day"),
         reads: |row| levels::read_use(row).map(drop),
     },
-    Table {
-        name: "tallies",
-        key: Some("tenant"),
-        reads: |row| {
-            let counts = ["received", "committed", "duplicate", "refused", "lost"];
-            counts.iter().try_for_each(|column| row.get::<_, Seq>(*column).map(drop))
-        },
-    },
+    Table { name: "tallies", key: Some("tenant"), reads: |row| tallies::read(row).map(drop) },
     Table { name: "excesses", key: Some("tenant, agent, \"limit\""), reads: |row| excesses::read(row).map(drop) },
-    Table { name: "pulse", key: None, reads: |row| row.get::<_, At>("at").map(drop) },
+    Table {
+        name: "pulse",
+        key: None,
+        reads: |row| sums::check("pulse", row).and_then(|()| row.get::<_, At>("at")).map(drop),
+    },
 ];
 
 /// What was kept of one table, and what was not.
@@ -221,7 +223,7 @@ impl Copied<'_> {
                     return true;
                 }
                 let back: Vec<String> = key.split(", ").map(|column| format!("{column} DESC")).collect();
-                self.walk(source, &format!("SELECT * FROM {name} ORDER BY {}", back.join(", ")), [], |_| ());
+                self.walk_back(source, &format!("SELECT * FROM {name} ORDER BY {}", back.join(", ")));
                 false
             }
             None => self.take_numbered(source),
@@ -231,7 +233,7 @@ impl Copied<'_> {
     /// A row number behind the damage is sought at growing distances, since a page tells not what was on it.
     fn take_numbered(&mut self, source: &Connection) -> bool {
         let name = self.table.name;
-        let on = format!("SELECT rowid AS row_number, * FROM {name} NOT INDEXED WHERE rowid > ?1 ORDER BY rowid");
+        let on = format!("SELECT *, rowid AS {ROW_NUMBER} FROM {name} NOT INDEXED WHERE rowid > ?1 ORDER BY rowid");
         let (mut last, mut gap, mut is_whole) = (i64::MIN, 0_i64, true);
         loop {
             let mut at = last;
@@ -257,9 +259,15 @@ impl Copied<'_> {
             }
             gap = (gap * 2).max(1);
         }
-        let back = format!("SELECT rowid AS row_number, * FROM {name} NOT INDEXED ORDER BY rowid DESC");
-        self.walk(source, &back, [], |_| ());
+        self.walk_back(source, &format!("SELECT *, rowid AS {ROW_NUMBER} FROM {name} NOT INDEXED ORDER BY rowid DESC"));
         false
+    }
+
+    /// From the other end. Rows that were passed over on the way there may be met again, and count once.
+    fn walk_back(&mut self, source: &Connection, sql: &str) {
+        let there = std::mem::take(&mut self.malformed);
+        self.walk(source, sql, [], |_| ());
+        self.malformed = self.malformed.max(there);
     }
 
     /// Copies the rows of a query; `passed` hears the number of each.
@@ -268,8 +276,9 @@ impl Copied<'_> {
             Ok(query) => query,
             Err(error) => return self.stumbles(error),
         };
-        let skipped = usize::from(self.table.key.is_none());
-        let columns: Vec<String> = query.column_names().skip(skipped).map(|it| format!("\"{it}\"")).collect();
+        // The new store computes its checksums anew.
+        let is_of_row = |name: &&str| *name != sums::COLUMN && *name != ROW_NUMBER;
+        let columns: Vec<String> = query.column_names().take_while(is_of_row).map(|it| format!("\"{it}\"")).collect();
         let places = vec!["?"; columns.len()].join(", ");
         let insert = format!("INSERT OR IGNORE INTO {} ({}) VALUES ({places})", self.table.name, columns.join(", "));
         let mut rows = match query.query(from) {
@@ -286,12 +295,10 @@ impl Copied<'_> {
                 return End::Damaged;
             }
             self.room -= 1;
-            if skipped == 1
-                && let Ok(number) = row.get(0)
-            {
+            if let Ok(number) = row.get(ROW_NUMBER) {
                 passed(number);
             }
-            let values: Option<Vec<Value>> = (skipped..skipped + columns.len()).map(|at| value(row, at)).collect();
+            let values: Option<Vec<Value>> = (0..columns.len()).map(|at| value(row, at)).collect();
             match values.filter(|_| (self.table.reads)(row).is_ok()) {
                 Some(values) => self.insert(&insert, values),
                 None => self.malformed += 1,
@@ -313,11 +320,13 @@ impl Copied<'_> {
     }
 
     fn insert(&mut self, sql: &str, values: Vec<Value>) {
+        use rusqlite::ErrorCode::{ConstraintViolation, Unknown};
         let inserted = self.to.prepare_cached(sql).and_then(|mut it| it.execute(params_from_iter(values)));
         match inserted {
             // Nothing is inserted where the row is there already, read from the other end.
             Ok(rows) => self.kept += rows as u64,
-            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) => {
+            // `Unknown`: the damaged list of tables names a column that there never was.
+            Err(error) if matches!(error.sqlite_error_code(), Some(ConstraintViolation | Unknown)) => {
                 self.malformed += 1;
             }
             Err(error) => self.failed = Some(error),

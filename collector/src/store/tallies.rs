@@ -1,21 +1,19 @@
 //! What became of the records of each tenant's agents, ever.
 
-use rusqlite::named_params;
+use rusqlite::{Row, named_params};
 
 use super::column::Seq;
-use super::{Rows, StoreError, Tally, Transaction};
+use super::{Rows, StoreError, Tally, Transaction, sums};
 
 impl Rows<'_> {
     /// The sum over all tenants.
     pub fn tally(&self) -> Result<Tally, StoreError> {
-        let mut query = self.0.prepare_cached(
-            "SELECT coalesce(sum(received), 0), coalesce(sum(committed), 0), coalesce(sum(duplicate), 0), \
-             coalesce(sum(refused), 0), coalesce(sum(lost), 0) FROM tallies",
-        )?;
-        Ok(query.query_row([], |row| {
-            let at = |index| row.get::<_, Seq>(index).map(|it| it.0);
-            Ok(Tally { received: at(0)?, committed: at(1)?, duplicate: at(2)?, refused: at(3)?, lost: at(4)? })
-        })?)
+        let mut query = self.0.prepare_cached("SELECT * FROM tallies")?;
+        let mut sum = Tally::default();
+        for tally in query.query_map([], read)? {
+            sum += tally?;
+        }
+        Ok(sum)
     }
 }
 
@@ -40,4 +38,16 @@ impl Transaction<'_> {
             })?;
         Ok(())
     }
+}
+
+pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Tally> {
+    sums::check("tallies", row)?;
+    let of = |column: &str| row.get::<_, Seq>(column).map(|it| it.0);
+    Ok(Tally {
+        received: of("received")?,
+        committed: of("committed")?,
+        duplicate: of("duplicate")?,
+        refused: of("refused")?,
+        lost: of("lost")?,
+    })
 }

@@ -4,7 +4,7 @@ use rusqlite::{Row, named_params};
 use tickbird_shared::Timestamp;
 
 use super::column::{At, Bytes, Json};
-use super::{ApiTokenRow, Rows, StoreError, TokenRow, Transaction};
+use super::{ApiTokenRow, Rows, StoreError, TokenRow, Transaction, sums};
 
 impl Rows<'_> {
     /// Every enrolment token, oldest first.
@@ -16,16 +16,7 @@ impl Rows<'_> {
     /// Every token for the API.
     pub fn api_tokens(&self) -> Result<Vec<ApiTokenRow>, StoreError> {
         let mut query = self.0.prepare_cached("SELECT * FROM api_tokens ORDER BY tenant, name")?;
-        let rows = query.query_map([], |row| {
-            Ok(ApiTokenRow {
-                tenant: row.get("tenant")?,
-                name: row.get("name")?,
-                hash: row.get::<_, Bytes<32>>("hash")?.0,
-                role: row.get("role")?,
-                created_at: row.get::<_, At>("created_at")?.0,
-            })
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        Ok(query.query_map([], read_api_token)?.collect::<Result<_, _>>()?)
     }
 }
 
@@ -102,6 +93,7 @@ impl Transaction<'_> {
 }
 
 pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<TokenRow> {
+    sums::check("tokens", row)?;
     Ok(TokenRow {
         tenant: row.get("tenant")?,
         id: row.get("id")?,
@@ -113,5 +105,16 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<TokenRow> {
         created_at: row.get::<_, At>("created_at")?.0,
         expires_at: row.get::<_, At>("expires_at")?.0,
         revoked_at: row.get::<_, Option<At>>("revoked_at")?.map(|at| at.0),
+    })
+}
+
+pub(super) fn read_api_token(row: &Row<'_>) -> rusqlite::Result<ApiTokenRow> {
+    sums::check("api_tokens", row)?;
+    Ok(ApiTokenRow {
+        tenant: row.get("tenant")?,
+        name: row.get("name")?,
+        hash: row.get::<_, Bytes<32>>("hash")?.0,
+        role: row.get("role")?,
+        created_at: row.get::<_, At>("created_at")?.0,
     })
 }

@@ -13,7 +13,7 @@ use tickbird_shared::Timestamp;
 use super::ballast::Ballast;
 use super::column::At;
 use super::turn::Turn;
-use super::{Rows, StoreError, migrate};
+use super::{Rows, StoreError, migrate, sums};
 
 /// How long a command line and the ledger wait for each other's transaction.
 const BUSY: Duration = Duration::from_secs(5);
@@ -73,7 +73,9 @@ impl Writer {
         connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
         connection.pragma_update(None, "temp_store", "MEMORY")?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        sums::provide(&connection)?;
         migrate::migrate(&mut connection)?;
+        sums::guard(&connection)?;
         let data_version = data_version(&connection)?;
         Ok(Self { connection, data_version, ballast, _turn: None })
     }

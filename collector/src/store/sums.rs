@@ -1,0 +1,120 @@
+//! A checksum in each row, since SQLite has none: a bit that was turned within a text, a number or a blob leaves its page whole.
+//!
+//! Each table ends with a column `sum`, computed by SQLite from the table's name and all other columns whenever a row is
+//! written, whoever writes it. So no statement can forget it, and no program without [`NAME`] can change a row. What computes
+//! it anew must not take what was turned for what was meant: before a row is changed, a trigger compares it ([`guard`]).
+//! Rows that are read as what they are are compared by [`check`], all others when the store is looked through ([`wrong`]).
+//!
+//! Form: CRC-32 over the table's name and the values, in the order of the columns. Each is a byte for its type and eight bytes,
+//! little-endian: of a number itself, of a text or a blob its length, and then its bytes; of nothing zeros.
+
+use crc32fast::Hasher;
+use rusqlite::functions::FunctionFlags;
+use rusqlite::types::{Type, ValueRef};
+use rusqlite::{Connection, Row};
+
+/// The function, as the schema names it.
+const NAME: &str = "row_sum";
+/// The column; what a query puts behind it is not of the row.
+pub(super) const COLUMN: &str = "sum";
+
+/// How [`guard`] ends what it says.
+const REFUSED: &str = "does not match its checksum";
+
+/// A row is not what was written.
+#[derive(Debug, thiserror::Error)]
+#[error("it {REFUSED}")]
+struct Mismatch;
+
+/// Lets a connection compute the checksum, which it needs to write any row.
+pub(super) fn provide(connection: &Connection) -> rusqlite::Result<()> {
+    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC | FunctionFlags::SQLITE_INNOCUOUS;
+    connection.create_scalar_function(NAME, -1, flags, |values| {
+        let mut sum = Hasher::new();
+        (0..values.len()).for_each(|at| add(&mut sum, values.get_raw(at)));
+        Ok(sum.finalize())
+    })
+}
+
+/// Lets this connection change no row that does not match its checksum: the new one would make it look whole.
+pub(super) fn guard(connection: &Connection) -> rusqlite::Result<()> {
+    for table in tables(connection)? {
+        let mut query = connection.prepare("SELECT name FROM pragma_table_info(?1)")?;
+        let columns = query.query_map([&table], |row| Ok(format!(", OLD.\"{}\"", row.get::<_, String>(0)?)))?;
+        let columns: String = columns.collect::<Result<_, _>>()?;
+        connection.execute_batch(&format!(
+            "CREATE TEMP TRIGGER {table}_{COLUMN} BEFORE UPDATE ON main.{table} \
+             WHEN OLD.{COLUMN} IS NOT {NAME}('{table}'{columns}) \
+             BEGIN SELECT RAISE(ABORT, 'a row of {table} {REFUSED}'); END"
+        ))?;
+    }
+    Ok(())
+}
+
+/// Whether this is [`guard`]'s refusal. SQLite tells triggers apart by nothing but their words.
+pub(super) fn is_refused(error: &rusqlite::Error) -> bool {
+    match error {
+        rusqlite::Error::SqliteFailure(it, Some(words)) => {
+            it.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_TRIGGER && words.ends_with(REFUSED)
+        }
+        _ => false,
+    }
+}
+
+/// Fails where a row of `table` is not what was written. One of a schema without checksums is believed.
+pub(super) fn check(table: &str, row: &Row<'_>) -> rusqlite::Result<()> {
+    let Ok(place) = row.as_ref().column_index(COLUMN) else { return Ok(()) };
+    let mut sum = Hasher::new();
+    add(&mut sum, ValueRef::Text(table.as_bytes()));
+    for at in 0..place {
+        add(&mut sum, row.get_ref(at)?);
+    }
+    if row.get_ref(place)? == ValueRef::Integer(sum.finalize().into()) {
+        Ok(())
+    } else {
+        Err(rusqlite::Error::FromSqlConversionFailure(place, Type::Integer, Box::new(Mismatch)))
+    }
+}
+
+/// Compares every row of a store whose pages are whole; the tables that have others than were written, in words.
+pub(super) fn wrong(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut said = Vec::new();
+    for table in tables(connection)? {
+        let mut query = connection.prepare(&format!("SELECT * FROM {table} NOT INDEXED"))?;
+        let mut rows = query.query([])?;
+        let mut turned = 0_u64;
+        while let Some(row) = rows.next()? {
+            turned += u64::from(check(&table, row).is_err());
+        }
+        if turned > 0 {
+            said.push(format!("{table}: {turned} rows that do not match their checksums"));
+        }
+    }
+    Ok(said)
+}
+
+/// The tables that have checksums.
+fn tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut query = connection.prepare(
+        "SELECT it.name FROM main.sqlite_schema AS it JOIN pragma_table_xinfo(it.name) AS of \
+         WHERE it.type = 'table' AND of.name = ?1 AND of.hidden = 3 ORDER BY it.name",
+    )?;
+    query.query_map([COLUMN], |row| row.get(0))?.collect()
+}
+
+fn add(sum: &mut Hasher, value: ValueRef<'_>) {
+    let (kind, fixed, bytes): (u8, [u8; 8], &[u8]) = match value {
+        ValueRef::Null => (0, [0; 8], &[]),
+        ValueRef::Integer(number) => (1, number.to_le_bytes(), &[]),
+        ValueRef::Real(number) => (2, number.to_le_bytes(), &[]),
+        ValueRef::Text(bytes) => (3, (bytes.len() as u64).to_le_bytes(), bytes),
+        ValueRef::Blob(bytes) => (4, (bytes.len() as u64).to_le_bytes(), bytes),
+    };
+    let mut head = [kind; 9];
+    head[1..].copy_from_slice(&fixed);
+    sum.update(&head);
+    sum.update(bytes);
+}
+
+#[cfg(test)]
+mod tests;

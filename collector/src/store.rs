@@ -17,6 +17,7 @@ mod findings;
 mod incidents;
 mod lanes;
 mod levels;
+mod log;
 mod migrate;
 mod outbox;
 mod readers;
@@ -83,6 +84,14 @@ pub enum StoreError {
         /// What SQLite found first.
         said: String,
     },
+    /// Damage that the collector repairs at its start.
+    #[error("the store `{path}` is damaged: {said}")]
+    Unrepaired {
+        /// The store.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        said: String,
+    },
     /// A damaged store could not be replaced by what is left of it.
     #[error("the damaged store could not be repaired: `{path}`")]
     Repair {
@@ -127,7 +136,7 @@ impl StoreError {
     pub fn is_damage(&self) -> bool {
         use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
         match self {
-            Self::Malformed(_) | Self::Damaged { .. } => true,
+            Self::Malformed(_) | Self::Damaged { .. } | Self::Unrepaired { .. } => true,
             Self::Sqlite(error) => {
                 matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
                     // The list of tables is a page like any other.
@@ -151,6 +160,7 @@ impl StoreError {
             Self::FromTheFuture { .. } => Some("run the newer collector again, or restore the backup made before it"),
             Self::Full(_) => Some("free space on the store's disk, or lower retention.bytes"),
             Self::Damaged { .. } => Some("use an older backup"),
+            Self::Unrepaired { .. } => Some("start the collector, which repairs its store and says what is lost"),
             Self::Repair { .. } => Some("see that the store's disk has room for a second store and can be written"),
             Self::InRepair { .. } => Some("try again when the collector's log says that it was repaired"),
             Self::Sqlite(_) => Some("check the disk and the rights of the store's directory"),

@@ -2,17 +2,26 @@
 //! what is left does its work.
 //!
 //! Hundreds of places are tried beside the unit tests of buffer and store; here, a few with everything around it.
+//! `TICKBIRD_DAMAGE_PLACES` asks for more of both: here one for each fifty of them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tickbird_tests::agent::check;
-use tickbird_tests::process::run;
+use tickbird_tests::process::{installed, run};
 use tickbird_tests::webhook::{firing, resolved};
-use tickbird_tests::{Collector, Moody, Seconds, StageError, Watch, alone, until};
+use tickbird_tests::{Moody, Seconds, StageError, Watch, alone, until};
 
-const PLACES: usize = 10;
+const PLACES: usize = 20;
+/// Places beside the unit tests for one here.
+const BESIDE: usize = 50;
+
+fn places() -> usize {
+    let asked = std::env::var("TICKBIRD_DAMAGE_PLACES").ok().and_then(|it| it.parse::<usize>().ok());
+    asked.map_or(PLACES, |it| it / BESIDE)
+}
 
 fn files(directory: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = Vec::new();
@@ -27,17 +36,18 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Turns the bits of some bytes in the middle of what the file holds, or cuts it there.
+/// Turns one bit or those of some bytes in the middle of what the file holds, or cuts it there.
 fn damage(file: &Path, place: usize) -> Result<(), StageError> {
     let failed = || StageError::system(format!("damage {}", file.display()));
     let bytes = std::fs::read(file).map_err(failed())?;
     let used = bytes.iter().rposition(|byte| *byte != 0).map_or(1, |at| at + 1);
-    let at = used * (place % 7 + 1) / 9;
+    let at = used * (place * 29 % 97 + 1) / 98;
     let open = std::fs::File::options().write(true).open(file).map_err(failed())?;
-    if place.is_multiple_of(3) {
-        return open.set_len(at as u64).map_err(failed());
-    }
-    let turned: Vec<u8> = bytes[at..(at + 3).min(bytes.len())].iter().map(|byte| !byte).collect();
+    let turned: Vec<u8> = match place % 4 {
+        0 => return open.set_len(at as u64).map_err(failed()),
+        2 => bytes[at..(at + 3).min(bytes.len())].iter().map(|byte| !byte).collect(),
+        _ => vec![bytes[at] ^ (1 << (place % 8))],
+    };
     open.write_all_at(&turned, at as u64).map_err(failed())
 }
 
@@ -60,10 +70,10 @@ fn an_agent_starts_on_a_damaged_buffer_and_says_what_it_lost() {
         watch.agent.kill()?;
         let (buffer, whole) = (watch.agent.state_directory().join("buffer"), stage.room("whole")?.join("buffer"));
         copy(&buffer, &whole)?;
-        for place in 0..PLACES {
+        for place in 0..places() {
             copy(&whole, &buffer)?;
             let all = files(&buffer);
-            let file = &all[place * all.len() / PLACES];
+            let file = &all[place * all.len() / places()];
             damage(file, place)?;
             let what = format!("{} was damaged", file.display());
             watch.agent.run().map_err(|error| StageError::Failed { what: what.clone(), said: error.to_string() })?;
@@ -92,9 +102,48 @@ fn an_agent_starts_on_a_damaged_buffer_and_says_what_it_lost() {
 const STORE: &str = "collector.store";
 const PAGE: usize = 4_096;
 
-/// The store and its log of changes.
-fn store_files(collector: &Collector) -> [PathBuf; 2] {
-    ["store.db", "store.db-wal"].map(|name| collector.directory().join(name))
+/// The store, its log of changes, and the index of that.
+fn store_files(directory: &Path) -> [PathBuf; 3] {
+    ["store.db", "store.db-wal", "store.db-shm"].map(|name| directory.join(name))
+}
+
+/// Every row of a store by its table, without what a collector changes in it that hears no agent.
+const ROWS: &str = "import json, sqlite3, sys
+store = sqlite3.connect(f'file:{sys.argv[1]}?mode=ro', uri=True)
+store.text_factory = bytes
+changes = {
+    'agents': ['last_seen_at', 'stopped_at'],
+    'incidents': ['status', 'severity', 'summary', 'advice', 'evidence', 'evidence_lost', 'opened_at', 'updated_at', 'resolved_at',
+                  'resolved_reason', 'occurrences', 'state_epoch', 'state_since', 'seen_epoch', 'seen_at'],
+    'outbox': ['state', 'attempts', 'uncertain', 'next_attempt_at', 'settled_at', 'last_error'],
+}
+rows = {}
+for name, in store.execute(\"SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'pulse'\").fetchall():
+    table = name.decode()
+    found = store.execute(f'SELECT * FROM {table}')
+    columns = [it[0] for it in found.description]
+    kept = [at for at, it in enumerate(columns) if it != 'sum' and it not in changes.get(table, [])]
+    rows[table] = [repr([row[at] for at in kept]) for row in found]
+print(json.dumps(rows))";
+
+type Rows = BTreeMap<String, BTreeSet<String>>;
+
+fn rows(directory: &Path) -> Result<Rows, StageError> {
+    let mut python = Command::new(installed("/usr/bin/python3", "python3")?);
+    let said = run(python.args(["-c", ROWS]).arg(directory.join("store.db")))?;
+    serde_json::from_str(&said)
+        .map_err(|error| StageError::Failed { what: "read the rows".into(), said: error.to_string() })
+}
+
+/// Rows of `had` that are not in the store any more, or are others there.
+fn missing(had: &Rows, directory: &Path) -> Result<Vec<String>, StageError> {
+    let has = rows(directory)?;
+    let gone = |(table, had): (&String, &BTreeSet<String>)| {
+        let none = BTreeSet::new();
+        let gone = had.difference(has.get(table).unwrap_or(&none)).count();
+        (gone > 0).then(|| format!("{gone} rows of {table}"))
+    };
+    Ok(had.iter().filter_map(gone).collect())
 }
 
 /// How often people were told of damage.
@@ -118,7 +167,7 @@ fn says_so(watch: &Watch, before: usize) -> Result<bool, StageError> {
 }
 
 #[test]
-fn a_collector_starts_on_a_damaged_store_and_says_what_it_lost() {
+fn a_collector_starts_on_a_damaged_store_and_says_what_it_lost_or_has_lost_nothing() {
     alone(|stage| {
         let load = Moody::start()?;
         let settings = check("http.status", "hold = \"0s\"") + &load.endpoints(8);
@@ -127,27 +176,50 @@ fn a_collector_starts_on_a_damaged_store_and_says_what_it_lost() {
             let found = watch.collector.items("findings", "").map_err(|error| error.to_string())?;
             if found.len() > 40 { Ok(()) } else { Err(format!("{} findings", found.len())) }
         })?;
+        // So some rows are in the store, and those that come now in its log alone.
+        watch.collector.stop()?;
+        watch.collector.serve()?;
+        until("more is stored", 60.s(), || {
+            let found = watch.collector.items("findings", "").map_err(|error| error.to_string())?;
+            if found.len() > 60 { Ok(()) } else { Err(format!("{} findings", found.len())) }
+        })?;
         watch.agent.kill()?;
         watch.collector.kill()?;
-        let (files, whole) = (store_files(&watch.collector), stage.room("whole")?);
-        let kept = ["store.db", "store.db-wal"].map(|name| whole.join(name));
-        for (file, kept) in files.iter().zip(&kept) {
+        let directory = watch.collector.directory().to_owned();
+        let (files, whole, read) = (store_files(&directory), stage.room("whole")?, stage.room("read")?);
+        let kept = store_files(&whole);
+        for ((file, kept), read) in files.iter().zip(&kept).zip(store_files(&read)) {
             copy(file, kept)?;
+            copy(file, &read)?;
         }
-        let mut found = 0;
-        for place in 0..PLACES {
+        // Of a copy: who reads makes the index anew.
+        let had = rows(&read)?;
+        let (mut found, mut silent) = (0, Vec::new());
+        for place in 0..=places() {
             for (file, kept) in files.iter().zip(&kept) {
                 copy(kept, file)?;
             }
             let file = &files[usize::from(place % 3 == 1)];
-            damage(file, place)?;
+            // The last is the healthy twin.
+            let is_damaged = place < places();
+            if is_damaged {
+                damage(file, place)?;
+            }
             let what = format!("{} was damaged at place {place}", file.display());
             let before = told(&watch)?;
-            watch.collector.serve().map_err(|error| StageError::Failed { what, said: error.to_string() })?;
-            found += usize::from(says_so(&watch, before)?);
+            let failed = |error: StageError| StageError::Failed { what: what.clone(), said: error.to_string() };
+            watch.collector.serve().map_err(failed)?;
+            let is_said = says_so(&watch, before)?;
             watch.collector.kill()?;
+            found += usize::from(is_said);
+            let missing = missing(&had, &directory)?;
+            assert!(is_damaged || (!is_said && missing.is_empty()), "a store that is whole: {missing:?}");
+            if !is_said && !missing.is_empty() {
+                silent.push(format!("{what}: {}", missing.join(", ")));
+            }
         }
-        assert!(found > 0, "at least a store that was cut is seen to be damaged");
+        assert!(silent.is_empty(), "of {} places nobody was told: {silent:#?}", silent.len());
+        assert!(found * 2 > places(), "most damage is seen: {found} of {}", places());
 
         // Damage under a collector that serves: it opens its store anew by itself.
         for (file, kept) in files.iter().zip(&kept) {

@@ -531,6 +531,7 @@ fn a_store_that_takes_nothing_or_was_damaged_is_told_once_and_over_when_it_is() 
     let mut world = World::new(Vec::new());
     let none = Vec::<String>::new();
     let damage = |second: i64| Damage {
+        transactions: 0,
         found_at: at(second),
         set_aside: format!("damaged/{second}"),
         said: vec!["row 12 missing".into()],

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 
-use super::repair::rows_wrong;
+use super::repair::{refuse_unrepaired, rows_wrong};
 use super::{StoreError, migrate};
 
 /// Pages of 4 KiB between two words on how far it is.
@@ -23,6 +23,7 @@ pub fn copy(from: &Path, to: &Path, mut told: impl FnMut(f64)) -> Result<u32, St
     if !from.exists() {
         return Err(StoreError::Missing { path: from.into() });
     }
+    refuse_unrepaired(from)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let source = Connection::open_with_flags(from, flags)?;
     source.busy_timeout(Duration::from_secs(5))?;

@@ -18,7 +18,7 @@ use tickbird_shared::Timestamp;
 
 use super::salvage::{self, Left, Lost};
 use super::turn::Turn;
-use super::{StoreError, Writer, migrate, sums};
+use super::{StoreError, Writer, log, migrate, sums};
 
 /// A store of so many bytes is read whole at each start: some tenths of a second.
 const SMALL: u64 = 64 << 20;
@@ -38,19 +38,23 @@ pub struct Damage {
     pub set_aside: String,
     /// The first lines of what SQLite said.
     pub said: Vec<String>,
+    /// Transactions that the log of changes lost; at least so many.
+    #[serde(default)]
+    pub transactions: u64,
     /// Every table.
     pub tables: Vec<Left>,
 }
 
 impl Damage {
-    /// What was lost, in words: `findings (at least 12 rows), lanes`.
+    /// What was lost, in words: `the last transactions (at least 2), findings (at least 12 rows)`.
     pub fn lost(&self) -> String {
         let word = |it: &Left| match it.lost {
             Lost::Nothing => None,
             Lost::AtLeast(0) => Some(format!("{} (perhaps)", it.table)),
             Lost::AtLeast(rows) => Some(format!("{} (at least {rows} rows)", it.table)),
         };
-        let words: Vec<String> = self.tables.iter().filter_map(word).collect();
+        let last = (self.transactions > 0).then(|| format!("the last transactions (at least {})", self.transactions));
+        let words: Vec<String> = last.into_iter().chain(self.tables.iter().filter_map(word)).collect();
         if words.is_empty() { "nothing but an index, which was made anew".into() } else { words.join(", ") }
     }
 }
@@ -71,11 +75,22 @@ pub struct Condition {
 pub fn open_sound(path: &Path, now: Timestamp) -> Result<Writer, StoreError> {
     finish(path)?;
     let bytes = path.metadata().map_err(|_| StoreError::Missing { path: path.into() })?.len();
+    // Before SQLite opens it and makes the index of its log anew.
+    let log = log::look(path);
     refuse_newer(path)?;
     if path.exists() {
         // Of a repair that never came to its end.
         let new = fresh(path);
         remove(&new).map_err(|source| StoreError::Repair { path: new, source })?;
+    }
+    if log == log::Verdict::Spent {
+        tracing::warn!(store = %path.display(), "the log of changes is damaged; it goes, since all of it is in the store");
+        let _turn = Turn::alone(path)?;
+        log::remove(path).map_err(|source| StoreError::Repair { path: path.into(), source })?;
+    }
+    if let log::Verdict::Cut { transactions, .. } = log {
+        let said = log.said().into_iter().chain(check(path)?).collect();
+        repair_all(path, said, transactions, now)?;
     }
     let mut said = if bytes <= SMALL || is_suspected(path) { check(path)? } else { list_wrong(&salvage::open(path)?)? };
     if said.is_empty() && is_suspected(path) {
@@ -106,6 +121,14 @@ fn refuse_newer(path: &Path) -> Result<(), StoreError> {
         Err(error @ StoreError::FromTheFuture { .. }) => Err(error),
         _ => Ok(()),
     }
+}
+
+/// For whoever would open a store that the collector has to repair first: SQLite would make its log look whole.
+///
+/// # Errors
+/// [`StoreError::Unrepaired`].
+pub(super) fn refuse_unrepaired(path: &Path) -> Result<(), StoreError> {
+    log::look(path).said().map_or(Ok(()), |said| Err(StoreError::Unrepaired { path: path.into(), said }))
 }
 
 /// Reads every page, index and row; what is wrong with them, of pages and indexes in SQLite's words.
@@ -168,7 +191,7 @@ fn fresh(path: &Path) -> PathBuf {
     path.with_extension("repaired")
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
@@ -179,6 +202,10 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 /// # Errors
 /// When there is no room for the new one or files cannot be moved; the store is then as it was, and repaired at the next try.
 pub fn repair(path: &Path, said: Vec<String>, now: Timestamp) -> Result<Damage, StoreError> {
+    repair_all(path, said, 0, now)
+}
+
+fn repair_all(path: &Path, said: Vec<String>, transactions: u64, now: Timestamp) -> Result<Damage, StoreError> {
     let failed = |at: &Path| {
         let path = at.to_owned();
         move |source: io::Error| StoreError::Repair { path, source }
@@ -200,7 +227,7 @@ pub fn repair(path: &Path, said: Vec<String>, now: Timestamp) -> Result<Damage, 
     let name = unused(&directory.join(ASIDE), &now.strftime("%Y%m%dT%H%M%SZ").to_string());
     let aside = directory.join(ASIDE).join(&name);
     DirBuilder::new().recursive(true).mode(0o700).create(&aside).map_err(failed(&aside))?;
-    let damage = Damage { found_at: now, set_aside: format!("{ASIDE}/{name}"), said, tables };
+    let damage = Damage { found_at: now, set_aside: format!("{ASIDE}/{name}"), said, transactions, tables };
     write_report(&aside.join(REPORT), &damage).map_err(failed(&aside))?;
     move_into_place(path, &aside).map_err(failed(path))?;
     let _ = fs::remove_file(mark(path));

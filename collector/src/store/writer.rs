@@ -12,6 +12,7 @@ use tickbird_shared::Timestamp;
 
 use super::ballast::Ballast;
 use super::column::At;
+use super::repair::refuse_unrepaired;
 use super::turn::Turn;
 use super::{Rows, StoreError, migrate, sums};
 
@@ -90,6 +91,7 @@ impl Writer {
             return Err(StoreError::Missing { path: path.into() });
         }
         let turn = Turn::beside(path)?;
+        refuse_unrepaired(path)?;
         Ok(Self { _turn: Some(turn), ..Self::open(path)? })
     }
 

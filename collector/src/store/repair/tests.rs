@@ -193,7 +193,8 @@ fn a_repair_that_was_cut_short_is_brought_to_its_end() {
         let aside = directory.path().join(ASIDE).join("20261121T000000Z");
         fs::create_dir_all(&aside).expect("makes");
         fs::write(fresh(&path), &scene.whole).expect("writes");
-        let damage = Damage { found_at: at(9), set_aside: "damaged/x".into(), said: vec![], tables: vec![] };
+        let damage =
+            Damage { found_at: at(9), set_aside: "damaged/x".into(), said: vec![], transactions: 0, tables: vec![] };
         write_report(&aside.join(REPORT), &damage).expect("writes");
         // Killed before the old one was moved, or after.
         let old = if moved == 0 { path.clone() } else { aside.join("store.db") };

@@ -381,11 +381,16 @@ fn server(
     clients: Option<Arc<dyn ClientCertVerifier>>,
 ) -> Result<ServerConfig, rustls::Error> {
     let builder = listener::tls_builder()?;
+    let verifies = clients.is_some();
     let builder = match clients {
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_single_cert(chain, key)?;
+    if verifies {
+        // Whoever resumes shows no certificate again, and sessions of a few hundred would be kept for thousands of agents.
+        config.send_tls13_tickets = 0;
+    }
     config.alpn_protocols = listener::protocols();
     Ok(config)
 }

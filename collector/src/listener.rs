@@ -6,37 +6,42 @@
 
 mod patience;
 mod sources;
+mod stir;
 
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::{Request, Response};
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
 use rustls::ServerConfig;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use patience::{Patience, watched};
 use sources::{Allowance, Knock, Origin, Sources};
+use stir::{Stir, held};
 
 /// How long requests in flight may take once the collector closes.
 const GRACE: Duration = Duration::from_secs(10);
 /// How long nothing is accepted after the system had no descriptor left.
 const EXHAUSTED: Duration = Duration::from_millis(200);
+
+/// A connection on which nothing is said for so long, or twice as long, gives up the buffers of HTTP.
+const LULL: Duration = Duration::from_millis(100);
 
 /// What one listener bears.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -95,7 +100,7 @@ pub struct Listener {
 
 /// A connection whose handshake is done.
 pub struct Accepted {
-    stream: TlsStream<TcpStream>,
+    stream: Box<TlsStream<TcpStream>>,
     /// Where it comes from.
     pub peer: SocketAddr,
     closing: watch::Receiver<bool>,
@@ -185,8 +190,11 @@ impl Listener {
             };
             let acceptor = TlsAcceptor::from(Arc::clone(&self.tls.borrow()));
             let (each, failed, closing) = (each.clone(), failed.clone(), closing.clone());
+            // In a place of its own, which is free again when it is done: a handshake takes more than what comes after it.
+            let handshake = Box::pin(shake(acceptor, socket, peer, knock, bounds, closing, failed));
             connections.spawn(async move {
-                if let Some(accepted) = shake(acceptor, socket, peer, knock, bounds, closing, failed).await {
+                let accepted = handshake.await;
+                if let Some(accepted) = accepted {
                     each(accepted).await;
                 }
             });
@@ -221,7 +229,7 @@ async fn shake(
     let stream = tokio::time::timeout(bounds.handshake, acceptor.accept(socket)).await;
     knock.shook();
     match stream {
-        Ok(Ok(stream)) => return Some(Accepted { stream, peer, closing, bounds, knock }),
+        Ok(Ok(stream)) => return Some(Accepted { stream: Box::new(stream), peer, closing, bounds, knock }),
         Ok(Err(error)) => {
             failed(Failed::Handshake);
             tracing::debug!(%peer, %error, "handshake refused");
@@ -247,20 +255,112 @@ impl Accepted {
 
     /// Serves HTTP/1.1 or HTTP/2, as was agreed in the handshake, until the peer ends, a bound on time does, the collector
     /// closes, or `cut` ends, which cuts the connection at once.
-    pub async fn serve<S>(self, service: S, cut: impl Future<Output = ()>) -> Ended
+    ///
+    /// Not an `async fn`: what is moved into one is kept twice, and there are thousands of these.
+    pub fn serve<'a, S>(
+        self,
+        service: S,
+        cut: impl Future<Output = ()> + Send + 'a,
+    ) -> Pin<Box<dyn Future<Output = Ended> + Send + 'a>>
     where
-        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Send,
+        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Send + 'a,
         S::Future: Send + 'static,
     {
         let is_h2 = self.session().alpn_protocol() == Some(b"h2");
         let Bounds { idle, answer, streams, .. } = self.bounds;
-        let mut builder = Builder::new(TokioExecutor::new());
+        let stir = Arc::new(Stir::default());
+        let stream = Patience::new(*self.stream, answer, Arc::clone(&stir));
+        let end = End { stir, closing: self.closing, peer: self.peer, _knock: self.knock };
+        // Chosen here, not sniffed: a sniffing server waits for a first byte without a limit in time.
+        if is_h2 {
+            Box::pin(end.serve_http2(Box::new(stream), service, (idle, answer, streams), cut))
+        } else {
+            Box::pin(end.serve_http1(Box::new(stream), service, idle, cut))
+        }
+    }
+}
+
+/// What ends a connection beside its peer.
+struct End {
+    stir: Arc<Stir>,
+    closing: watch::Receiver<bool>,
+    peer: SocketAddr,
+    /// Counts the connection until it is over.
+    _knock: Knock,
+}
+
+/// One stream, in a place of its own.
+type Stream = Box<Patience<TlsStream<TcpStream>>>;
+
+impl End {
+    /// While nothing is said for a while, only the stream is kept: HTTP's buffers are larger than all the rest of a connection.
+    async fn serve_http1<S>(
+        mut self,
+        mut stream: Stream,
+        service: S,
+        idle: Duration,
+        cut: impl Future<Output = ()>,
+    ) -> Ended
+    where
+        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
+    {
+        let stir = Arc::clone(&self.stir);
+        let mut service = service_fn(move |request| {
+            let (answered, request) = (service.call(request), stir.begin());
+            async move {
+                let response = answered.await?;
+                request.answered();
+                Ok::<_, Infallible>(response.map(|it| held(it, request)))
+            }
+        });
+        let mut cut = pin!(cut);
+        loop {
+            tokio::select! {
+                heard = tokio::time::timeout(idle, stream.heard()) => match heard {
+                    Ok(Ok(true)) => (),
+                    Ok(_) => return Ended::Closed,
+                    Err(_) => return Ended::Silent,
+                },
+                () = &mut cut => return Ended::Closed,
+                () = closes(&mut self.closing) => {
+                    // It is told tidily, should it still be there.
+                    let _ = stream.shutdown().await;
+                    return Ended::Closed;
+                }
+            }
+            self.stir.wake();
+            let mut builder = http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(idle).max_buf_size(64 << 10);
+            let mut connection = Box::new(builder.serve_connection(TokioIo::new(stream), service));
+            if let Some(ended) =
+                self.wait(&mut *connection, http1::Connection::graceful_shutdown, cut.as_mut(), true).await
+            {
+                return ended;
+            }
+            let parts = connection.into_parts();
+            (stream, service) = (parts.io.into_inner(), parts.service);
+            stream.put_back(parts.read_buf);
+        }
+    }
+
+    async fn serve_http2<S>(
+        mut self,
+        stream: Stream,
+        service: S,
+        (idle, answer, streams): (Duration, Duration, u32),
+        cut: impl Future<Output = ()>,
+    ) -> Ended
+    where
+        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
+        S::Future: Send + 'static,
+    {
+        let overdue = Arc::clone(&self.stir);
+        let service = service_fn(move |request| {
+            let (answered, overdue) = (service.call(request), Arc::clone(&overdue));
+            async move { Ok::<_, Infallible>(answered.await?.map(|it| watched(it, answer, overdue))) }
+        });
+        let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(idle)
-            .max_buf_size(64 << 10)
-            .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(streams)
             .initial_stream_window_size(256 << 10)
@@ -268,43 +368,57 @@ impl Accepted {
             .max_header_list_size(16 << 10)
             .keep_alive_interval(idle)
             .keep_alive_timeout(Duration::from_secs(20));
-        // Chosen here, not sniffed: a sniffing server waits for a first byte without a limit in time.
-        let builder = if is_h2 { builder.http2_only() } else { builder.http1_only() };
-        let (unread, overdue) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
-        let service = service_fn(|request| {
-            let (answered, overdue) = (service.call(request), Arc::clone(&overdue));
-            async move {
-                let response = answered.await?;
-                Ok::<_, Infallible>(if is_h2 { response.map(|it| watched(it, answer, overdue)) } else { response })
-            }
-        });
-        let stream = Patience::new(self.stream, answer, Arc::clone(&unread));
-        // The knock counts the connection until it is over.
-        let (mut closing, peer, _knock) = (self.closing, self.peer, self.knock);
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let mut connection = Box::pin(builder.serve_connection(TokioIo::new(stream), service));
         let mut cut = pin!(cut);
+        let ended =
+            self.wait(&mut connection, |it| it.get_mut().as_mut().graceful_shutdown(), cut.as_mut(), false).await;
+        ended.unwrap_or(Ended::Closed)
+    }
+
+    /// Until it has ended; none when it `may_rest` and nothing was said for a while.
+    async fn wait<C: Future<Output = hyper::Result<()>> + Unpin>(
+        &mut self,
+        connection: &mut C,
+        shut: fn(Pin<&mut C>),
+        mut cut: Pin<&mut impl Future<Output = ()>>,
+        mut may_rest: bool,
+    ) -> Option<Ended> {
         let mut ending = false;
+        let (mut ticks, mut before) = (tokio::time::interval(LULL), None);
         loop {
             tokio::select! {
-                ended = &mut connection => {
-                    let Err(error) = ended else { return Ended::Closed };
-                    tracing::debug!(%peer, error, "connection ended");
-                    let is_late = error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout);
-                    return match (unread.load(Ordering::Relaxed), is_late) {
+                // HTTP itself first: between two ticks it had its turn, so nothing of a request is left to it.
+                biased;
+                ended = &mut *connection => {
+                    let Err(error) = ended else { return Some(Ended::Closed) };
+                    tracing::debug!(peer = %self.peer, %error, "connection ended");
+                    return Some(match (self.stir.is_unread(), error.is_timeout()) {
                         (true, _) => Ended::Unread,
                         (false, true) => Ended::Silent,
                         (false, false) => Ended::Closed,
-                    };
+                    });
                 }
-                () = &mut cut => return Ended::Closed,
-                () = overdue.notified() => return Ended::Unread,
-                _ = closing.wait_for(|closing| *closing), if !ending => {
-                    ending = true;
-                    connection.as_mut().graceful_shutdown();
+                () = &mut cut => return Some(Ended::Closed),
+                () = self.stir.overdue() => return Some(Ended::Unread),
+                () = closes(&mut self.closing), if !ending => {
+                    (ending, may_rest) = (true, false);
+                    shut(Pin::new(&mut *connection));
+                }
+                _ = ticks.tick(), if may_rest => {
+                    let now = self.stir.lull();
+                    if now.is_some() && now == before {
+                        return None;
+                    }
+                    before = now;
                 }
             }
         }
     }
+}
+
+async fn closes(closing: &mut watch::Receiver<bool>) {
+    // The sender lives as long as the collector; without one there is nothing left to serve.
+    let _ = closing.wait_for(|closing| *closing).await;
 }
 
 /// The part that every TLS configuration of ours has.

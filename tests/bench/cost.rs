@@ -72,7 +72,7 @@ pub(crate) fn run_seconds(pid: u32) -> Result<f64, StageError> {
 }
 
 /// Proportional set size, in MiB: `Pss` of `/proc/<pid>/smaps_rollup`.
-fn pss(pid: u32) -> Result<f64, StageError> {
+pub(crate) fn pss(pid: u32) -> Result<f64, StageError> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = std::fs::read_to_string(&path).map_err(StageError::system(format!("read {path}")))?;
     let kib = text.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB")?.trim().parse().ok());

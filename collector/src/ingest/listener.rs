@@ -134,7 +134,8 @@ impl Ingest {
     /// Serves one connection until it ends.
     pub async fn serve(self, mut accepted: Accepted) {
         let shared = &self.0;
-        let Some(peer) = Peer::of(accepted.session(), shared.renewals.certificates(), (shared.clock)()) else {
+        let peer = Peer::of(accepted.session(), shared.renewals.certificates(), (shared.clock)());
+        let Some(peer) = peer.map(Arc::new) else {
             // Signed by our authority and yet no agent's: the server's own certificate, for example.
             shared.counters.handshakes_failed.inc();
             return;
@@ -158,8 +159,9 @@ impl Ingest {
             Ok(seat) => {
                 let seat = Arc::new(seat);
                 let service = service_fn(|request| {
-                    let (this, peer, seat) = (self.clone(), peer.clone(), Arc::clone(&seat));
-                    async move { Ok::<_, Infallible>(this.answer(&peer, &seat, request).await) }
+                    let (this, peer, seat) = (self.clone(), Arc::clone(&peer), Arc::clone(&seat));
+                    // Most connections are silent most of the time: what a request takes is theirs only while there is one.
+                    Box::pin(async move { Ok::<_, Infallible>(this.answer(&peer, &seat, request).await) })
                 });
                 match accepted.serve(service, seat.withdrawn()).await {
                     Ended::Closed => (),

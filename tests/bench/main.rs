@@ -13,6 +13,7 @@ mod ingest;
 mod latency;
 mod leak;
 mod look;
+mod query;
 mod stacks;
 mod tick;
 mod watch;
@@ -30,7 +31,7 @@ type Scenario = fn(&Stage) -> Result<Vec<Figure>, StageError>;
 /// These run in namespaces of their own: what others on this host start and end would be counted to the agent.
 const APART: [&str; 6] = ["footprint", "latency", "tick", "owners", "stacks", "silent"];
 
-const SCENARIOS: [(&str, &str, Scenario); 13] = [
+const SCENARIOS: [(&str, &str, Scenario); 14] = [
     ("footprint", "the agent's CPU and memory for the reference work, and peers' for the same", footprint::footprint),
     ("watch", "the agent's CPU and memory while it watches this host", watch::watch),
     ("tick", "the agent's CPU per second with 100, 1,000 and 5,000 pool sockets, against a bare dump", tick::tick),
@@ -39,6 +40,7 @@ const SCENARIOS: [(&str, &str, Scenario); 13] = [
     ("backlog", "the agent's start and memory with 3.5 million records in its buffer, against none", backlog::backlog),
     ("ingest", "records a second that the collector commits", ingest::ingest),
     ("fleet", "15,000 connected agents: memory of each, handshakes, reconnect storms, a steady load", fleet::fleet),
+    ("query", "pages of the API with 5 million findings and 100,000 incidents stored", query::query),
     ("look", "the watched PostgreSQL's CPU for one look of the agent", look::look),
     ("latency", "seconds from three faults to the webhook, with a look each second", latency::latency),
     ("leak", "seconds from a leaked session to the webhook", leak::leak),

@@ -1,10 +1,10 @@
 //! Findings, in the order they were received.
 
-use rusqlite::{Row, named_params, params_from_iter, types::ToSql};
+use rusqlite::{Row, named_params};
 use tickbird_shared::{Change, Severity, Status, Timestamp};
 
 use super::column::{At, Bytes, Seq, Word};
-use super::{FindingRow, Rows, StoreError, Transaction, sums};
+use super::{FindingRow, Rows, StoreError, Transaction, newest, sums};
 
 /// Which findings to list, newest first.
 #[derive(Debug, Clone, Default)]
@@ -28,26 +28,17 @@ pub struct FindingFilter {
 impl Rows<'_> {
     /// Findings of one tenant, newest first.
     pub fn findings(&self, filter: &FindingFilter) -> Result<Vec<FindingRow>, StoreError> {
-        let mut sql = String::from("SELECT * FROM findings WHERE tenant = ?");
-        let mut values: Vec<&dyn ToSql> = vec![&filter.tenant];
-        let (status, severity) = (filter.status.map(Status::as_str), filter.severity.map(Severity::as_str));
-        let conditions: [(&str, Option<&dyn ToSql>); 5] = [
-            (" AND agent = ?", filter.agent.as_ref().map(|it| it as _)),
-            (" AND check_id = ?", filter.check.as_ref().map(|it| it as _)),
-            (" AND severity = ?", severity.as_ref().map(|it| it as _)),
-            (" AND status = ?", status.as_ref().map(|it| it as _)),
-            (" AND id < ?", filter.before.as_ref().map(|it| it as _)),
-        ];
-        for (condition, value) in conditions {
-            if let Some(value) = value {
-                sql.push_str(condition);
-                values.push(value);
-            }
-        }
-        sql.push_str(" ORDER BY id DESC LIMIT ?");
-        values.push(&filter.limit);
-        let mut query = self.0.prepare_cached(&sql)?;
-        Ok(query.query_map(params_from_iter(values), read)?.collect::<Result<_, _>>()?)
+        let of = newest::Filter {
+            tenant: &filter.tenant,
+            agent: filter.agent.as_deref(),
+            check: filter.check.as_deref(),
+            severity: filter.severity,
+            status: filter.status,
+        };
+        let between = newest::Between { after: 0, before: filter.before.unwrap_or(i64::MAX) };
+        let ids = newest::ids(self.0, "findings", &of, between, filter.limit)?;
+        let mut query = self.0.prepare_cached("SELECT * FROM findings WHERE id = ?1")?;
+        ids.iter().map(|id| newest::row(query.query_row([id], read))).collect()
     }
 
     /// How often a check began to fail since then, target by target; at most ten thousand targets.

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{OptionalExtension, Row, named_params, params_from_iter, types::ToSql};
+use rusqlite::{OptionalExtension, Row, named_params};
 use tickbird_shared::{Epoch, Severity, Status, Timestamp};
 
 use super::column::{At, Bytes, Seq, Word};
-use super::{DecisionRow, IncidentRow, Rows, StoreError, Transaction, sums};
+use super::{DecisionRow, IncidentRow, Rows, StoreError, Transaction, newest, sums};
+
+/// Behind every ULID.
+const AFTER_ALL: &str = "~";
 
 /// Which incidents to list, newest first.
 #[derive(Debug, Clone, Default)]
@@ -30,31 +33,18 @@ pub struct IncidentFilter {
 impl Rows<'_> {
     /// Incidents of one tenant, those that first opened last in front.
     pub fn incidents(&self, filter: &IncidentFilter) -> Result<Vec<IncidentRow>, StoreError> {
-        let mut sql = String::from("SELECT * FROM incidents WHERE tenant = ?");
-        let mut values: Vec<&dyn ToSql> = vec![&filter.tenant];
-        // The status is written out, not bound: only then does the planner see that the partial index fits.
-        match filter.status {
-            Some(Status::Firing) => sql.push_str(" AND status = 'firing'"),
-            Some(Status::Resolved) => sql.push_str(" AND status = 'resolved'"),
-            None => (),
-        }
-        let severity = filter.severity.map(Severity::as_str);
-        let conditions: [(&str, Option<&dyn ToSql>); 4] = [
-            (" AND agent = ?", filter.agent.as_ref().map(|it| it as _)),
-            (" AND check_id = ?", filter.check.as_ref().map(|it| it as _)),
-            (" AND severity = ?", severity.as_ref().map(|it| it as _)),
-            (" AND id < ?", filter.before.as_ref().map(|it| it as _)),
-        ];
-        for (condition, value) in conditions {
-            if let Some(value) = value {
-                sql.push_str(condition);
-                values.push(value);
-            }
-        }
-        sql.push_str(" ORDER BY id DESC LIMIT ?");
-        values.push(&filter.limit);
-        let mut query = self.0.prepare_cached(&sql)?;
-        Ok(query.query_map(params_from_iter(values), read)?.collect::<Result<_, _>>()?)
+        let of = newest::Filter {
+            tenant: &filter.tenant,
+            agent: filter.agent.as_deref(),
+            check: filter.check.as_deref(),
+            severity: filter.severity,
+            status: filter.status,
+        };
+        let before = filter.before.clone().unwrap_or_else(|| AFTER_ALL.to_owned());
+        let between = newest::Between { after: String::new(), before };
+        let ids = newest::ids(self.0, "incidents", &of, between, filter.limit)?;
+        let mut query = self.0.prepare_cached("SELECT * FROM incidents WHERE tenant = ?1 AND id = ?2")?;
+        ids.iter().map(|id| newest::row(query.query_row([&filter.tenant, id], read))).collect()
     }
 
     /// One incident, if it is there.

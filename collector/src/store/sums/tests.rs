@@ -7,7 +7,9 @@ use tempfile::TempDir;
 
 use super::super::sample::{agent, at, contents, filled};
 use super::*;
-use crate::store::{Aside, Readers, StoreError, Writer, check as look, is_suspected, open_sound, suspect, verify};
+use crate::store::{
+    Aside, Readers, StoreError, Writer, check as look, is_suspected, migrate, open_sound, suspect, verify,
+};
 
 /// In each table a place within one row whose bits mean something: bytes that only this row has, and how far behind their start.
 const PLACES: [(&str, &[u8], usize); 15] = [
@@ -146,7 +148,7 @@ fn a_letter_turned_in_the_list_of_tables_is_found_and_the_number_of_the_schema_t
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("store.db");
     let mut bytes = scene.whole.clone();
-    assert_eq!(bytes[63], 6, "where SQLite keeps it");
+    assert_eq!(u32::from(bytes[63]), migrate::KNOWN, "where SQLite keeps it");
     bytes[63] ^= 4;
     fs::write(&path, bytes).expect("writes");
     open_sound(&path, at(20)).expect("opens").close().expect("closes");

@@ -3,6 +3,9 @@
 //! Two kinds of small JSON file, replaced whole (written beside, synced, renamed, directory synced). A lane's
 //! cursor is synced before its manifest is written, so the cursor on disk is never older than the manifest. A
 //! manifest older than the cursor is harmless: what it still lists and the cursor has passed is settled.
+//!
+//! A second line has the first one's checksum: a bit that turns one digit into another would leave good JSON and sums that are
+//! not whole. What earlier agents wrote has none, and is believed.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -201,6 +204,11 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 
 fn parse<T: serde::de::DeserializeOwned>(text: &[u8], format: fn(&T) -> u32) -> io::Result<T> {
     let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
+    let text = match text.iter().position(|byte| *byte == b'\n') {
+        None => text,
+        Some(at) if text[at..] == *checksum(&text[..at]).as_bytes() => &text[..at],
+        Some(_) => return Err(invalid("it is not what its checksum says".to_owned())),
+    };
     let value: T = serde_json::from_slice(text).map_err(|error| invalid(error.to_string()))?;
     match format(&value) {
         FORMAT => Ok(value),
@@ -209,8 +217,15 @@ fn parse<T: serde::de::DeserializeOwned>(text: &[u8], format: fn(&T) -> u32) -> 
 }
 
 fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
-    let text = serde_json::to_vec(value).map_err(io::Error::other)?;
+    // One line: JSON has its line ends escaped.
+    let mut text = serde_json::to_vec(value).map_err(io::Error::other)?;
+    text.extend_from_slice(checksum(&text).as_bytes());
     durable_file::replace(path, &text, 0o600)
+}
+
+/// The second line, for this first one.
+fn checksum(line: &[u8]) -> String {
+    format!("\ncrc32 {:08x}\n", crc32fast::hash(line))
 }
 
 #[cfg(test)]
@@ -229,6 +244,22 @@ mod tests {
         manifest.generations.swap(0, 1);
         manifest.write(&path).expect("written");
         assert_eq!(LaneManifest::read(&path).expect_err("refused").kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn whatever_bit_turns_is_noticed_and_what_has_no_checksum_is_believed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("lane.json");
+        let manifest = LaneManifest::begin(1);
+        manifest.write(&path).expect("written");
+        let whole = std::fs::read(&path).expect("read");
+        for bit in 0..8 * whole.len() {
+            let mut turned = whole.clone();
+            turned[bit / 8] ^= 1 << (bit % 8);
+            assert!(LaneManifest::parse(&turned).is_err(), "bit {bit}: {}", String::from_utf8_lossy(&turned));
+        }
+        let of_before = serde_json::to_vec(&manifest).expect("written");
+        assert_eq!(LaneManifest::parse(&of_before).expect("read"), manifest);
     }
 
     #[test]

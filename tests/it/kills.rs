@@ -13,6 +13,7 @@ use serde_json::Value;
 use tickbird_tests::accounts::{are_whole, lanes, nothing_is_stuck};
 use tickbird_tests::agent::{User, check};
 use tickbird_tests::alone::alone_within;
+use tickbird_tests::collector::titles;
 use tickbird_tests::process::{installed, run};
 use tickbird_tests::report::report;
 use tickbird_tests::standstill::files_written_by;
@@ -259,6 +260,10 @@ impl Pair {
     fn ends(mut self) -> Result<Course, StageError> {
         self.load.recovers();
         nothing_is_stuck(&self.collector, &["http.status", "agent.missing"])?;
+        // What a kill leaves in the log of changes is no damage.
+        let mut damage = self.collector.items("incidents", "")?;
+        damage.retain(|it| it["check"] == "collector.store");
+        assert!(damage.is_empty(), "{}", titles(&damage));
         // Before the agent ends in order, which cuts a request short and says it again.
         until("what was committed and not acknowledged came again", 30.s(), || match self.repeated() {
             Ok(repeated) if repeated == self.owed => Ok(()),

@@ -1,7 +1,8 @@
 //! Brings an older schema up to this binary's, step by step, and refuses a newer one.
 //!
 //! `PRAGMA user_version` counts the steps taken. Each step is one transaction together with its count, so a crash
-//! between two steps leaves a store that the same binary goes on with.
+//! between two steps leaves a store that the same binary goes on with. Each step changes the list of tables, so that a count which
+//! says "newer" above a list that is ours is known for a turned bit.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -44,7 +45,15 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
 /// The schema of the file, if this binary can read it.
 pub(super) fn check(connection: &Connection) -> Result<u32, StoreError> {
     let found = version(connection)?;
-    if found > KNOWN { Err(StoreError::FromTheFuture { found, known: KNOWN }) } else { Ok(found) }
+    if found <= KNOWN {
+        return Ok(found);
+    }
+    // A list that cannot be read may be a newer one.
+    if made(connection).is_ok_and(|it| models().is_ok_and(|models| models.last() == Some(&it))) {
+        let said = format!("it counts {found} steps of its schema, and its tables are those of {KNOWN}");
+        return Err(StoreError::Damaged { path: connection.path().unwrap_or_default().into(), said });
+    }
+    Err(StoreError::FromTheFuture { found, known: KNOWN })
 }
 
 /// The first table or index that is not as this binary makes it at the schema of the file: a letter turned in the list of tables
@@ -103,8 +112,38 @@ mod tests {
         migrate(&mut connection).expect("an empty store is migrated");
         migrate(&mut connection).expect("a second run changes nothing");
         connection.pragma_update(None, "user_version", KNOWN + 1).expect("sets");
+        let error = check(&connection).expect_err("a bit was turned");
+        assert!(error.is_damage(), "{error}");
+        connection.execute_batch("CREATE TABLE of_the_future (omen TEXT)").expect("makes");
         let error = migrate(&mut connection).expect_err("must be refused");
         assert!(matches!(error, StoreError::FromTheFuture { found, known } if found == known + 1), "{error}");
+    }
+
+    #[test]
+    fn each_step_changes_the_list_of_tables() {
+        let models = models().expect("made");
+        assert_eq!(models.len(), STEPS.len() + 1);
+        assert!(models.windows(2).all(|two| two[0] != two[1]));
+    }
+
+    #[test]
+    fn a_store_whose_count_of_steps_lost_a_bit_is_repaired_with_all_that_is_in_it() {
+        use super::super::sample::{at, contents, filled};
+        use crate::store::{Aside, open_sound};
+        let room = tempfile::tempdir().expect("a directory");
+        for bit in [3, 12, 30] {
+            let path = room.path().join(format!("{bit}.db"));
+            filled(&path);
+            let had = contents(&path);
+            let connection = Connection::open(&path).expect("opens");
+            connection.pragma_update(None, "user_version", KNOWN | 1 << bit).expect("sets");
+            drop(connection);
+            let writer = open_sound(&path, at(9)).expect("it starts");
+            assert_eq!(check(writer.rows().0).expect("reads"), KNOWN);
+            writer.close().expect("closes");
+            assert_eq!(contents(&path), had, "bit {bit}");
+            assert!(Aside::of(&path).newest().is_some(), "it is told");
+        }
     }
 
     #[test]

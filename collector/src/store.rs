@@ -74,6 +74,16 @@ pub enum StoreError {
         /// Newest version this binary can read.
         known: u32,
     },
+    /// An older collector has written this store, and may still serve it.
+    #[error("the store `{path}` has schema {found}, this command knows {known}; nothing was changed")]
+    Older {
+        /// The store.
+        path: std::path::PathBuf,
+        /// Schema version of the file.
+        found: u32,
+        /// Newest version this binary knows.
+        known: u32,
+    },
     /// The disk is full or a quota is reached.
     #[error("no room left for the store")]
     Full(#[source] rusqlite::Error),
@@ -159,6 +169,9 @@ impl StoreError {
             Self::Missing { .. } => Some("create one with `tickbird-collector init`"),
             Self::Create { .. } => Some("check that the directory is there, writable and holds no store yet"),
             Self::FromTheFuture { .. } => Some("run the newer collector again, or restore the backup made before it"),
+            Self::Older { .. } => {
+                Some("start this version's collector, which brings the store up to date; then try again")
+            }
             Self::Full(_) => Some("free space on the store's disk, or lower retention.bytes"),
             Self::Damaged { .. } => Some("use an older backup"),
             Self::Unrepaired { .. } => Some("start the collector, which repairs its store and says what is lost"),

@@ -7,7 +7,9 @@
 //! - The index of the log (`store.db-shm`) outlives a killed process. It is written after the log was synced, so a log of the
 //!   same salts that holds less than it says has lost something, unless all of it had been moved into the store.
 //! - Behind the first frame that does not match, frames with the log's salts end two transactions or more. The next one
-//!   begins only when the one before it is on the disk, so at most the last can be one that a power cut left unfinished.
+//!   begins only when the one before it is on the disk, so at most the last can be one that a power cut left unfinished. What
+//!   an earlier such end left behind it is not of the same chain: each frame's sums go on from those of the frame before it,
+//!   also behind damage, and where they do so no more a second time nothing is counted any more.
 //!
 //! A log whose end was cut off, without an index, looks as it would after a crash: nothing can be told of it.
 //!
@@ -17,7 +19,7 @@
 //! twice, then how many frames were moved into the store; in the order of the machine.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Read, Write};
 use std::os::fd::IntoRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -97,6 +99,32 @@ pub(super) fn remove(path: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Keeps a verdict that SQLite's next look at the log would make unprovable, until somebody has acted on it.
+pub(super) fn note(verdict: Verdict, mark: &Path) -> std::io::Result<()> {
+    let text = match verdict {
+        Verdict::Whole => return Ok(()),
+        Verdict::Spent => "log spent\n".to_owned(),
+        Verdict::Cut { frames, transactions } => format!("log cut {frames} {transactions}\n"),
+    };
+    let mut file = File::create(mark)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    File::open(mark.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// The verdict that an earlier start came to and did not act on.
+pub(super) fn noted(mark: &Path) -> Option<Verdict> {
+    let mut text = String::new();
+    File::open(mark).ok()?.take(100).read_to_string(&mut text).ok()?;
+    match *text.split_whitespace().collect::<Vec<_>>() {
+        ["log", "spent"] => Some(Verdict::Spent),
+        ["log", "cut", frames, transactions] => {
+            Some(Verdict::Cut { frames: frames.parse().ok()?, transactions: transactions.parse().ok()? })
+        }
+        _ => None,
+    }
+}
+
 fn judge(index: Option<Index>, log: &Held) -> Verdict {
     if let Some(index) = index.filter(|it| log.salts.is_none_or(|salts| salts == it.salts)) {
         return match (log.whole < index.frames, index.moved < index.frames) {
@@ -121,7 +149,7 @@ struct Held {
     is_spoilt: bool,
     /// Frames up to the end of the last transaction that is whole.
     whole: u64,
-    /// Ends of transactions behind the first frame that is not.
+    /// Ends of transactions behind the first frame that is not, as far as one chain goes.
     behind: u64,
 }
 
@@ -145,14 +173,27 @@ impl Held {
         };
         let mut frame = vec![0; FRAME + size];
         let (mut number, mut is_whole) = (0, true);
+        // Behind the first frame that is not as it was: what the next one goes on from when that frame's sums are right, and the
+        // rest of it is not. `sum` is for the other case.
+        let mut said: Option<Sum> = None;
         while fill(&mut from, &mut frame) == frame.len() {
             number += 1;
             let is_commit = word(&frame, 4) != 0;
             let is_of_log = frame[8..16] == salts;
-            if is_whole {
-                sum.add(&frame[..8]);
-                sum.add(&frame[FRAME..]);
-                is_whole = is_of_log && sum.is(&frame[16..FRAME]);
+            let goes_on = |from: &mut Sum| {
+                from.add(&frame[..8]);
+                from.add(&frame[FRAME..]);
+                is_of_log && from.is(&frame[16..FRAME])
+            };
+            let (by_sum, by_said) = (goes_on(&mut sum), said.as_mut().is_some_and(goes_on));
+            match (by_sum, by_said) {
+                (true, _) => said = None,
+                (false, true) => sum = said.take().unwrap_or_default(),
+                (false, false) if is_whole => {
+                    is_whole = false;
+                    said = Some(Sum { first: word(&frame, 16), second: word(&frame, 20), ..sum });
+                }
+                (false, false) => break,
             }
             match is_whole {
                 true if is_commit => log.whole = number,
@@ -197,7 +238,7 @@ impl Index {
 }
 
 /// The checksum of SQLite's logs, which goes on from one piece to the next.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Sum {
     is_big: bool,
     first: u32,

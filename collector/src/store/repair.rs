@@ -75,8 +75,11 @@ pub struct Condition {
 pub fn open_sound(path: &Path, now: Timestamp) -> Result<Writer, StoreError> {
     finish(path)?;
     let bytes = path.metadata().map_err(|_| StoreError::Missing { path: path.into() })?.len();
-    // Before SQLite opens it and makes the index of its log anew.
-    let log = log::look(path);
+    // Before SQLite opens it and makes the index of its log anew: from then on only the mark tells.
+    let log = verdict(path);
+    if log != log::Verdict::Whole {
+        log::note(log, &mark(path)).map_err(|source| StoreError::Repair { path: mark(path), source })?;
+    }
     refuse_newer(path)?;
     if path.exists() {
         // Of a repair that never came to its end.
@@ -85,8 +88,11 @@ pub fn open_sound(path: &Path, now: Timestamp) -> Result<Writer, StoreError> {
     }
     if log == log::Verdict::Spent {
         tracing::warn!(store = %path.display(), "the log of changes is damaged; it goes, since all of it is in the store");
-        let _turn = Turn::alone(path)?;
-        log::remove(path).map_err(|source| StoreError::Repair { path: path.into(), source })?;
+        // Whoever has it open goes on with a log that is no more.
+        let _turn = Turn::alone(path)?.ok_or_else(|| StoreError::InRepair { path: path.into() })?;
+        let failed = |source| StoreError::Repair { path: path.into(), source };
+        log::remove(path).map_err(failed)?;
+        fs::remove_file(mark(path)).map_err(failed)?;
     }
     if let log::Verdict::Cut { transactions, .. } = log {
         let said = log.said().into_iter().chain(check(path)?).collect();
@@ -123,12 +129,19 @@ fn refuse_newer(path: &Path) -> Result<(), StoreError> {
     }
 }
 
+/// What an earlier start made of the log and did not act on, else what it looks like now.
+fn verdict(path: &Path) -> log::Verdict {
+    // Without a log it was acted on, and only the mark is left.
+    let noted = log::noted(&mark(path)).filter(|_| with_suffix(path, "-wal").exists());
+    noted.unwrap_or_else(|| log::look(path))
+}
+
 /// For whoever would open a store that the collector has to repair first: SQLite would make its log look whole.
 ///
 /// # Errors
 /// [`StoreError::Unrepaired`].
 pub(super) fn refuse_unrepaired(path: &Path) -> Result<(), StoreError> {
-    log::look(path).said().map_or(Ok(()), |said| Err(StoreError::Unrepaired { path: path.into(), said }))
+    verdict(path).said().map_or(Ok(()), |said| Err(StoreError::Unrepaired { path: path.into(), said }))
 }
 
 /// Reads every page, index and row; what is wrong with them, of pages and indexes in SQLite's words.

@@ -14,7 +14,7 @@ use super::ballast::Ballast;
 use super::column::At;
 use super::repair::refuse_unrepaired;
 use super::turn::Turn;
-use super::{Rows, StoreError, migrate, sums};
+use super::{Rows, StoreError, migrate, salvage, sums};
 
 /// How long a command line and the ledger wait for each other's transaction.
 const BUSY: Duration = Duration::from_secs(5);
@@ -84,7 +84,7 @@ impl Writer {
     /// The same for a command beside a collector that may serve, or repair the store.
     ///
     /// # Errors
-    /// As [`Writer::open`], and while the store is being repaired.
+    /// As [`Writer::open`], while the store is being repaired, and when it is of an older schema: only serving brings it up.
     pub fn open_beside(path: &Path) -> Result<Self, StoreError> {
         // Else the lock's file would be made in a directory that is no collector's.
         if !Turn::is_of_a_store(path) {
@@ -92,6 +92,11 @@ impl Writer {
         }
         let turn = Turn::beside(path)?;
         refuse_unrepaired(path)?;
+        // A collector of before may serve, and knows nothing of what a step makes.
+        let found = migrate::check(&salvage::open(path)?)?;
+        if found < migrate::KNOWN {
+            return Err(StoreError::Older { path: path.into(), found, known: migrate::KNOWN });
+        }
         Ok(Self { _turn: Some(turn), ..Self::open(path)? })
     }
 

@@ -144,6 +144,65 @@ fn a_damaged_log_that_was_moved_into_the_store_takes_nothing_back_from_it() {
 }
 
 #[test]
+fn what_a_damaged_log_lost_is_told_also_when_the_first_repair_comes_to_nothing() {
+    let killed = Killed::new();
+    let mut files = killed.files.clone();
+    files[1].truncate(HEADER + 3 * (FRAME + 4_096));
+    let (directory, path) = killed.laid(&files);
+    // Nothing can be set aside there.
+    let aside = directory.path().join("damaged");
+    fs::write(&aside, b"").expect("writes");
+    open_sound(&path, at(20)).map(drop).expect_err("there is no place for the damaged one");
+    assert_eq!(look(&path), Verdict::Whole, "SQLite has made the index anew");
+    assert!(Writer::open_beside(&path).is_err(), "commands leave it alone as before");
+    fs::remove_file(&aside).expect("removes");
+    let (agents, lost) = Killed::opens(&path);
+    assert!(agents < ALL && lost > 0, "{agents}, {lost}");
+    let (again, lost_again) = Killed::opens(&path);
+    assert_eq!((again, lost_again), (agents, lost), "it is repaired once");
+    assert_eq!(fs::read_dir(&aside).expect("reads").count(), 1);
+}
+
+#[test]
+fn what_an_earlier_power_cut_left_behind_the_end_is_no_loss() {
+    let killed = Killed::new();
+    let [store, log, _] = killed.files.clone();
+    let size = FRAME + 4_096;
+    let frames = (log.len() - HEADER) / size;
+    let commits = |number: usize| word(&log[HEADER + number * size..], 4) != 0;
+    let ends: Vec<usize> = (0..frames).filter(|it| commits(*it)).collect();
+    // The last but one is torn by the second power cut; behind it stands the tail of a longer transaction of before the first,
+    // with the salts of the log, which recovery keeps, and sums of its own.
+    let mut torn = log.clone();
+    let at = HEADER + (ends[ends.len() - 3] + 1) * size;
+    torn[at + FRAME..at + FRAME + 64].fill(0x5a);
+    let tail = HEADER + (ends[ends.len() - 2] + 1) * size;
+    torn.truncate(tail);
+    let mut stale = log[tail..].to_vec();
+    stale[FRAME] ^= 1;
+    stale[16] ^= 1;
+    torn.extend_from_slice(&stale);
+    torn.extend_from_slice(&stale);
+    let (_directory, path) = killed.laid(&[store, torn, Vec::new()]);
+    assert_eq!(look(&path), Verdict::Whole);
+    assert_eq!(Killed::opens(&path).1, 0);
+}
+
+#[test]
+fn a_command_leaves_an_older_store_to_the_collector() {
+    let killed = Killed::new();
+    let path = killed.room.path().join("older.db");
+    let connection = rusqlite::Connection::open(&path).expect("makes");
+    connection.execute_batch(include_str!("../schema/0001.sql")).expect("the first schema");
+    connection.pragma_update(None, "user_version", 1).expect("sets");
+    drop(connection);
+    let refused = Writer::open_beside(&path).map(drop).expect_err("it may be served");
+    assert!(matches!(refused, StoreError::Older { found: 1, .. }), "{refused}");
+    open_sound(&path, at(20)).expect("brings it up").close().expect("closes");
+    Writer::open_beside(&path).expect("opens");
+}
+
+#[test]
 fn commands_leave_a_damaged_log_to_the_collector() {
     let killed = Killed::new();
     let mut files = killed.files.clone();

@@ -255,8 +255,8 @@ async fn a_refused_record_is_set_aside_and_not_sent_again() {
     assert_eq!((stat.acknowledged, stat.refused, stat.backlog), (2, 1, 0));
 }
 
-#[tokio::test]
-async fn a_collector_restored_from_an_older_copy_is_told_what_is_gone() {
+/// A collector that took a hundred records and has only sixty of them any more, as after a restore.
+async fn forgotten_from_60_to_100() -> (Collector, Agent) {
     let collector = Collector::start().await;
     let agent = Agent::start(&collector);
     agent.finds(Lane::Urgent, records(0..100)).await;
@@ -265,6 +265,12 @@ async fn a_collector_restored_from_an_older_copy_is_told_what_is_gone() {
         world.settled.values_mut().for_each(|settled| *settled = 60);
         world.stored.values_mut().for_each(|records| records.retain(|sequence, _| *sequence <= 60));
     });
+    (collector, agent)
+}
+
+#[tokio::test]
+async fn a_collector_restored_from_an_older_copy_is_told_what_is_gone() {
+    let (collector, agent) = forgotten_from_60_to_100().await;
     agent.finds(Lane::Urgent, records(100..110)).await;
     let world = collector.sees("the new ones", |world| world.records(Lane::Urgent).len() == 71).await;
     assert!(world.records(Lane::Urgent)[60].contains(r#""from":61,"to":100,"count":40"#), "{world:?}");
@@ -272,14 +278,7 @@ async fn a_collector_restored_from_an_older_copy_is_told_what_is_gone() {
 
 #[tokio::test]
 async fn a_restored_collector_is_told_what_is_gone_although_nothing_new_is_found() {
-    let collector = Collector::start().await;
-    let agent = Agent::start(&collector);
-    agent.finds(Lane::Urgent, records(0..100)).await;
-    agent.shows("all acknowledged", |health| health.acknowledged == 100).await;
-    collector.with(|world| {
-        world.settled.values_mut().for_each(|settled| *settled = 60);
-        world.stored.values_mut().for_each(|records| records.retain(|sequence, _| *sequence <= 60));
-    });
+    let (collector, agent) = forgotten_from_60_to_100().await;
     let world = collector.sees("a loss", |world| world.records(Lane::Urgent).len() == 61).await;
     assert!(world.records(Lane::Urgent)[60].contains(r#""from":61,"to":100,"count":40"#), "{world:?}");
     // Said again is what still fires, by whoever hears of this.

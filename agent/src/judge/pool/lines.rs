@@ -39,6 +39,8 @@ const QUIET: Duration = Duration::from_secs(10);
 const LONG_QUIET: Duration = Duration::from_secs(120);
 /// Rounds of the others that it was passed over in.
 const ROUNDS: f64 = 5.0;
+/// Rounds after which it is missing: not named yet, but others that stopped with it show a stop of all.
+const MISSING: f64 = 3.0;
 /// And so many times more of them than ever of late.
 const TIMES_LONGEST: f64 = 2.0;
 /// Others that rotate at least.
@@ -163,6 +165,8 @@ struct Line {
     /// When it was idle while the pool opened one more.
     witness: Option<Duration>,
     held: Option<HeldBy>,
+    /// Passed over for some rounds of a rotation in which it took its turn.
+    is_missing: bool,
     look: u64,
 }
 
@@ -183,6 +187,7 @@ impl Line {
             rests: 0,
             witness: None,
             held: None,
+            is_missing: false,
             look,
         }
     }
@@ -214,7 +219,7 @@ impl Line {
             };
         }
         self.uses = self.uses.saturating_add(1);
-        (self.used_at, self.held) = (at, None);
+        (self.used_at, self.held, self.is_missing) = (at, None, false);
     }
 }
 
@@ -363,10 +368,14 @@ impl Lines {
         self.lines.get(&cookie)?.held
     }
 
-    /// A quiet connection's last use and its usual gap, if a rule names it.
-    pub(super) fn stop(&self, cookie: u64) -> Option<Stop> {
-        let line = self.lines.get(&cookie).filter(|it| it.held.is_some())?;
-        Some(Stop { cookie, at: line.used_at, gap: line.typical_gap })
+    /// Those of one pool's connections that stopped together. A rule names one after the other, so those that are only
+    /// missing yet count too: the first to be named is not alone.
+    pub(super) fn stopped_together(&self, cookies: impl Iterator<Item = u64>) -> HashSet<u64> {
+        let stops = cookies.filter_map(|cookie| {
+            let line = self.lines.get(&cookie).filter(|it| it.held.is_some() || it.is_missing)?;
+            Some(Stop { cookie, at: line.used_at, gap: line.typical_gap })
+        });
+        stopped_together(stops.collect())
     }
 
     /// Whether an idle connection takes its turn in its pool, should that rotate.
@@ -396,13 +405,17 @@ impl Lines {
 
     fn rotation(&mut self, key: &Key, sights: &[Sight], now: Duration) {
         let Some(pool) = self.pools.get(key).filter(|it| it.order.discipline() == Discipline::Rotating) else { return };
-        for sight in sights.iter().filter(|it| it.idle && !it.apart && now.saturating_sub(it.used_at) > QUIET) {
+        for sight in sights.iter().filter(|it| it.idle && !it.apart) {
             let others = sights.iter().filter(|it| it.used_at > sight.used_at + SLACK).count();
             let Some(line) = self.lines.get_mut(&sight.cookie) else { continue };
+            if line.turns < TURNS || others < LEAST_ROTATING {
+                continue;
+            }
             let passes = pool.picks - line.picks;
-            let rounds = passes as f64 / others.max(1) as f64;
-            let is_missed = rounds >= ROUNDS.max(line.longest_wait * TIMES_LONGEST);
-            if line.turns >= TURNS && others >= LEAST_ROTATING && is_missed {
+            let rounds = passes as f64 / others as f64;
+            line.is_missing |= rounds >= MISSING;
+            let is_quiet = now.saturating_sub(sight.used_at) > QUIET;
+            if is_quiet && rounds >= ROUNDS.max(line.longest_wait * TIMES_LONGEST) {
                 line.held.get_or_insert(HeldBy::Rotation { passes, others });
             }
         }
@@ -468,15 +481,15 @@ impl Lines {
 
 /// One quiet connection: when it stopped, and what lay between its uses.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Stop {
-    pub(super) cookie: u64,
-    pub(super) at: Duration,
-    pub(super) gap: Duration,
+struct Stop {
+    cookie: u64,
+    at: Duration,
+    gap: Duration,
 }
 
 /// Those of some quiet connections that stopped together: three or more, each within a second of the next, or within
 /// two rounds of a slow pool.
-pub(super) fn stopped_together(mut stops: Vec<Stop>) -> HashSet<u64> {
+fn stopped_together(mut stops: Vec<Stop>) -> HashSet<u64> {
     stops.sort_by_key(|it| it.at);
     let mut together = HashSet::new();
     for three in stops.windows(GROUP_LEAST) {
@@ -487,4 +500,98 @@ pub(super) fn stopped_together(mut stops: Vec<Stop>) -> HashSet<u64> {
         }
     }
     together
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Requests a second of each pool, and between two of them.
+    const PACE: Duration = Duration::from_millis(50);
+    const SIZE: u64 = 10;
+
+    /// Two rotating pools of one name in one process; the second stops, and the first takes none but its own.
+    struct Two {
+        lines: Lines,
+        key: Key,
+        /// Last use of each, the first pool's before the second's.
+        used_at: Vec<Duration>,
+        /// Nobody gets this one.
+        kept: Option<usize>,
+    }
+
+    impl Two {
+        fn new() -> Self {
+            let remote = End::Tcp(([127, 0, 0, 1], 5432).into());
+            let key = Key { owner: Owner::NotVisible { uid: 1, cgroup: None }, remote, of: None };
+            Self { lines: Lines::default(), key, used_at: vec![Duration::ZERO; 2 * SIZE as usize], kept: None }
+        }
+
+        /// Looks at `now`, after all that was used by then.
+        fn look(&mut self, now: Duration, stopped_at: Duration) {
+            let turns = |now: Duration| (now.as_millis() / PACE.as_millis()) as u64;
+            let mut picked = vec![false; self.used_at.len()];
+            for (pool, end) in [(0, now), (1, now.min(stopped_at))] {
+                for turn in turns(end).saturating_sub(SIZE)..turns(end) {
+                    let cookie = (pool * SIZE + turn % SIZE) as usize;
+                    if self.kept != Some(cookie) {
+                        self.used_at[cookie] = PACE * (turn as u32 + 1);
+                    }
+                }
+                // The next one is seen at work by the second dump.
+                picked[(pool * SIZE + turns(end) % SIZE) as usize] = pool == 0 || now < stopped_at;
+            }
+            let sights: Vec<Sight> = (0..2 * SIZE)
+                .map(|cookie| Sight {
+                    cookie,
+                    used_at: self.used_at[cookie as usize],
+                    first_seen: Duration::ZERO,
+                    born: false,
+                    idle: true,
+                    apart: false,
+                    picked: Some(picked[cookie as usize]),
+                })
+                .collect();
+            self.lines.begin();
+            self.lines.pool(&self.key, &sights, None, usize::MAX, false, now);
+            self.lines.end();
+        }
+
+        /// Those that a rule names, and those of them that did not stop with others.
+        fn named(&self) -> (usize, Vec<u64>) {
+            let together = self.lines.stopped_together(0..2 * SIZE);
+            let named: Vec<u64> = (0..2 * SIZE).filter(|it| self.lines.held(*it).is_some()).collect();
+            (named.len(), named.into_iter().filter(|it| !together.contains(it)).collect())
+        }
+    }
+
+    #[test]
+    fn a_second_pool_that_stops_is_a_stop_of_all_from_the_first_that_is_named() {
+        // Wherever the looks fall between the first of them and the last.
+        for phase in (0..1000).step_by(17) {
+            let mut two = Two::new();
+            let mut most = 0;
+            for second in 1..90 {
+                let now = Duration::from_millis(second * 1000 + phase);
+                two.look(now, Duration::from_secs(60));
+                let (named, alone) = two.named();
+                assert!(alone.is_empty(), "{alone:?} of {named} are held at {now:?}");
+                most = most.max(named);
+            }
+            assert_eq!(most, SIZE as usize, "all of the second pool are missed, and none of the first");
+        }
+    }
+
+    #[test]
+    fn one_that_is_kept_is_named_alone() {
+        let mut two = Two::new();
+        for second in 1..90 {
+            let now = Duration::from_secs(second);
+            two.look(now, Duration::MAX);
+            if second == 60 {
+                two.kept = Some(SIZE as usize + 9);
+            }
+        }
+        assert_eq!(two.named(), (1, vec![SIZE + 9]));
+    }
 }

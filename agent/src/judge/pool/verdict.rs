@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::lease::{self, Hold, Said, Sessions};
-use super::lines::{HeldBy, Key, Lines, Name, SLACK, Sight, stopped_together};
+use super::lines::{HeldBy, Key, Lines, Name, SLACK, Sight};
 use super::order::Discipline;
 use super::view::Verdict;
 use crate::discover::Instance;
@@ -164,8 +164,7 @@ impl Verdicts {
         let groups = self.grouped(row).into_iter();
         groups
             .map(|(key, connections)| {
-                let stops = connections.iter().filter_map(|it| self.lines.stop(it.cookie)).collect();
-                let together = stopped_together(stops);
+                let together = self.lines.stopped_together(connections.iter().map(|it| it.cookie));
                 let discipline = self.lines.discipline(&key);
                 let judged = |connection: &&'a Connection| {
                     let mut it = self.judged(discipline, row, connection, sessions, now);

@@ -291,6 +291,13 @@ impl State {
         }
     }
 
+    /// Of incidents of a tenant, by their ids, those that fire, each with a new state epoch.
+    pub fn reconsider(&mut self, tenant: &str, ids: &BTreeSet<String>, reason: &str) -> Vec<IncidentChange> {
+        let is_one = |it: &&mut Incident| it.is_firing() && it.row().tenant == tenant && ids.contains(&it.row().id);
+        let found = if ids.is_empty() { None } else { Some(self.incidents.values_mut().filter(is_one)) };
+        found.into_iter().flatten().map(|it| it.reconsider(reason)).collect()
+    }
+
     /// Whether an agent has been heard from lately.
     pub fn presence(&self, tenant: &str, agent: &str) -> Presence {
         self.agents.get(&key(tenant, agent)).map_or(Presence::Unknown, |agent| agent.voice.presence())

@@ -10,26 +10,31 @@
 //! what follows it, everything by the resolve. The resolve itself is always sent, so somebody whose receiver was away
 //! learns that a fault came and went.
 //!
+//! While a silence holds, nobody hears of what matches, but that it is over. What it held back is kept; when it ends, the
+//! incident is decided anew, and what a receiver missed is told if it is still true.
+//!
 //! That a receiver is away is told to all others, and never to itself: it would hear of it when it is not true any more. What it gets
 //! late says when it was decided.
 
 mod matcher;
 mod message;
 mod route;
+mod silence;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sha2::{Digest, Sha256};
 use tickbird_shared::{Severity, Timestamp};
 use ulid::Ulid;
 
 use crate::aggregate::{ChangeKind, IncidentChange, is_about};
-use crate::store::{AgentRow, DecisionRow, IncidentRow, MessageState, OutboxRow};
+use crate::store::{AgentRow, DecisionRow, IncidentRow, MessageState, OutboxRow, WithheldRow};
 
 pub use matcher::{Matcher, MatcherError};
 pub(crate) use message::object;
 pub use message::{AgentDocument, IncidentDocument};
 pub use route::{Facts, Route, facts};
+pub use silence::{Silence, SilenceError};
 
 /// A configured destination, as far as deciding goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +89,32 @@ pub struct Decision {
     pub message: Option<OutboxRow>,
     /// Ids of waiting messages that need not be sent any more, if they were certainly not heard.
     pub supersedes: Vec<String>,
+    /// What is held back from the receiver from now on.
+    pub withheld: Withheld,
+}
+
+/// What a decision changes of what is held back from its receiver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Withheld {
+    /// Nothing was, and nothing is.
+    Nothing,
+    /// This, in place of whatever was.
+    Put(WithheldRow),
+    /// What was is told, or not worth telling any more.
+    Gone,
+}
+
+/// A silence that ended, and what it had held back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lapse {
+    /// Tenant of the silence.
+    pub tenant: String,
+    /// The silence.
+    pub silence: String,
+    /// Ids of the incidents to decide anew.
+    pub incidents: BTreeSet<String>,
+    /// Why, for the record.
+    pub reason: String,
 }
 
 /// What a message says happened.
@@ -96,7 +127,23 @@ enum Kind {
     Resolved,
 }
 
+/// What is held back from one receiver.
+#[derive(Debug)]
+struct Held {
+    kind: Kind,
+    by: String,
+}
+
 impl Kind {
+    /// What can be held back, the gravest last.
+    const HELD: [Self; 3] = [Self::Updated, Self::Worsened, Self::Firing];
+
+    /// The graver of two that are held back.
+    fn graver(self, other: Self) -> Self {
+        let weight = |it| Self::HELD.iter().position(|held| *held == it);
+        if weight(other) > weight(self) { other } else { self }
+    }
+
     const fn as_str(self) -> &'static str {
         match self {
             Self::Firing => "incident.firing",
@@ -123,6 +170,10 @@ pub struct State {
     /// Per incident the receivers that were told that it fires, and not yet that it is over.
     believers: HashMap<IncidentKey, BTreeSet<String>>,
     waiting: HashMap<IncidentKey, Vec<(String, Waiting)>>,
+    /// Those whose end was not noticed yet.
+    silences: Vec<Silence>,
+    /// Per incident and receiver what they would have been told.
+    withheld: HashMap<IncidentKey, BTreeMap<String, Held>>,
     last_id: Ulid,
 }
 
@@ -143,6 +194,47 @@ impl State {
         state
     }
 
+    /// The same with what is held back, as stored.
+    #[must_use]
+    pub fn with_withheld(mut self, rows: Vec<WithheldRow>) -> Self {
+        for row in rows {
+            // A kind that this version does not know is told as a first firing, or as an update.
+            let kind = Kind::HELD.into_iter().find(|it| it.as_str() == row.kind).unwrap_or(Kind::Updated);
+            let held = Held { kind, by: row.held_by };
+            self.withheld.entry((row.tenant, row.incident)).or_default().insert(row.receiver, held);
+        }
+        self
+    }
+
+    /// Takes the silences whose end was not noticed yet, in place of those that are known; whether they are others.
+    pub fn silence(&mut self, silences: Vec<Silence>) -> bool {
+        let are_others = self.silences != silences;
+        self.silences = silences;
+        are_others
+    }
+
+    /// How many hold, or are to come.
+    pub const fn silences(&self) -> usize {
+        self.silences.len()
+    }
+
+    /// Takes out the silences whose end has come. Their incidents are to be decided anew.
+    pub fn lapses(&mut self, now: Timestamp) -> Vec<Lapse> {
+        let over = self.silences.extract_if(.., |it| it.is_over(now));
+        let lapse = |it: Silence| {
+            let row = it.row();
+            let of_it = |held: &BTreeMap<String, Held>| held.values().any(|held| held.by == row.id);
+            let held = self.withheld.iter().filter(|((tenant, _), held)| *tenant == row.tenant && of_it(held));
+            Lapse {
+                tenant: row.tenant.clone(),
+                silence: row.id.clone(),
+                incidents: held.map(|((_, incident), _)| incident.clone()).collect(),
+                reason: format!("the silence of {} has ended ({})", row.author, row.id),
+            }
+        };
+        over.map(lapse).collect()
+    }
+
     /// Decides for every receiver what it hears of a change. Nothing is decided about a change that nobody may hear of.
     pub fn decide(
         &mut self,
@@ -156,20 +248,33 @@ impl State {
         }
         let key = (change.incident.tenant.clone(), change.incident.id.clone());
         let facts = facts(&change.incident, agent);
+        let silence = self.silences.iter().find(|it| it.holds(now) && it.matches(&facts));
+        let silence = silence.map(|it| (it.row().id.clone(), it.why()));
         let receivers = &policy.receivers;
-        let mut decisions: Vec<_> = receivers
-            .iter()
-            .map(|receiver| {
-                let believes = self.believers.get(&key).is_some_and(|them| them.contains(&receiver.name));
-                let way = match &policy.route {
-                    None => Way::All,
-                    Some(route) => route.to(&receiver.name, &facts).map_or(Way::None, |it| Way::By(&it.at)),
-                };
-                let (kind, verdict) = judge(change, receiver, believes, way);
-                self.write_down(change, agent, &receiver.name, kind, verdict, now)
-            })
-            .collect();
+        let mut decisions = Vec::with_capacity(receivers.len());
+        for receiver in receivers {
+            let believes = self.believers.get(&key).is_some_and(|them| them.contains(&receiver.name));
+            let held = self.withheld.get(&key).and_then(|them| them.get(&receiver.name)).map(|it| it.kind);
+            if change.kind == ChangeKind::Reconsidered && held.is_none() {
+                continue;
+            }
+            let way = match &policy.route {
+                None => Way::All,
+                Some(route) => route.to(&receiver.name, &facts).map_or(Way::None, |it| Way::By(&it.at)),
+            };
+            let (kind, mut verdict) = judge(change, receiver, believes, held, way);
+            let mut by = None;
+            if let Some((id, why)) = silence.as_ref().filter(|_| verdict.is_ok() && kind != Kind::Resolved) {
+                verdict = Err(why.clone());
+                by = Some(id.clone());
+            }
+            let mut decision = self.write_down(change, agent, &receiver.name, kind, verdict, now);
+            decision.withheld = self.withhold(&key, &receiver.name, kind, by);
+            decisions.push(decision);
+        }
         if change.kind == ChangeKind::Resolved {
+            // Of receivers that are not configured any more.
+            self.withheld.remove(&key);
             // Those that are left were told that it fires and are not configured any more.
             for receiver in self.believers.remove(&key).unwrap_or_default() {
                 if receivers.iter().any(|it| it.name == receiver) {
@@ -218,7 +323,7 @@ impl State {
             Ok(reason) => reason,
             Err(reason) => {
                 row.reason = reason;
-                return Decision { row, message: None, supersedes: Vec::new() };
+                return Decision { row, message: None, supersedes: Vec::new(), withheld: Withheld::Nothing };
             }
         };
         let id = self.next_id(incident, receiver, now);
@@ -246,7 +351,27 @@ impl State {
         }
         let supersedes = self.supersede(&key, receiver, kind);
         self.wait(&message);
-        Decision { row, message: Some(message), supersedes }
+        Decision { row, message: Some(message), supersedes, withheld: Withheld::Nothing }
+    }
+
+    /// Keeps what a silence holds back from a receiver, or forgets what was.
+    fn withhold(&mut self, key: &IncidentKey, receiver: &str, kind: Kind, by: Option<String>) -> Withheld {
+        let Some(by) = by else {
+            let was = self.withheld.get_mut(key).and_then(|them| them.remove(receiver));
+            if self.withheld.get(key).is_some_and(BTreeMap::is_empty) {
+                self.withheld.remove(key);
+            }
+            return if was.is_some() { Withheld::Gone } else { Withheld::Nothing };
+        };
+        let row = WithheldRow {
+            tenant: key.0.clone(),
+            incident: key.1.clone(),
+            receiver: receiver.to_owned(),
+            kind: kind.as_str().into(),
+            held_by: by.clone(),
+        };
+        self.withheld.entry(key.clone()).or_default().insert(receiver.to_owned(), Held { kind, by });
+        Withheld::Put(row)
     }
 
     /// Takes out what a message of `kind` says as well. The store keeps those that may have been heard.
@@ -290,8 +415,14 @@ enum Way<'a> {
     None,
 }
 
-/// What one receiver hears of a change: what kind of message, and why, or why none.
-fn judge(change: &IncidentChange, receiver: &Receiver, believes: bool, way: Way<'_>) -> (Kind, Result<String, String>) {
+/// What one receiver hears of a change: what kind of message, and why, or why none. `held` is what was held back from it.
+fn judge(
+    change: &IncidentChange,
+    receiver: &Receiver,
+    believes: bool,
+    held: Option<Kind>,
+    way: Way<'_>,
+) -> (Kind, Result<String, String>) {
     let incident = &change.incident;
     let kind = match change.kind {
         ChangeKind::Resolved => {
@@ -303,11 +434,13 @@ fn judge(change: &IncidentChange, receiver: &Receiver, believes: bool, way: Way<
         ChangeKind::Opened | ChangeKind::Reopened => Kind::Firing,
         ChangeKind::Worsened => Kind::Worsened,
         ChangeKind::Eased => Kind::Eased,
-        ChangeKind::Updated | ChangeKind::Refreshed => Kind::Updated,
+        ChangeKind::Updated | ChangeKind::Refreshed | ChangeKind::Reconsidered => Kind::Updated,
     };
+    // What it missed is told with what it hears next, unless that took it back.
+    let kind = held.filter(|_| kind != Kind::Eased).map_or(kind, |held| kind.graver(held));
     let silent = if matches!(way, Way::None) {
         Some("no route leads there".to_owned())
-    } else if change.kind == ChangeKind::Eased {
+    } else if change.kind == ChangeKind::Eased && (believes || held.is_none()) {
         Some(format!("nobody is told that a fault eased ({})", change.reason))
     } else if is_about(incident, &receiver.name) {
         Some("it is about this receiver itself, which would hear of it once it is over".to_owned())

@@ -2,9 +2,11 @@
 
 mod agent;
 mod backup;
+mod explain;
 mod init;
 mod route;
 mod serve;
+mod silence;
 mod table;
 mod token;
 
@@ -16,6 +18,7 @@ use clap::{Args, Parser, Subcommand};
 use tickbird_shared::Timestamp;
 use tickbird_shared::labels::LabelError;
 
+use crate::alert::SilenceError;
 use crate::backup::BackupError;
 use crate::collector::{CollectorError, Directory};
 use crate::config::{Config, Mistakes};
@@ -46,6 +49,10 @@ enum Command {
     /// Lists, denies and forgets agents.
     #[command(subcommand)]
     Agent(agent::Agent),
+    /// Silences what matches for a while, and lists and ends silences.
+    #[command(subcommand)]
+    Silence(silence::Silence),
+    Explain(explain::Explain),
     /// Shows the routes, and tells where an incident of some labels would go.
     #[command(subcommand)]
     Route(route::Route),
@@ -89,6 +96,12 @@ enum CliError {
     /// Nothing of that name.
     #[error("there is no {kind} `{id}`")]
     Unknown { kind: &'static str, id: String },
+    /// A silence that would not do.
+    #[error("such a silence cannot be: {0}")]
+    Silence(#[from] SilenceError),
+    /// Nobody is known to be logged in.
+    #[error("nobody says who asks for it")]
+    Nobody,
     /// Something of that name is there.
     #[error("there is an API token `{0}` already")]
     Taken(String),
@@ -105,6 +118,8 @@ impl CliError {
             Self::Backup(error) => error.advice(),
             Self::Collector(error) => error.advice(),
             Self::Unknown { .. } => Some("see what there is with `list`"),
+            Self::Silence(error) => Some(error.advice()),
+            Self::Nobody => Some("give a name with --author"),
             Self::Taken(_) => Some("choose another name"),
             Self::Label { .. } => Some("write it like --label env=production"),
             Self::Config(_) | Self::Runtime(_) | Self::Output(_) => None,
@@ -123,6 +138,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Token(it) => it.run(),
         Command::Agent(it) => it.run(),
         Command::Route(it) => it.run(),
+        Command::Silence(it) => it.run(),
+        Command::Explain(it) => it.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

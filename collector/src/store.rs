@@ -27,6 +27,7 @@ mod retention;
 mod salvage;
 #[cfg(test)]
 mod sample;
+mod silences;
 mod sums;
 mod tallies;
 mod tokens;
@@ -47,6 +48,7 @@ pub use readers::{Readers, Rows};
 pub use repair::{Aside, Condition, Damage, check, is_suspected, open_sound, repair, suspect};
 pub use retention::{Bounds, Kept};
 pub use salvage::{Left, Lost};
+pub use silences::{SilenceRow, WithheldRow};
 pub use writer::{Transaction, Writer};
 
 /// Why the store could not do what it was asked.

@@ -48,6 +48,7 @@ mod secrets;
 mod servers;
 mod service;
 mod short_lives;
+mod silences;
 mod simulator;
 mod sockets;
 mod sqlite;

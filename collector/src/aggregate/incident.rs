@@ -29,6 +29,8 @@ pub enum ChangeKind {
     Eased,
     /// Its evidence changed materially, and the last telling is long enough ago.
     Updated,
+    /// What held a telling back is gone; the incident itself did not change.
+    Reconsidered,
     /// Its row changed in a way that nobody is told of now; the state epoch stays.
     Refreshed,
     /// It is over; the row says why.
@@ -179,6 +181,12 @@ impl Incident {
     /// Lets out the news that was held back, if its time has come.
     pub(super) fn release(&mut self, now: Timestamp) -> Option<IncidentChange> {
         (self.news && self.may_be_told(now)).then(|| self.update("evidence changed since it was last told".into(), now))
+    }
+
+    /// A new state epoch for those who were told nothing. News that waits for the others goes on waiting.
+    pub(super) fn reconsider(&mut self, reason: &str) -> IncidentChange {
+        self.row.state_epoch += 1;
+        self.change(ChangeKind::Reconsidered, reason.to_owned())
     }
 
     fn reopen(&mut self, finding: &FindingRow, now: Timestamp) -> IncidentChange {

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use tickbird_shared::{Fingerprint, Labels, Status};
 
 use super::*;
+use crate::store::SilenceRow;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_790_000_000 + second).expect("in range")
@@ -68,7 +69,7 @@ fn hear(changes: &[(ChangeKind, Severity)]) -> Vec<String> {
     told
 }
 
-use ChangeKind::{Eased, Opened, Refreshed, Reopened, Resolved, Updated, Worsened};
+use ChangeKind::{Eased, Opened, Reconsidered, Refreshed, Reopened, Resolved, Updated, Worsened};
 use Severity::{Critical, Warning};
 
 #[test]
@@ -231,6 +232,52 @@ fn the_body_is_the_documented_one() {
     assert_eq!(body, expected);
 }
 
+fn silence(id: &str, matcher: &str) -> SilenceRow {
+    SilenceRow {
+        tenant: "default".into(),
+        id: id.into(),
+        matchers: vec![matcher.into()],
+        author: "anna".into(),
+        reason: "they move".into(),
+        created_at: at(0),
+        starts_at: at(0),
+        ends_at: at(1_000_000),
+        over_at: None,
+    }
+}
+
+#[test]
+fn the_gravest_of_what_was_missed_is_told_at_the_end_of_a_silence_and_what_eased_meanwhile_is_not() {
+    let story = |during: &[(ChangeKind, Severity)]| {
+        let policy = Policy::from(vec![Receiver::new("ops")]);
+        let mut state = State::default();
+        let mut told = Vec::new();
+        let mut hear = |state: &mut State, kind, severity, epoch: u64| {
+            let decisions = state.decide(&change(kind, severity, epoch), None, &policy, at(epoch as i64));
+            told.extend(decisions.into_iter().filter(|it| it.row.told).map(|it| it.row.kind));
+        };
+        hear(&mut state, Opened, Warning, 1);
+        let mut row = silence("sil_1", "check=pool.leak");
+        state.silence(vec![Silence::new(row.clone()).expect("sound")]);
+        for (epoch, &(kind, severity)) in (2..).zip(during) {
+            hear(&mut state, kind, severity, epoch);
+        }
+        row.ends_at = at(20);
+        state.silence(vec![Silence::new(row).expect("sound")]);
+        assert!(state.lapses(at(19)).is_empty(), "it holds");
+        let severity = during.last().expect("something happens").1;
+        for _ in state.lapses(at(20)) {
+            hear(&mut state, Reconsidered, severity, 20);
+        }
+        told
+    };
+    let firing = "incident.firing";
+    assert_eq!(story(&[(Worsened, Critical), (Updated, Critical)]), [firing, "incident.worsened"]);
+    assert_eq!(story(&[(Updated, Warning)]), [firing, "incident.updated"]);
+    assert_eq!(story(&[(Worsened, Critical), (Eased, Warning)]), [firing]);
+    assert_eq!(story(&[(Resolved, Warning), (Reopened, Warning)]), [firing, "incident.resolved", firing]);
+}
+
 #[derive(Debug, Clone)]
 enum Act {
     Change(ChangeKind, Severity),
@@ -240,6 +287,8 @@ enum Act {
     Configure(Severity, Severity),
     /// What is critical leads to this one alone, everything else to the other; or there are no routes.
     Route(Option<usize>),
+    /// A silence of what is critical, or of everything, begins; or all end.
+    Silence(Option<bool>),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -259,6 +308,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => Just(Act::Restart),
         1 => (severity(), severity()).prop_map(|(a, b)| Act::Configure(a, b)),
         1 => proptest::option::of(0..2_usize).prop_map(Act::Route),
+        2 => proptest::option::of(any::<bool>()).prop_map(Act::Silence),
     ]
 }
 
@@ -285,6 +335,11 @@ struct World {
     may_believe: BTreeMap<String, bool>,
     firing: bool,
     epoch: u64,
+    severity: Option<Severity>,
+    silences: Vec<SilenceRow>,
+    withheld: BTreeMap<String, WithheldRow>,
+    /// Who missed something because of a silence, and was not told since, nor has another reason not to hear.
+    owed: BTreeSet<String>,
 }
 
 const NAMES: [&str; 2] = ["ops", "pager"];
@@ -299,12 +354,34 @@ impl World {
             (true, kind) => kind,
         };
         self.firing = kind != Resolved;
+        self.severity = Some(severity);
         self.epoch += u64::from(kind != Refreshed);
-        let now = at(self.epoch as i64 / 3);
+        let now = self.now();
+        let silenced = self.silences.iter().any(|it| {
+            Silence::new(it.clone()).is_ok_and(|it| it.matches(&facts(&change(kind, severity, 1).incident, None)))
+        });
         for decision in self.state.decide(&change(kind, severity, self.epoch), None, policy, now) {
             let same =
                 |it: &DecisionRow| it.receiver == decision.row.receiver && it.state_epoch == decision.row.state_epoch;
             assert!(!self.decisions.iter().any(same), "decided twice");
+            let row = &decision.row;
+            assert!(!silenced || !row.told || kind == Resolved, "told in a silence: {row:?}");
+            match &decision.withheld {
+                Withheld::Put(it) => {
+                    self.withheld.insert(row.receiver.clone(), it.clone());
+                }
+                Withheld::Gone => {
+                    assert!(self.withheld.remove(&row.receiver).is_some(), "nothing was held back: {row:?}")
+                }
+                Withheld::Nothing => (),
+            }
+            // Who heard nothing at all is still owed that it fires, however it eased.
+            let believes = self.believes(&row.receiver);
+            if row.reason.starts_with("silenced until") {
+                self.owed.insert(row.receiver.clone());
+            } else if believes || !row.reason.starts_with("nobody is told that a fault eased") {
+                self.owed.remove(&row.receiver);
+            }
             self.decisions.push(decision.row);
             for row in self.outbox.iter_mut().filter(|it| decision.supersedes.contains(&it.id)) {
                 assert_eq!(row.state, MessageState::Waiting);
@@ -317,6 +394,46 @@ impl World {
                 self.outbox.push(message);
             }
         }
+    }
+
+    fn now(&self) -> Timestamp {
+        at(self.epoch as i64 / 3)
+    }
+
+    /// Whether the last that was queued for it is that it fires.
+    fn believes(&self, receiver: &str) -> bool {
+        let told = self.decisions.iter().rfind(|it| it.receiver == receiver && it.told);
+        told.is_some_and(|it| it.kind != "incident.resolved")
+    }
+
+    fn silence(&mut self, begins: Option<bool>, policy: &Policy) {
+        let row = |number: usize, critical: bool| {
+            silence(&format!("sil_{number}"), if critical { "severity=critical" } else { "check=~\".+\"" })
+        };
+        match begins {
+            Some(critical) => {
+                // Its id is of its own among those that ended, too.
+                self.silences.push(row(self.decisions.len() * 100 + self.silences.len(), critical));
+                self.load_silences();
+            }
+            None => {
+                let now = self.now();
+                self.silences.iter_mut().for_each(|it| it.ends_at = now);
+                self.load_silences();
+                self.silences.clear();
+                for lapse in self.state.lapses(now) {
+                    assert!(self.firing || lapse.incidents.is_empty(), "nothing is held back of what is over");
+                    if !lapse.incidents.is_empty() {
+                        self.change(Reconsidered, self.severity.expect("it fires"), policy);
+                    }
+                }
+            }
+        }
+    }
+
+    fn load_silences(&mut self) {
+        let silences = self.silences.iter().map(|it| Silence::new(it.clone()).expect("sound"));
+        self.state.silence(silences.collect());
     }
 
     fn attempt(&mut self, receiver: &str, heard: Option<bool>) -> bool {
@@ -344,7 +461,9 @@ impl World {
             told.insert(row.receiver.clone(), row.clone());
         }
         let waiting = self.outbox.iter().filter(|it| it.state == MessageState::Waiting).cloned().collect();
-        self.state = State::load(told.into_values().collect(), waiting);
+        let withheld = self.withheld.values().cloned().collect();
+        self.state = State::load(told.into_values().collect(), waiting).with_withheld(withheld);
+        self.load_silences();
     }
 }
 
@@ -363,8 +482,11 @@ proptest! {
                     policy.receivers[1].min_severity = pager;
                 }
                 Act::Route(critical) => policy.route = critical.map(|it| by_severity(NAMES[it], NAMES[1 - it])),
+                Act::Silence(begins) => world.silence(begins, &policy),
             }
         }
+        world.silence(None, &policy);
+        prop_assert!(world.owed.is_empty() && world.withheld.is_empty(), "{:?} were never told", world.owed);
         if world.firing {
             world.change(Resolved, Warning, &policy);
         }

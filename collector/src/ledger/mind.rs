@@ -10,11 +10,11 @@ use tickbird_shared::Timestamp;
 use tickbird_shared::batch::{Acknowledgement, Refused};
 
 use crate::aggregate::{self, IncidentChange, PoolSum, Presence, Strain};
-use crate::alert::{self, Policy};
+use crate::alert::{self, Policy, Silence, Withheld};
 use crate::pki::life::Kept;
 use crate::store::{
-    AgentRow, BodyRow, Condition, LaneKey, LaneRow, LaneStart, LossRow, MessageState, Rows, StoreError, Tally,
-    Transaction,
+    AgentRow, BodyRow, Condition, DecisionRow, LaneKey, LaneRow, LaneStart, LossRow, MessageState, Rows, SilenceRow,
+    StoreError, Tally, Transaction,
 };
 
 use super::lane::{Admission, admit};
@@ -55,13 +55,42 @@ impl Mind {
             aggregate: aggregate::State::load(agents.clone(), rows.live_incidents(since)?, now)
                 .with_fleet(rows.levels()?, rows.pool_use(since)?),
             used_written_at: now,
-            alert: alert::State::load(rows.told(since)?, rows.outbox_waiting()?),
+            alert: alert(rows, since)?,
             standings: agents.iter().map(|agent| (key(agent), Some(standing(agent)))).collect(),
             agents: agents.into_iter().map(|agent| (key(&agent), agent)).collect(),
             lanes: HashMap::new(),
             seen: HashSet::new(),
             queued: false,
         })
+    }
+
+    /// Takes the silences that the store has now.
+    pub(super) fn take_silences(&mut self, rows: Rows<'_>) -> Result<(), StoreError> {
+        if self.alert.silence(silences(rows)?) {
+            tracing::info!(count = self.alert.silences(), "silences are taken over");
+        }
+        Ok(())
+    }
+
+    /// Decides anew what silences held back that have ended.
+    fn end_silences(
+        &mut self,
+        transaction: &Transaction<'_>,
+        policy: &Policy,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        for lapse in self.alert.lapses(now) {
+            tracing::info!(
+                tenant = lapse.tenant,
+                silence = lapse.silence,
+                held = lapse.incidents.len(),
+                "a silence has ended"
+            );
+            let changes = self.aggregate.reconsider(&lapse.tenant, &lapse.incidents, &lapse.reason);
+            self.follow(transaction, policy, changes, now)?;
+            transaction.silence_over(&lapse.tenant, &lapse.silence, now)?;
+        }
+        Ok(())
     }
 
     /// Makes known what the committed transaction changed; true when messages were queued.
@@ -324,6 +353,7 @@ impl Mind {
         changes.extend(self.aggregate.apply(aggregate::Event::Store { condition: store, disk }, now));
         changes.extend(strain.map(|it| self.aggregate.apply(aggregate::Event::Strain(it), now)).into_iter().flatten());
         self.follow(transaction, policy, changes, now)?;
+        self.end_silences(transaction, policy, now)?;
         // Also after a step of the clock, in either direction.
         if now.duration_since(self.used_written_at).unsigned_abs() >= USE_EVERY {
             self.used_written_at = now;
@@ -398,6 +428,14 @@ impl Mind {
                     // Decided before: promise (a) says that the first decision stands.
                     continue;
                 }
+                match &decision.withheld {
+                    Withheld::Nothing => (),
+                    Withheld::Put(row) => transaction.put_withheld(row)?,
+                    Withheld::Gone => {
+                        let DecisionRow { tenant, incident, receiver, .. } = &decision.row;
+                        transaction.delete_withheld(tenant, incident, receiver)?;
+                    }
+                }
                 for message in &decision.supersedes {
                     transaction.supersede_message(&decision.row.tenant, message, now)?;
                 }
@@ -409,6 +447,22 @@ impl Mind {
         }
         Ok(())
     }
+}
+
+/// Who was told what, what waits, and what is held back by which silence.
+fn alert(rows: Rows<'_>, since: Timestamp) -> Result<alert::State, StoreError> {
+    let mut state = alert::State::load(rows.told(since)?, rows.outbox_waiting()?).with_withheld(rows.withheld()?);
+    state.silence(silences(rows)?);
+    Ok(state)
+}
+
+/// A silence that cannot be read silences nothing.
+fn silences(rows: Rows<'_>) -> Result<Vec<Silence>, StoreError> {
+    let read = |row: SilenceRow| {
+        let id = row.id.clone();
+        Silence::new(row).inspect_err(|error| tracing::error!(silence = id, %error, "a silence cannot be read")).ok()
+    };
+    Ok(rows.live_silences()?.into_iter().filter_map(read).collect())
 }
 
 fn standing(agent: &AgentRow) -> Standing {

@@ -1,5 +1,6 @@
 //! Messages on their way to receivers.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rusqlite::{OptionalExtension, Row, named_params};
@@ -83,6 +84,16 @@ impl Rows<'_> {
     pub fn outbox_waiting(&self) -> Result<Vec<OutboxRow>, StoreError> {
         let mut query = self.0.prepare_cached("SELECT * FROM outbox WHERE state = 'waiting' ORDER BY id")?;
         Ok(query.query_map([], read)?.collect::<Result<_, _>>()?)
+    }
+
+    /// Messages of one incident that are still kept, by their ids.
+    pub fn messages_of(&self, tenant: &str, incident: &str) -> Result<BTreeMap<String, OutboxRow>, StoreError> {
+        let mut query = self.0.prepare_cached(
+            "SELECT * FROM outbox WHERE (tenant, id) IN \
+                 (SELECT tenant, message FROM decisions WHERE tenant = ?1 AND incident = ?2 AND message IS NOT NULL)",
+        )?;
+        let rows = query.query_map([tenant, incident], read)?;
+        rows.map(|row| row.map(|row| (row.id.clone(), row)).map_err(StoreError::from)).collect()
     }
 
     /// One message, if it is there.

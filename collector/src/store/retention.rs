@@ -1,6 +1,6 @@
 //! How long and how much is kept: slices of the oldest go, so that no commit waits for long.
 //!
-//! Never deleted: an incident that fires, a message that waits, an agent, a token.
+//! Never deleted: an incident that fires, a message that waits, a silence whose end was not noticed, an agent, a token.
 
 use std::time::Duration;
 
@@ -70,9 +70,11 @@ impl Transaction<'_> {
             (LOSSES_BEFORE, before(bounds.findings)),
             (MESSAGES_BEFORE, before(bounds.findings)),
             (DECISIONS_BEFORE, before(bounds.incidents)),
+            (WITHHELD_BEFORE, before(bounds.incidents)),
             (LANES_BEFORE, before(LANES)),
             (LEVELS_BEFORE, before(LEVELS)),
             (USE_BEFORE, before(USE)),
+            (SILENCES_BEFORE, before(bounds.incidents)),
         ];
         for (statement, cutoff) in by_age {
             let gone = self.connection().prepare_cached(statement)?.execute((cutoff, SLICE))?;
@@ -117,6 +119,11 @@ const DECISIONS_BEFORE: &str = "DELETE FROM decisions WHERE (tenant, incident, r
          (SELECT 1 FROM outbox WHERE outbox.tenant = incidents.tenant AND outbox.incident = incidents.id \
           AND outbox.state = 'waiting') \
      ORDER BY resolved_at LIMIT ?2)";
+// Of receivers that were not configured any more when their incident ended.
+const WITHHELD_BEFORE: &str = "DELETE FROM withheld WHERE (tenant, incident, receiver) IN \
+    (SELECT withheld.tenant, incident, receiver FROM withheld \
+     JOIN incidents ON incidents.tenant = withheld.tenant AND incidents.id = withheld.incident \
+     WHERE status = 'resolved' AND resolved_at < ?1 LIMIT ?2)";
 const INCIDENTS_BEFORE: &str = "DELETE FROM incidents WHERE rowid IN \
     (SELECT incidents.rowid FROM incidents \
      WHERE status = 'resolved' AND resolved_at < ?1 AND NOT EXISTS \
@@ -130,3 +137,5 @@ const LEVELS_BEFORE: &str = "DELETE FROM levels WHERE (tenant, agent) IN \
     (SELECT tenant, agent FROM levels WHERE received_at < ?1 LIMIT ?2)";
 const USE_BEFORE: &str = "DELETE FROM pool_use WHERE (tenant, server, application, day) IN \
     (SELECT tenant, server, application, day FROM pool_use WHERE day < ?1 LIMIT ?2)";
+const SILENCES_BEFORE: &str = "DELETE FROM silences WHERE (tenant, id) IN \
+    (SELECT tenant, id FROM silences WHERE over_at < ?1 LIMIT ?2)";

@@ -11,7 +11,9 @@ use rusqlite::{Connection, OpenFlags, Params, Row, params_from_iter};
 use serde::{Deserialize, Serialize};
 
 use super::column::{At, Seq};
-use super::{StoreError, Writer, agents, excesses, findings, incidents, lanes, levels, outbox, sums, tallies, tokens};
+use super::{
+    StoreError, Writer, agents, excesses, findings, incidents, lanes, levels, outbox, silences, sums, tallies, tokens,
+};
 
 /// Lines of SQLite's words on damage that are kept.
 const MAX_SAID: usize = 20;
@@ -29,7 +31,7 @@ struct Table {
     reads: fn(&Row<'_>) -> rusqlite::Result<()>,
 }
 
-const TABLES: [Table; 15] = [
+const TABLES: [Table; 17] = [
     Table { name: "agents", key: Some("tenant, id"), reads: |row| agents::read(row).map(drop) },
     Table { name: "tokens", key: Some("tenant, id"), reads: |row| tokens::read(row).map(drop) },
     Table { name: "api_tokens", key: Some("tenant, name"), reads: |row| tokens::read_api_token(row).map(drop) },
@@ -40,6 +42,12 @@ const TABLES: [Table; 15] = [
         reads: |row| incidents::read_decision(row).map(drop),
     },
     Table { name: "outbox", key: None, reads: |row| outbox::read(row).map(drop) },
+    Table { name: "silences", key: Some("tenant, id"), reads: |row| silences::read(row).map(drop) },
+    Table {
+        name: "withheld",
+        key: Some("tenant, incident, receiver"),
+        reads: |row| silences::read_withheld(row).map(drop),
+    },
     Table { name: "lanes", key: Some("tenant, agent, epoch, lane"), reads: |row| lanes::read(row).map(drop) },
     Table { name: "findings", key: None, reads: |row| findings::read(row).map(drop) },
     Table {

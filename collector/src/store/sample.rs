@@ -101,6 +101,26 @@ pub(super) fn filled(path: &Path) {
             message: Some(format!("msg_{number:026}")),
         };
         assert!(transaction.add_decision(&decision).expect("writes"));
+        let silence = SilenceRow {
+            tenant: "default".into(),
+            id: format!("sil_{number:026}"),
+            matchers: vec!["team=\"shop\"".into()],
+            author: "anna".into(),
+            reason: "they move".into(),
+            created_at: at(1),
+            starts_at: at(1),
+            ends_at: at(9),
+            over_at: None,
+        };
+        transaction.add_silence(&silence).expect("writes");
+        let withheld = WithheldRow {
+            tenant: "default".into(),
+            incident: row.id.clone(),
+            receiver: "pager".into(),
+            kind: "incident.firing".into(),
+            held_by: silence.id,
+        };
+        transaction.put_withheld(&withheld).expect("writes");
         let message = OutboxRow {
             tenant: "default".into(),
             id: format!("msg_{number:026}"),

@@ -124,13 +124,14 @@ impl Mind {
         Ok(())
     }
 
-    /// Takes over what a command line wrote into the store: who is denied, who is to be forgotten.
+    /// Takes over what a command line wrote into the store: who is denied, who is to be forgotten, what is silenced.
     pub(in crate::ledger) fn take_commands(
         &mut self,
         transaction: &Transaction<'_>,
         policy: &Policy,
         now: Timestamp,
     ) -> Result<(), StoreError> {
+        self.take_silences(transaction.rows())?;
         for stored in transaction.rows().all_agents()? {
             let key = AgentKey::new(&stored.tenant, &stored.id);
             let Some(known) = self.agents.get_mut(&key) else { continue };

@@ -16,6 +16,7 @@
 //! That a receiver is away is told to all others, and never to itself: it would hear of it when it is not true any more. What it gets
 //! late says when it was decided.
 
+mod explanation;
 mod matcher;
 mod message;
 mod route;
@@ -30,6 +31,7 @@ use ulid::Ulid;
 use crate::aggregate::{ChangeKind, IncidentChange, is_about};
 use crate::store::{AgentRow, DecisionRow, IncidentRow, MessageState, OutboxRow, WithheldRow};
 
+pub use explanation::explanation;
 pub use matcher::{Matcher, MatcherError};
 pub(crate) use message::object;
 pub use message::{AgentDocument, IncidentDocument};

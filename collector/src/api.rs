@@ -16,13 +16,14 @@ mod metrics;
 mod page;
 mod query;
 mod reports;
+mod silences;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, get, post};
 use prometheus_client::registry::Registry;
 use tickbird_shared::Timestamp;
 use tokio::sync::watch;
@@ -70,23 +71,29 @@ struct Shared {
 
 type Handler = fn() -> MethodRouter<Arc<Shared>>;
 
-/// Every route, who may use it, and what answers it.
-const ROUTES: &[(&str, Permission, Handler)] = &[
-    ("/livez", Permission::Anyone, || get(health::live)),
-    ("/readyz", Permission::Anyone, || get(health::ready)),
-    ("/metrics", Permission::AtLeast(Role::Viewer), || get(metrics::show)),
-    ("/v1/incidents", Permission::AtLeast(Role::Viewer), || get(incidents::list)),
-    ("/v1/findings", Permission::AtLeast(Role::Viewer), || get(findings::list)),
-    ("/v1/fleet/pools", Permission::AtLeast(Role::Viewer), || get(fleet::pools)),
-    ("/v1/reports/pools", Permission::AtLeast(Role::Viewer), || get(reports::pools)),
-    ("/v1/agents", Permission::AtLeast(Role::Viewer), || get(agents::list)),
+/// Every route, how it is asked, who may use it, and what answers it.
+const ROUTES: &[(Method, &str, Permission, Handler)] = &[
+    (Method::GET, "/livez", Permission::Anyone, || get(health::live)),
+    (Method::GET, "/readyz", Permission::Anyone, || get(health::ready)),
+    (Method::GET, "/metrics", Permission::AtLeast(Role::Viewer), || get(metrics::show)),
+    (Method::GET, "/v1/incidents", Permission::AtLeast(Role::Viewer), || get(incidents::list)),
+    (Method::GET, "/v1/incidents/{id}/explanation", Permission::AtLeast(Role::Viewer), || get(incidents::explain)),
+    (Method::GET, "/v1/silences", Permission::AtLeast(Role::Viewer), || get(silences::list)),
+    (Method::POST, "/v1/silences", Permission::AtLeast(Role::Operator), || {
+        post(silences::begin).layer(silences::body_limit())
+    }),
+    (Method::POST, "/v1/silences/{id}/end", Permission::AtLeast(Role::Operator), || post(silences::end)),
+    (Method::GET, "/v1/findings", Permission::AtLeast(Role::Viewer), || get(findings::list)),
+    (Method::GET, "/v1/fleet/pools", Permission::AtLeast(Role::Viewer), || get(fleet::pools)),
+    (Method::GET, "/v1/reports/pools", Permission::AtLeast(Role::Viewer), || get(reports::pools)),
+    (Method::GET, "/v1/agents", Permission::AtLeast(Role::Viewer), || get(agents::list)),
 ];
 
 /// The whole listener for people. `enrolment` brings its own protection: the token in its body.
 pub fn router(context: Context, enrolment: Router) -> Router {
     let shared = Arc::new(Shared { context, requests: exchange::Counters::default() });
     let mut router = Router::new();
-    for (path, permission, handler) in ROUTES {
+    for (_, path, permission, handler) in ROUTES {
         let guard = from_fn_with_state((Arc::clone(&shared), *permission), access::check);
         router = router.route(path, handler().route_layer(guard));
     }

@@ -26,7 +26,7 @@ use crate::store::AgentRow;
 pub use counters::Counters;
 pub use directory::{AgentKey, Directory, Standing};
 pub use event::{
-    Content, Delivery, Enrolment, Excess, Guest, Incoming, Numbered, Outcome, Renewal, Settled, TokenRefusal,
+    Content, Delivery, Enrolment, Excess, Guest, Incoming, Numbered, Outcome, Renewal, Settled, Silencing, TokenRefusal,
 };
 pub use thread::{Config, Running, start};
 
@@ -96,6 +96,7 @@ enum Event {
     Admit(Guest, Answer<()>),
     Delivered(Box<Delivery>, Answer<()>),
     Excess(Vec<Excess>, Answer<()>),
+    Silence(Silencing, Answer<bool>),
     Presence(Vec<AgentKey>, oneshot::Sender<Vec<Presence>>),
     Fleet(String, oneshot::Sender<Vec<PoolSum>>),
     Tick,
@@ -163,6 +164,16 @@ impl Handle {
     pub async fn excess(&self, excesses: Vec<Excess>) -> Result<(), Unavailable> {
         let (answer, answered) = oneshot::channel();
         self.send(Event::Excess(excesses, answer)).await?;
+        answered.await.unwrap_or_else(|_| Err(self.why()))
+    }
+
+    /// Begins or ends a silence; false when there is none of that id to end. What it held back is decided anew with its end.
+    ///
+    /// # Errors
+    /// When nothing was done.
+    pub async fn silence(&self, silencing: Silencing) -> Result<bool, Unavailable> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Event::Silence(silencing, answer)).await?;
         answered.await.unwrap_or_else(|_| Err(self.why()))
     }
 

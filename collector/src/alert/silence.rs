@@ -59,7 +59,11 @@ impl Silence {
     ///
     /// # Errors
     /// When it would match everything, or is over.
-    pub fn asked(row: SilenceRow) -> Result<Self, SilenceError> {
+    pub fn asked(mut row: SilenceRow) -> Result<Self, SilenceError> {
+        for at in [&mut row.created_at, &mut row.starts_at, &mut row.ends_at] {
+            // As it is stored; every time that a microsecond can tell is one.
+            *at = Timestamp::from_microsecond(at.as_microsecond()).unwrap_or(*at);
+        }
         let silence = Self::new(row)?;
         if silence.matchers.iter().all(|it| it.matches("")) {
             return Err(SilenceError::Everything);

@@ -48,6 +48,8 @@ pub(super) enum Permission {
 pub(super) struct Caller {
     /// The tenant that is seen; every query is bound to it.
     pub(super) tenant: String,
+    /// Name of the token.
+    pub(super) name: String,
 }
 
 /// Lets a request pass, with its [`Caller`], or answers why not.
@@ -100,7 +102,7 @@ async fn authenticate(shared: &Shared, hash: Option<[u8; 32]>, least: Role) -> R
         return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", "the token's role does not allow this")
             .advise("use a token of a higher role"));
     }
-    Ok(Caller { tenant: token.tenant })
+    Ok(Caller { tenant: token.tenant, name: token.name })
 }
 
 fn bearer(request: &Request) -> Option<&str> {

@@ -1,17 +1,18 @@
-//! `GET /v1/incidents`: newest first, by status, severity, check and agent.
+//! `GET /v1/incidents`: newest first, by status, severity, check and agent; of one, everything that was decided about it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::Extension;
-use axum::extract::State;
-use axum::http::Uri;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, Uri};
+use axum::{Extension, Json};
+use serde_json::Value;
 
 use super::access::Caller;
 use super::page::{Document, Page};
 use super::query::Query;
 use super::{Shared, unreadable};
-use crate::alert::IncidentDocument;
+use crate::alert::{IncidentDocument, explanation};
 use crate::problem::Problem;
 use crate::store::{AgentRow, IncidentFilter, IncidentRow, Rows, StoreError};
 
@@ -47,6 +48,24 @@ pub(super) async fn list(
         Ok(page.document(&found, |row: &IncidentRow| row.id.clone(), item))
     };
     shared.context.readers.read(read).await.map_err(|error| unreadable(&error))
+}
+
+pub(super) async fn explain(
+    State(shared): State<Arc<Shared>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    uri: Uri,
+) -> Result<Json<Value>, Problem> {
+    Query::parse(&uri)?.finish()?;
+    let read = move |rows: Rows<'_>| {
+        let Some(incident) = rows.incident(&caller.tenant, &id)? else { return Ok(None) };
+        let decisions = rows.decisions(&caller.tenant, &id)?;
+        let messages = rows.messages_of(&caller.tenant, &id)?;
+        Ok(Some(explanation(&incident, &decisions, &messages)))
+    };
+    let found = shared.context.readers.read(read).await.map_err(|error| unreadable(&error))?;
+    let none = || Problem::new(StatusCode::NOT_FOUND, "no_such_incident", "there is no incident of this id");
+    found.map(Json).ok_or_else(none)
 }
 
 /// The rows of those agents that are known, by id.

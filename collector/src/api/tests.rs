@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, Method, Request};
+use axum::http::{HeaderMap, Request};
 use axum::routing::post;
 use http_body_util::BodyExt;
 use serde_json::Value;
@@ -115,12 +115,12 @@ fn assert_problem(answer: &Answer, status: u16) {
 #[tokio::test]
 async fn without_a_token_only_health_is_told() {
     let world = World::new();
-    for (path, permission, _) in ROUTES {
+    for (method, path, permission, _) in ROUTES {
         let open = *permission == Permission::Anyone;
         assert_eq!(open, ["/livez", "/readyz"].contains(path), "{path}");
         let unknown = token::api("never stored", "admin", clock()).1;
         for token in [None, Some(""), Some("tba_"), Some(unknown.as_str())] {
-            let answer = world.ask(Method::GET, path, token).await;
+            let answer = world.ask(method.clone(), path, token).await;
             if open {
                 assert_eq!(answer.status, 200, "{path}: {}", answer.body);
             } else {
@@ -128,7 +128,13 @@ async fn without_a_token_only_health_is_told() {
                 assert!(answer.header("www-authenticate").starts_with("Bearer"));
             }
         }
-        assert_eq!(world.get(path).await.status, 200, "{path}");
+        // Whoever may only look, looks: at what is there, and at nothing where the path names one thing.
+        let expected = match *permission {
+            Permission::AtLeast(least) if least > Role::Viewer => 403,
+            _ if path.contains('{') => 404,
+            _ => 200,
+        };
+        assert_eq!(world.ask(method.clone(), path, Some(&world.viewer)).await.status, expected, "{path}");
     }
     let basic = Request::get("/v1/agents").header("authorization", format!("Basic {}", world.viewer));
     assert_problem(&world.send(basic.body(Body::empty()).expect("valid")).await, 401);
@@ -306,6 +312,55 @@ async fn incidents_findings_and_agents_are_shown_as_documented() {
     let expected = "advice agent check evidence evidence_lost fingerprint id occurrences opened_at priority \
                     resolved_at resolved_reason severity since status sub_key summary target updated_at";
     assert_eq!(keys.join(" "), expected);
+}
+
+#[tokio::test]
+async fn an_operator_silences_what_matches_and_everybody_may_ask_why() {
+    let mut world = World::new();
+    let mut writer = Writer::open(&world.bed.store()).expect("opens");
+    let transaction = writer.transaction().expect("begins");
+    let (row, operator) = token::api("ona", "operator", clock());
+    transaction.add_api_token(&row).expect("adds");
+    transaction.commit().expect("commits");
+    let post = async |path: &str, body: &str| {
+        let request = Request::post(path).header("authorization", format!("Bearer {operator}"));
+        world.send(request.body(Body::from(body.to_owned())).expect("valid")).await
+    };
+    let asked = r#"{"matchers": ["check=pool.leak"], "reason": "they move", "ends_at": "2999-01-01T00:00:00Z"}"#;
+    let answer = post("/v1/silences", asked).await;
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    let silence = answer.json();
+    assert_eq!((&silence["state"], &silence["author"]), (&"holds".into(), &"ona".into()), "the name of the token");
+    let id = silence["id"].as_str().expect("an id").to_owned();
+
+    for (body, words) in [
+        ("{", "the body is no silence"),
+        (r#"{"matchers": [], "reason": "x", "ends_at": "2999-01-01T00:00:00Z"}"#, "everything"),
+        (r#"{"matchers": ["a=b"], "reason": " ", "ends_at": "2999-01-01T00:00:00Z"}"#, "`reason` has"),
+        (r#"{"matchers": ["a=b"], "reason": "x", "ends_at": "1999-01-01T00:00:00Z"}"#, "before now"),
+        (r#"{"matchers": ["a=b"], "reason": "x", "ends_at": "2999-01-01T00:00:00Z", "owner": "x"}"#, "owner"),
+    ] {
+        let answer = post("/v1/silences", body).await;
+        assert_problem(&answer, 422);
+        assert!(answer.json()["detail"].as_str().is_some_and(|it| it.contains(words)), "{}", answer.body);
+    }
+    assert_problem(&post("/v1/silences", &" ".repeat(200_000)).await, 413);
+
+    world.bed.begins("pool:shop").await;
+    let incident = world.get("/v1/incidents").await.json()["items"][0]["id"].as_str().expect("an id").to_owned();
+    let explained = world.get(&format!("/v1/incidents/{incident}/explanation")).await.json();
+    let reason = explained["decisions"][0]["reason"].as_str().expect("a reason");
+    assert!(reason.starts_with("silenced until 2999") && reason.contains("by ona: they move"), "{explained}");
+    let listed = world.get("/v1/silences").await.json();
+    assert_eq!(listed["items"], serde_json::json!([silence]));
+
+    let end = format!("/v1/silences/{id}/end");
+    assert_eq!(world.ask(Method::POST, &end, Some(&operator)).await.status, 200);
+    assert_problem(&world.ask(Method::POST, &end, Some(&operator)).await, 404);
+    assert_eq!(world.get("/v1/silences").await.json()["items"], serde_json::json!([]));
+    assert_eq!(world.get("/v1/silences?ended=true").await.json()["items"][0]["state"], "ended");
+    let explained = world.get(&format!("/v1/incidents/{incident}/explanation")).await.json();
+    assert_eq!(explained["decisions"][1]["told"], true, "it is decided anew with the end: {explained}");
 }
 
 #[tokio::test]

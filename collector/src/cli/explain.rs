@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
-use serde_json::{Value, json};
 
 use super::table::{plain, time};
 use super::{CliError, Where};
+use crate::alert::explanation;
 use crate::store::{DecisionRow, IncidentRow, MessageState, OutboxRow};
 use crate::token::DEFAULT_TENANT;
 
@@ -30,50 +30,8 @@ impl Explain {
         };
         let decisions = rows.decisions(DEFAULT_TENANT, &incident.id)?;
         let messages = rows.messages_of(DEFAULT_TENANT, &incident.id)?;
-        self.at.print(&document(&incident, &decisions, &messages), || text(&incident, &decisions, &messages))
+        self.at.print(&explanation(&incident, &decisions, &messages), || text(&incident, &decisions, &messages))
     }
-}
-
-fn document(incident: &IncidentRow, decisions: &[DecisionRow], messages: &Messages) -> Value {
-    let of = |it: &DecisionRow| {
-        let message = it.message.as_ref().map(|id| {
-            let row = messages.get(id);
-            json!({
-                "id": id,
-                "state": row.map(|it| it.state.as_str()),
-                "attempts": row.map(|it| it.attempts),
-                "uncertain": row.map(|it| it.uncertain),
-                "settled_at": row.and_then(|it| it.settled_at),
-                "last_error": row.and_then(|it| it.last_error.clone()),
-            })
-        });
-        json!({
-            "decided_at": it.decided_at,
-            "receiver": it.receiver,
-            "state_epoch": it.state_epoch,
-            "kind": it.kind,
-            "told": it.told,
-            "reason": it.reason,
-            "message": message,
-        })
-    };
-    json!({
-        "incident": {
-            "id": incident.id,
-            "fingerprint": incident.fingerprint.to_string(),
-            "check": incident.check,
-            "target": incident.target,
-            "agent": incident.agent,
-            "status": incident.status,
-            "severity": incident.severity,
-            "summary": incident.summary,
-            "opened_at": incident.opened_at,
-            "resolved_at": incident.resolved_at,
-            "resolved_reason": incident.resolved_reason,
-            "occurrences": incident.occurrences,
-        },
-        "decisions": decisions.iter().map(of).collect::<Vec<_>>(),
-    })
 }
 
 fn text(incident: &IncidentRow, decisions: &[DecisionRow], messages: &Messages) -> String {

@@ -200,13 +200,13 @@ impl List {
     fn run(self) -> Result<(), CliError> {
         let writer = self.at.writer()?;
         let now = now();
-        let found = writer.rows().silences(DEFAULT_TENANT, self.all, now)?;
+        let found = writer.rows().silences(DEFAULT_TENANT, self.all, now, None, u32::MAX)?;
         let json = json!({ "silences": found.iter().map(|it| shown(it, now)).collect::<Vec<_>>() });
         self.at.print(&json, || {
             let of = |it: &SilenceRow| {
                 [
                     it.id.clone(),
-                    state(it, now).into(),
+                    it.state(now).into(),
                     time(it.starts_at),
                     time(it.ends_at),
                     plain(&it.author),
@@ -232,20 +232,10 @@ impl End {
     }
 }
 
-fn state(silence: &SilenceRow, now: Timestamp) -> &'static str {
-    if silence.over_at.is_some() || silence.ends_at <= now {
-        "ended"
-    } else if silence.starts_at > now {
-        "to come"
-    } else {
-        "holds"
-    }
-}
-
 fn shown(silence: &SilenceRow, now: Timestamp) -> Value {
     json!({
         "id": silence.id,
-        "state": state(silence, now),
+        "state": silence.state(now),
         "matchers": silence.matchers,
         "author": silence.author,
         "reason": silence.reason,

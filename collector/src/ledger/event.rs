@@ -4,7 +4,7 @@ use tickbird_shared::batch::{Acknowledgement, Inventory, Open};
 use tickbird_shared::{Epoch, Lane, Start, Timestamp};
 
 use super::AgentKey;
-use crate::store::{FindingRow, LevelsRow, LossRow};
+use crate::store::{FindingRow, LevelsRow, LossRow, SilenceRow};
 
 /// A decoded batch of an authenticated agent, in the store's own rows, owning all it holds.
 #[derive(Debug, Clone)]
@@ -170,6 +170,20 @@ pub enum Outcome {
         uncertain: bool,
         /// What went wrong, without secrets.
         error: String,
+    },
+}
+
+/// What somebody asks of silences.
+#[derive(Debug, Clone)]
+pub enum Silencing {
+    /// A new one.
+    Begin(Box<SilenceRow>),
+    /// Its end, now.
+    End {
+        /// Tenant of the silence.
+        tenant: String,
+        /// Its id.
+        silence: String,
     },
 }
 

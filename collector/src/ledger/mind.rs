@@ -18,7 +18,7 @@ use crate::store::{
 };
 
 use super::lane::{Admission, admit};
-use super::{AgentKey, Content, Delivery, Directory, Incoming, Numbered, Outcome, Settled, Standing};
+use super::{AgentKey, Content, Delivery, Directory, Incoming, Numbered, Outcome, Settled, Silencing, Standing};
 
 mod agents;
 
@@ -70,6 +70,23 @@ impl Mind {
             tracing::info!(count = self.alert.silences(), "silences are taken over");
         }
         Ok(())
+    }
+
+    /// Begins or ends a silence; false when there is none of that id to end.
+    pub(super) fn silence(
+        &mut self,
+        transaction: &Transaction<'_>,
+        policy: &Policy,
+        silencing: &Silencing,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let done = match silencing {
+            Silencing::Begin(row) => transaction.add_silence(row).map(|()| true)?,
+            Silencing::End { tenant, silence } => transaction.end_silence(tenant, silence, now)?,
+        };
+        self.take_silences(transaction.rows())?;
+        self.end_silences(transaction, policy, now)?;
+        Ok(done)
     }
 
     /// Decides anew what silences held back that have ended.

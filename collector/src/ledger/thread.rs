@@ -17,7 +17,7 @@ use crate::store::{self, AgentRow, Aside, Bounds, Condition, StoreError, Tally, 
 use super::mind::Mind;
 use super::{
     AgentKey, Answer, Counters, Delivery, Directory, Enrolment, Event, Excess, Guest, Handle, Health, Incoming,
-    Renewal, Settled, TokenRefusal, Unavailable,
+    Renewal, Settled, Silencing, TokenRefusal, Unavailable,
 };
 
 /// Events that may wait. Each is a request that waits for its answer; over it agents are told to come back.
@@ -305,6 +305,7 @@ impl Ledger {
                     mind.exceed(&transaction, policy, excesses, now)?;
                     Done::Excess
                 }
+                Work::Silence(silencing, _) => Done::Silence(mind.silence(&transaction, policy, silencing, now)?),
             });
         }
         if group.tick {
@@ -376,6 +377,7 @@ enum Work {
     Admit(Guest, Answer<()>),
     Delivered(Box<Delivery>, Answer<()>),
     Excess(Vec<Excess>, Answer<()>),
+    Silence(Silencing, Answer<bool>),
 }
 
 enum Done {
@@ -385,6 +387,7 @@ enum Done {
     Admitted,
     Delivered,
     Excess,
+    Silence(bool),
 }
 
 impl Group {
@@ -400,6 +403,7 @@ impl Group {
             Event::Admit(guest, answer) => self.work.push(Work::Admit(guest, answer)),
             Event::Delivered(delivery, answer) => self.work.push(Work::Delivered(delivery, answer)),
             Event::Excess(excesses, answer) => self.work.push(Work::Excess(excesses, answer)),
+            Event::Silence(silencing, answer) => self.work.push(Work::Silence(silencing, answer)),
             Event::Presence(agents, answer) => self.presence.push((agents, answer)),
             Event::Fleet(tenant, answer) => self.fleet.push((tenant, answer)),
             Event::Tick => self.tick = true,
@@ -431,8 +435,8 @@ impl Work {
             (Self::Enrol(_, answer), Done::Enrol(enrolled)) => {
                 let _ = answer.send(Ok(*enrolled));
             }
-            (Self::Renew(_, answer), Done::Renew(renewed)) => {
-                let _ = answer.send(Ok(renewed));
+            (Self::Renew(_, answer), Done::Renew(done)) | (Self::Silence(_, answer), Done::Silence(done)) => {
+                let _ = answer.send(Ok(done));
             }
             (Self::Admit(_, answer), Done::Admitted)
             | (Self::Delivered(_, answer), Done::Delivered)

@@ -44,13 +44,35 @@ pub struct WithheldRow {
     pub held_by: String,
 }
 
+impl SilenceRow {
+    /// `to come`, `holds` or `ended`.
+    pub fn state(&self, now: Timestamp) -> &'static str {
+        if self.over_at.is_some() || self.ends_at <= now {
+            "ended"
+        } else if self.starts_at > now {
+            "to come"
+        } else {
+            "holds"
+        }
+    }
+}
+
 impl Rows<'_> {
-    /// Silences of one tenant, newest first: those to come and those that hold, or with `ended` all that are kept.
-    pub fn silences(&self, tenant: &str, ended: bool, now: Timestamp) -> Result<Vec<SilenceRow>, StoreError> {
+    /// Silences of one tenant, newest first and below the id `before`: those to come and those that hold, or with `ended` all that
+    /// are kept.
+    pub fn silences(
+        &self,
+        tenant: &str,
+        ended: bool,
+        now: Timestamp,
+        before: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<SilenceRow>, StoreError> {
         let mut query = self.0.prepare_cached(
-            "SELECT * FROM silences WHERE tenant = ?1 AND (?2 OR (ends_at > ?3 AND over_at IS NULL)) ORDER BY id DESC",
+            "SELECT * FROM silences WHERE tenant = ?1 AND (?2 OR (ends_at > ?3 AND over_at IS NULL)) \
+                 AND (?4 IS NULL OR id < ?4) ORDER BY id DESC LIMIT ?5",
         )?;
-        Ok(query.query_map((tenant, ended, At(now)), read)?.collect::<Result<_, _>>()?)
+        Ok(query.query_map((tenant, ended, At(now), before, limit), read)?.collect::<Result<_, _>>()?)
     }
 
     /// Of every tenant those whose end was not noticed yet.

@@ -10,13 +10,15 @@
 //! what follows it, everything by the resolve. The resolve itself is always sent, so somebody whose receiver was away
 //! learns that a fault came and went.
 //!
-//! While a silence holds, nobody hears of what matches, but that it is over. What it held back is kept; when it ends, the
-//! incident is decided anew, and what a receiver missed is told if it is still true.
+//! While a silence holds, or another incident fires that explains it, nobody hears of an incident, but that it is over. What
+//! was held back is kept; when what held it is gone, the incident is decided anew, and what a receiver missed is told if it
+//! is still true.
 //!
 //! That a receiver is away is told to all others, and never to itself: it would hear of it when it is not true any more. What it gets
 //! late says when it was decided.
 
 mod explanation;
+mod inhibition;
 mod matcher;
 mod message;
 mod route;
@@ -25,18 +27,21 @@ mod silence;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sha2::{Digest, Sha256};
-use tickbird_shared::{Severity, Timestamp};
+use tickbird_shared::{Severity, Status, Timestamp};
 use ulid::Ulid;
 
 use crate::aggregate::{ChangeKind, IncidentChange, is_about};
 use crate::store::{AgentRow, DecisionRow, IncidentRow, MessageState, OutboxRow, WithheldRow};
 
 pub use explanation::explanation;
+pub use inhibition::Inhibition;
 pub use matcher::{Matcher, MatcherError};
 pub(crate) use message::object;
 pub use message::{AgentDocument, IncidentDocument};
 pub use route::{Facts, Route, facts};
 pub use silence::{Silence, SilenceError};
+
+use inhibition::Sources;
 
 /// A configured destination, as far as deciding goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,11 +79,13 @@ pub struct Policy {
     pub receivers: Vec<Receiver>,
     /// Which of them an incident leads to. Without one it leads to all.
     pub route: Option<Route>,
+    /// Which incidents explain which others.
+    pub inhibitions: Vec<Inhibition>,
 }
 
 impl From<Vec<Receiver>> for Policy {
     fn from(receivers: Vec<Receiver>) -> Self {
-        Self { receivers, route: None }
+        Self { receivers, route: None, inhibitions: Vec::new() }
     }
 }
 
@@ -106,13 +113,15 @@ pub enum Withheld {
     Gone,
 }
 
-/// A silence that ended, and what it had held back.
+/// Something that held back is gone: a silence ended, or an incident that explains others does not fire any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lapse {
-    /// Tenant of the silence.
+    /// Its tenant.
     pub tenant: String,
-    /// The silence.
-    pub silence: String,
+    /// Its id.
+    pub holder: String,
+    /// Whether it is a silence.
+    pub is_silence: bool,
     /// Ids of the incidents to decide anew.
     pub incidents: BTreeSet<String>,
     /// Why, for the record.
@@ -176,6 +185,10 @@ pub struct State {
     silences: Vec<Silence>,
     /// Per incident and receiver what they would have been told.
     withheld: HashMap<IncidentKey, BTreeMap<String, Held>>,
+    /// What fires and explains others.
+    sources: Sources,
+    /// What explained others and does not any more.
+    released: BTreeSet<IncidentKey>,
     last_id: Ulid,
 }
 
@@ -208,10 +221,40 @@ impl State {
         self
     }
 
+    /// The same with what fires and explains others, as these rules say.
+    #[must_use]
+    pub fn with_sources<'a>(
+        mut self,
+        incidents: impl Iterator<Item = (&'a IncidentRow, Option<&'a AgentRow>)>,
+        policy: &Policy,
+    ) -> Self {
+        for (incident, agent) in incidents.filter(|(it, _)| it.status == Status::Firing) {
+            self.sources.take(&policy.inhibitions, incident, true, &facts(incident, agent));
+        }
+        self
+    }
+
+    /// Releases what is held back by something that is not known: a rule was taken out of the configuration, or a silence cannot
+    /// be read.
+    pub fn look_for_strays(&mut self) {
+        let holders =
+            self.withheld.iter().flat_map(|((tenant, _), held)| held.values().map(move |it| (tenant, &it.by)));
+        let is_known = |key: &IncidentKey| {
+            self.sources.knows(key)
+                || self.silences.iter().any(|it| (&it.row().tenant, &it.row().id) == (&key.0, &key.1))
+        };
+        let strays = holders.map(|(tenant, by)| (tenant.clone(), by.clone())).filter(|it| !is_known(it));
+        let strays: Vec<_> = strays.collect();
+        self.released.extend(strays);
+    }
+
     /// Takes the silences whose end was not noticed yet, in place of those that are known; whether they are others.
     pub fn silence(&mut self, silences: Vec<Silence>) -> bool {
         let are_others = self.silences != silences;
         self.silences = silences;
+        if are_others {
+            self.look_for_strays();
+        }
         are_others
     }
 
@@ -220,21 +263,26 @@ impl State {
         self.silences.len()
     }
 
-    /// Takes out the silences whose end has come. Their incidents are to be decided anew.
+    /// Takes out what held something back and is gone. Its incidents are to be decided anew.
     pub fn lapses(&mut self, now: Timestamp) -> Vec<Lapse> {
-        let over = self.silences.extract_if(.., |it| it.is_over(now));
-        let lapse = |it: Silence| {
-            let row = it.row();
-            let of_it = |held: &BTreeMap<String, Held>| held.values().any(|held| held.by == row.id);
-            let held = self.withheld.iter().filter(|((tenant, _), held)| *tenant == row.tenant && of_it(held));
-            Lapse {
-                tenant: row.tenant.clone(),
-                silence: row.id.clone(),
-                incidents: held.map(|((_, incident), _)| incident.clone()).collect(),
-                reason: format!("the silence of {} has ended ({})", row.author, row.id),
-            }
+        let lapse = |tenant: String, holder: String, is_silence: bool, reason: String| {
+            let of_it = |held: &BTreeMap<String, Held>| held.values().any(|held| held.by == holder);
+            let held = self.withheld.iter().filter(|((of, _), held)| *of == tenant && of_it(held));
+            let incidents = held.map(|((_, incident), _)| incident.clone()).collect();
+            Lapse { tenant, holder, is_silence, incidents, reason }
         };
-        over.map(lapse).collect()
+        let over = self.silences.extract_if(.., |it| it.is_over(now)).map(|it| {
+            let row = it.row();
+            let reason = format!("the silence of {} has ended ({})", row.author, row.id);
+            lapse(row.tenant.clone(), row.id.clone(), true, reason)
+        });
+        let mut lapses: Vec<_> = over.collect();
+        for (tenant, holder) in std::mem::take(&mut self.released) {
+            let reason = format!("what held it back does not any more ({holder})");
+            lapses.push(lapse(tenant, holder, false, reason));
+        }
+        lapses.retain(|it| it.is_silence || !it.incidents.is_empty());
+        lapses
     }
 
     /// Decides for every receiver what it hears of a change. Nothing is decided about a change that nobody may hear of.
@@ -250,8 +298,15 @@ impl State {
         }
         let key = (change.incident.tenant.clone(), change.incident.id.clone());
         let facts = facts(&change.incident, agent);
+        let fires = change.incident.status == Status::Firing;
+        if self.sources.take(&policy.inhibitions, &change.incident, fires, &facts) {
+            self.released.insert(key.clone());
+        }
         let silence = self.silences.iter().find(|it| it.holds(now) && it.matches(&facts));
-        let silence = silence.map(|it| (it.row().id.clone(), it.why()));
+        let holder = silence.map(|it| (it.row().id.clone(), it.why())).or_else(|| {
+            let it = self.sources.holder(&policy.inhibitions, &key, &facts)?;
+            Some((it.incident.to_owned(), it.why()))
+        });
         let receivers = &policy.receivers;
         let mut decisions = Vec::with_capacity(receivers.len());
         for receiver in receivers {
@@ -266,7 +321,7 @@ impl State {
             };
             let (kind, mut verdict) = judge(change, receiver, believes, held, way);
             let mut by = None;
-            if let Some((id, why)) = silence.as_ref().filter(|_| verdict.is_ok() && kind != Kind::Resolved) {
+            if let Some((id, why)) = holder.as_ref().filter(|_| verdict.is_ok() && kind != Kind::Resolved) {
                 verdict = Err(why.clone());
                 by = Some(id.clone());
             }
@@ -356,7 +411,7 @@ impl State {
         Decision { row, message: Some(message), supersedes, withheld: Withheld::Nothing }
     }
 
-    /// Keeps what a silence holds back from a receiver, or forgets what was.
+    /// Keeps what is held back from a receiver, or forgets what was.
     fn withhold(&mut self, key: &IncidentKey, receiver: &str, kind: Kind, by: Option<String>) -> Withheld {
         let Some(by) = by else {
             let was = self.withheld.get_mut(key).and_then(|them| them.remove(receiver));

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use tickbird_shared::Severity;
 
 use crate::aggregate;
-use crate::alert::{Matcher, MatcherError, Policy, Receiver, Route};
+use crate::alert::{Inhibition, Matcher, MatcherError, Policy, Receiver, Route};
 use crate::certificates::{Brought, Naming, ServerFiles, Settings};
 use crate::ingest::Limits;
 use crate::notify::webhook;
@@ -148,6 +148,8 @@ impl Config {
         }
         let route = root.has("route").then(|| root.table("route", &mut mistakes));
         let route = route.and_then(|fields| top_route(fields, &names, &mut mistakes));
+        let rules = root.tables("inhibit_rules", &mut mistakes);
+        let inhibitions: Vec<_> = rules.into_iter().filter_map(|it| inhibition(it, &mut mistakes)).collect();
         root.finish(&mut mistakes);
         if mistakes.is_empty() {
             let (agents, people) = (agents_listen, people_listen);
@@ -161,7 +163,7 @@ impl Config {
                 certificates,
                 limits,
                 own,
-                policy: Policy { receivers, route },
+                policy: Policy { receivers, route, inhibitions },
                 webhooks,
             })
         } else {
@@ -357,16 +359,7 @@ fn route(
     if !receiver.is_empty() && !receivers.contains(&receiver) {
         fields.mistake("receiver", format!("there is no receiver `{receiver}`"), "name a [[receiver]]", mistakes);
     }
-    let mut matchers = Vec::new();
-    for text in fields.texts("matchers", mistakes).unwrap_or_default() {
-        match text.parse::<Matcher>() {
-            Ok(matcher) => matchers.push(matcher),
-            Err(error) => {
-                let what = format!("`{text}`: {error}");
-                fields.mistake("matchers", what, MatcherError::advice(), mistakes);
-            }
-        }
-    }
+    let matchers = matchers(&mut fields, "matchers", mistakes);
     let goes_on = fields.flag("continue", mistakes).unwrap_or(false);
     let children = fields.tables("routes", mistakes);
     if depth == DEEPEST && !children.is_empty() {
@@ -377,6 +370,39 @@ fn route(
         children.into_iter().filter_map(|it| route(it, &receiver, receivers, depth + 1, mistakes)).collect();
     fields.finish(mistakes);
     Some(Route { at, receiver, matchers, goes_on, routes })
+}
+
+fn matchers(fields: &mut Fields, key: &str, mistakes: &mut Vec<Mistake>) -> Vec<Matcher> {
+    let mut matchers = Vec::new();
+    for text in fields.texts(key, mistakes).unwrap_or_default() {
+        match text.parse::<Matcher>() {
+            Ok(matcher) => matchers.push(matcher),
+            Err(error) => {
+                let what = format!("`{text}`: {error}");
+                fields.mistake(key, what, MatcherError::advice(), mistakes);
+            }
+        }
+    }
+    matchers
+}
+
+/// Which incidents explain which others.
+fn inhibition(mut fields: Fields, mistakes: &mut Vec<Mistake>) -> Option<Inhibition> {
+    let at = fields.at().to_owned();
+    let before = mistakes.len();
+    let mut needed = |key| {
+        let before = mistakes.len();
+        let found = matchers(&mut fields, key, mistakes);
+        if found.is_empty() && mistakes.len() == before {
+            let what = "is missing: without it every incident would match".into();
+            fields.mistake(key, what, MatcherError::advice(), mistakes);
+        }
+        found
+    };
+    let (sources, targets) = (needed("source_matchers"), needed("target_matchers"));
+    let equal = fields.texts("equal", mistakes).unwrap_or_default();
+    fields.finish(mistakes);
+    (mistakes.len() == before).then_some(Inhibition { at, sources, targets, equal })
 }
 
 fn receiver(

@@ -23,6 +23,7 @@ mod ghosts;
 mod headroom;
 mod healthy;
 mod identity;
+mod inhibition;
 mod inspect;
 mod kills;
 mod leak;

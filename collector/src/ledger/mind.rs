@@ -47,15 +47,23 @@ pub(super) struct Mind {
 
 impl Mind {
     /// Reads everything back. `now` is the moment from which agents are expected to speak again.
-    pub(super) fn load(rows: Rows<'_>, now: Timestamp) -> Result<Self, StoreError> {
+    pub(super) fn load(rows: Rows<'_>, policy: &Policy, now: Timestamp) -> Result<Self, StoreError> {
         let since = now.saturating_sub(REMEMBERED).unwrap_or(Timestamp::MIN);
         let agents = rows.all_agents()?;
         let key = |agent: &AgentRow| AgentKey::new(&agent.tenant, &agent.id);
+        let incidents = rows.live_incidents(since)?;
+        let by_key: HashMap<_, _> = agents.iter().map(|it| (key(it), it)).collect();
+        let with_agent = incidents.iter().map(|it| (it, by_key.get(&AgentKey::new(&it.tenant, &it.agent)).copied()));
+        let mut alert = alert::State::load(rows.told(since)?, rows.outbox_waiting()?)
+            .with_withheld(rows.withheld()?)
+            .with_sources(with_agent, policy);
+        alert.silence(silences(rows)?);
+        alert.look_for_strays();
         Ok(Self {
-            aggregate: aggregate::State::load(agents.clone(), rows.live_incidents(since)?, now)
+            aggregate: aggregate::State::load(agents.clone(), incidents, now)
                 .with_fleet(rows.levels()?, rows.pool_use(since)?),
             used_written_at: now,
-            alert: alert(rows, since)?,
+            alert,
             standings: agents.iter().map(|agent| (key(agent), Some(standing(agent)))).collect(),
             agents: agents.into_iter().map(|agent| (key(&agent), agent)).collect(),
             lanes: HashMap::new(),
@@ -85,27 +93,20 @@ impl Mind {
             Silencing::End { tenant, silence } => transaction.end_silence(tenant, silence, now)?,
         };
         self.take_silences(transaction.rows())?;
-        self.end_silences(transaction, policy, now)?;
+        self.let_go(transaction, policy, now)?;
         Ok(done)
     }
 
-    /// Decides anew what silences held back that have ended.
-    fn end_silences(
-        &mut self,
-        transaction: &Transaction<'_>,
-        policy: &Policy,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
+    /// Decides anew what was held back by something that is gone.
+    fn let_go(&mut self, transaction: &Transaction<'_>, policy: &Policy, now: Timestamp) -> Result<(), StoreError> {
         for lapse in self.alert.lapses(now) {
-            tracing::info!(
-                tenant = lapse.tenant,
-                silence = lapse.silence,
-                held = lapse.incidents.len(),
-                "a silence has ended"
-            );
+            let held = lapse.incidents.len();
+            tracing::info!(tenant = lapse.tenant, holder = lapse.holder, held, "what held incidents back is gone");
             let changes = self.aggregate.reconsider(&lapse.tenant, &lapse.incidents, &lapse.reason);
             self.follow(transaction, policy, changes, now)?;
-            transaction.silence_over(&lapse.tenant, &lapse.silence, now)?;
+            if lapse.is_silence {
+                transaction.silence_over(&lapse.tenant, &lapse.holder, now)?;
+            }
         }
         Ok(())
     }
@@ -370,7 +371,7 @@ impl Mind {
         changes.extend(self.aggregate.apply(aggregate::Event::Store { condition: store, disk }, now));
         changes.extend(strain.map(|it| self.aggregate.apply(aggregate::Event::Strain(it), now)).into_iter().flatten());
         self.follow(transaction, policy, changes, now)?;
-        self.end_silences(transaction, policy, now)?;
+        self.let_go(transaction, policy, now)?;
         // Also after a step of the clock, in either direction.
         if now.duration_since(self.used_written_at).unsigned_abs() >= USE_EVERY {
             self.used_written_at = now;
@@ -464,13 +465,6 @@ impl Mind {
         }
         Ok(())
     }
-}
-
-/// Who was told what, what waits, and what is held back by which silence.
-fn alert(rows: Rows<'_>, since: Timestamp) -> Result<alert::State, StoreError> {
-    let mut state = alert::State::load(rows.told(since)?, rows.outbox_waiting()?).with_withheld(rows.withheld()?);
-    state.silence(silences(rows)?);
-    Ok(state)
 }
 
 /// A silence that cannot be read silences nothing.

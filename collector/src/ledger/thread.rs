@@ -82,7 +82,7 @@ pub fn start(writer: Writer, config: Config) -> Result<(Handle, Running), StoreE
         found.failing = Some(Unavailable::Full);
     }
     let (health, health_seen) = watch::channel(found);
-    let mut mind = Mind::load(writer.rows(), (config.clock)())?;
+    let mut mind = Mind::load(writer.rows(), &config.policy, (config.clock)())?;
     mind.publish(&directory);
     let handle = Handle {
         events,
@@ -246,7 +246,7 @@ impl Ledger {
     fn tell_condition(&mut self, condition: &Condition, now: Timestamp) -> Result<(), StoreError> {
         let mind = match &mut self.mind {
             Some(mind) => mind,
-            lost => lost.insert(Mind::load(self.writer.rows(), now)?),
+            lost => lost.insert(Mind::load(self.writer.rows(), &self.config.policy, now)?),
         };
         let strain = self.config.strain.borrow().clone();
         let transaction = self.writer.transaction()?;
@@ -269,7 +269,7 @@ impl Ledger {
         let policy = &self.config.policy;
         let mind = match &mut self.mind {
             Some(mind) => mind,
-            lost => lost.insert(Mind::load(self.writer.rows(), now)?),
+            lost => lost.insert(Mind::load(self.writer.rows(), &self.config.policy, now)?),
         };
         let commands = group.tick && self.writer.changed_elsewhere()?;
         let transaction = self.writer.transaction()?;

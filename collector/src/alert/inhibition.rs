@@ -1,0 +1,119 @@
+//! Inhibition: while one incident fires nobody hears of another that it explains. By index: what fires is kept by the values that
+//! have to be equal, so that a storm of incidents costs each of them one look.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{Facts, IncidentKey, Matcher};
+use crate::store::IncidentRow;
+
+/// A rule with Alertmanager's words and meaning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inhibition {
+    /// Where it stands in the configuration: `inhibit_rules[0]`.
+    pub at: String,
+    /// All have to match the incident that explains.
+    pub sources: Vec<Matcher>,
+    /// All have to match the one that is explained.
+    pub targets: Vec<Matcher>,
+    /// Labels whose values are the same at both; one that is missing is empty.
+    pub equal: Vec<String>,
+}
+
+fn all(matchers: &[Matcher], facts: &Facts) -> bool {
+    matchers.iter().all(|it| it.matches(facts.get(it.label()).map_or("", String::as_str)))
+}
+
+impl Inhibition {
+    /// The values that have to be equal, those of one tenant apart from another's.
+    fn values(&self, tenant: &str, facts: &Facts) -> Vec<String> {
+        let values = self.equal.iter().map(|it| facts.get(it).cloned().unwrap_or_default());
+        [tenant.to_owned()].into_iter().chain(values).collect()
+    }
+}
+
+/// An incident that fires, as a source of one rule.
+#[derive(Debug)]
+struct Source {
+    /// For people: `db.connect of postgres:shop`.
+    what: String,
+    /// It is what the rule's targets are, too; two such do not inhibit one another.
+    is_target: bool,
+}
+
+/// Which rule, and the values that have to be equal.
+type Place = (usize, Vec<String>);
+
+/// Everything that fires and explains something.
+#[derive(Debug, Default)]
+pub(super) struct Sources {
+    by_place: HashMap<Place, BTreeMap<IncidentKey, Source>>,
+    places: HashMap<IncidentKey, Vec<Place>>,
+}
+
+/// What holds an incident back.
+pub(super) struct Holder<'a> {
+    /// The incident that explains it.
+    pub(super) incident: &'a str,
+    what: &'a str,
+    at: &'a str,
+}
+
+impl Holder<'_> {
+    /// Why nobody is told, for the record.
+    pub(super) fn why(&self) -> String {
+        format!("inhibited by incident {}, {}, by {}", self.incident, self.what, self.at)
+    }
+}
+
+impl Sources {
+    /// Takes an incident as it is now; true when it explained something that it does not explain any more.
+    pub(super) fn take(&mut self, rules: &[Inhibition], incident: &IncidentRow, fires: bool, facts: &Facts) -> bool {
+        if rules.is_empty() {
+            return false;
+        }
+        let key = (incident.tenant.clone(), incident.id.clone());
+        let of_rule = |(index, rule): (usize, &Inhibition)| {
+            (fires && all(&rule.sources, facts)).then(|| (index, rule.values(&key.0, facts)))
+        };
+        let now: Vec<Place> = rules.iter().enumerate().filter_map(of_rule).collect();
+        let before = self.places.remove(&key).unwrap_or_default();
+        let gone: Vec<_> = before.into_iter().filter(|it| !now.contains(it)).collect();
+        for place in &gone {
+            if let Some(there) = self.by_place.get_mut(place) {
+                there.remove(&key);
+                if there.is_empty() {
+                    self.by_place.remove(place);
+                }
+            }
+        }
+        for place in &now {
+            let is_target = rules.get(place.0).is_some_and(|rule| all(&rule.targets, facts));
+            let source = Source { what: format!("{} of {}", incident.check, incident.target), is_target };
+            self.by_place.entry(place.clone()).or_default().insert(key.clone(), source);
+        }
+        if !now.is_empty() {
+            self.places.insert(key, now);
+        }
+        !gone.is_empty()
+    }
+
+    /// Whether an incident explains anything.
+    pub(super) fn knows(&self, key: &IncidentKey) -> bool {
+        self.places.contains_key(key)
+    }
+
+    /// What explains an incident of these facts.
+    pub(super) fn holder<'a>(
+        &'a self,
+        rules: &'a [Inhibition],
+        key: &IncidentKey,
+        facts: &Facts,
+    ) -> Option<Holder<'a>> {
+        rules.iter().enumerate().filter(|(_, rule)| all(&rule.targets, facts)).find_map(|(index, rule)| {
+            let there = self.by_place.get(&(index, rule.values(&key.0, facts)))?;
+            let is_source = all(&rule.sources, facts);
+            let (source, it) = there.iter().find(|(source, it)| *source != key && !(is_source && it.is_target))?;
+            Some(Holder { incident: &source.1, what: &it.what, at: &rule.at })
+        })
+    }
+}

@@ -297,7 +297,10 @@ impl State {
             return Vec::new();
         }
         let key = (change.incident.tenant.clone(), change.incident.id.clone());
-        let facts = facts(&change.incident, agent);
+        // Only routes, silences and inhibitions ask for them, and there is one change for each finding.
+        let are_asked =
+            policy.route.is_some() || !policy.inhibitions.is_empty() || self.silences.iter().any(|it| it.holds(now));
+        let facts = if are_asked { facts(&change.incident, agent) } else { Facts::new() };
         let fires = change.incident.status == Status::Firing;
         if self.sources.take(&policy.inhibitions, &change.incident, fires, &facts) {
             self.released.insert(key.clone());

@@ -19,6 +19,7 @@ mod lanes;
 mod levels;
 mod log;
 mod migrate;
+mod mover;
 mod newest;
 mod outbox;
 mod readers;

@@ -16,14 +16,16 @@ use crate::store::{self, AgentRow, Aside, Bounds, Condition, StoreError, Tally, 
 
 use super::mind::Mind;
 use super::{
-    AgentKey, Answer, Counters, Delivery, Directory, Enrolment, Event, Excess, Guest, Handle, Health, Incoming,
-    Renewal, Settled, Silencing, TokenRefusal, Unavailable,
+    AgentKey, Answer, Content, Counters, Delivery, Directory, Enrolment, Event, Excess, Guest, Handle, Health,
+    Incoming, Numbered, Renewal, Settled, Silencing, TokenRefusal, Unavailable,
 };
 
 /// Events that may wait. Each is a request that waits for its answer; over it agents are told to come back.
 const WAITING: usize = 1_024;
-/// Findings after which a transaction takes no further event.
-const FINDINGS: usize = 500;
+/// Findings after which a transaction takes no further event: what waits shares one sync, and waits for some 20 ms of work.
+const FINDINGS: usize = 1_000;
+/// The same for bodies that are kept as they came.
+const BODY_BYTES: usize = 4 << 20;
 /// How long a transaction may gather events: at most this is added to an acknowledgement's wait.
 const GATHER: Duration = Duration::from_millis(20);
 /// How long nothing is tried after a transaction failed.
@@ -70,12 +72,13 @@ impl Running {
 ///
 /// # Errors
 /// When the state cannot be read or the thread cannot be started.
-pub fn start(writer: Writer, config: Config) -> Result<(Handle, Running), StoreError> {
+pub fn start(mut writer: Writer, config: Config) -> Result<(Handle, Running), StoreError> {
     let (events, waiting) = mpsc::channel(WAITING);
     let directory = Arc::new(Directory::default());
     let counters = Arc::new(Counters::default());
     let (outbox, outbox_changed) = watch::channel(0);
     counters.add(writer.rows().tally()?);
+    writer.move_beside()?;
     let mut found = Health::default();
     if !writer.lay_ballast() && !writer.has_room() {
         tracing::error!("the disk is full: nothing is stored; agents keep what they have");
@@ -141,7 +144,7 @@ impl Ledger {
             let mut group = Group::default();
             closing |= group.add(event);
             let began = Instant::now();
-            while group.findings < FINDINGS && began.elapsed() < GATHER {
+            while group.findings < FINDINGS && group.body_bytes < BODY_BYTES && began.elapsed() < GATHER {
                 let Ok(event) = waiting.try_recv() else { break };
                 closing |= group.add(event);
             }
@@ -198,6 +201,7 @@ impl Ledger {
                 for (work, done) in group.work.into_iter().zip(done) {
                     work.answer(done, &self.counters);
                 }
+                self.writer.tidy();
                 if group.tick
                     && let Err(error) = self.retain()
                 {
@@ -368,6 +372,7 @@ struct Group {
     fleet: Vec<(String, oneshot::Sender<Vec<PoolSum>>)>,
     tick: bool,
     findings: usize,
+    body_bytes: usize,
 }
 
 enum Work {
@@ -395,7 +400,9 @@ impl Group {
     fn add(&mut self, event: Event) -> bool {
         match event {
             Event::Batch(batch, answer) => {
-                self.findings += batch.records.len();
+                let is_row = |record: &&Numbered| !matches!(record.content, Content::InBody | Content::Refused(_));
+                self.findings += batch.records.iter().filter(is_row).count();
+                self.body_bytes += batch.body.len();
                 self.work.push(Work::Batch(batch, answer));
             }
             Event::Enrol(enrolment, answer) => self.work.push(Work::Enrol(enrolment, answer)),

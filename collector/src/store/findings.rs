@@ -1,6 +1,6 @@
 //! Findings, in the order they were received.
 
-use rusqlite::{Row, named_params};
+use rusqlite::{Row, params};
 use tickbird_shared::{Change, Severity, Status, Timestamp};
 
 use super::column::{At, Bytes, Seq, Word};
@@ -67,28 +67,27 @@ impl Transaction<'_> {
             .prepare_cached(
                 "INSERT INTO findings (tenant, agent, fingerprint, check_id, target, sub_key, status, severity, change, \
                  summary, reason, advice, evidence, since, observed_at, received_at, incident) \
-                 VALUES (:tenant, :agent, :fingerprint, :check, :target, :sub_key, :status, :severity, :change, \
-                 :summary, :reason, :advice, :evidence, :since, :observed_at, :received_at, :incident)",
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
             )?
-            .execute(named_params! {
-                ":tenant": finding.tenant,
-                ":agent": finding.agent,
-                ":fingerprint": finding.fingerprint.as_bytes(),
-                ":check": finding.check,
-                ":target": finding.target,
-                ":sub_key": finding.sub_key,
-                ":status": finding.status.as_str(),
-                ":severity": finding.severity.as_str(),
-                ":change": Word(finding.change),
-                ":summary": finding.summary,
-                ":reason": finding.reason,
-                ":advice": finding.advice,
-                ":evidence": finding.evidence,
-                ":since": At(finding.since),
-                ":observed_at": At(finding.observed_at),
-                ":received_at": At(finding.received_at),
-                ":incident": finding.incident,
-            })?;
+            .execute(params![
+                finding.tenant,
+                finding.agent,
+                finding.fingerprint.as_bytes(),
+                finding.check,
+                finding.target,
+                finding.sub_key,
+                finding.status.as_str(),
+                finding.severity.as_str(),
+                Word(finding.change),
+                finding.summary,
+                finding.reason,
+                finding.advice,
+                finding.evidence,
+                At(finding.since),
+                At(finding.observed_at),
+                At(finding.received_at),
+                finding.incident,
+            ])?;
         Ok(connection.last_insert_rowid())
     }
 }

@@ -12,6 +12,7 @@ use tickbird_shared::Timestamp;
 
 use super::ballast::Ballast;
 use super::column::At;
+use super::mover::Mover;
 use super::repair::refuse_unrepaired;
 use super::turn::Turn;
 use super::{Rows, StoreError, migrate, salvage, sums};
@@ -24,6 +25,8 @@ const STATEMENTS: usize = 64;
 /// A connection that writes. One thread owns it.
 #[derive(Debug)]
 pub struct Writer {
+    /// Before the connection, which moves what is left of the log as it goes.
+    mover: Option<Mover>,
     connection: Connection,
     data_version: i64,
     ballast: Ballast,
@@ -78,7 +81,7 @@ impl Writer {
         migrate::migrate(&mut connection)?;
         sums::guard(&connection)?;
         let data_version = data_version(&connection)?;
-        Ok(Self { connection, data_version, ballast, _turn: None })
+        Ok(Self { mover: None, connection, data_version, ballast, _turn: None })
     }
 
     /// The same for a command beside a collector that may serve, or repair the store.
@@ -98,6 +101,23 @@ impl Writer {
             return Err(StoreError::Older { path: path.into(), found, known: migrate::KNOWN });
         }
         Ok(Self { _turn: Some(turn), ..Self::open(path)? })
+    }
+
+    /// From now on no commit waits until the log of changes was moved into the store; [`Writer::tidy`] has it done.
+    ///
+    /// # Errors
+    /// When there is no second connection or no thread for it.
+    pub fn move_beside(&mut self) -> Result<(), StoreError> {
+        let path = self.connection.path().unwrap_or_default().to_owned();
+        self.mover = Some(Mover::start(Path::new(&path), &mut self.connection)?);
+        Ok(())
+    }
+
+    /// To be called after each transaction and before the next, once whoever waits for it has its answer.
+    pub fn tidy(&mut self) {
+        if let Some(mover) = &mut self.mover {
+            mover.look(&self.connection);
+        }
     }
 
     /// Begins a transaction that may write.
@@ -146,7 +166,8 @@ impl Writer {
     ///
     /// # Errors
     /// When the log could not be moved; it is complete all the same and is read at the next start.
-    pub fn close(self) -> Result<(), StoreError> {
+    pub fn close(mut self) -> Result<(), StoreError> {
+        self.mover = None;
         self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
         self.connection.close().map_err(|(_, e)| e.into())
     }

@@ -103,6 +103,18 @@ fn what_is_read_for_a_decision_or_for_people_is_compared() {
     assert!(refused.is_damage() && refused.in_full().contains("a row of agents"), "{}", refused.in_full());
     let refused = transaction.put_agent(&agent(17)).expect_err("nor is all of it written anew");
     assert!(refused.is_damage(), "{}", refused.in_full());
+    drop(transaction);
+
+    let (_directory, path) = scene.turned("incidents", b"pool.leak17resolvedwarning", 30);
+    let mut writer = Writer::open(&path).expect("nothing is looked through");
+    let whole = Writer::open(&scene.room.path().join("whole.db")).expect("opens");
+    let filter = crate::store::IncidentFilter { tenant: "default".into(), limit: 1_000, ..Default::default() };
+    let rows = whole.rows().incidents(&filter).expect("reads");
+    let transaction = writer.transaction().expect("begins");
+    let outcomes = rows.iter().map(|row| transaction.put_incident(row));
+    let refused: Vec<_> = outcomes.filter_map(Result::err).collect();
+    assert_eq!(refused.len(), 1, "the one that was turned, and no other: {refused:?}");
+    assert!(refused[0].is_damage() && refused[0].in_full().contains("a row of incidents"), "{refused:?}");
 }
 
 #[tokio::test]

@@ -160,12 +160,16 @@ pub async fn run(config: Config, reader: Reader, mut orders: mpsc::Receiver<Orde
     let mut watchdog = Watchdog::begin(clock.now());
     loop {
         watchdog.turned(clock.now());
-        let wake = watcher.judge.wake_at().map_or(Duration::from_secs(1), |at| at.saturating_sub(clock.now()));
+        let wake = watcher.due_at().min(watchdog.due_at()).saturating_sub(clock.now());
         tokio::select! {
             Some(looked) = eyes.looked.recv() => {
                 eyes.learn(&looked);
+                // A probe tells nothing of a pool, and there may be hundreds of them.
+                let is_probe = matches!(&looked.reading, Ok(Reading { rows: Rows::Probe(_), .. }));
                 watcher.looked(looked).await;
-                eyes.heed(&watcher.judge, watcher.pace.times());
+                if !is_probe {
+                    eyes.heed(&watcher.judge, watcher.pace.times());
+                }
             }
             Some(ended) = eyes.ended.recv() => {
                 let findings = watcher.judge.ended(&ended, watcher.moment());
@@ -355,6 +359,12 @@ impl Watcher {
         Moment { mono: self.clock.now(), wall: wall() }
     }
 
+    /// When something is due that no look brings along. Each wake on an idle host costs more than what is done in it.
+    fn due_at(&self) -> Duration {
+        let itself = self.itself_seen.map_or(Duration::ZERO, |last| last + OWN_INTERVAL);
+        self.judge.wake_at().map_or(itself, |at| at.min(itself)).min(self.open_due)
+    }
+
     async fn reconfigure(&mut self, config: Config) {
         let findings = self.judge.reconfigure(config.checks.clone(), self.moment());
         self.judge.watches_servers(!servers(&config).is_empty());
@@ -472,12 +482,11 @@ impl Watcher {
 
     /// Who this is and what it watches, when that changed.
     async fn tell_inventory(&mut self, wall: Timestamp) {
-        let mut targets: Vec<String> =
-            self.world.targets().into_iter().map(|(key, _, _)| key.as_str().to_owned()).collect();
-        targets.dedup();
-        if self.targets_told.as_ref() == Some(&targets) {
+        let targets = self.world.target_keys();
+        if self.targets_told.as_ref().is_some_and(|told| told.iter().eq(targets.iter().map(|it| it.as_str()))) {
             return;
         }
+        let targets: Vec<String> = targets.into_iter().map(|it| it.as_str().to_owned()).collect();
         let inventory = Inventory {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             host: host_name(),

@@ -19,6 +19,11 @@ impl Watchdog {
         Self { every: sd_notify::watchdog_enabled().map(|it| it / 4), last: now }
     }
 
+    /// When the next sign is due; far away where nobody waits for one.
+    pub(super) fn due_at(&self) -> Duration {
+        self.every.map_or(Duration::MAX, |every| self.last + every)
+    }
+
     /// The task turned once more.
     pub(super) fn turned(&mut self, now: Duration) {
         if self.every.is_some_and(|every| now.saturating_sub(self.last) >= every) {
@@ -36,5 +41,21 @@ pub(super) fn ends() {
 fn tell(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::debug!(%error, "systemd could not be told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sign_of_life_is_due_where_systemd_waits_for_one_and_never_elsewhere() {
+        let mut watchdog = Watchdog { every: Some(Duration::from_secs(5)), last: Duration::from_secs(2) };
+        assert_eq!(watchdog.due_at(), Duration::from_secs(7));
+        watchdog.turned(Duration::from_secs(6));
+        assert_eq!(watchdog.due_at(), Duration::from_secs(7), "not yet");
+        watchdog.turned(Duration::from_secs(8));
+        assert_eq!(watchdog.due_at(), Duration::from_secs(13));
+        assert_eq!(Watchdog { every: None, last: Duration::ZERO }.due_at(), Duration::MAX);
     }
 }

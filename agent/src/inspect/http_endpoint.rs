@@ -121,6 +121,7 @@ impl Phase {
 
 /// Asks one endpoint.
 pub struct HttpInspector {
+    name: String,
     config: Config,
     target: TargetKey,
     asker: Asker,
@@ -131,6 +132,7 @@ impl HttpInspector {
     /// Makes no connection yet.
     pub fn new(config: Config) -> Self {
         Self {
+            name: format!("http_endpoint {}", config.url),
             target: TargetKey::endpoint(&config.url.to_string()),
             asker: Asker::new(&config),
             assertions: Arc::new(config.assertions.clone()),
@@ -172,7 +174,7 @@ impl Inspector for HttpInspector {
     }
 
     fn name(&self) -> String {
-        format!("http_endpoint {}", self.config.url)
+        self.name.clone()
     }
 
     fn inspect<'a>(&'a mut self, _now: Duration) -> Look<'a> {

@@ -77,8 +77,8 @@ async fn caught(mut look: Look<'_>) -> Result<Reading, Unseen> {
 
 /// Runs `inspector` until `out` closes. `pace` is the interval and may change while it runs: a server is asked more
 /// often while a pool of it is suspect. `jitter` (0.0 to 1.0) places the first look within the first interval, at most
-/// a second in, so that a hundred checks of one host do not fire in step. When `hurry` is notified the next look comes at
-/// once, and the following ones an interval apart from it.
+/// a second in and at an eighth of a second, so that a hundred checks of one host do not fire in step. When `hurry` is
+/// notified the next look comes at once, and the following ones an interval apart from it.
 pub async fn run(
     mut inspector: Box<dyn Inspector>,
     mut pace: watch::Receiver<Duration>,
@@ -89,7 +89,7 @@ pub async fn run(
     out: mpsc::Sender<Looked>,
 ) {
     let mut every = *pace.borrow_and_update();
-    let mut turn = Instant::now() + every.min(Duration::from_secs(1)).mul_f64(jitter.clamp(0.0, 1.0));
+    let mut turn = on_grid(clock, every.min(Duration::from_secs(1)).mul_f64(jitter.clamp(0.0, 1.0)));
     let mut skipped = 0;
     loop {
         tokio::select! {
@@ -120,6 +120,18 @@ pub async fn run(
             () = out.closed() => return,
         }
     }
+}
+
+/// First looks begin at multiples of this on the agent's clock: those that fall together cost one wake of the core, and
+/// find what they need in its caches.
+const GRID: Duration = Duration::from_millis(125);
+
+/// The last point of the grid that is not later than `wait` from now, or now.
+fn on_grid(clock: Clock, wait: Duration) -> Instant {
+    let now = clock.now();
+    let steps = (now + wait).as_millis() / GRID.as_millis();
+    let point = GRID * u32::try_from(steps).unwrap_or(u32::MAX);
+    clock.start + point.max(now)
 }
 
 #[cfg(test)]
@@ -185,6 +197,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_look_that_panics_is_told_and_the_next_one_comes() {
         assert_eq!(looks(&[13, 0], 2).await, [(0, 0, Some(Unseen::Panicked)), (1_000, 0, None)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn first_looks_fall_together_on_few_points_of_the_agents_clock_and_never_before_now() {
+        let clock = Clock::start();
+        tokio::time::advance(Duration::from_millis(40)).await;
+        let at = |wait: u64| (on_grid(clock, Duration::from_millis(wait)) - clock.start).as_millis();
+        assert_eq!([at(0), at(84), at(85), at(300), at(334), at(999)], [40, 40, 125, 250, 250, 1_000]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -64,6 +64,21 @@ impl World {
         self.servers.values()
     }
 
+    /// The keys of [`Self::targets`] without their facts, each once where several follow one another.
+    pub fn target_keys(&self) -> Vec<&TargetKey> {
+        let mut keys = Vec::new();
+        if let Some(host) = &self.host {
+            keys.extend(grouped(&host.processes, |it| &it.target).into_keys());
+            keys.extend(grouped(&host.pools, |it| &it.target).into_keys());
+        }
+        for stats in self.stats.values() {
+            keys.extend(stats.pools.iter().flatten().map(|_| &stats.target));
+        }
+        keys.extend(self.servers.keys().chain(self.logs.keys()).chain(self.probes.keys()));
+        keys.dedup();
+        keys
+    }
+
     /// Each target with its kind and facts, in order of key.
     pub fn targets(&self) -> Vec<(TargetKey, &'static str, BTreeMap<String, Json>)> {
         let mut all = Vec::new();
@@ -260,4 +275,36 @@ const fn phase_name(phase: Phase) -> &'static str {
 
 fn millis(took: Duration) -> String {
     format!("{:.1} ms", took.as_secs_f64() * 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inspect::Reason;
+    use crate::inspect::http_endpoint::Answer;
+
+    #[test]
+    fn keys_alone_are_those_of_the_targets_with_their_facts() {
+        let mut world = World::default();
+        for name in ["b", "a"] {
+            world.saw(Rows::Probe(Probe {
+                target: TargetKey::endpoint(&format!("http://{name}/")),
+                outcome: Ok(Answer { status: 200, body_bytes: 0 }),
+                phases: Vec::new(),
+                certificate: None,
+                status_as_expected: Some(true),
+                assertions: Vec::new(),
+            }));
+        }
+        world.saw(Rows::Log(LogLook {
+            target: TargetKey::endpoint("log"),
+            application: "grants-api".into(),
+            path: "/var/log/grants".into(),
+            found: Err(Reason::NotYet("read")),
+        }));
+        let mut with_facts: Vec<_> = world.targets().into_iter().map(|(key, ..)| key).collect();
+        with_facts.dedup();
+        assert_eq!(world.target_keys(), with_facts.iter().collect::<Vec<_>>());
+        assert_eq!(with_facts.len(), 3);
+    }
 }

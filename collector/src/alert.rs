@@ -37,7 +37,7 @@ pub use explanation::explanation;
 pub use inhibition::Inhibition;
 pub use matcher::{Matcher, MatcherError};
 pub(crate) use message::object;
-pub use message::{AgentDocument, IncidentDocument};
+pub use message::{AgentDocument, IncidentDocument, sample};
 pub use route::{Facts, Route, facts};
 pub use silence::{Silence, SilenceError};
 

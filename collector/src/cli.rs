@@ -4,6 +4,7 @@ mod agent;
 mod backup;
 mod explain;
 mod init;
+mod receiver;
 mod route;
 mod serve;
 mod silence;
@@ -22,6 +23,7 @@ use crate::alert::SilenceError;
 use crate::backup::BackupError;
 use crate::collector::{CollectorError, Directory};
 use crate::config::{Config, Mistakes};
+use crate::notify::NotifyError;
 use crate::pki::PkiError;
 use crate::store::{StoreError, Writer};
 
@@ -53,6 +55,9 @@ enum Command {
     #[command(subcommand)]
     Silence(silence::Silence),
     Explain(explain::Explain),
+    /// Lists and tests receivers, and sends again what one did not take for seven days.
+    #[command(subcommand)]
+    Receiver(receiver::Receiver),
     /// Shows the routes, and tells where an incident of some labels would go.
     #[command(subcommand)]
     Route(route::Route),
@@ -99,6 +104,15 @@ enum CliError {
     /// A silence that would not do.
     #[error("such a silence cannot be: {0}")]
     Silence(#[from] SilenceError),
+    /// A receiver did not take a test.
+    #[error("the receiver did not take it")]
+    Notify(#[from] NotifyError),
+    /// A message that was not given up.
+    #[error("the message `{id}` is {state}, and only one that was given up is sent again")]
+    NotDead { id: String, state: &'static str },
+    /// A message after which another one was sent.
+    #[error("the message `{id}` was followed by `{by}` about the same incident")]
+    Followed { id: String, by: String },
     /// Nobody is known to be logged in.
     #[error("nobody says who asks for it")]
     Nobody,
@@ -119,10 +133,12 @@ impl CliError {
             Self::Collector(error) => error.advice(),
             Self::Unknown { .. } => Some("see what there is with `list`"),
             Self::Silence(error) => Some(error.advice()),
+            Self::NotDead { .. } => Some("see what was given up with `receiver dead`"),
+            Self::Followed { .. } => Some("the receiver would believe what is over; see `explain` of its incident"),
             Self::Nobody => Some("give a name with --author"),
             Self::Taken(_) => Some("choose another name"),
             Self::Label { .. } => Some("write it like --label env=production"),
-            Self::Config(_) | Self::Runtime(_) | Self::Output(_) => None,
+            Self::Notify(_) | Self::Config(_) | Self::Runtime(_) | Self::Output(_) => None,
         }
     }
 }
@@ -140,6 +156,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Route(it) => it.run(),
         Command::Silence(it) => it.run(),
         Command::Explain(it) => it.run(),
+        Command::Receiver(it) => it.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

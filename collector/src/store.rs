@@ -45,6 +45,7 @@ pub use excesses::ExcessRow;
 pub use findings::FindingFilter;
 pub use incidents::IncidentFilter;
 pub use lanes::LaneKey;
+pub use outbox::Resent;
 pub use readers::{Readers, Rows};
 pub use repair::{Aside, Condition, Damage, check, is_suspected, open_sound, repair, suspect};
 pub use retention::{Bounds, Kept};

@@ -41,6 +41,7 @@ mod places_networks;
 mod pools;
 mod power_cut;
 mod processes;
+mod receivers;
 mod reloads;
 mod resets;
 mod rights;

@@ -2,13 +2,16 @@
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tickbird_shared::{Labels, Timestamp};
+use tickbird_shared::{Fingerprint, Labels, Severity, Status, Timestamp};
+use ulid::Ulid;
 
 use crate::aggregate::Priority;
 use crate::store::{AgentRow, IncidentRow};
 
 /// Version of the document; a member may be added without a new one.
 const VERSION: u32 = 1;
+/// Type and check of what only tries a receiver.
+const SAMPLE: &str = "receiver.test";
 
 #[derive(Debug, Serialize)]
 struct Message<'a> {
@@ -104,6 +107,39 @@ pub(crate) fn object(evidence: &str) -> &RawValue {
     const EMPTY: &str = "{}";
     serde_json::from_str(evidence)
         .unwrap_or_else(|_| serde_json::from_str(EMPTY).expect("an empty object is valid JSON"))
+}
+
+/// A message that no incident is behind, to see whether a receiver takes one: its id and its bytes.
+pub fn sample(tenant: &str, receiver: &str, now: Timestamp) -> (String, Vec<u8>) {
+    let millis = u64::try_from(now.as_millisecond()).unwrap_or_default();
+    let incident = IncidentRow {
+        tenant: tenant.into(),
+        id: Ulid::from_parts(millis, u128::from(now.subsec_nanosecond().unsigned_abs())).to_string(),
+        fingerprint: Fingerprint::of(tenant, "collector", SAMPLE, receiver, None),
+        agent: "collector".into(),
+        check: SAMPLE.into(),
+        target: format!("receiver:{receiver}"),
+        sub_key: None,
+        status: Status::Firing,
+        severity: Severity::Info,
+        summary: "this is a test, and nothing is wrong".into(),
+        advice: Some("nothing is to be done".into()),
+        evidence: "{}".into(),
+        evidence_lost: false,
+        since: now,
+        opened_at: now,
+        updated_at: now,
+        resolved_at: None,
+        resolved_reason: None,
+        occurrences: 1,
+        state_epoch: 1,
+        state_since: now,
+        seen_epoch: None,
+        seen_at: now,
+    };
+    let id = format!("msg_{}", incident.id);
+    let body = render(&id, SAMPLE, receiver, "somebody asked for a test", &incident, None, now);
+    (id, body)
 }
 
 /// The bytes of a message.

@@ -96,11 +96,32 @@ impl Rows<'_> {
         rows.map(|row| row.map(|row| (row.id.clone(), row)).map_err(StoreError::from)).collect()
     }
 
+    /// Messages of a tenant that were given up, of one receiver or of all, in order of decision.
+    pub fn dead_letters(&self, tenant: &str, receiver: Option<&str>, limit: u32) -> Result<Vec<OutboxRow>, StoreError> {
+        let mut query = self.0.prepare_cached(
+            "SELECT * FROM outbox WHERE tenant = ?1 AND state = 'dead' AND (?2 IS NULL OR receiver = ?2) ORDER BY id LIMIT ?3",
+        )?;
+        Ok(query.query_map((tenant, receiver, limit), read)?.collect::<Result<_, _>>()?)
+    }
+
     /// One message, if it is there.
     pub fn message(&self, tenant: &str, id: &str) -> Result<Option<OutboxRow>, StoreError> {
         let mut query = self.0.prepare_cached("SELECT * FROM outbox WHERE tenant = ?1 AND id = ?2")?;
         Ok(query.query_row([tenant, id], read).optional()?)
     }
+}
+
+/// What became of the wish to send a message again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resent {
+    /// It waits.
+    Waits,
+    /// There is none of that id.
+    Unknown,
+    /// It was not given up.
+    NotDead(MessageState),
+    /// The receiver was told something newer of the same incident, or is about to be.
+    Followed(String),
 }
 
 /// What is due later was never decided by a clock that goes as this one.
@@ -155,6 +176,27 @@ impl Transaction<'_> {
                 ":last_error": message.last_error,
             })?;
         Ok(())
+    }
+
+    /// Lets a message wait again that was given up; its id and its bytes stay.
+    pub fn resend(&self, tenant: &str, id: &str, now: Timestamp) -> Result<Resent, StoreError> {
+        let Some(mut message) = self.rows().message(tenant, id)? else { return Ok(Resent::Unknown) };
+        if message.state != MessageState::Dead {
+            return Ok(Resent::NotDead(message.state));
+        }
+        let mut newer = self.connection().prepare_cached(
+            "SELECT id FROM outbox WHERE tenant = ?1 AND receiver = ?2 AND incident = ?3 AND id > ?4 \
+                 AND state IN ('delivered', 'waiting') ORDER BY id LIMIT 1",
+        )?;
+        let key = (tenant, &message.receiver, &message.incident, id);
+        if let Some(newer) = newer.query_row(key, |row| row.get(0)).optional()? {
+            return Ok(Resent::Followed(newer));
+        }
+        message.state = MessageState::Waiting;
+        message.next_attempt_at = now;
+        message.settled_at = None;
+        self.update_message(&message)?;
+        Ok(Resent::Waits)
     }
 
     /// Marks a message that was never attempted as superseded; false when it was attempted or has ended.

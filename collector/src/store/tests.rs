@@ -264,6 +264,45 @@ fn what_a_clock_that_was_ahead_put_off_is_due_once_the_clock_is_right() {
 }
 
 #[test]
+fn only_what_was_given_up_and_not_followed_waits_again() {
+    let mut scene = Scene::new();
+    let dead = |id: &str, incident: &str| OutboxRow {
+        state: MessageState::Dead,
+        attempts: 9,
+        uncertain: 2,
+        settled_at: Some(day(8)),
+        next_attempt_at: day(7),
+        ..message(id, incident)
+    };
+    let of = |id: &str, incident: &str, state| OutboxRow { state, ..message(id, incident) };
+    scene.write(|it| {
+        it.add_message(&dead("msg_1", "01A"))?;
+        it.add_message(&dead("msg_2", "01A"))?;
+        it.add_message(&dead("msg_3", "01B"))?;
+        it.add_message(&of("msg_4", "01B", MessageState::Delivered))?;
+        // Of another receiver, and one that says nothing because another says it.
+        it.add_message(&OutboxRow { receiver: "pager".into(), ..of("msg_5", "01A", MessageState::Delivered) })?;
+        it.add_message(&of("msg_6", "01A", MessageState::Superseded))
+    });
+    let listed = |scene: &Scene, receiver: Option<&str>| {
+        let rows = scene.writer.rows().dead_letters("default", receiver, 10).expect("reads");
+        rows.into_iter().map(|it| it.id).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(&scene, None), ["msg_1", "msg_2", "msg_3"]);
+    assert_eq!(listed(&scene, Some("pager")), [""; 0]);
+    let mut resend = |id: &str| scene.write(|it| it.resend("default", id, day(9)));
+    assert_eq!(resend("msg_3"), Resent::Followed("msg_4".into()), "the receiver would believe what is over");
+    assert_eq!(resend("msg_4"), Resent::NotDead(MessageState::Delivered));
+    assert_eq!(resend("msg_0"), Resent::Unknown);
+    assert_eq!(resend("msg_1"), Resent::Waits);
+    assert_eq!(resend("msg_2"), Resent::Waits, "in order, behind the one before it");
+    let row = scene.writer.rows().message("default", "msg_1").expect("reads").expect("is there");
+    let waits = OutboxRow { attempts: 9, uncertain: 2, next_attempt_at: day(9), ..message("msg_1", "01A") };
+    assert_eq!(row, waits);
+    assert_eq!(listed(&scene, None), ["msg_3"]);
+}
+
+#[test]
 fn a_rolled_back_transaction_leaves_nothing_and_a_commit_of_another_process_is_noticed() {
     let mut scene = Scene::new();
     let path = scene.room.path().join("store.db");

@@ -124,7 +124,8 @@ impl Mind {
         Ok(())
     }
 
-    /// Takes over what a command line wrote into the store: who is denied, who is to be forgotten, what is silenced.
+    /// Takes over what a command line wrote into the store: who is denied, who is to be forgotten, what is
+    /// silenced, and what is sent again.
     pub(in crate::ledger) fn take_commands(
         &mut self,
         transaction: &Transaction<'_>,
@@ -132,6 +133,8 @@ impl Mind {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         self.take_silences(transaction.rows())?;
+        // A message that was given up may wait again.
+        self.queued = true;
         for stored in transaction.rows().all_agents()? {
             let key = AgentKey::new(&stored.tenant, &stored.id);
             let Some(known) = self.agents.get_mut(&key) else { continue };

@@ -1,0 +1,176 @@
+//! `receiver …`: who is told, whether it takes what it is told, and what it never took.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::table::{plain, table, time};
+use super::{CliError, Where, now, read_config, say};
+use crate::alert;
+use crate::config::Config;
+use crate::notify::webhook;
+use crate::store::{OutboxRow, Resent};
+use crate::token::DEFAULT_TENANT;
+
+/// Dead letters that are shown at once.
+const SHOWN: u32 = 500;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Receiver {
+    List(List),
+    Test(Test),
+    Dead(Dead),
+    Resend(Resend),
+}
+
+/// Lists the receivers of the configuration, and how many messages wait for each or were given up.
+#[derive(Debug, Args)]
+pub(super) struct List {
+    #[command(flatten)]
+    at: Where,
+}
+
+/// Shows a message as a receiver would get it, and with --send sends it.
+///
+/// Its type is `receiver.test`, and no incident is behind it. Sent, it is signed and answered like any other; exit code 1 says
+/// that the receiver did not take it, and why.
+#[derive(Debug, Args)]
+pub(super) struct Test {
+    /// Name of the receiver in the configuration.
+    name: String,
+    /// Sends it, once.
+    #[arg(long)]
+    send: bool,
+    #[command(flatten)]
+    at: Where,
+}
+
+/// Lists messages that a receiver did not take for seven days, oldest first.
+#[derive(Debug, Args)]
+pub(super) struct Dead {
+    /// Only of this receiver.
+    name: Option<String>,
+    #[command(flatten)]
+    at: Where,
+}
+
+/// Tries a message once more that was given up, with the same id and the same bytes.
+///
+/// A serving collector takes it up within seconds. One that was followed by another about the same incident is left alone: the
+/// receiver would believe what is over.
+#[derive(Debug, Args)]
+pub(super) struct Resend {
+    /// Id of the message, as in `receiver dead`.
+    id: String,
+    #[command(flatten)]
+    at: Where,
+}
+
+impl Receiver {
+    pub(super) fn run(self) -> Result<(), CliError> {
+        match self {
+            Self::List(it) => it.run(),
+            Self::Test(it) => it.run(),
+            Self::Dead(it) => it.run(),
+            Self::Resend(it) => it.run(),
+        }
+    }
+}
+
+impl List {
+    fn run(self) -> Result<(), CliError> {
+        let config = read_config(&self.at.directory().config())?;
+        let writer = self.at.writer()?;
+        let mut found = Vec::new();
+        for (name, webhook) in &config.webhooks {
+            let (waiting, since) = writer.rows().outbox_backlog(name)?;
+            let dead = writer.rows().dead_letters(DEFAULT_TENANT, Some(name), SHOWN)?.len();
+            found.push((name, webhook.address(), waiting, since, dead));
+        }
+        let of = |(name, address, waiting, since, dead): &(&String, String, u64, _, usize)| json!({ "name": name, "address": address, "waiting": waiting, "waiting_since": since, "dead": dead });
+        self.at.print(&json!({ "receivers": found.iter().map(of).collect::<Vec<_>>() }), || {
+            let of = |(name, address, waiting, since, dead): &(&String, String, u64, Option<_>, usize)| {
+                let since = since.map(time).unwrap_or_default();
+                [(*name).clone(), address.clone(), waiting.to_string(), since, dead.to_string()]
+            };
+            let headings = ["RECEIVER", "ADDRESS", "WAITING", "SINCE", "DEAD"];
+            table(headings, &found.iter().map(of).collect::<Vec<_>>())
+        })
+    }
+}
+
+fn find(config: Config, name: &str) -> Result<webhook::Config, CliError> {
+    let found = config.webhooks.into_iter().find(|(it, _)| it == name);
+    found.map(|(_, webhook)| webhook).ok_or_else(|| CliError::Unknown { kind: "receiver", id: name.to_owned() })
+}
+
+impl Test {
+    fn run(self) -> Result<(), CliError> {
+        let webhook = find(read_config(&self.at.directory().config())?, &self.name)?;
+        let now = now();
+        let (id, body) = alert::sample(DEFAULT_TENANT, &self.name, now);
+        let document: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let address = webhook.address();
+        if self.send {
+            // A second one in the process would make rustls panic at first use; this one is named everywhere all the same.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(CliError::Runtime)?;
+            runtime.block_on(webhook.send(&id, now, &body))?;
+        }
+        let json = json!({ "receiver": self.name, "address": address, "sent": self.send, "message": document });
+        self.at.print(&json, || format!("{document:#}"))?;
+        if self.send && !self.at.json {
+            say(&format!("{address} took it\n"));
+        }
+        Ok(())
+    }
+}
+
+impl Dead {
+    fn run(self) -> Result<(), CliError> {
+        let writer = self.at.writer()?;
+        let found = writer.rows().dead_letters(DEFAULT_TENANT, self.name.as_deref(), SHOWN)?;
+        let of = |it: &OutboxRow| {
+            json!({
+                "id": it.id,
+                "receiver": it.receiver,
+                "incident": it.incident,
+                "kind": it.kind,
+                "decided_at": it.decided_at,
+                "given_up_at": it.settled_at,
+                "attempts": it.attempts,
+                "uncertain": it.uncertain,
+                "last_error": it.last_error,
+            })
+        };
+        self.at.print(&json!({ "dead": found.iter().map(of).collect::<Vec<_>>() }), || {
+            let of = |it: &OutboxRow| {
+                [
+                    it.id.clone(),
+                    it.receiver.clone(),
+                    it.kind.clone(),
+                    it.incident.clone(),
+                    time(it.decided_at),
+                    it.attempts.to_string(),
+                    plain(it.last_error.as_deref().unwrap_or_default()),
+                ]
+            };
+            let headings = ["MESSAGE", "RECEIVER", "KIND", "INCIDENT", "DECIDED", "ATTEMPTS", "LAST ERROR"];
+            table(headings, &found.iter().map(of).collect::<Vec<_>>())
+        })
+    }
+}
+
+impl Resend {
+    fn run(self) -> Result<(), CliError> {
+        let mut writer = self.at.writer()?;
+        let transaction = writer.transaction()?;
+        match transaction.resend(DEFAULT_TENANT, &self.id, now())? {
+            Resent::Waits => transaction.commit()?,
+            Resent::Unknown => return Err(CliError::Unknown { kind: "message", id: self.id }),
+            Resent::NotDead(state) => return Err(CliError::NotDead { id: self.id, state: state.as_str() }),
+            Resent::Followed(by) => return Err(CliError::Followed { id: self.id, by }),
+        }
+        self.at.print(&json!({ "id": self.id, "waits": true }), || format!("{} waits to be sent", self.id))
+    }
+}

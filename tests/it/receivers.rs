@@ -1,0 +1,80 @@
+//! Receivers as an operator tries them: a test message before anything happens, and what one never took, sent once more.
+
+use serde_json::Value;
+use tickbird_tests::agent::{User, check};
+use tickbird_tests::collector::receiver;
+use tickbird_tests::webhook::{Manner, firing};
+use tickbird_tests::{Agent, Application, Clock, Collector, Seconds, StageError, Webhook, alone, until};
+
+/// Longer than any message waits for its receiver.
+const EIGHT_DAYS: i64 = 8 * 24 * 3600;
+
+#[test]
+fn a_test_message_is_shown_and_on_request_sent_signed() {
+    alone(|stage| {
+        let webhook = Webhook::start(stage)?;
+        let collector = Collector::init(stage)?;
+        collector.configure(&receiver(&webhook))?;
+        let shown: Value = serde_json::from_str(&collector.command(&["receiver", "test", "ops"])?).expect("JSON");
+        assert_eq!((&shown["type"], &shown["receiver"]), (&"receiver.test".into(), &"ops".into()));
+        assert!(webhook.attempts().is_empty(), "it was shown, not sent");
+
+        collector.command(&["receiver", "test", "ops", "--send"])?;
+        // Its signature is compared by the receiver.
+        let heard = webhook.heard()?;
+        assert!(heard.len() == 1 && heard[0].kind() == "receiver.test" && heard[0].json["id"] == heard[0].id.as_str());
+        webhook.becomes(Manner::Fails);
+        let said = collector.command(&["receiver", "test", "ops", "--send"]).expect_err("it answers 500").to_string();
+        assert!(said.contains("the receiver did not take it") && said.contains("500"), "{said}");
+        let said = collector.command(&["receiver", "test", "nobody"]).expect_err("there is none").to_string();
+        assert!(said.contains("there is no receiver `nobody`"), "{said}");
+        Ok::<_, StageError>(())
+    });
+}
+
+#[test]
+fn what_was_given_up_is_listed_and_sent_again_with_its_id() {
+    alone(|stage| {
+        let webhook = Webhook::start(stage)?;
+        webhook.becomes(Manner::Fails);
+        let mut collector = Collector::init(stage)?;
+        collector.configure(&receiver(&webhook))?;
+        let clock = Clock::right(collector.directory())?;
+        clock.environment().into_iter().for_each(|(variable, value)| collector.knows(variable, value));
+        collector.serve()?;
+        let mut web = Application::web(stage, "shop", 0)?;
+        let settings = format!("[[endpoint]]\nurl = \"{}\"\ninterval = \"1s\"\n", web.url());
+        let mut agent = Agent::prepare(stage, &(settings + &check("http.status", "hold = \"0s\"")), User::Same)?;
+        agent.enrol(&collector)?;
+        agent.run()?;
+        web.does("status 500")?;
+        let is_firing = firing("http.status");
+        let id = until("it was attempted", 60.s(), || {
+            let attempts = webhook.attempts();
+            attempts.iter().find(|it| is_firing(it)).map(|it| it.id.clone()).ok_or_else(|| "nothing".to_owned())
+        })?;
+        let early = collector.command(&["receiver", "resend", &id]).expect_err("it still waits").to_string();
+        assert!(early.contains("is waiting, and only one that was given up"), "{early}");
+
+        collector.stop()?;
+        clock.is_ahead_by(EIGHT_DAYS)?;
+        webhook.is_ahead_by(EIGHT_DAYS);
+        collector.serve()?;
+        until("it is given up", 60.s(), || {
+            let dead = collector.command(&["receiver", "dead", "--json"]).map_err(|error| error.to_string())?;
+            if dead.contains(&id) { Ok(()) } else { Err(dead) }
+        })?;
+        let listed = collector.command(&["receiver", "dead"])?;
+        assert!(listed.contains(&id) && listed.contains("incident.firing") && listed.contains("500"), "{listed}");
+        webhook.becomes(Manner::Accepts);
+        collector.command(&["receiver", "resend", &id])?;
+        webhook.hears("it", 60.s(), |it| it.id == id && it.accepted)?;
+        let bodies: Vec<_> = webhook.attempts().into_iter().filter(|it| it.id == id).map(|it| it.body).collect();
+        assert!(bodies.windows(2).all(|two| two[0] == two[1]), "the same bytes each time");
+        until("nothing is dead any more", 60.s(), || {
+            let listed = collector.command(&["receiver", "list", "--json"]).map_err(|error| error.to_string())?;
+            if listed.contains("\"dead\":0") { Ok(()) } else { Err(listed) }
+        })?;
+        agent.stop().map(drop)
+    });
+}

@@ -23,6 +23,7 @@ mod matcher;
 mod message;
 mod route;
 mod silence;
+mod window;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -40,6 +41,7 @@ pub(crate) use message::object;
 pub use message::{AgentDocument, IncidentDocument, sample};
 pub use route::{Facts, Route, facts};
 pub use silence::{Silence, SilenceError};
+pub use window::{Span, Window, day, minutes, month, range, weekday};
 
 use inhibition::Sources;
 
@@ -81,11 +83,31 @@ pub struct Policy {
     pub route: Option<Route>,
     /// Which incidents explain which others.
     pub inhibitions: Vec<Inhibition>,
+    /// Named times in which routes are mute, or are not.
+    pub windows: Vec<Window>,
+}
+
+impl Policy {
+    /// Why a route is mute at a moment, if it is.
+    pub fn is_mute(&self, route: &Route, now: Timestamp) -> Option<String> {
+        let holds = |name: &&String| self.windows.iter().any(|it| it.name == **name && it.holds(now));
+        if let Some(name) = route.mute.iter().find(holds) {
+            return Some(format!("the time interval `{name}` mutes {}", route.at));
+        }
+        let is_out = !route.active.is_empty() && !route.active.iter().any(|name| holds(&name));
+        is_out.then(|| format!("none of the active_time_intervals of {} holds", route.at))
+    }
+
+    /// Whether the route that stands there is mute; one that stands nowhere is not.
+    fn is_mute_at(&self, at: &str, now: Timestamp) -> bool {
+        let all = self.route.as_ref().map(Route::all).unwrap_or_default();
+        all.into_iter().find(|it| it.at == at).is_some_and(|it| self.is_mute(it, now).is_some())
+    }
 }
 
 impl From<Vec<Receiver>> for Policy {
     fn from(receivers: Vec<Receiver>) -> Self {
-        Self { receivers, route: None, inhibitions: Vec::new() }
+        Self { receivers, route: None, inhibitions: Vec::new(), windows: Vec::new() }
     }
 }
 
@@ -113,7 +135,8 @@ pub enum Withheld {
     Gone,
 }
 
-/// Something that held back is gone: a silence ended, or an incident that explains others does not fire any more.
+/// Something that held back is gone: a silence ended, an incident that explains others does not fire any more, or a route is
+/// no longer mute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lapse {
     /// Its tenant.
@@ -175,6 +198,9 @@ struct Waiting {
 
 type IncidentKey = (String, String);
 
+/// What holds back begins with it where it is a route that is mute.
+const MUTE: &str = "mute:";
+
 /// Which receivers believe what.
 #[derive(Debug, Default)]
 pub struct State {
@@ -189,6 +215,8 @@ pub struct State {
     sources: Sources,
     /// What explained others and does not any more.
     released: BTreeSet<IncidentKey>,
+    /// Routes that were mute when they held something back, each with [`MUTE`] and the tenant.
+    mute: BTreeSet<IncidentKey>,
     last_id: Ulid,
 }
 
@@ -215,6 +243,9 @@ impl State {
         for row in rows {
             // A kind that this version does not know is told as a first firing, or as an update.
             let kind = Kind::HELD.into_iter().find(|it| it.as_str() == row.kind).unwrap_or(Kind::Updated);
+            if row.held_by.starts_with(MUTE) {
+                self.mute.insert((row.tenant.clone(), row.held_by.clone()));
+            }
             let held = Held { kind, by: row.held_by };
             self.withheld.entry((row.tenant, row.incident)).or_default().insert(row.receiver, held);
         }
@@ -240,7 +271,9 @@ impl State {
         let holders =
             self.withheld.iter().flat_map(|((tenant, _), held)| held.values().map(move |it| (tenant, &it.by)));
         let is_known = |key: &IncidentKey| {
-            self.sources.knows(key)
+            // Whether a route is mute is asked each time.
+            key.1.starts_with(MUTE)
+                || self.sources.knows(key)
                 || self.silences.iter().any(|it| (&it.row().tenant, &it.row().id) == (&key.0, &key.1))
         };
         let strays = holders.map(|(tenant, by)| (tenant.clone(), by.clone())).filter(|it| !is_known(it));
@@ -264,7 +297,9 @@ impl State {
     }
 
     /// Takes out what held something back and is gone. Its incidents are to be decided anew.
-    pub fn lapses(&mut self, now: Timestamp) -> Vec<Lapse> {
+    pub fn lapses(&mut self, policy: &Policy, now: Timestamp) -> Vec<Lapse> {
+        let speaks = |(_, by): &IncidentKey| by.strip_prefix(MUTE).is_some_and(|at| !policy.is_mute_at(at, now));
+        self.released.extend(self.mute.extract_if(.., speaks));
         let lapse = |tenant: String, holder: String, is_silence: bool, reason: String| {
             let of_it = |held: &BTreeMap<String, Held>| held.values().any(|held| held.by == holder);
             let held = self.withheld.iter().filter(|((of, _), held)| *of == tenant && of_it(held));
@@ -318,13 +353,23 @@ impl State {
             if change.kind == ChangeKind::Reconsidered && held.is_none() {
                 continue;
             }
+            let mut mute = None;
             let way = match &policy.route {
                 None => Way::All,
-                Some(route) => route.to(&receiver.name, &facts).map_or(Way::None, |it| Way::By(&it.at)),
+                Some(route) => {
+                    // One that speaks is enough; else the first is named.
+                    let ways: Vec<_> = route.to(&receiver.name, &facts).collect();
+                    let speaks = ways.iter().find(|it| policy.is_mute(it, now).is_none());
+                    let way = speaks.or(ways.first());
+                    mute = way.and_then(|it| Some((format!("{MUTE}{}", it.at), policy.is_mute(it, now)?)));
+                    way.map_or(Way::None, |it| Way::By(&it.at))
+                }
             };
             let (kind, mut verdict) = judge(change, receiver, believes, held, way);
             let mut by = None;
-            if let Some((id, why)) = holder.as_ref().filter(|_| verdict.is_ok() && kind != Kind::Resolved) {
+            if let Some((id, why)) =
+                holder.as_ref().or(mute.as_ref()).filter(|_| verdict.is_ok() && kind != Kind::Resolved)
+            {
                 verdict = Err(why.clone());
                 by = Some(id.clone());
             }
@@ -430,6 +475,9 @@ impl State {
             kind: kind.as_str().into(),
             held_by: by.clone(),
         };
+        if by.starts_with(MUTE) {
+            self.mute.insert((key.0.clone(), by.clone()));
+        }
         self.withheld.entry(key.clone()).or_default().insert(receiver.to_owned(), Held { kind, by });
         Withheld::Put(row)
     }

@@ -1,6 +1,7 @@
 //! Text in, a configuration that cannot be wrong out, or every mistake at once.
 
 mod fields;
+mod routing;
 mod units;
 
 use std::collections::HashSet;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use tickbird_shared::Severity;
 
 use crate::aggregate;
-use crate::alert::{Inhibition, Matcher, MatcherError, Policy, Receiver, Route};
+use crate::alert::{Policy, Receiver};
 use crate::certificates::{Brought, Naming, ServerFiles, Settings};
 use crate::ingest::Limits;
 use crate::notify::webhook;
@@ -147,9 +148,11 @@ impl Config {
             }
         }
         let route = root.has("route").then(|| root.table("route", &mut mistakes));
-        let route = route.and_then(|fields| top_route(fields, &names, &mut mistakes));
+        let windows = routing::windows(root.tables("time_intervals", &mut mistakes), &mut mistakes);
+        let known = routing::Names { receivers: &names, windows: &windows.iter().map(|it| it.name.clone()).collect() };
+        let route = route.and_then(|fields| routing::top(fields, &known, &mut mistakes));
         let rules = root.tables("inhibit_rules", &mut mistakes);
-        let inhibitions: Vec<_> = rules.into_iter().filter_map(|it| inhibition(it, &mut mistakes)).collect();
+        let inhibitions: Vec<_> = rules.into_iter().filter_map(|it| routing::inhibition(it, &mut mistakes)).collect();
         root.finish(&mut mistakes);
         if mistakes.is_empty() {
             let (agents, people) = (agents_listen, people_listen);
@@ -163,7 +166,7 @@ impl Config {
                 certificates,
                 limits,
                 own,
-                policy: Policy { receivers, route, inhibitions },
+                policy: Policy { receivers, route, inhibitions, windows },
                 webhooks,
             })
         } else {
@@ -328,83 +331,6 @@ fn own(mut fields: Fields, mistakes: &mut Vec<Mistake>) -> aggregate::Settings {
     own
 }
 
-/// Routes within routes; more would be a mistake of whatever wrote the file.
-const DEEPEST: usize = 16;
-
-/// The top of the tree, at which every incident enters.
-fn top_route(mut fields: Fields, receivers: &HashSet<String>, mistakes: &mut Vec<Mistake>) -> Option<Route> {
-    for key in ["matchers", "continue"] {
-        if fields.has(key) {
-            let what = "every incident enters here, so this one has none".into();
-            fields.mistake(key, what, "write it on one of [[route.routes]]", mistakes);
-            fields.ignore(key);
-        }
-    }
-    if !fields.has("receiver") {
-        let what = "is missing: who is told when no other route matches";
-        fields.mistake("receiver", what.into(), "name a [[receiver]]", mistakes);
-    }
-    route(fields, "", receivers, 1, mistakes)
-}
-
-fn route(
-    mut fields: Fields,
-    parents: &str,
-    receivers: &HashSet<String>,
-    depth: usize,
-    mistakes: &mut Vec<Mistake>,
-) -> Option<Route> {
-    let at = fields.at().to_owned();
-    let receiver = fields.text("receiver", mistakes).unwrap_or_else(|| parents.to_owned());
-    if !receiver.is_empty() && !receivers.contains(&receiver) {
-        fields.mistake("receiver", format!("there is no receiver `{receiver}`"), "name a [[receiver]]", mistakes);
-    }
-    let matchers = matchers(&mut fields, "matchers", mistakes);
-    let goes_on = fields.flag("continue", mistakes).unwrap_or(false);
-    let children = fields.tables("routes", mistakes);
-    if depth == DEEPEST && !children.is_empty() {
-        fields.mistake("routes", format!("lies deeper than {DEEPEST}"), "put routes beside one another", mistakes);
-        return None;
-    }
-    let routes: Vec<_> =
-        children.into_iter().filter_map(|it| route(it, &receiver, receivers, depth + 1, mistakes)).collect();
-    fields.finish(mistakes);
-    Some(Route { at, receiver, matchers, goes_on, routes })
-}
-
-fn matchers(fields: &mut Fields, key: &str, mistakes: &mut Vec<Mistake>) -> Vec<Matcher> {
-    let mut matchers = Vec::new();
-    for text in fields.texts(key, mistakes).unwrap_or_default() {
-        match text.parse::<Matcher>() {
-            Ok(matcher) => matchers.push(matcher),
-            Err(error) => {
-                let what = format!("`{text}`: {error}");
-                fields.mistake(key, what, MatcherError::advice(), mistakes);
-            }
-        }
-    }
-    matchers
-}
-
-/// Which incidents explain which others.
-fn inhibition(mut fields: Fields, mistakes: &mut Vec<Mistake>) -> Option<Inhibition> {
-    let at = fields.at().to_owned();
-    let before = mistakes.len();
-    let mut needed = |key| {
-        let before = mistakes.len();
-        let found = matchers(&mut fields, key, mistakes);
-        if found.is_empty() && mistakes.len() == before {
-            let what = "is missing: without it every incident would match".into();
-            fields.mistake(key, what, MatcherError::advice(), mistakes);
-        }
-        found
-    };
-    let (sources, targets) = (needed("source_matchers"), needed("target_matchers"));
-    let equal = fields.texts("equal", mistakes).unwrap_or_default();
-    fields.finish(mistakes);
-    (mistakes.len() == before).then_some(Inhibition { at, sources, targets, equal })
-}
-
 fn receiver(
     mut fields: Fields,
     directory: &Path,
@@ -520,6 +446,18 @@ mod tests {
             receiver = "nobody"
             matchers = ["severity", 'check=~"("']
             group = "x"
+            mute_time_intervals = ["night"]
+            [[inhibit_rules]]
+            source_matchers = ["severity"]
+            [[time_intervals]]
+            [[time_intervals]]
+            name = "off"
+            [[time_intervals.time_intervals]]
+            times = [{ start_time = "22:00", end_time = "06:00" }, { start_time = "9:00" }]
+            weekdays = ["friday:monday"]
+            days_of_month = ["0", "25:-1"]
+            months = ["13"]
+            location = "Europe/Nowhere"
         "#;
         insta::assert_snapshot!(mistakes(text).join("\n"), @r#"
         agents.listen: `collector:7443` is not an address and a port
@@ -542,13 +480,25 @@ mod tests {
         receiver[0].webhook.url: is missing
         receiver[0].webhook.secret_file: may not read `/nonexistent/missing`: No such file or directory (os error 2)
         receiver[1].name: `ops` is there twice
+        time_intervals[0].name: is missing
+        time_intervals[0].time_intervals: is missing: it would never hold
+        time_intervals[1].time_intervals[0].times[0].end_time: is not after start_time
+        time_intervals[1].time_intervals[0].times[1].start_time: `9:00` is no time of a day
+        time_intervals[1].time_intervals[0].times[1].end_time: is missing
+        time_intervals[1].time_intervals[0].weekdays: `friday:monday` is none of these
+        time_intervals[1].time_intervals[0].months: `13` is none of these
+        time_intervals[1].time_intervals[0].days_of_month: `0` are no days of a month
+        time_intervals[1].time_intervals[0].location: this host knows no time zone `Europe/Nowhere`
         route.matchers: every incident enters here, so this one has none
         route.continue: every incident enters here, so this one has none
         route.receiver: is missing: who is told when no other route matches
         route.routes[0].receiver: there is no receiver `nobody`
         route.routes[0].matchers: `severity`: has none of =, !=, =~ and !~
         route.routes[0].matchers: `check=~"("`: `(` is no regular expression
+        route.routes[0].mute_time_intervals: there is no time interval `night`
         route.routes[0].group: is not a key here
+        inhibit_rules[0].source_matchers: `severity`: has none of =, !=, =~ and !~
+        inhibit_rules[0].target_matchers: is missing: without it every incident would match
         nmae: is not a key here
         "#);
     }

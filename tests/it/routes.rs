@@ -1,10 +1,12 @@
 //! Routes: who is told of what, said beforehand by `route test`, and the end of it for whoever heard of its beginning.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use serde_json::Value;
 use tickbird_tests::agent::{User, check};
 use tickbird_tests::collector::receiver;
-use tickbird_tests::webhook::Message;
-use tickbird_tests::{Agent, Application, Collector, Seconds, StageError, Webhook, alone};
+use tickbird_tests::webhook::{Message, firing, resolved};
+use tickbird_tests::{Agent, Application, Clock, Collector, Seconds, StageError, Webhook, alone};
 
 /// Whatever is of HTTP goes to the archive besides; what is critical is the pager's, but of the till; everything else is the
 /// desk's. The last one is needed: a node tells its own receiver only when none of its children matches.
@@ -87,6 +89,59 @@ fn an_incident_goes_where_the_routes_lead_and_its_end_to_whoever_heard_of_it() {
 /// Any message about a target.
 fn of_any(part: String) -> impl FnMut(&Message) -> bool {
     move |it| it.check() == "http.status" && it.body.contains(&part)
+}
+
+const DAY: i64 = 24 * 3600;
+
+#[test]
+fn a_route_that_is_mute_today_tells_tomorrow_what_still_fires() {
+    alone(|stage| {
+        let [desk, night] = [Webhook::start(stage)?, Webhook::start(stage)?];
+        let mut collector = Collector::init(stage)?;
+        let clock = Clock::right(collector.directory())?;
+        clock.environment().into_iter().for_each(|(variable, value)| collector.knows(variable, value));
+        // At noon of the collector's day, so that midnight is far.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() as i64;
+        let until_noon = (DAY * 3 / 2 - now % DAY) % DAY;
+        let steps = |seconds: i64| {
+            [&desk, &night].iter().for_each(|it| it.is_ahead_by(seconds));
+            clock.is_ahead_by(seconds)
+        };
+        steps(until_noon)?;
+        // 1970 began on a Thursday.
+        let today = ["thursday", "friday", "saturday", "sunday", "monday", "tuesday", "wednesday"]
+            [((now + until_noon) / DAY % 7) as usize];
+        for (name, webhook) in [("desk", &desk), ("night", &night)] {
+            collector.configure(&receiver(webhook).replace("\"ops\"", &format!("\"{name}\"")))?;
+        }
+        collector.configure(&format!(
+            "[[time_intervals]]\nname = \"today\"\n[[time_intervals.time_intervals]]\nweekdays = [\"{today}\"]\n\
+             [route]\nreceiver = \"desk\"\n[[route.routes]]\nreceiver = \"night\"\ncontinue = true\n\
+             mute_time_intervals = [\"today\"]\n[[route.routes]]\nreceiver = \"desk\"\n"
+        ))?;
+        collector.serve()?;
+        let mut web = Application::web(stage, "shop", 0)?;
+        let settings = format!("[[endpoint]]\nurl = \"{}\"\ninterval = \"1s\"\n", web.url());
+        let mut agent = Agent::prepare(stage, &(settings + &check("http.status", "hold = \"0s\"")), User::Same)?;
+        agent.enrol(&collector)?;
+        agent.run()?;
+        web.does("status 500")?;
+        desk.hears("of it", 60.s(), firing("http.status"))?;
+        let found = collector.items("incidents", "check=http.status")?;
+        let id = found.first().and_then(|it| it["id"].as_str()).expect("there is one").to_owned();
+        let why = collector.command(&["explain", &id])?;
+        assert!(why.contains("night not told of firing: the time interval `today` mutes route.routes[0]"), "{why}");
+        assert!(night.attempts().iter().all(|it| it.check() != "http.status"));
+
+        collector.kill()?;
+        collector.serve()?;
+        steps(until_noon + DAY)?;
+        night.hears("of it on the next day", 60.s(), firing("http.status"))?;
+        web.does("status 200")?;
+        night.hears("that it is over", 60.s(), resolved("http.status"))?;
+        desk.hears("that it is over", 60.s(), resolved("http.status"))?;
+        agent.stop().map(drop)
+    });
 }
 
 #[test]

@@ -21,6 +21,10 @@ pub struct Route {
     pub goes_on: bool,
     /// Tried in order.
     pub routes: Vec<Route>,
+    /// Names of time intervals in which it tells nobody anything.
+    pub mute: Vec<String>,
+    /// Names of those outside of all of which it does not either, if there are any.
+    pub active: Vec<String>,
 }
 
 /// What matchers ask: labels of the agent, and what the incident is about, which wins.
@@ -76,9 +80,16 @@ impl Route {
         }
     }
 
-    /// The first node by which an incident of these facts comes to a receiver.
-    pub fn to(&self, receiver: &str, facts: &Facts) -> Option<&Self> {
-        self.lead(facts).into_iter().find(|it| it.receiver == receiver)
+    /// The nodes by which an incident of these facts comes to a receiver, in order.
+    pub fn to<'a>(&'a self, receiver: &'a str, facts: &Facts) -> impl Iterator<Item = &'a Self> + use<'a> {
+        self.lead(facts).into_iter().filter(move |it| it.receiver == receiver)
+    }
+
+    /// Every node, this one first.
+    pub fn all(&self) -> Vec<&Self> {
+        let mut all = vec![self];
+        self.routes.iter().for_each(|it| all.extend(it.all()));
+        all
     }
 }
 
@@ -89,7 +100,8 @@ mod tests {
 
     fn route(receiver: &str, matchers: &[&str], goes_on: bool, routes: Vec<Route>) -> Route {
         let matchers = matchers.iter().map(|it| it.parse().expect("a matcher")).collect();
-        Route { at: receiver.into(), receiver: receiver.into(), matchers, goes_on, routes }
+        let (mute, active) = (Vec::new(), Vec::new());
+        Route { at: receiver.into(), receiver: receiver.into(), matchers, goes_on, routes, mute, active }
     }
 
     /// Everything goes to the team; what is critical to the pager, of databases to the DBA's and on to the archive.

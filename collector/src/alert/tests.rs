@@ -264,9 +264,9 @@ fn the_gravest_of_what_was_missed_is_told_at_the_end_of_a_silence_and_what_eased
         }
         row.ends_at = at(20);
         state.silence(vec![Silence::new(row).expect("sound")]);
-        assert!(state.lapses(at(19)).is_empty(), "it holds");
+        assert!(state.lapses(&policy, at(19)).is_empty(), "it holds");
         let severity = during.last().expect("something happens").1;
-        for _ in state.lapses(at(20)) {
+        for _ in state.lapses(&policy, at(20)) {
             hear(&mut state, Reconsidered, severity, 20);
         }
         told
@@ -289,6 +289,8 @@ enum Act {
     Route(Option<usize>),
     /// A silence of what is critical, or of everything, begins; or all end.
     Silence(Option<bool>),
+    /// The interval in which the route of what is critical is mute begins, or ends.
+    Mute(bool),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -309,20 +311,23 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (severity(), severity()).prop_map(|(a, b)| Act::Configure(a, b)),
         1 => proptest::option::of(0..2_usize).prop_map(Act::Route),
         2 => proptest::option::of(any::<bool>()).prop_map(Act::Silence),
+        2 => any::<bool>().prop_map(Act::Mute),
     ]
 }
 
 /// What is critical leads to one, everything else to the other.
 fn by_severity(critical: &str, other: &str) -> Route {
-    let route = |receiver: &str, matchers, routes| Route {
+    let route = |receiver: &str, matchers, routes, mute: &[&str]| Route {
         at: receiver.to_owned(),
         receiver: receiver.to_owned(),
         matchers,
         goes_on: false,
         routes,
+        mute: mute.iter().map(|it| (*it).to_owned()).collect(),
+        active: Vec::new(),
     };
     let matcher: Matcher = "severity=critical".parse().expect("a matcher");
-    route(other, Vec::new(), vec![route(critical, vec![matcher], Vec::new())])
+    route(other, Vec::new(), vec![route(critical, vec![matcher], Vec::new(), &["off"])], &[])
 }
 
 /// The tables that the ledger writes, and what two people have heard.
@@ -366,6 +371,10 @@ impl World {
             assert!(!self.decisions.iter().any(same), "decided twice");
             let row = &decision.row;
             assert!(!silenced || !row.told || kind == Resolved, "told in a silence: {row:?}");
+            let facts = facts(&change(kind, severity, 1).incident, None);
+            let way = policy.route.as_ref().and_then(|it| it.to(&row.receiver, &facts).next());
+            let is_mute = way.is_some_and(|it| policy.is_mute(it, now).is_some());
+            assert!(!is_mute || !row.told || kind == Resolved, "told by a route that is mute: {row:?}");
             match &decision.withheld {
                 Withheld::Put(it) => {
                     self.withheld.insert(row.receiver.clone(), it.clone());
@@ -377,7 +386,7 @@ impl World {
             }
             // Who heard nothing at all is still owed that it fires, however it eased.
             let believes = self.believes(&row.receiver);
-            if row.reason.starts_with("silenced until") {
+            if row.reason.starts_with("silenced until") || row.reason.starts_with("the time interval `off` mutes") {
                 self.owed.insert(row.receiver.clone());
             } else if believes || !row.reason.starts_with("nobody is told that a fault eased") {
                 self.owed.remove(&row.receiver);
@@ -421,12 +430,17 @@ impl World {
                 self.silences.iter_mut().for_each(|it| it.ends_at = now);
                 self.load_silences();
                 self.silences.clear();
-                for lapse in self.state.lapses(now) {
-                    assert!(self.firing || lapse.incidents.is_empty(), "nothing is held back of what is over");
-                    if !lapse.incidents.is_empty() {
-                        self.change(Reconsidered, self.severity.expect("it fires"), policy);
-                    }
-                }
+            }
+        }
+        self.tick(policy);
+    }
+
+    /// What the ledger does each second.
+    fn tick(&mut self, policy: &Policy) {
+        for lapse in self.state.lapses(policy, self.now()) {
+            assert!(self.firing || lapse.incidents.is_empty(), "nothing is held back of what is over");
+            if !lapse.incidents.is_empty() {
+                self.change(Reconsidered, self.severity.expect("it fires"), policy);
             }
         }
     }
@@ -483,8 +497,14 @@ proptest! {
                 }
                 Act::Route(critical) => policy.route = critical.map(|it| by_severity(NAMES[it], NAMES[1 - it])),
                 Act::Silence(begins) => world.silence(begins, &policy),
+                Act::Mute(begins) => {
+                    let window = Window { name: "off".into(), spans: vec![Span::default()] };
+                    policy.windows = begins.then_some(window).into_iter().collect();
+                }
             }
+            world.tick(&policy);
         }
+        policy.windows.clear();
         world.silence(None, &policy);
         prop_assert!(world.owed.is_empty() && world.withheld.is_empty(), "{:?} were never told", world.owed);
         if world.firing {
@@ -576,7 +596,7 @@ impl Estate {
 
     /// What the ledger does each second.
     fn tick(&mut self) {
-        for lapse in self.state.lapses(at(2)) {
+        for lapse in self.state.lapses(&self.policy, at(2)) {
             for number in 0..8 {
                 if lapse.incidents.contains(&self.rows[number].id) && self.fires(number) {
                     self.change(number, Reconsidered);

@@ -2,10 +2,10 @@
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use tickbird_shared::Severity;
+use tickbird_shared::{Severity, Timestamp};
 
 use super::table::table;
-use super::{CliError, Where, read_config};
+use super::{CliError, Where, now, read_config};
 use crate::alert::{self, Facts, Policy};
 
 #[derive(Debug, Subcommand)]
@@ -75,6 +75,8 @@ fn document(route: &alert::Route) -> Value {
         "receiver": route.receiver,
         "matchers": route.matchers.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "continue": route.goes_on,
+        "mute_time_intervals": route.mute,
+        "active_time_intervals": route.active,
         "routes": route.routes.iter().map(document).collect::<Vec<_>>(),
     })
 }
@@ -83,25 +85,34 @@ fn write_down(route: &alert::Route, depth: usize, lines: &mut String) {
     let matchers: Vec<_> = route.matchers.iter().map(ToString::to_string).collect();
     let what = if matchers.is_empty() { "everything".into() } else { matchers.join(", ") };
     let goes_on = if route.goes_on { ", and the next are tried" } else { "" };
-    *lines += &format!("{}{what} -> {}{goes_on}\n", "  ".repeat(depth), route.receiver);
+    let when = match (route.mute.is_empty(), route.active.is_empty()) {
+        (true, true) => String::new(),
+        (false, true) => format!(", mute in {}", route.mute.join(", ")),
+        (true, false) => format!(", only in {}", route.active.join(", ")),
+        (false, false) => format!(", only in {} and mute in {}", route.active.join(", "), route.mute.join(", ")),
+    };
+    *lines += &format!("{}{what} -> {}{when}{goes_on}\n", "  ".repeat(depth), route.receiver);
     route.routes.iter().for_each(|it| write_down(it, depth + 1, lines));
 }
 
 /// One receiver, how the labels lead to it, and why it would not hear of them all the same.
 type Row = (String, String, Option<String>);
 
-/// Who is led to. Deciding says the same of an incident: it asks the same tree, and then the receiver.
-fn rows(policy: &Policy, facts: &Facts) -> Vec<Row> {
-    let ways: Vec<(&str, &str)> = match &policy.route {
-        None => policy.receivers.iter().map(|it| (it.name.as_str(), "there are no routes")).collect(),
-        Some(route) => route.lead(facts).into_iter().map(|it| (it.receiver.as_str(), it.at.as_str())).collect(),
+/// Who is led to. Deciding says the same of an incident: it asks the same tree, then the receiver, then the clock.
+fn rows(policy: &Policy, facts: &Facts, now: Timestamp) -> Vec<Row> {
+    let ways: Vec<(&str, &str, Option<String>)> = match &policy.route {
+        None => policy.receivers.iter().map(|it| (it.name.as_str(), "there are no routes", None)).collect(),
+        Some(route) => {
+            let of = |it: &'_ alert::Route| policy.is_mute(it, now);
+            route.lead(facts).into_iter().map(|it| (it.receiver.as_str(), it.at.as_str(), of(it))).collect()
+        }
     };
-    let of = |(name, way): (&str, &str)| {
+    let of = |(name, way, mute): (&str, &str, Option<String>)| {
         let receiver = policy.receivers.iter().find(|it| it.name == name)?;
         let check = facts.get("check").or_else(|| facts.get("alertname")).map_or("", String::as_str);
         let severity = facts.get("severity").and_then(|it| it.parse().ok());
         let silent = severity.and_then(|severity| receiver.does_not_want(check, severity));
-        Some((name.to_owned(), way.to_owned(), silent))
+        Some((name.to_owned(), way.to_owned(), silent.or(mute)))
     };
     ways.into_iter().filter_map(of).collect()
 }
@@ -116,7 +127,7 @@ impl Test {
                 facts.entry(other.into()).or_insert(value);
             }
         }
-        let rows = rows(&policy, &facts);
+        let rows = rows(&policy, &facts, now());
         let of = |(receiver, route, silent): &Row| json!({ "receiver": receiver, "route": route, "silent": silent });
         let json = json!({ "labels": facts, "receivers": rows.iter().map(of).collect::<Vec<_>>() });
         self.at.print(&json, || {
@@ -142,7 +153,7 @@ mod tests {
         let facts =
             |severity: &str| Facts::from([("severity".into(), severity.into()), ("check".into(), "pool.leak".into())]);
         let silent =
-            |severity| rows(&policy, &facts(severity)).into_iter().map(|it| it.2.is_some()).collect::<Vec<_>>();
+            |severity| rows(&policy, &facts(severity), now()).into_iter().map(|it| it.2.is_some()).collect::<Vec<_>>();
         assert_eq!(silent("warning"), [false, true]);
         assert_eq!(silent("critical"), [false, false]);
     }

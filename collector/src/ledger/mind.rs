@@ -99,7 +99,7 @@ impl Mind {
 
     /// Decides anew what was held back by something that is gone.
     fn let_go(&mut self, transaction: &Transaction<'_>, policy: &Policy, now: Timestamp) -> Result<(), StoreError> {
-        for lapse in self.alert.lapses(now) {
+        for lapse in self.alert.lapses(policy, now) {
             let held = lapse.incidents.len();
             tracing::info!(tenant = lapse.tenant, holder = lapse.holder, held, "what held incidents back is gone");
             let changes = self.aggregate.reconsider(&lapse.tenant, &lapse.incidents, &lapse.reason);

@@ -13,13 +13,14 @@ use crate::steps::TaskError;
 /// A file that is there when the package is, and the package.
 type Package = (&'static str, &'static str);
 
-const NEEDED: [Package; 9] = [
+const NEEDED: [Package; 10] = [
     ("/usr/lib/postgresql/15/bin/postgres", "postgresql-15"),
     ("/usr/bin/psql", "postgresql-client-15"),
     ("/usr/bin/python3", "python3"),
     ("/usr/lib/python3/dist-packages/sqlalchemy", "python3-sqlalchemy"),
     ("/usr/lib/python3/dist-packages/psycopg2", "python3-psycopg2"),
     ("/usr/bin/openssl", "openssl"),
+    ("/usr/share/zoneinfo/Europe/Berlin", "tzdata"),
     ("/usr/bin/setpriv", "util-linux"),
     ("/sbin/ip", "iproute2"),
     ("/usr/bin/strace", "strace"),

@@ -44,6 +44,8 @@ use presence::{Listening, Voice};
 const REMEMBERED: usize = 2 * MAX_FIRING;
 /// Silence after which an ephemeral agent is forgotten.
 const EPHEMERAL: Duration = Duration::from_secs(3600);
+/// Why what fires at a denied agent ends.
+const DENIED: &str = "an operator denied the agent";
 /// Why an open list ends an incident.
 const MISSING_IN_LIST: &str = "it is missing from the agent's list of what fires";
 
@@ -155,6 +157,8 @@ struct Agent {
 }
 
 type Key = (String, String);
+/// What fires of an agent from which nothing is heard any more, and why it ends.
+type Orphan = (Fingerprint, &'static str, &'static str);
 
 /// All incidents that fire or may still return, and the presence of all agents.
 #[derive(Debug)]
@@ -165,8 +169,8 @@ pub struct State {
     held: BTreeSet<(Timestamp, Fingerprint)>,
     /// Resolved incidents and when they can no longer return.
     ended: BTreeSet<(Timestamp, Fingerprint)>,
-    /// What fires of agents that are no longer known; ended at the first tick.
-    orphans: Vec<Fingerprint>,
+    /// What fires of agents that are denied or no longer known; ended at the first tick.
+    orphans: Vec<Orphan>,
     /// Receivers of which it was told that they are away, and not yet that they are back.
     away: BTreeSet<String>,
     fleet: Fleet,
@@ -202,10 +206,12 @@ impl State {
             if row.status == Status::Firing {
                 state.away.extend(own::receiver_of(&row).map(str::to_owned));
                 match state.agents.get_mut(&key(&row.tenant, &row.agent)) {
+                    // While nobody served.
+                    Some(agent) if agent.denied => state.orphans.push((fingerprint, "agent denied", DENIED)),
                     Some(agent) if row.check == own::MISSING => agent.voice.still_missing(),
                     Some(_) => (),
                     None if [own::COLLECTOR, fleet::FLEET].contains(&row.agent.as_str()) => (),
-                    None => state.orphans.push(fingerprint),
+                    None => state.orphans.push((fingerprint, "agent forgotten", "its agent is not known")),
                 }
             }
             state.remember(fingerprint, Incident::loaded(row));
@@ -274,7 +280,7 @@ impl State {
                     agent.denied = true;
                     agent.voice.ignore();
                 }
-                self.end_all(&key, "agent denied", "an operator denied the agent", now)
+                self.end_all(&key, "agent denied", DENIED, now)
             }
             Event::Forgotten { tenant, agent } => {
                 let key = key(tenant, agent);
@@ -291,11 +297,21 @@ impl State {
         }
     }
 
-    /// Of incidents of a tenant, by their ids, those that fire, each with a new state epoch.
-    pub fn reconsider(&mut self, tenant: &str, ids: &BTreeSet<String>, reason: &str) -> Vec<IncidentChange> {
-        let is_one = |it: &&mut Incident| it.is_firing() && it.row().tenant == tenant && ids.contains(&it.row().id);
-        let found = if ids.is_empty() { None } else { Some(self.incidents.values_mut().filter(is_one)) };
-        found.into_iter().flatten().map(|it| it.reconsider(reason)).collect()
+    /// Gives those that fire of some incidents a new state epoch. `why` says of a tenant and an id whether it is one, and the reason.
+    pub fn reconsider<'a>(&mut self, why: impl Fn(&str, &str) -> Option<&'a str>) -> Vec<IncidentChange> {
+        let firing = self.incidents.values_mut().filter(|it| it.is_firing());
+        let change = |it: &mut Incident| {
+            let reason = why(&it.row().tenant, &it.row().id)?;
+            Some(it.reconsider(reason))
+        };
+        firing.filter_map(change).collect()
+    }
+
+    /// What fires at an agent.
+    pub fn firing_of(&self, tenant: &str, agent: &str) -> impl Iterator<Item = &IncidentRow> {
+        let found = self.agents.get(&key(tenant, agent));
+        let incidents = &self.incidents;
+        found.into_iter().flat_map(|it| &it.firing).filter_map(|it| incidents.get(it).map(Incident::row))
     }
 
     /// Whether an agent has been heard from lately.
@@ -490,9 +506,9 @@ impl State {
         changes.extend(self.look_at_doubts(now));
         changes.extend(self.look_at_fleet(now));
 
-        for orphan in std::mem::take(&mut self.orphans) {
+        for (orphan, why, reason) in std::mem::take(&mut self.orphans) {
             let sight = Sight { epoch: None, at: now };
-            changes.extend(self.end(orphan, "agent forgotten", "its agent is not known", sight, now));
+            changes.extend(self.end(orphan, why, reason, sight, now));
         }
         // After the clock was set back the last ones come first: see `Incident::release`.
         let is_due = |(until, _): &(Timestamp, Fingerprint)| *until <= now || later(now, UPDATE_EVERY) < *until;

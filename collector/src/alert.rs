@@ -24,8 +24,9 @@ mod message;
 mod route;
 mod silence;
 mod window;
+mod withheld;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use sha2::{Digest, Sha256};
 use tickbird_shared::{Severity, Status, Timestamp};
@@ -34,7 +35,7 @@ use ulid::Ulid;
 use crate::aggregate::{ChangeKind, IncidentChange, is_about};
 use crate::store::{AgentRow, DecisionRow, IncidentRow, MessageState, OutboxRow, WithheldRow};
 
-pub use explanation::explanation;
+pub use explanation::{SHOWN as EXPLAINED, explanation};
 pub use inhibition::Inhibition;
 pub use matcher::{Matcher, MatcherError};
 pub(crate) use message::object;
@@ -43,7 +44,10 @@ pub use route::{Facts, Route, facts};
 pub use silence::{Silence, SilenceError};
 pub use window::{Span, Window, day, minutes, month, range, weekday};
 
+pub use withheld::Lapse;
+
 use inhibition::Sources;
+use withheld::{GRACE, Held, Holdings, MUTE};
 
 /// A configured destination, as far as deciding goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,22 +139,6 @@ pub enum Withheld {
     Gone,
 }
 
-/// Something that held back is gone: a silence ended, an incident that explains others does not fire any more, or a route is
-/// no longer mute.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lapse {
-    /// Its tenant.
-    pub tenant: String,
-    /// Its id.
-    pub holder: String,
-    /// Whether it is a silence.
-    pub is_silence: bool,
-    /// Ids of the incidents to decide anew.
-    pub incidents: BTreeSet<String>,
-    /// Why, for the record.
-    pub reason: String,
-}
-
 /// What a message says happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -159,13 +147,6 @@ enum Kind {
     Eased,
     Updated,
     Resolved,
-}
-
-/// What is held back from one receiver.
-#[derive(Debug)]
-struct Held {
-    kind: Kind,
-    by: String,
 }
 
 impl Kind {
@@ -198,9 +179,6 @@ struct Waiting {
 
 type IncidentKey = (String, String);
 
-/// What holds back begins with it where it is a route that is mute.
-const MUTE: &str = "mute:";
-
 /// Which receivers believe what.
 #[derive(Debug, Default)]
 pub struct State {
@@ -210,11 +188,9 @@ pub struct State {
     /// Those whose end was not noticed yet.
     silences: Vec<Silence>,
     /// Per incident and receiver what they would have been told.
-    withheld: HashMap<IncidentKey, BTreeMap<String, Held>>,
+    withheld: Holdings,
     /// What fires and explains others.
     sources: Sources,
-    /// What explained others and does not any more.
-    released: BTreeSet<IncidentKey>,
     /// Routes that were mute when they held something back, each with [`MUTE`] and the tenant.
     mute: BTreeSet<IncidentKey>,
     last_id: Ulid,
@@ -247,7 +223,7 @@ impl State {
                 self.mute.insert((row.tenant.clone(), row.held_by.clone()));
             }
             let held = Held { kind, by: row.held_by };
-            self.withheld.entry((row.tenant, row.incident)).or_default().insert(row.receiver, held);
+            self.withheld.set(&(row.tenant, row.incident), &row.receiver, Some(held));
         }
         self
     }
@@ -265,29 +241,60 @@ impl State {
         self
     }
 
-    /// Releases what is held back by something that is not known: a rule was taken out of the configuration, or a silence cannot
-    /// be read.
-    pub fn look_for_strays(&mut self) {
-        let holders =
-            self.withheld.iter().flat_map(|((tenant, _), held)| held.values().map(move |it| (tenant, &it.by)));
-        let is_known = |key: &IncidentKey| {
+    /// Releases what is held back by something that does not hold it any more, though nobody saw it go: a rule was taken out of the
+    /// configuration, a silence cannot be read, or the end was not written.
+    pub fn look_for_strays<'a>(
+        &mut self,
+        incidents: impl Iterator<Item = (&'a IncidentRow, Option<&'a AgentRow>)>,
+        policy: &Policy,
+        now: Timestamp,
+    ) {
+        let due = now.saturating_add(GRACE).unwrap_or(Timestamp::MAX);
+        let silences: HashSet<_> = self.silences.iter().map(|it| (&*it.row().tenant, &*it.row().id)).collect();
+        for (incident, agent) in incidents.filter(|(it, _)| it.status == Status::Firing) {
+            let key = (incident.tenant.clone(), incident.id.clone());
+            let holder = self.sources.holder(&policy.inhibitions, &key, &facts(incident, agent));
+            let holder = holder.map(|it| it.incident.to_owned());
             // Whether a route is mute is asked each time.
-            key.1.starts_with(MUTE)
-                || self.sources.knows(key)
-                || self.silences.iter().any(|it| (&it.row().tenant, &it.row().id) == (&key.0, &key.1))
-        };
-        let strays = holders.map(|(tenant, by)| (tenant.clone(), by.clone())).filter(|it| !is_known(it));
-        let strays: Vec<_> = strays.collect();
-        self.released.extend(strays);
+            let holds = |by: &String| {
+                by.starts_with(MUTE) || holder.as_ref() == Some(by) || silences.contains(&(&*key.0, by.as_str()))
+            };
+            if !self.withheld.holders_of(&key).iter().all(holds) {
+                self.withheld.release_one(&key, "what held it back does not any more".into(), due);
+            }
+        }
+    }
+
+    /// Takes the incidents of an agent whose labels or host are others now.
+    pub fn relabelled<'a>(
+        &mut self,
+        incidents: impl Iterator<Item = &'a IncidentRow>,
+        agent: &AgentRow,
+        policy: &Policy,
+        now: Timestamp,
+    ) {
+        for incident in incidents {
+            let key = (incident.tenant.clone(), incident.id.clone());
+            if self.sources.take(&policy.inhibitions, incident, true, &facts(incident, Some(agent))) {
+                self.let_go_of(key.clone(), now);
+            }
+            if self.withheld.has(&key) {
+                self.withheld.release_one(&key, "the labels of its agent are others now".into(), now);
+            }
+        }
+    }
+
+    /// What an incident explained may clear with it, and is decided anew after a while if it does not.
+    fn let_go_of(&mut self, key: IncidentKey, now: Timestamp) {
+        let reason = format!("what held it back does not any more ({})", key.1);
+        let due = now.saturating_add(GRACE).unwrap_or(Timestamp::MAX);
+        self.withheld.release(key, false, reason, due);
     }
 
     /// Takes the silences whose end was not noticed yet, in place of those that are known; whether they are others.
     pub fn silence(&mut self, silences: Vec<Silence>) -> bool {
         let are_others = self.silences != silences;
         self.silences = silences;
-        if are_others {
-            self.look_for_strays();
-        }
         are_others
     }
 
@@ -296,28 +303,20 @@ impl State {
         self.silences.len()
     }
 
-    /// Takes out what held something back and is gone. Its incidents are to be decided anew.
+    /// Takes out what is to be decided anew now, since what held it back is gone.
     pub fn lapses(&mut self, policy: &Policy, now: Timestamp) -> Vec<Lapse> {
-        let speaks = |(_, by): &IncidentKey| by.strip_prefix(MUTE).is_some_and(|at| !policy.is_mute_at(at, now));
-        self.released.extend(self.mute.extract_if(.., speaks));
-        let lapse = |tenant: String, holder: String, is_silence: bool, reason: String| {
-            let of_it = |held: &BTreeMap<String, Held>| held.values().any(|held| held.by == holder);
-            let held = self.withheld.iter().filter(|((of, _), held)| *of == tenant && of_it(held));
-            let incidents = held.map(|((_, incident), _)| incident.clone()).collect();
-            Lapse { tenant, holder, is_silence, incidents, reason }
-        };
-        let over = self.silences.extract_if(.., |it| it.is_over(now)).map(|it| {
-            let row = it.row();
-            let reason = format!("the silence of {} has ended ({})", row.author, row.id);
-            lapse(row.tenant.clone(), row.id.clone(), true, reason)
-        });
-        let mut lapses: Vec<_> = over.collect();
-        for (tenant, holder) in std::mem::take(&mut self.released) {
-            let reason = format!("what held it back does not any more ({holder})");
-            lapses.push(lapse(tenant, holder, false, reason));
+        let speaks = |(_, by): &&IncidentKey| by.strip_prefix(MUTE).is_some_and(|at| !policy.is_mute_at(at, now));
+        let speaking: Vec<_> = self.withheld.holders().filter(speaks).cloned().collect();
+        for key in speaking {
+            let reason = format!("a time interval is over, and {} speaks", key.1.trim_start_matches(MUTE));
+            self.withheld.release(key, false, reason, now);
         }
-        lapses.retain(|it| it.is_silence || !it.incidents.is_empty());
-        lapses
+        for silence in self.silences.extract_if(.., |it| it.is_over(now)) {
+            let row = silence.row();
+            let reason = format!("the silence of {} has ended ({})", row.author, row.id);
+            self.withheld.release((row.tenant.clone(), row.id.clone()), true, reason, now);
+        }
+        self.withheld.due(now)
     }
 
     /// Decides for every receiver what it hears of a change. Nothing is decided about a change that nobody may hear of.
@@ -338,7 +337,7 @@ impl State {
         let facts = if are_asked { facts(&change.incident, agent) } else { Facts::new() };
         let fires = change.incident.status == Status::Firing;
         if self.sources.take(&policy.inhibitions, &change.incident, fires, &facts) {
-            self.released.insert(key.clone());
+            self.let_go_of(key.clone(), now);
         }
         let silence = self.silences.iter().find(|it| it.holds(now) && it.matches(&facts));
         let holder = silence.map(|it| (it.row().id.clone(), it.why())).or_else(|| {
@@ -349,7 +348,7 @@ impl State {
         let mut decisions = Vec::with_capacity(receivers.len());
         for receiver in receivers {
             let believes = self.believers.get(&key).is_some_and(|them| them.contains(&receiver.name));
-            let held = self.withheld.get(&key).and_then(|them| them.get(&receiver.name)).map(|it| it.kind);
+            let held = self.withheld.get(&key, &receiver.name).map(|it| it.kind);
             if change.kind == ChangeKind::Reconsidered && held.is_none() {
                 continue;
             }
@@ -461,25 +460,20 @@ impl State {
 
     /// Keeps what is held back from a receiver, or forgets what was.
     fn withhold(&mut self, key: &IncidentKey, receiver: &str, kind: Kind, by: Option<String>) -> Withheld {
-        let Some(by) = by else {
-            let was = self.withheld.get_mut(key).and_then(|them| them.remove(receiver));
-            if self.withheld.get(key).is_some_and(BTreeMap::is_empty) {
-                self.withheld.remove(key);
-            }
-            return if was.is_some() { Withheld::Gone } else { Withheld::Nothing };
-        };
-        let row = WithheldRow {
+        let held = by.map(|by| Held { kind, by });
+        let row = held.as_ref().map(|it| WithheldRow {
             tenant: key.0.clone(),
             incident: key.1.clone(),
             receiver: receiver.to_owned(),
-            kind: kind.as_str().into(),
-            held_by: by.clone(),
-        };
-        if by.starts_with(MUTE) {
-            self.mute.insert((key.0.clone(), by.clone()));
+            kind: it.kind.as_str().into(),
+            held_by: it.by.clone(),
+        });
+        let was = self.withheld.set(key, receiver, held);
+        match row {
+            Some(row) => Withheld::Put(row),
+            None if was => Withheld::Gone,
+            None => Withheld::Nothing,
         }
-        self.withheld.entry(key.clone()).or_default().insert(receiver.to_owned(), Held { kind, by });
-        Withheld::Put(row)
     }
 
     /// Takes out what a message of `kind` says as well. The store keeps those that may have been heard.

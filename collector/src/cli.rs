@@ -25,7 +25,7 @@ use crate::collector::{CollectorError, Directory};
 use crate::config::{Config, Mistakes};
 use crate::notify::NotifyError;
 use crate::pki::PkiError;
-use crate::store::{StoreError, Writer};
+use crate::store::{MAX_SILENCES, StoreError, Writer};
 
 /// Takes findings from many agents, turns them into incidents and tells people, once, with the evidence.
 ///
@@ -104,6 +104,9 @@ enum CliError {
     /// A silence that would not do.
     #[error("such a silence cannot be: {0}")]
     Silence(#[from] SilenceError),
+    /// No room for another one.
+    #[error("there are {MAX_SILENCES} silences that have not ended, and may not be more")]
+    TooManySilences,
     /// A receiver did not take a test.
     #[error("the receiver did not take it")]
     Notify(#[from] NotifyError),
@@ -133,6 +136,7 @@ impl CliError {
             Self::Collector(error) => error.advice(),
             Self::Unknown { .. } => Some("see what there is with `list`"),
             Self::Silence(error) => Some(error.advice()),
+            Self::TooManySilences => Some("end some with `silence end`; one matcher like team=~\"a|b\" is about many"),
             Self::NotDead { .. } => Some("see what was given up with `receiver dead`"),
             Self::Followed { .. } => Some("the receiver would believe what is over; see `explain` of its incident"),
             Self::Nobody => Some("give a name with --author"),

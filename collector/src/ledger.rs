@@ -167,7 +167,8 @@ impl Handle {
         answered.await.unwrap_or_else(|_| Err(self.why()))
     }
 
-    /// Begins or ends a silence; false when there is none of that id to end. What it held back is decided anew with its end.
+    /// Begins or ends a silence; false when there are as many as there may be, or none of that id to end.
+    /// What it held back is decided anew with its end.
     ///
     /// # Errors
     /// When nothing was done.

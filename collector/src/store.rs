@@ -50,7 +50,7 @@ pub use readers::{Readers, Rows};
 pub use repair::{Aside, Condition, Damage, check, is_suspected, open_sound, repair, suspect};
 pub use retention::{Bounds, Kept};
 pub use salvage::{Left, Lost};
-pub use silences::{SilenceRow, WithheldRow};
+pub use silences::{MAX_SILENCES, SilenceRow, WithheldRow};
 pub use writer::{Transaction, Writer};
 
 /// Why the store could not do what it was asked.

@@ -301,6 +301,16 @@ fn denying_ends_what_fires_and_nobody_is_missed() {
 }
 
 #[test]
+fn an_agent_that_was_denied_while_nobody_served_has_its_incidents_ended_too() {
+    let mut world = World::new(vec![agent("a"), agent("b")]);
+    world.hear('A');
+    world.find("pool.leak", Severity::Warning, Change::Began);
+    world.restart(vec![AgentRow { denied_at: Some(at(1)), ..agent("a") }, agent("b")]);
+    assert_eq!(world.wait(1), ["Resolved pool.leak"]);
+    assert_eq!(world.stored.values().next().and_then(|it| it.resolved_reason.as_deref()), Some("agent denied"));
+}
+
+#[test]
 fn a_buffer_drained_late_does_not_reopen_what_is_over() {
     let mut world = World::new(vec![agent("a")]);
     world.now = 100;

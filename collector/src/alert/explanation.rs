@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 
 use crate::store::{DecisionRow, IncidentRow, OutboxRow};
 
+/// Decisions that are shown, the newest.
+pub const SHOWN: u32 = 1_000;
+
 /// Who was told what and why, or why not, in order, and what they answered; `messages` are those that are still kept, by their ids.
 pub fn explanation(incident: &IncidentRow, decisions: &[DecisionRow], messages: &BTreeMap<String, OutboxRow>) -> Value {
     let of = |it: &DecisionRow| {
@@ -45,6 +48,7 @@ pub fn explanation(incident: &IncidentRow, decisions: &[DecisionRow], messages: 
             "resolved_reason": incident.resolved_reason,
             "occurrences": incident.occurrences,
         },
+        "truncated": decisions.len() >= SHOWN as usize,
         "decisions": decisions.iter().map(of).collect::<Vec<_>>(),
     })
 }

@@ -31,13 +31,12 @@ impl Inhibition {
     }
 }
 
-/// An incident that fires, as a source of one rule.
-#[derive(Debug)]
-struct Source {
-    /// For people: `db.connect of postgres:shop`.
-    what: String,
-    /// It is what the rule's targets are, too; two such do not inhibit one another.
-    is_target: bool,
+/// Incidents that fire, as sources of one rule, each with words for people: `db.connect of postgres:shop`.
+#[derive(Debug, Default)]
+struct There {
+    plain: BTreeMap<IncidentKey, String>,
+    /// Those that are what the rule's targets are, too; two such do not inhibit one another.
+    both: BTreeMap<IncidentKey, String>,
 }
 
 /// Which rule, and the values that have to be equal.
@@ -46,7 +45,7 @@ type Place = (usize, Vec<String>);
 /// Everything that fires and explains something.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
-    by_place: HashMap<Place, BTreeMap<IncidentKey, Source>>,
+    by_place: HashMap<Place, There>,
     places: HashMap<IncidentKey, Vec<Place>>,
 }
 
@@ -77,29 +76,26 @@ impl Sources {
         };
         let now: Vec<Place> = rules.iter().enumerate().filter_map(of_rule).collect();
         let before = self.places.remove(&key).unwrap_or_default();
-        let gone: Vec<_> = before.into_iter().filter(|it| !now.contains(it)).collect();
-        for place in &gone {
+        for place in &before {
             if let Some(there) = self.by_place.get_mut(place) {
-                there.remove(&key);
-                if there.is_empty() {
+                there.plain.remove(&key);
+                there.both.remove(&key);
+                if there.plain.is_empty() && there.both.is_empty() {
                     self.by_place.remove(place);
                 }
             }
         }
+        let is_gone = before.iter().any(|it| !now.contains(it));
         for place in &now {
             let is_target = rules.get(place.0).is_some_and(|rule| all(&rule.targets, facts));
-            let source = Source { what: format!("{} of {}", incident.check, incident.target), is_target };
-            self.by_place.entry(place.clone()).or_default().insert(key.clone(), source);
+            let there = self.by_place.entry(place.clone()).or_default();
+            let side = if is_target { &mut there.both } else { &mut there.plain };
+            side.insert(key.clone(), format!("{} of {}", incident.check, incident.target));
         }
         if !now.is_empty() {
             self.places.insert(key, now);
         }
-        !gone.is_empty()
-    }
-
-    /// Whether an incident explains anything.
-    pub(super) fn knows(&self, key: &IncidentKey) -> bool {
-        self.places.contains_key(key)
+        is_gone
     }
 
     /// What explains an incident of these facts.
@@ -111,9 +107,10 @@ impl Sources {
     ) -> Option<Holder<'a>> {
         rules.iter().enumerate().filter(|(_, rule)| all(&rule.targets, facts)).find_map(|(index, rule)| {
             let there = self.by_place.get(&(index, rule.values(&key.0, facts)))?;
-            let is_source = all(&rule.sources, facts);
-            let (source, it) = there.iter().find(|(source, it)| *source != key && !(is_source && it.is_target))?;
-            Some(Holder { incident: &source.1, what: &it.what, at: &rule.at })
+            // One that is a source itself is among those that are both.
+            let both = there.both.iter().take_while(|_| !all(&rule.sources, facts));
+            let (source, what) = there.plain.iter().chain(both).next()?;
+            Some(Holder { incident: &source.1, what, at: &rule.at })
         })
     }
 }

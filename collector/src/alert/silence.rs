@@ -88,7 +88,9 @@ impl Silence {
 
     /// Whether it holds at a moment.
     pub fn holds(&self, now: Timestamp) -> bool {
-        (self.row.starts_at..self.row.ends_at).contains(&now)
+        // One from now on holds from now on, also when the clock is set back meanwhile.
+        let begins = self.row.starts_at > self.row.created_at;
+        (!begins || self.row.starts_at <= now) && now < self.row.ends_at
     }
 
     /// Whether its end has come.
@@ -127,6 +129,8 @@ mod tests {
 
     #[test]
     fn all_matchers_have_to_match_within_its_tenant_and_its_time() {
+        let now = Silence::asked(row(&["team=\"db\""], 0, 10)).expect("sound");
+        assert!(now.holds(at(-3_600)), "the clock was set back after it was asked for");
         let silence = Silence::asked(row(&["team=\"db\"", "env!=\"staging\""], 5, 10)).expect("sound");
         let facts = |pairs: &[(&str, &str)]| -> Facts {
             pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()

@@ -12,7 +12,7 @@ use super::access::Caller;
 use super::page::{Document, Page};
 use super::query::Query;
 use super::{Shared, unreadable};
-use crate::alert::{IncidentDocument, explanation};
+use crate::alert::{EXPLAINED, IncidentDocument, explanation};
 use crate::problem::Problem;
 use crate::store::{AgentRow, IncidentFilter, IncidentRow, Rows, StoreError};
 
@@ -59,8 +59,8 @@ pub(super) async fn explain(
     Query::parse(&uri)?.finish()?;
     let read = move |rows: Rows<'_>| {
         let Some(incident) = rows.incident(&caller.tenant, &id)? else { return Ok(None) };
-        let decisions = rows.decisions(&caller.tenant, &id)?;
-        let messages = rows.messages_of(&caller.tenant, &id)?;
+        let decisions = rows.newest_decisions(&caller.tenant, &id, EXPLAINED)?;
+        let messages = rows.messages_of(&decisions)?;
         Ok(Some(explanation(&incident, &decisions, &messages)))
     };
     let found = shared.context.readers.read(read).await.map_err(|error| unreadable(&error))?;

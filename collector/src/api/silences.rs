@@ -17,7 +17,7 @@ use super::{Shared, unavailable, unreadable};
 use crate::alert::Silence;
 use crate::ledger::Silencing;
 use crate::problem::Problem;
-use crate::store::{Rows, SilenceRow};
+use crate::store::{MAX_SILENCES, Rows, SilenceRow};
 
 /// Most bytes of a body.
 const MAX_BODY: usize = 128 << 10;
@@ -100,7 +100,10 @@ pub(super) async fn begin(
     let now = (shared.context.clock)();
     let row = asked(&body, caller, now)?;
     let document = serde_json::json!(SilenceDocument::new(&row, now));
-    shared.context.ledger.silence(Silencing::Begin(Box::new(row))).await.map_err(unavailable)?;
+    if !shared.context.ledger.silence(Silencing::Begin(Box::new(row))).await.map_err(unavailable)? {
+        let detail = format!("there are {MAX_SILENCES} silences that have not ended, and may not be more");
+        return Err(Problem::new(StatusCode::CONFLICT, "too_many_silences", detail).advise("end some of them"));
+    }
     Ok((StatusCode::CREATED, Json(document)))
 }
 

@@ -6,11 +6,13 @@ use clap::Args;
 
 use super::table::{plain, time};
 use super::{CliError, Where};
-use crate::alert::explanation;
+use crate::alert::{EXPLAINED, explanation};
 use crate::store::{DecisionRow, IncidentRow, MessageState, OutboxRow};
 use crate::token::DEFAULT_TENANT;
 
-/// Tells everything that was decided about an incident, in order: who was told what and why, or why not, and what they answered.
+/// Tells what was decided about an incident, in order: who was told what and why, or why not, and what they answered.
+///
+/// Of an incident that is told of for weeks these are the last thousand decisions.
 #[derive(Debug, Args)]
 pub(super) struct Explain {
     /// Its id, as in messages and in the API.
@@ -28,8 +30,8 @@ impl Explain {
         let Some(incident) = rows.incident(DEFAULT_TENANT, &self.incident)? else {
             return Err(CliError::Unknown { kind: "incident", id: self.incident });
         };
-        let decisions = rows.decisions(DEFAULT_TENANT, &incident.id)?;
-        let messages = rows.messages_of(DEFAULT_TENANT, &incident.id)?;
+        let decisions = rows.newest_decisions(DEFAULT_TENANT, &incident.id, EXPLAINED)?;
+        let messages = rows.messages_of(&decisions)?;
         self.at.print(&explanation(&incident, &decisions, &messages), || text(&incident, &decisions, &messages))
     }
 }

@@ -143,7 +143,9 @@ impl Add {
         let row = Sound::asked(row)?.row().clone();
         let mut writer = self.at.writer()?;
         let transaction = writer.transaction()?;
-        transaction.add_silence(&row)?;
+        if !transaction.add_silence(&row)? {
+            return Err(CliError::TooManySilences);
+        }
         transaction.commit()?;
         self.at.print(&shown(&row, now()), || {
             format!("{} holds until {}: {}", row.id, time(row.ends_at), plain(&row.matchers.join(", ")))

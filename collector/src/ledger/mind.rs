@@ -9,7 +9,7 @@ use std::time::Duration;
 use tickbird_shared::Timestamp;
 use tickbird_shared::batch::{Acknowledgement, Refused};
 
-use crate::aggregate::{self, IncidentChange, PoolSum, Presence, Strain};
+use crate::aggregate::{self, ChangeKind, IncidentChange, PoolSum, Presence, Strain};
 use crate::alert::{self, Policy, Silence, Withheld};
 use crate::pki::life::Kept;
 use crate::store::{
@@ -56,9 +56,9 @@ impl Mind {
         let with_agent = incidents.iter().map(|it| (it, by_key.get(&AgentKey::new(&it.tenant, &it.agent)).copied()));
         let mut alert = alert::State::load(rows.told(since)?, rows.outbox_waiting()?)
             .with_withheld(rows.withheld()?)
-            .with_sources(with_agent, policy);
+            .with_sources(with_agent.clone(), policy);
         alert.silence(silences(rows)?);
-        alert.look_for_strays();
+        alert.look_for_strays(with_agent, policy, now);
         Ok(Self {
             aggregate: aggregate::State::load(agents.clone(), incidents, now)
                 .with_fleet(rows.levels()?, rows.pool_use(since)?),
@@ -80,7 +80,7 @@ impl Mind {
         Ok(())
     }
 
-    /// Begins or ends a silence; false when there is none of that id to end.
+    /// Begins or ends a silence; false when there are as many as there may be, or none of that id to end.
     pub(super) fn silence(
         &mut self,
         transaction: &Transaction<'_>,
@@ -89,7 +89,7 @@ impl Mind {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let done = match silencing {
-            Silencing::Begin(row) => transaction.add_silence(row).map(|()| true)?,
+            Silencing::Begin(row) => transaction.add_silence(row)?,
             Silencing::End { tenant, silence } => transaction.end_silence(tenant, silence, now)?,
         };
         self.take_silences(transaction.rows())?;
@@ -99,15 +99,23 @@ impl Mind {
 
     /// Decides anew what was held back by something that is gone.
     fn let_go(&mut self, transaction: &Transaction<'_>, policy: &Policy, now: Timestamp) -> Result<(), StoreError> {
-        for lapse in self.alert.lapses(policy, now) {
+        let lapses = self.alert.lapses(policy, now);
+        if lapses.is_empty() {
+            return Ok(());
+        }
+        let mut reasons = HashMap::new();
+        for lapse in &lapses {
             let held = lapse.incidents.len();
             tracing::info!(tenant = lapse.tenant, holder = lapse.holder, held, "what held incidents back is gone");
-            let changes = self.aggregate.reconsider(&lapse.tenant, &lapse.incidents, &lapse.reason);
-            self.follow(transaction, policy, changes, now)?;
-            if lapse.is_silence {
+            for incident in &lapse.incidents {
+                reasons.insert((lapse.tenant.as_str(), incident.as_str()), lapse.reason.as_str());
+            }
+            if lapse.ends_silence {
                 transaction.silence_over(&lapse.tenant, &lapse.holder, now)?;
             }
         }
+        let changes = self.aggregate.reconsider(|tenant, id| reasons.get(&(tenant, id)).copied());
+        self.follow(transaction, policy, changes, now)?;
         Ok(())
     }
 
@@ -440,6 +448,10 @@ impl Mind {
     ) -> Result<(), StoreError> {
         for change in changes {
             transaction.put_incident(&change.incident)?;
+            if change.kind == ChangeKind::Resolved {
+                // Also of receivers that are not configured any more.
+                transaction.delete_all_withheld(&change.incident.tenant, &change.incident.id)?;
+            }
             let agent = self.agents.get(&AgentKey::new(&change.incident.tenant, &change.incident.agent));
             for decision in self.alert.decide(&change, agent, policy, now) {
                 if !transaction.add_decision(&decision.row)? {

@@ -201,7 +201,10 @@ impl Ledger {
                 for (work, done) in group.work.into_iter().zip(done) {
                     work.answer(done, &self.counters);
                 }
-                self.writer.tidy();
+                // The reserve is for messages, not for what waits in the log.
+                if !is_reserved {
+                    self.writer.tidy();
+                }
                 if group.tick
                     && let Err(error) = self.retain()
                 {
@@ -271,6 +274,8 @@ impl Ledger {
     fn commit(&mut self, group: &mut Group) -> Result<Vec<Done>, StoreError> {
         let now = (self.config.clock)();
         let policy = &self.config.policy;
+        // What others wrote may have been noticed by a transaction that came to nothing.
+        self.first |= self.mind.is_none();
         let mind = match &mut self.mind {
             Some(mind) => mind,
             lost => lost.insert(Mind::load(self.writer.rows(), &self.config.policy, now)?),

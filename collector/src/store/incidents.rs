@@ -85,6 +85,17 @@ impl Rows<'_> {
         Ok(query.query_map([tenant, incident], read_decision)?.collect::<Result<_, _>>()?)
     }
 
+    /// The newest decisions about one incident, at most so many, the oldest of them first.
+    pub fn newest_decisions(&self, tenant: &str, incident: &str, limit: u32) -> Result<Vec<DecisionRow>, StoreError> {
+        let mut query = self.0.prepare_cached(
+            "SELECT * FROM decisions WHERE tenant = ?1 AND incident = ?2 \
+                 AND state_epoch >= (SELECT coalesce(min(state_epoch), 0) FROM (SELECT state_epoch FROM decisions \
+                     WHERE tenant = ?1 AND incident = ?2 ORDER BY state_epoch DESC LIMIT ?3)) \
+             ORDER BY state_epoch, receiver",
+        )?;
+        Ok(query.query_map((tenant, incident, limit), read_decision)?.collect::<Result<_, _>>()?)
+    }
+
     /// The newest decision that queued a message, per incident and receiver, of the incidents of
     /// [`Rows::live_incidents`]: who believes what.
     pub fn told(&self, since: Timestamp) -> Result<Vec<DecisionRow>, StoreError> {

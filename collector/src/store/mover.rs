@@ -3,13 +3,15 @@
 //! SQLite's own way does it within a commit, so every few seconds one acknowledgement waits for thousands of pages and two syncs.
 //! Here a thread with a connection of its own moves what is there. While it does, the writer goes on, and what it writes
 //! meanwhile is left over: that little the writer moves itself, between two transactions, or the log could never begin anew
-//! under a load that does not end. So the log is bounded as before: at [`MOST`] the writer waits.
+//! under a load that does not end. At [`MOST`] the writer waits a while after each transaction: the log is bounded by how
+//! long somebody reads one state, as it is with SQLite's own way.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
@@ -22,6 +24,8 @@ const FROM: u32 = 4_000;
 const FEW: u32 = 1_000;
 /// Frames at which the writer waits: as much as of the log's file is kept.
 const MOST: u32 = 16_000;
+/// For how long it waits between two transactions.
+const BRAKE: Duration = Duration::from_secs(1);
 
 /// The thread, and what is known of the log.
 #[derive(Debug)]
@@ -70,8 +74,10 @@ impl Mover {
         let frames = self.frames.load(Ordering::Relaxed);
         if let Some(began_at) = self.began_at {
             if frames >= MOST {
-                // Its end: there is nothing else to hear.
-                let _ = self.moved.recv();
+                // While somebody reads an old state for long, nothing behind that can be moved, and the log grows all the same.
+                if self.moved.recv_timeout(BRAKE) == Err(RecvTimeoutError::Timeout) {
+                    return;
+                }
             } else if self.moved.try_recv() == Err(TryRecvError::Empty) {
                 return;
             }
@@ -83,9 +89,12 @@ impl Mover {
         }
         if frames >= FROM
             && let Some(begin) = &self.begin
-            && begin.try_send(()).is_ok()
         {
-            self.began_at = Some(frames);
+            match begin.try_send(()) {
+                Ok(()) => self.began_at = Some(frames),
+                // A thread that has ended moves nothing.
+                Err(_) => pass(writer),
+            }
         }
     }
 }
@@ -109,7 +118,7 @@ fn pass(connection: &Connection) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use tickbird_shared::{Lane, Timestamp};
 
@@ -162,7 +171,8 @@ mod tests {
             writer.tidy();
         }
         let log = std::fs::metadata(room.path().join("store.db-wal")).expect("is there").len();
-        assert!(log < u64::from(MOST + 300) * 4_120, "{log} bytes");
+        // On a machine that starves the thread the writer goes on after each wait.
+        assert!(log < u64::from(2 * MOST) * 4_120, "{log} bytes");
         writer.close().expect("closes");
         let writer = Writer::open(&path).expect("opens");
         assert_eq!(writer.rows().bodies_and_losses("default", "a-1").expect("reads"), (150, 0));

@@ -7,7 +7,7 @@ use rusqlite::{OptionalExtension, Row, named_params};
 use tickbird_shared::Timestamp;
 
 use super::column::{At, Json, Seq};
-use super::{MessageState, OutboxRow, Rows, StoreError, Transaction, sums};
+use super::{DecisionRow, MessageState, OutboxRow, Rows, StoreError, Transaction, sums};
 
 impl MessageState {
     /// The word in the store.
@@ -86,14 +86,13 @@ impl Rows<'_> {
         Ok(query.query_map([], read)?.collect::<Result<_, _>>()?)
     }
 
-    /// Messages of one incident that are still kept, by their ids.
-    pub fn messages_of(&self, tenant: &str, incident: &str) -> Result<BTreeMap<String, OutboxRow>, StoreError> {
-        let mut query = self.0.prepare_cached(
-            "SELECT * FROM outbox WHERE (tenant, id) IN \
-                 (SELECT tenant, message FROM decisions WHERE tenant = ?1 AND incident = ?2 AND message IS NOT NULL)",
-        )?;
-        let rows = query.query_map([tenant, incident], read)?;
-        rows.map(|row| row.map(|row| (row.id.clone(), row)).map_err(StoreError::from)).collect()
+    /// The messages of some decisions that are still kept, by their ids.
+    pub fn messages_of(&self, decisions: &[DecisionRow]) -> Result<BTreeMap<String, OutboxRow>, StoreError> {
+        let mut found = BTreeMap::new();
+        for (tenant, id) in decisions.iter().filter_map(|it| Some((&it.tenant, it.message.as_ref()?))) {
+            found.extend(self.message(tenant, id)?.map(|row| (id.clone(), row)));
+        }
+        Ok(found)
     }
 
     /// Messages of a tenant that were given up, of one receiver or of all, in order of decision.

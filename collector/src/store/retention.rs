@@ -138,4 +138,4 @@ const LEVELS_BEFORE: &str = "DELETE FROM levels WHERE (tenant, agent) IN \
 const USE_BEFORE: &str = "DELETE FROM pool_use WHERE (tenant, server, application, day) IN \
     (SELECT tenant, server, application, day FROM pool_use WHERE day < ?1 LIMIT ?2)";
 const SILENCES_BEFORE: &str = "DELETE FROM silences WHERE (tenant, id) IN \
-    (SELECT tenant, id FROM silences WHERE over_at < ?1 LIMIT ?2)";
+    (SELECT tenant, id FROM silences WHERE over_at < ?1 OR ends_at < ?1 LIMIT ?2)";

@@ -112,7 +112,7 @@ pub(super) fn filled(path: &Path) {
             ends_at: at(9),
             over_at: None,
         };
-        transaction.add_silence(&silence).expect("writes");
+        assert!(transaction.add_silence(&silence).expect("writes"));
         let withheld = WithheldRow {
             tenant: "default".into(),
             incident: row.id.clone(),

@@ -6,6 +6,9 @@ use tickbird_shared::Timestamp;
 use super::column::{At, Json};
 use super::{Rows, StoreError, Transaction, sums};
 
+/// Silences of one tenant that hold or are to come. Each is asked of each incident that changes.
+pub const MAX_SILENCES: u32 = 1_000;
+
 /// A silence as somebody asked for it. Only its end changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SilenceRow {
@@ -89,8 +92,13 @@ impl Rows<'_> {
 }
 
 impl Transaction<'_> {
-    /// Keeps a new silence.
-    pub fn add_silence(&self, silence: &SilenceRow) -> Result<(), StoreError> {
+    /// Keeps a new silence; false when the tenant has as many as it may that have not ended.
+    pub fn add_silence(&self, silence: &SilenceRow) -> Result<bool, StoreError> {
+        let mut live =
+            self.connection().prepare_cached("SELECT count(*) FROM silences WHERE tenant = ?1 AND over_at IS NULL")?;
+        if live.query_row([&silence.tenant], |row| row.get::<_, u32>(0))? >= MAX_SILENCES {
+            return Ok(false);
+        }
         self.connection()
             .prepare_cached(
                 "INSERT INTO silences (tenant, id, matchers, author, reason, created_at, starts_at, ends_at, over_at) \
@@ -107,7 +115,7 @@ impl Transaction<'_> {
                 ":ends_at": At(silence.ends_at),
                 ":over_at": silence.over_at.map(At),
             })?;
-        Ok(())
+        Ok(true)
     }
 
     /// Ends a silence now; false when there is none of that id that still holds or is to come.
@@ -144,6 +152,14 @@ impl Transaction<'_> {
                 ":kind": row.kind,
                 ":held_by": row.held_by,
             })?;
+        Ok(())
+    }
+
+    /// Nothing of an incident is held back any more.
+    pub fn delete_all_withheld(&self, tenant: &str, incident: &str) -> Result<(), StoreError> {
+        self.connection()
+            .prepare_cached("DELETE FROM withheld WHERE tenant = ?1 AND incident = ?2")?
+            .execute((tenant, incident))?;
         Ok(())
     }
 

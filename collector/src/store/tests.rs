@@ -264,6 +264,34 @@ fn what_a_clock_that_was_ahead_put_off_is_due_once_the_clock_is_right() {
 }
 
 #[test]
+fn a_tenant_has_a_thousand_silences_that_have_not_ended() {
+    let mut scene = Scene::new();
+    let silence = |number: u32| SilenceRow {
+        tenant: "default".into(),
+        id: format!("sil_{number:05}"),
+        matchers: vec!["team=db".into()],
+        author: "anna".into(),
+        reason: "they move".into(),
+        created_at: day(1),
+        starts_at: day(1),
+        ends_at: day(2),
+        over_at: None,
+    };
+    let taken = scene.write(|it| {
+        let taken = (0..=MAX_SILENCES).map(|number| it.add_silence(&silence(number)));
+        taken.collect::<Result<Vec<_>, _>>()
+    });
+    assert_eq!(taken.iter().filter(|it| **it).count(), MAX_SILENCES as usize);
+    assert_eq!(taken.last(), Some(&false));
+    scene.write(|it| it.silence_over("default", "sil_00000", day(2)));
+    assert!(scene.write(|it| it.add_silence(&silence(9_999))), "one has ended");
+    assert!(
+        scene.write(|it| it.add_silence(&SilenceRow { tenant: "other".into(), ..silence(1) })),
+        "of another tenant"
+    );
+}
+
+#[test]
 fn only_what_was_given_up_and_not_followed_waits_again() {
     let mut scene = Scene::new();
     let dead = |id: &str, incident: &str| OutboxRow {

@@ -191,12 +191,16 @@ impl Mind {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let Some(row) = self.agents.get_mut(agent) else { return Ok(()) };
+        let is_relabelled = row.host != inventory.host || row.own_labels != inventory.labels;
         row.host.clone_from(&inventory.host);
         row.version = Some(inventory.version.clone());
         row.system = Some(inventory.system.clone());
         row.own_labels = inventory.labels.clone();
         row.targets.clone_from(&inventory.targets);
         transaction.put_agent(row)?;
+        if is_relabelled {
+            self.alert.relabelled(self.aggregate.firing_of(&agent.tenant, &agent.id), row, policy, now);
+        }
         let changes = self.aggregate.apply(aggregate::Event::Inventory(row), now);
         self.follow(transaction, policy, changes, now)
     }

@@ -16,6 +16,7 @@ CREATE TABLE silences (
     )) STORED,
     PRIMARY KEY (tenant, id)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX silences_live ON silences (tenant, id) WHERE over_at IS NULL;
 
 -- What each receiver would have been told of an incident that fires, and what holds it back.
 CREATE TABLE withheld (

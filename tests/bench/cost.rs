@@ -43,6 +43,13 @@ pub(crate) fn over_in(cgroup: &Cgroup, time: Duration) -> Result<Cost, StageErro
     Ok(Cost { cpu_ratio: (cgroup.cpu_seconds()? - before) / began.elapsed().as_secs_f64(), pss_mib })
 }
 
+/// A quarter of the values are less than this one.
+pub(crate) fn lower_quartile(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 4).copied().unwrap_or(f64::NAN)
+}
+
 /// Lets `time` go by, so that what starts once is over.
 pub(crate) fn warm_up(time: Duration) -> Result<(), StageError> {
     throughout("warming up", time, || Ok(()))

@@ -5,8 +5,8 @@
 use tickbird_tests::agent::User;
 use tickbird_tests::{Agent, Application, Seconds, Stage, StageError};
 
-use crate::cost::{run_seconds, warm_up};
-use crate::{Figure, median};
+use crate::Figure;
+use crate::cost::{lower_quartile, run_seconds, warm_up};
 
 /// A port that is known to be a database's, so that the connections are a pool; and rarely in use on a developer's host.
 const PORT: u16 = 27017;
@@ -75,12 +75,14 @@ pub(crate) fn tick(stage: &Stage) -> Result<Vec<Figure>, StageError> {
             dumps.push(holder.does("dump")?.as_f64().unwrap_or(f64::NAN));
             listings.push(holder.does("ss")?.as_f64().unwrap_or(f64::NAN));
         }
-        let ratio = median(&ticks) / median(&dumps);
+        // What others on the machine evict and delay comes on top, in some seconds and not in others: the lower quarter has least of it.
+        let ratio = lower_quartile(&ticks) / lower_quartile(&dumps);
         let of = |what: &str, values| Figure::of_all(format!("{connections} connections: {what}"), values, "ms of CPU");
         figures.push(of("a second of the agent", ticks));
         figures.push(of("a bare dump", dumps).for_comparison());
         figures.push(of("ss -tnp", listings).for_comparison());
-        figures.push(Figure::of(format!("{connections} connections: agent to bare dump"), ratio, "").at_most(BUDGET));
+        let what = format!("{connections} connections: agent to bare dump, lower quartiles");
+        figures.push(Figure::of(what, ratio, "").at_most(BUDGET));
         agent.stop()?;
     }
     Ok(figures)

@@ -83,7 +83,8 @@ impl fmt::Display for Comparison {
 ///
 /// *Wrong* is: a connection called held, or named by a finding of a leak, that nobody keeps; one called leased or busy
 /// that was not used lately; one called free that was kept for 15 s; a finding's descriptor that is not the connection's.
-/// What changed just now is left out, what the truth does not list was never leased.
+/// What changed just now is left out; what the truth does not list was
+/// never leased, and is busy while it is opened.
 pub fn compare(pid: u32, truth: &Truth, samples: &[Sample]) -> Comparison {
     let mut found = Comparison::default();
     for sample in samples {
@@ -97,6 +98,12 @@ pub fn compare(pid: u32, truth: &Truth, samples: &[Sample]) -> Comparison {
                     let claims = ["leased", "busy"].contains(&seen.verdict.as_str());
                     if seen.verdict == "held" || claims && !used {
                         found.wrong.push(said(sample.at, seen, "nobody kept it"));
+                    }
+                }
+                State::Unlisted => {
+                    *found.not_kept.entry(seen.verdict.clone()).or_default() += 1;
+                    if ["held", "leased"].contains(&seen.verdict.as_str()) {
+                        found.wrong.push(said(sample.at, seen, "nobody ever took it"));
                     }
                 }
                 State::Kept(it) => kept(&mut found, sample.at, seen, &it),
@@ -116,7 +123,7 @@ fn named(found: &mut Comparison, at: f64, row: &Value, truth: &Truth) {
     let Some((port, fd)) = end_of(row) else { return found.wrong.push(wrong("it has no port or no descriptor")) };
     match steady(truth, at, port) {
         State::Changed => (),
-        State::Free { .. } => found.wrong.push(wrong("nobody kept it")),
+        State::Free { .. } | State::Unlisted => found.wrong.push(wrong("nobody kept it")),
         State::Kept(it) if it.fd.is_some_and(|known| known != fd) => {
             found.wrong.push(wrong(&format!("its descriptor is {:?}", it.fd)));
         }
@@ -161,6 +168,8 @@ enum State {
     Free { used: bool },
     /// It was kept in all that time, or since it was taken.
     Kept(Connection),
+    /// The application does not list it: nobody ever took it, and perhaps it is only being opened, with all that is said for it.
+    Unlisted,
 }
 
 fn steady(truth: &Truth, at: f64, port: u16) -> State {
@@ -177,6 +186,7 @@ fn steady(truth: &Truth, at: f64, port: u16) -> State {
     match last {
         Some(it) if !it.kept.is_empty() && !changed => State::Kept(it.clone()),
         _ if changed => State::Changed,
+        None if !used => State::Unlisted,
         _ => State::Free { used },
     }
 }
@@ -259,6 +269,8 @@ mod tests {
         assert_eq!(said_at(4.0, 4000, "leased").wrong.len(), 1, "it was not used");
         assert_eq!(said_at(4.0, 4000, "unknown").wrong.len(), 0);
         assert_eq!(said_at(6.0, 4000, "held"), Comparison { looks: 1, ..Comparison::default() });
-        assert_eq!(said_at(30.0, 4001, "held").wrong.len(), 1, "nobody ever leased it");
+        for (verdict, wrong) in [("held", 1), ("leased", 1), ("busy", 0), ("unknown", 0)] {
+            assert_eq!(said_at(30.0, 4001, verdict).wrong.len(), wrong, "nobody ever leased it: {verdict}");
+        }
     }
 }

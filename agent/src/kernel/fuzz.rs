@@ -16,7 +16,7 @@ pub(crate) fn proc(data: &[u8]) {
     let (page, ticks) = stat::parse_auxv(data);
     assert!(page != Some(0) && ticks != Some(0), "both divide");
     let _ = (stat::parse_uptime(data), stat::parse_last_pid(data), stat::parse_number(data), status::parse_uid(data));
-    let _ = (memory::parse_pss(data), limits::parse_open_files(data));
+    let _ = (memory::parse_pss(data), memory::parse_anonymous_pages(data), limits::parse_open_files(data));
     let _ = (descriptors::parse_socket(data), descriptors::parse_writable(data));
     let arguments = strings::arguments(data);
     assert!(arguments.iter().map(|it| it.len() + 1).sum::<usize>() <= data.len() + 1);

@@ -166,6 +166,14 @@ impl Proc {
         memory::parse_pss(self.small(pid, "smaps_rollup")?).ok_or(KernelError::Malformed("/proc/<pid>/smaps_rollup"))
     }
 
+    /// Resident pages that no file is behind.
+    ///
+    /// # Errors
+    /// As [`Proc::stat`].
+    pub fn anonymous_pages(&mut self, pid: u32) -> Result<u64, KernelError> {
+        memory::parse_anonymous_pages(self.small(pid, "statm")?).ok_or(KernelError::Malformed("/proc/<pid>/statm"))
+    }
+
     /// The text of `/proc/<pid>/cgroup`.
     ///
     /// # Errors

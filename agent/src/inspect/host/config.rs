@@ -15,7 +15,7 @@ pub static ABOUT: About = About {
     name: "host",
     source: "NETLINK_SOCK_DIAG dump and destroy events of TCP (else /proc/net/tcp and tcp6), dump of unix sockets; \
              of other network namespaces /proc/<pid>/net/tcp and tcp6, or the same dump inside; /proc/<pid>/stat, status, \
-             cmdline, limits, smaps_rollup, fd, environ (named keys), cgroup; the cgroup tree's memory files; pidfd",
+             cmdline, limits, smaps_rollup, statm, fd, environ (named keys), cgroup; the cgroup tree's memory files; pidfd",
     needs: "nothing for sockets, CPU and threads; the application's user, or CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH \
             together, for who holds which socket, PSS and the pool limits of its environment; CAP_SYS_ADMIN beside \
             them to enter other network namespaces (`namespaces` in [host])",

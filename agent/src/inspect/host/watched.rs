@@ -24,8 +24,9 @@ use crate::kernel::pidfd;
 use crate::kernel::proc::{Proc, Stat, stat, strings};
 use crate::kernel::reader;
 
-/// PSS is read so often, and less often where it takes long: at most a thousandth of a core for each process.
-const PSS_PACE: Duration = Duration::from_secs(10);
+/// PSS is read so often, and less often where it takes long: at most a thousandth of a core for each process. What it grew by
+/// meanwhile is that of its own pages.
+const PSS_PACE: Duration = Duration::from_secs(60);
 const PSS_SHARE: u32 = 1000;
 /// Limits and cgroups change when somebody changes them.
 const LIMITS_PACE: Duration = Duration::from_secs(60);
@@ -42,6 +43,23 @@ pub(super) struct Watched {
     hierarchy: Option<Hierarchy>,
 }
 
+/// The proportional set size as it was read last.
+#[derive(Debug, Clone, Copy)]
+struct Pss {
+    bytes: u64,
+    /// Pages of its own at that time.
+    anonymous: u64,
+}
+
+impl Pss {
+    /// What it is now, given the pages of its own: a leak is of those, and what is mapped of files changes little.
+    const fn with(self, anonymous: u64, page_bytes: u64) -> u64 {
+        let grown = anonymous.saturating_sub(self.anonymous).saturating_mul(page_bytes);
+        let shrunk = self.anonymous.saturating_sub(anonymous).saturating_mul(page_bytes);
+        self.bytes.saturating_add(grown).saturating_sub(shrunk)
+    }
+}
+
 /// One watched process.
 #[derive(Debug)]
 struct One {
@@ -50,7 +68,7 @@ struct One {
     is_heard: bool,
     port: Option<u16>,
     cpu_before: Option<(u64, Instant)>,
-    pss: Option<u64>,
+    pss: Option<Pss>,
     pss_due: Duration,
     descriptor_limit: Value,
     limited: Option<Limited>,
@@ -261,8 +279,7 @@ impl One {
             Ok(count) => Value::Known(count as f64),
             Err(error) => Value::Unknown(why_not(error, "descriptors", row.uid)),
         };
-        self.read_pss(reader);
-        if let Some(bytes) = self.pss {
+        if let Some(bytes) = self.pss(reader) {
             row.memory = Value::Known(bytes as f64);
             row.memory_is_pss = true;
         }
@@ -279,24 +296,25 @@ impl One {
         }
     }
 
-    fn read_pss(&mut self, reader: &mut Reader<'_>) {
-        let now = reader.given.now;
+    /// Bytes, where they may be read.
+    fn pss(&mut self, reader: &mut Reader<'_>) -> Option<u64> {
+        let (pid, now) = (reader.instance.pid, reader.given.now);
         if now < self.pss_due {
-            return;
+            let known = self.pss?;
+            let anonymous = reader.proc.anonymous_pages(pid).unwrap_or(known.anonymous);
+            return Some(known.with(anonymous, reader.proc.constants().page_bytes));
         }
         let began = thread_time();
-        let spread = Duration::from_secs(u64::from(reader.instance.pid % 4));
-        match reader.proc.pss(reader.instance.pid) {
-            Ok(bytes) => {
-                self.pss = Some(bytes);
-                let took = thread_time().saturating_sub(began);
-                self.pss_due = now + (took * PSS_SHARE).max(PSS_PACE + spread);
-            }
-            Err(_) => {
-                self.pss = None;
-                self.pss_due = now + LIMITS_PACE + spread;
-            }
-        }
+        // So that those of one moment are not read in one.
+        let spread = Duration::from_secs(u64::from(pid % 16));
+        let read =
+            reader.proc.anonymous_pages(pid).and_then(|anonymous| Ok(Pss { bytes: reader.proc.pss(pid)?, anonymous }));
+        self.pss = read.ok();
+        self.pss_due = match self.pss {
+            Some(_) => now + (thread_time().saturating_sub(began) * PSS_SHARE).max(PSS_PACE + spread),
+            None => now + LIMITS_PACE + spread,
+        };
+        self.pss.map(|it| it.bytes)
     }
 
     fn read_limits(&mut self, reader: &mut Reader<'_>, hierarchy: Option<&Hierarchy>) {
@@ -439,4 +457,18 @@ fn how_it_ended(path: &Path, instance: Instance, may_look: bool) -> Option<Arc<s
 /// A panic of another holder leaves plain data, so the lock's poison is of no consequence.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_process_grows_or_shrinks_by_between_two_readings_is_that_of_its_own_pages() {
+        let pss = Pss { bytes: 10 << 20, anonymous: 1_000 };
+        assert_eq!(pss.with(1_000, 4_096), 10 << 20);
+        assert_eq!(pss.with(1_256, 4_096), 11 << 20);
+        assert_eq!(pss.with(744, 4_096), 9 << 20);
+        assert_eq!(Pss { bytes: 4_096, anonymous: 9 }.with(0, 4_096), 0, "pages that others shared were counted less");
+    }
 }

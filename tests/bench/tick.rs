@@ -14,6 +14,8 @@ const PORT: u16 = 27017;
 const BUDGET: f64 = 2.0;
 /// An agent that came near its own budget would look less often, and every other second would cost nothing.
 const SPENDS: &str = "[budget]\ncpu = \"100%\"\n";
+/// Beside a linear growth.
+const GROWTH: f64 = 1.2;
 /// Seconds of each size; each with one dump and one `ss` behind the agent's own second.
 const SECONDS: usize = 30;
 
@@ -65,6 +67,7 @@ pub(crate) fn owners(stage: &Stage) -> Result<Vec<Figure>, StageError> {
 
 pub(crate) fn tick(stage: &Stage) -> Result<Vec<Figure>, StageError> {
     let mut figures = Vec::new();
+    let mut fewer: Option<f64> = None;
     for connections in SIZES {
         let (mut holder, mut agent, pid) = beside(stage, connections)?;
         let (mut ticks, mut dumps, mut listings) = (Vec::new(), Vec::new(), Vec::new());
@@ -77,12 +80,17 @@ pub(crate) fn tick(stage: &Stage) -> Result<Vec<Figure>, StageError> {
         }
         // What others on the machine evict and delay comes on top, in some seconds and not in others: the lower quarter has least of it.
         let ratio = lower_quartile(&ticks) / lower_quartile(&dumps);
+        let each = lower_quartile(&ticks) / f64::from(connections);
         let of = |what: &str, values| Figure::of_all(format!("{connections} connections: {what}"), values, "ms of CPU");
         figures.push(of("a second of the agent", ticks));
         figures.push(of("a bare dump", dumps).for_comparison());
         figures.push(of("ss -tnp", listings).for_comparison());
         let what = format!("{connections} connections: agent to bare dump, lower quartiles");
         figures.push(Figure::of(what, ratio, "").at_most(BUDGET));
+        if let Some(before) = fewer.replace(each) {
+            let what = format!("{connections} connections: the cost of each, to that among fewer");
+            figures.push(Figure::of(what, each / before, "").at_most(GROWTH));
+        }
         agent.stop()?;
     }
     Ok(figures)

@@ -33,7 +33,7 @@ mod pool_source;
 pub mod reader;
 
 pub use files::{Place, Warning};
-pub use reader::{Mistake, Mistakes, nearest, parse_duration, show};
+pub use reader::{Mistake, Mistakes, nearest};
 use reader::{Notes, Section};
 
 /// Everything the agent is told.

@@ -307,6 +307,11 @@ impl State {
         firing.filter_map(change).collect()
     }
 
+    /// The incident of a fingerprint that fires or may still return.
+    pub fn incident(&self, fingerprint: Fingerprint) -> Option<&IncidentRow> {
+        self.incidents.get(&fingerprint).map(Incident::row)
+    }
+
     /// What fires at an agent.
     pub fn firing_of(&self, tenant: &str, agent: &str) -> impl Iterator<Item = &IncidentRow> {
         let found = self.agents.get(&key(tenant, agent));

@@ -14,10 +14,14 @@
 //! was held back is kept; when what held it is gone, the incident is decided anew, and what a receiver missed is told if it
 //! is still true.
 //!
+//! Where a route groups, what is decided waits for the next message of its group (`group`), and is looked at once more before it is
+//! told: what is over, or held back by now, is not told. The end of an incident goes to the group that was told of it.
+//!
 //! That a receiver is away is told to all others, and never to itself: it would hear of it when it is not true any more. What it gets
 //! late says when it was decided.
 
 mod explanation;
+mod group;
 mod inhibition;
 mod matcher;
 mod message;
@@ -26,26 +30,29 @@ mod silence;
 mod window;
 mod withheld;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use sha2::{Digest, Sha256};
-use tickbird_shared::{Severity, Status, Timestamp};
+use tickbird_shared::{Fingerprint, Severity, Status, Timestamp};
 use ulid::Ulid;
 
 use crate::aggregate::{ChangeKind, IncidentChange, is_about};
-use crate::store::{AgentRow, DecisionRow, IncidentRow, MessageState, OutboxRow, WithheldRow};
+use crate::store::{AgentRow, DecisionRow, GroupRow, IncidentRow, MessageState, OutboxRow, WithheldRow};
 
-pub use explanation::{SHOWN as EXPLAINED, explanation};
+pub use explanation::Explanation;
+pub use group::{By, Grouping};
 pub use inhibition::Inhibition;
 pub use matcher::{Matcher, MatcherError};
 pub(crate) use message::object;
-pub use message::{AgentDocument, IncidentDocument, sample};
+pub use message::{AgentDocument, Form, IncidentDocument, sample};
 pub use route::{Facts, Route, facts};
-pub use silence::{Silence, SilenceError};
+pub use silence::{Silence, SilenceDocument, SilenceError};
 pub use window::{Span, Window, day, minutes, month, range, weekday};
 
 pub use withheld::Lapse;
 
+use group::Groups;
 use inhibition::Sources;
 use withheld::{GRACE, Held, Holdings, MUTE};
 
@@ -58,12 +65,19 @@ pub struct Receiver {
     pub min_severity: Severity,
     /// Ids of checks that it never hears of. Default `agent.blind`.
     pub skip_checks: Vec<String>,
+    /// What it understands.
+    pub form: Form,
 }
 
 impl Receiver {
     /// A receiver with the defaults.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), min_severity: Severity::Warning, skip_checks: vec!["agent.blind".into()] }
+        Self {
+            name: name.into(),
+            min_severity: Severity::Warning,
+            skip_checks: vec!["agent.blind".into()],
+            form: Form::Own,
+        }
     }
 
     /// Why it does not hear of a check at a severity, whatever leads to it.
@@ -102,10 +116,20 @@ impl Policy {
         is_out.then(|| format!("none of the active_time_intervals of {} holds", route.at))
     }
 
-    /// Whether the route that stands there is mute; one that stands nowhere is not.
-    fn is_mute_at(&self, at: &str, now: Timestamp) -> bool {
+    /// How an incident of these facts leads to a receiver, and what mutes that. Of several ways one that speaks is enough; else the first
+    /// is named.
+    fn way(&self, receiver: &str, facts: &Facts, now: Timestamp) -> (Way<'_>, Option<(String, String)>) {
+        let Some(route) = &self.route else { return (Way::All, None) };
+        let ways: Vec<_> = route.lead(facts).into_iter().filter(|it| it.receiver == receiver).collect();
+        let speaks = ways.iter().find(|it| self.is_mute(it, now).is_none());
+        let Some(way) = speaks.or(ways.first()) else { return (Way::None, None) };
+        (Way::By(way), self.is_mute(way, now).map(|why| (format!("{MUTE}{}", way.at), why)))
+    }
+
+    /// Why the route that stands there is mute; one that stands nowhere is not.
+    fn is_mute_at(&self, at: &str, now: Timestamp) -> Option<String> {
         let all = self.route.as_ref().map(Route::all).unwrap_or_default();
-        all.into_iter().find(|it| it.at == at).is_some_and(|it| self.is_mute(it, now).is_some())
+        all.into_iter().find(|it| it.at == at).and_then(|it| self.is_mute(it, now))
     }
 }
 
@@ -126,6 +150,32 @@ pub struct Decision {
     pub supersedes: Vec<String>,
     /// What is held back from the receiver from now on.
     pub withheld: Withheld,
+    /// The group whose next message this is the first to wait for.
+    pub group: Option<GroupRow>,
+    /// Why what was decided before does not wait for its group any more, if something did.
+    pub ungathers: Option<String>,
+}
+
+/// An incident as it is now, and its agent where that is known.
+pub type Found<'a> = (Cow<'a, IncidentRow>, Option<&'a AgentRow>);
+
+/// What a group tells at its time, and what becomes of it.
+#[derive(Debug)]
+pub struct Flush {
+    /// As it is kept from now on.
+    pub group: GroupRow,
+    /// Nothing of it fires or waits any more, and it is not kept.
+    pub is_over: bool,
+    /// Id of the message that its incidents waited for, if some did.
+    pub gathered_for: Option<String>,
+    /// What is told, if anything.
+    pub message: Option<OutboxRow>,
+    /// Incidents that are not told after all, and why.
+    pub ungathered: Vec<(String, String)>,
+    /// What is held back from now on.
+    pub withheld: Vec<WithheldRow>,
+    /// Ids of waiting messages that need not be sent any more, if they were certainly not heard.
+    pub supersedes: Vec<String>,
 }
 
 /// What a decision changes of what is held back from its receiver.
@@ -150,6 +200,12 @@ enum Kind {
 }
 
 impl Kind {
+    const ALL: [Self; 5] = [Self::Firing, Self::Worsened, Self::Eased, Self::Updated, Self::Resolved];
+
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|it| it.as_str() == name)
+    }
+
     /// What can be held back, the gravest last.
     const HELD: [Self; 3] = [Self::Updated, Self::Worsened, Self::Firing];
 
@@ -182,8 +238,8 @@ type IncidentKey = (String, String);
 /// Which receivers believe what.
 #[derive(Debug, Default)]
 pub struct State {
-    /// Per incident the receivers that were told that it fires, and not yet that it is over.
-    believers: HashMap<IncidentKey, BTreeSet<String>>,
+    /// Per incident the receivers that were told that it fires, and not yet that it is over; each with the group it was told with.
+    believers: HashMap<IncidentKey, BTreeMap<String, Option<String>>>,
     waiting: HashMap<IncidentKey, Vec<(String, Waiting)>>,
     /// Those whose end was not noticed yet.
     silences: Vec<Silence>,
@@ -191,6 +247,8 @@ pub struct State {
     withheld: Holdings,
     /// What fires and explains others.
     sources: Sources,
+    /// What waits to be told together, and what was.
+    groups: Groups,
     /// Routes that were mute when they held something back, each with [`MUTE`] and the tenant.
     mute: BTreeSet<IncidentKey>,
     last_id: Ulid,
@@ -202,10 +260,9 @@ impl State {
         let mut state = Self::default();
         // Ids order what waits, also when the clock has stepped back meanwhile.
         let ids = told.iter().filter_map(|row| row.message.as_deref()).chain(waiting.iter().map(|row| row.id.as_str()));
-        let newest = ids.filter_map(|id| Ulid::from_string(id.strip_prefix("msg_")?).ok()).max();
-        state.last_id = newest.unwrap_or_default();
+        state.last_id = ids.filter_map(ulid_of).max().unwrap_or_default();
         for row in told.into_iter().filter(|row| row.told && row.kind != Kind::Resolved.as_str()) {
-            state.believers.entry((row.tenant, row.incident)).or_default().insert(row.receiver);
+            state.believers.entry((row.tenant, row.incident)).or_default().insert(row.receiver, row.in_group);
         }
         for row in waiting {
             state.wait(&row);
@@ -225,6 +282,44 @@ impl State {
             let held = Held { kind, by: row.held_by };
             self.withheld.set(&(row.tenant, row.incident), &row.receiver, Some(held));
         }
+        self
+    }
+
+    /// The same with ids that go on after the newest message that is stored: one that only told again what was known has no decision.
+    #[must_use]
+    pub fn after(mut self, newest: Option<&str>) -> Self {
+        self.last_id = newest.and_then(ulid_of).into_iter().chain([self.last_id]).max().unwrap_or_default();
+        self
+    }
+
+    /// The same with the groups and what waits in them, as stored.
+    #[must_use]
+    pub fn with_groups<'a>(
+        mut self,
+        rows: Vec<GroupRow>,
+        gathered: &[DecisionRow],
+        incidents: impl Iterator<Item = &'a IncidentRow>,
+        policy: &Policy,
+        now: Timestamp,
+    ) -> Self {
+        let ids = rows.iter().filter_map(|row| row.message.as_deref()).filter_map(ulid_of);
+        self.last_id = ids.chain([self.last_id]).max().unwrap_or_default();
+        for row in gathered.iter().filter(|row| row.kind == Kind::Resolved.as_str()) {
+            // Only who was told that it fires waits for this.
+            let them = self.believers.entry((row.tenant.clone(), row.incident.clone())).or_default();
+            them.entry(row.receiver.clone()).or_insert_with(|| row.in_group.clone());
+        }
+        let told: Vec<_> = self
+            .believers
+            .iter()
+            .flat_map(|(key, them)| them.values().flatten().map(|group| (key.clone(), group.clone())))
+            .collect();
+        let fingerprints = if rows.is_empty() && gathered.is_empty() {
+            HashMap::new()
+        } else {
+            incidents.map(|it| ((it.tenant.clone(), it.id.clone()), it.fingerprint)).collect()
+        };
+        self.groups = Groups::load(rows, gathered, &told, &fingerprints, policy.route.as_ref(), now);
         self
     }
 
@@ -305,7 +400,8 @@ impl State {
 
     /// Takes out what is to be decided anew now, since what held it back is gone.
     pub fn lapses(&mut self, policy: &Policy, now: Timestamp) -> Vec<Lapse> {
-        let speaks = |(_, by): &&IncidentKey| by.strip_prefix(MUTE).is_some_and(|at| !policy.is_mute_at(at, now));
+        let speaks =
+            |(_, by): &&IncidentKey| by.strip_prefix(MUTE).is_some_and(|at| policy.is_mute_at(at, now).is_none());
         let speaking: Vec<_> = self.withheld.holders().filter(speaks).cloned().collect();
         for key in speaking {
             let reason = format!("a time interval is over, and {} speaks", key.1.trim_start_matches(MUTE));
@@ -339,32 +435,18 @@ impl State {
         if self.sources.take(&policy.inhibitions, &change.incident, fires, &facts) {
             self.let_go_of(key.clone(), now);
         }
-        let silence = self.silences.iter().find(|it| it.holds(now) && it.matches(&facts));
-        let holder = silence.map(|it| (it.row().id.clone(), it.why())).or_else(|| {
-            let it = self.sources.holder(&policy.inhibitions, &key, &facts)?;
-            Some((it.incident.to_owned(), it.why()))
-        });
+        let holder = self.holder(policy, &key, &facts, now);
         let receivers = &policy.receivers;
         let mut decisions = Vec::with_capacity(receivers.len());
         for receiver in receivers {
-            let believes = self.believers.get(&key).is_some_and(|them| them.contains(&receiver.name));
+            let told_in = self.believers.get(&key).and_then(|them| them.get(&receiver.name)).cloned();
             let held = self.withheld.get(&key, &receiver.name).map(|it| it.kind);
             if change.kind == ChangeKind::Reconsidered && held.is_none() {
                 continue;
             }
-            let mut mute = None;
-            let way = match &policy.route {
-                None => Way::All,
-                Some(route) => {
-                    // One that speaks is enough; else the first is named.
-                    let ways: Vec<_> = route.to(&receiver.name, &facts).collect();
-                    let speaks = ways.iter().find(|it| policy.is_mute(it, now).is_none());
-                    let way = speaks.or(ways.first());
-                    mute = way.and_then(|it| Some((format!("{MUTE}{}", it.at), policy.is_mute(it, now)?)));
-                    way.map_or(Way::None, |it| Way::By(&it.at))
-                }
-            };
-            let (kind, mut verdict) = judge(change, receiver, believes, held, way);
+            let held = held.or_else(|| self.groups.gathered(&key, &receiver.name));
+            let (way, mute) = policy.way(&receiver.name, &facts, now);
+            let (kind, mut verdict) = judge(change, receiver, told_in.is_some(), held, way);
             let mut by = None;
             if let Some((id, why)) =
                 holder.as_ref().or(mute.as_ref()).filter(|_| verdict.is_ok() && kind != Kind::Resolved)
@@ -372,23 +454,215 @@ impl State {
                 verdict = Err(why.clone());
                 by = Some(id.clone());
             }
-            let mut decision = self.write_down(change, agent, &receiver.name, kind, verdict, now);
+            // While it fires, it is told as it was told first: two queues of one receiver have no order between them.
+            let thread = told_in.clone().flatten().filter(|id| self.groups.has(&change.incident.tenant, id));
+            let group = match (&verdict, way) {
+                (Err(_), _) => None,
+                // Whatever the routes say now, it ends where it was told.
+                (Ok(_), _) if kind == Kind::Resolved || thread.is_some() => thread,
+                (Ok(_), Way::By(route)) if told_in != Some(None) => {
+                    route.grouping.as_ref().map(|it| self.groups.of(route, it, &change.incident, &facts))
+                }
+                (Ok(_), _) => None,
+            };
+            // What a route tells at once does not wait for the others of its group.
+            let at_once = kind != Kind::Resolved && !matches!(way, Way::By(Route { grouping: Some(_), .. }));
+            let ungathers = self.groups.leave(&key, &receiver.name, group.as_deref()).then(|| match &verdict {
+                Err(_) if kind == Kind::Resolved => "it was over before its group was told".into(),
+                Err(why) => why.clone(),
+                Ok(_) => "it is told another way".into(),
+            });
+            let mut decision = self.write_down((change, agent), receiver, kind, verdict, (group, at_once), now);
             decision.withheld = self.withhold(&key, &receiver.name, kind, by);
+            decision.ungathers = ungathers;
             decisions.push(decision);
         }
         if change.kind == ChangeKind::Resolved {
             // Of receivers that are not configured any more.
             self.withheld.remove(&key);
-            // Those that are left were told that it fires and are not configured any more.
-            for receiver in self.believers.remove(&key).unwrap_or_default() {
-                if receivers.iter().any(|it| it.name == receiver) {
+            for (receiver, group) in self.believers.remove(&key).unwrap_or_default() {
+                if self.groups.gathered(&key, &receiver) == Some(Kind::Resolved) {
+                    // It is told with its group.
+                    self.believers.entry(key.clone()).or_default().insert(receiver, group);
                     continue;
                 }
-                let verdict = Err("the receiver is not configured any more".into());
-                decisions.push(self.write_down(change, agent, &receiver, Kind::Resolved, verdict, now));
+                if let Some(group) = group {
+                    self.groups.forget(&key, &group);
+                }
+                if receivers.iter().all(|it| it.name != receiver) {
+                    let verdict = Err("the receiver is not configured any more".into());
+                    let gone = Receiver::new(receiver);
+                    decisions.push(self.write_down(
+                        (change, agent),
+                        &gone,
+                        Kind::Resolved,
+                        verdict,
+                        (None, false),
+                        now,
+                    ));
+                }
             }
         }
         decisions
+    }
+
+    /// The silence or the incident that holds an incident back, and why.
+    fn holder(&self, policy: &Policy, key: &IncidentKey, facts: &Facts, now: Timestamp) -> Option<(String, String)> {
+        let silence = self.silences.iter().find(|it| it.holds(now) && it.matches(facts));
+        silence.map(|it| (it.row().id.clone(), it.why())).or_else(|| {
+            let it = self.sources.holder(&policy.inhibitions, key, facts)?;
+            Some((it.incident.to_owned(), it.why()))
+        })
+    }
+
+    /// What the groups tell whose time has come. `find` gives an incident as it is now.
+    ///
+    /// # Errors
+    /// Those of `find`; what is known here may then be ahead of what is stored.
+    pub fn flush<'a, E>(
+        &mut self,
+        policy: &Policy,
+        now: Timestamp,
+        find: impl Fn(&IncidentKey, Option<Fingerprint>) -> Result<Option<Found<'a>>, E>,
+    ) -> Result<Vec<Flush>, E> {
+        /// Incidents that are looked at in one second at most, but for one group.
+        const AT_ONCE: usize = 2_000;
+        let is_configured = |name: &str| policy.receivers.iter().any(|it| it.name == name);
+        let (mut flushes, mut looked_at) = (Vec::new(), 0);
+        for key in self.groups.due(is_configured, now) {
+            looked_at += self.groups.len(&key);
+            flushes.extend(self.flush_one(&key, policy, now, &find)?);
+            if looked_at >= AT_ONCE {
+                break;
+            }
+        }
+        Ok(flushes)
+    }
+
+    fn flush_one<'a, E>(
+        &mut self,
+        key: &IncidentKey,
+        policy: &Policy,
+        now: Timestamp,
+        find: &impl Fn(&IncidentKey, Option<Fingerprint>) -> Result<Option<Found<'a>>, E>,
+    ) -> Result<Option<Flush>, E> {
+        let gathered = self.groups.take_gathered(key);
+        let Some(group) = self.groups.get_mut(key) else { return Ok(None) };
+        let (before, firing) = (group.row.clone(), group.firing.clone());
+        let (tenant, receiver) = (&key.0, &before.receiver);
+        let configured = policy.receivers.iter().find(|it| it.name == *receiver);
+        let is_configured = configured.is_some();
+        let is_asked = !self.silences.is_empty() || !policy.inhibitions.is_empty() || !policy.windows.is_empty();
+        let holds = |state: &Self, place: &IncidentKey, (row, agent): &Found<'_>| {
+            let facts = is_asked.then(|| facts(row, *agent))?;
+            state.holder(policy, place, &facts, now).or_else(|| policy.way(receiver, &facts, now).1)
+        };
+        let (mut told, mut ungathered, mut withheld) = (Vec::new(), Vec::new(), Vec::new());
+        for (incident, it) in gathered {
+            let place = (tenant.clone(), incident);
+            let found = find(&place, it.fingerprint)?;
+            let found = match found {
+                _ if !is_configured => Err("the receiver is not configured any more"),
+                None => Err("the incident is not known any more"),
+                Some((row, _)) if it.kind != Kind::Resolved && row.status != Status::Firing => Err("it is over"),
+                Some(found) => Ok(found),
+            };
+            let held = found.as_ref().ok().filter(|_| it.kind != Kind::Resolved).and_then(|it| holds(self, &place, it));
+            match (found, held) {
+                (Ok(_), Some((by, why))) => {
+                    ungathered.push((place.1.clone(), why));
+                    if let Withheld::Put(row) = self.withhold(&place, receiver, it.kind, Some(by)) {
+                        withheld.push(row);
+                    }
+                }
+                (Ok(found), None) => told.push((it, place, found)),
+                (Err(why), _) => {
+                    if it.kind == Kind::Resolved {
+                        self.told_in_group(&place, receiver, key, it);
+                    }
+                    ungathered.push((place.1, why.to_owned()));
+                }
+            }
+        }
+        // What was told before and still fires, if nothing holds it back now.
+        let (mut others, mut held) = (Vec::new(), 0);
+        let changed: HashSet<_> = told.iter().map(|it| &it.1.1).collect();
+        for (incident, fingerprint) in firing.into_iter().filter(|it| !changed.contains(&it.0)) {
+            let place = (tenant.clone(), incident);
+            let found = find(&place, fingerprint)?.filter(|(row, _)| row.status == Status::Firing);
+            match found.map(|it| (holds(self, &place, &it).is_some(), it)) {
+                Some((false, found)) => others.push(found),
+                Some((true, _)) => held += 1,
+                None => (),
+            }
+        }
+        let fires = |it: &&(group::Gathered, IncidentKey, Found<'_>)| it.0.kind != Kind::Resolved;
+        let severities =
+            told.iter().filter(fires).map(|it| it.2.0.severity).chain(others.iter().map(|it| it.0.severity));
+        let highest = severities.max();
+        let repeats = told.is_empty()
+            && is_configured
+            && self.groups.get_mut(key).is_some_and(|group| group.repeats(highest, now));
+        let message = (repeats || !told.is_empty()).then(|| {
+            let id = match &before.message {
+                Some(id) if !told.is_empty() => id.clone(),
+                _ => next_id(&mut self.last_id, &[before.id.as_bytes(), receiver.as_bytes()], now),
+            };
+            let changed: Vec<_> = told.iter().map(|(it, _, found)| (it.kind, found)).collect();
+            let parts = message::Parts { changed: &changed, others: &others, held };
+            message::of_group(id, &before, &parts, configured.map(|it| it.form).unwrap_or_default(), now)
+        });
+        for (it, place, _) in &told {
+            self.told_in_group(place, receiver, key, *it);
+        }
+        let supersedes = match &message {
+            Some(row) => {
+                let supersedes = self.supersede(key, receiver, Kind::Updated);
+                self.wait(row);
+                supersedes
+            }
+            None => Vec::new(),
+        };
+        let Some(group) = self.groups.get_mut(key) else { return Ok(None) };
+        if message.is_some() || before.message.is_some() {
+            group.told(message.is_some(), highest, now);
+        }
+        let (group, is_over) = (group.row.clone(), group.is_over());
+        if is_over {
+            self.groups.remove(key);
+        } else if group == before && message.is_none() && ungathered.is_empty() {
+            return Ok(None);
+        }
+        let gathered_for = before.message.filter(|_| !told.is_empty());
+        Ok(Some(Flush { group, is_over, gathered_for, message, ungathered, withheld, supersedes }))
+    }
+
+    /// A receiver was told something of an incident with a group.
+    fn told_in_group(&mut self, place: &IncidentKey, receiver: &str, key: &IncidentKey, it: group::Gathered) {
+        if it.kind == Kind::Resolved {
+            self.groups.forget(place, &key.1);
+            if let Some(them) = self.believers.get_mut(place) {
+                them.remove(receiver);
+                if them.is_empty() {
+                    self.believers.remove(place);
+                }
+            }
+            return;
+        }
+        self.believe(place, receiver, Some(key.1.clone()));
+        if let Some(group) = self.groups.get_mut(key) {
+            group.firing.insert(place.1.clone(), it.fingerprint);
+        }
+    }
+
+    /// A receiver was told that an incident fires, by itself or with a group.
+    fn believe(&mut self, key: &IncidentKey, receiver: &str, group: Option<String>) {
+        let before = self.believers.entry(key.clone()).or_default().insert(receiver.to_owned(), group.clone());
+        if let Some(before) = before.flatten()
+            && Some(&before) != group.as_ref()
+        {
+            self.groups.forget(key, &before);
+        }
     }
 
     /// A message reached its end.
@@ -404,14 +678,14 @@ impl State {
 
     fn write_down(
         &mut self,
-        change: &IncidentChange,
-        agent: Option<&AgentRow>,
-        receiver: &str,
+        (change, agent): (&IncidentChange, Option<&AgentRow>),
+        to: &Receiver,
         kind: Kind,
         verdict: Result<String, String>,
+        (group, at_once): (Option<String>, bool),
         now: Timestamp,
     ) -> Decision {
-        let incident = &change.incident;
+        let (incident, receiver) = (&change.incident, to.name.as_str());
         let mut row = DecisionRow {
             tenant: incident.tenant.clone(),
             incident: incident.id.clone(),
@@ -422,16 +696,39 @@ impl State {
             reason: String::new(),
             decided_at: now,
             message: None,
+            in_group: None,
+        };
+        let alone = |row| Decision {
+            row,
+            message: None,
+            supersedes: Vec::new(),
+            withheld: Withheld::Nothing,
+            group: None,
+            ungathers: None,
         };
         let reason = match verdict {
             Ok(reason) => reason,
             Err(reason) => {
                 row.reason = reason;
-                return Decision { row, message: None, supersedes: Vec::new(), withheld: Withheld::Nothing };
+                return alone(row);
             }
         };
-        let id = self.next_id(incident, receiver, now);
-        let body = message::render(&id, kind.as_str(), receiver, &reason, incident, agent, now);
+        let epoch = incident.state_epoch.to_be_bytes();
+        let parts = [incident.fingerprint.as_bytes(), incident.id.as_bytes(), &epoch, receiver.as_bytes()];
+        let (groups, last_id) = (&mut self.groups, &mut self.last_id);
+        let gathered = group.and_then(|id| {
+            let next_id = || next_id(last_id, &parts, now);
+            let (message, changed) = groups.gather(incident, &id, (kind, at_once), next_id, now)?;
+            Some((id, message, changed))
+        });
+        if let Some((id, message, changed)) = gathered {
+            (row.told, row.reason, row.message, row.in_group) = (false, reason, Some(message), Some(id));
+            return Decision { group: changed, ..alone(row) };
+        }
+        let id = next_id(&mut self.last_id, &parts, now);
+        let told =
+            message::Told { id: &id, kind: kind.as_str(), receiver, reason: &reason, incident, agent, decided_at: now };
+        let body = told.render(to.form);
         row.reason = reason;
         row.message = Some(id.clone());
         let message = OutboxRow {
@@ -451,11 +748,11 @@ impl State {
         };
         let key = (incident.tenant.clone(), incident.id.clone());
         if kind != Kind::Resolved {
-            self.believers.entry(key.clone()).or_default().insert(receiver.to_owned());
+            self.believe(&key, receiver, None);
         }
         let supersedes = self.supersede(&key, receiver, kind);
         self.wait(&message);
-        Decision { row, message: Some(message), supersedes, withheld: Withheld::Nothing }
+        Decision { message: Some(message), supersedes, ..alone(row) }
     }
 
     /// Keeps what is held back from a receiver, or forgets what was.
@@ -484,26 +781,29 @@ impl State {
     }
 
     fn wait(&mut self, row: &OutboxRow) {
-        let waiting = Waiting { id: row.id.clone(), is_update: row.kind == Kind::Updated.as_str() };
+        let is_update = [Kind::Updated.as_str(), message::REPEATED].contains(&row.kind.as_str());
+        let waiting = Waiting { id: row.id.clone(), is_update };
         let key = (row.tenant.clone(), row.incident.clone());
         self.waiting.entry(key).or_default().push((row.receiver.clone(), waiting));
     }
+}
 
-    /// `msg_` and a ULID that is greater than every one before it.
-    fn next_id(&mut self, incident: &IncidentRow, receiver: &str, now: Timestamp) -> String {
-        let mut hash = Sha256::new();
-        hash.update(incident.fingerprint.as_bytes());
-        hash.update(incident.id.as_bytes());
-        hash.update(incident.state_epoch.to_be_bytes());
-        hash.update(receiver.as_bytes());
-        let mut random = [0; 16];
-        random.copy_from_slice(&hash.finalize()[..16]);
-        let millis = u64::try_from(now.as_millisecond()).unwrap_or_default();
-        let wished = Ulid::from_parts(millis, u128::from_be_bytes(random));
-        let least = self.last_id.increment().unwrap_or(self.last_id);
-        self.last_id = wished.max(least);
-        format!("msg_{}", self.last_id)
-    }
+/// `msg_` and a ULID that is greater than every one before it.
+fn next_id(last: &mut Ulid, parts: &[&[u8]], now: Timestamp) -> String {
+    let mut hash = Sha256::new();
+    parts.iter().for_each(|part| hash.update(part));
+    let mut random = [0; 16];
+    random.copy_from_slice(&hash.finalize()[..16]);
+    let millis = u64::try_from(now.as_millisecond()).unwrap_or_default();
+    let wished = Ulid::from_parts(millis, u128::from_be_bytes(random));
+    let least = last.increment().unwrap_or(*last);
+    *last = wished.max(least);
+    format!("msg_{last}")
+}
+
+/// What orders a message among others.
+fn ulid_of(message: &str) -> Option<Ulid> {
+    Ulid::from_string(message.strip_prefix("msg_")?).ok()
 }
 
 /// How an incident leads to a receiver.
@@ -511,8 +811,8 @@ impl State {
 enum Way<'a> {
     /// There are no routes: it leads to everybody.
     All,
-    /// By the route that stands there.
-    By(&'a str),
+    /// By this route.
+    By(&'a Route),
     /// By none.
     None,
 }
@@ -550,7 +850,7 @@ fn judge(
         receiver.does_not_want(&incident.check, incident.severity)
     };
     let told = || match way {
-        Way::By(at) => format!("{}, by {at}", change.reason),
+        Way::By(route) => format!("{}, by {}", change.reason, route.at),
         Way::All | Way::None => change.reason.clone(),
     };
     (kind, silent.map_or_else(|| Ok(told()), Err))

@@ -2,7 +2,6 @@
 
 mod fields;
 mod routing;
-mod units;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -12,7 +11,7 @@ use std::path::{Path, PathBuf};
 use tickbird_shared::Severity;
 
 use crate::aggregate;
-use crate::alert::{Policy, Receiver};
+use crate::alert::{Form, Policy, Receiver};
 use crate::certificates::{Brought, Naming, ServerFiles, Settings};
 use crate::ingest::Limits;
 use crate::notify::webhook;
@@ -20,9 +19,6 @@ use crate::pki::Lives;
 use crate::store::Bounds;
 
 use fields::Fields;
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use units::bytes;
-pub(crate) use units::duration;
 
 /// A collector's configuration.
 #[derive(Debug, Clone)]
@@ -354,25 +350,49 @@ fn receiver(
         severity
     });
     let skip_checks = fields.texts("skip_checks", mistakes).unwrap_or_else(|| vec!["agent.blind".into()]);
-    let mut of = fields.table("webhook", mistakes);
-    let url = of.text("url", mistakes);
-    if url.is_none() {
-        of.mistake("url", "is missing".into(), "write webhook.url = \"https://…\"", mistakes);
+    let found = place(&mut fields, directory, mistakes);
+    fields.finish(mistakes);
+    let (form, webhook) = found?;
+    Some((Receiver { name: name?, min_severity: min_severity?, skip_checks, form }, webhook))
+}
+
+/// Where a receiver is, and what it understands: one of two.
+fn place(fields: &mut Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<(Form, webhook::Config)> {
+    let is_slack = fields.has("slack");
+    if is_slack && fields.has("webhook") {
+        let what = "a receiver is one thing, and this one is slack".into();
+        fields.mistake("webhook", what, "make two receivers of it", mistakes);
+        fields.ignore("webhook");
     }
-    let secret = of.file("secret_file", directory, mistakes);
+    let mut of = fields.table(if is_slack { "slack" } else { "webhook" }, mistakes);
+    let key = if is_slack { "url_file" } else { "url" };
+    let advice = if is_slack {
+        "write slack.url_file = \"…\", a file that holds the URL"
+    } else {
+        "write webhook.url = \"https://…\""
+    };
+    if !of.has(key) {
+        of.mistake(key, "is missing".into(), advice, mistakes);
+    }
+    // Whoever knows the one of Slack may post, so it is a secret.
+    let url = if is_slack { of.file(key, directory, mistakes) } else { of.text(key, mistakes) };
+    let secret = if is_slack { None } else { of.file("secret_file", directory, mistakes) };
     let authority = of.file("ca_file", directory, mistakes);
     of.finish(mistakes);
-    fields.finish(mistakes);
     let secret = secret.as_deref().map(str::trim);
     let webhook = webhook::Config::new(&url?, secret, authority.as_deref().map(str::as_bytes));
-    let webhook = webhook.map_err(|error| of.mistake("url", error.to_string(), error.advice(), mistakes)).ok()?;
-    Some((Receiver { name: name?, min_severity: min_severity?, skip_checks }, webhook))
+    let webhook = webhook.map_err(|error| of.mistake(key, error.to_string(), error.advice(), mistakes)).ok()?;
+    Some((if is_slack { Form::Slack } else { Form::Own }, webhook))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    use tickbird_shared::Severity;
+
+    use crate::alert::{By, Grouping};
 
     fn mistakes(text: &str) -> Vec<String> {
         let found = Config::parse(text, Path::new("/nonexistent")).expect_err("must be refused");
@@ -446,6 +466,10 @@ mod tests {
             receiver = "nobody"
             matchers = ["severity", 'check=~"("']
             group = "x"
+            group_by = ["...", "team"]
+            group_wait = 30
+            group_interval = "500ms"
+            repeat_interval = { critical = "0s", loud = "1h" }
             mute_time_intervals = ["night"]
             [[inhibit_rules]]
             source_matchers = ["severity"]
@@ -495,6 +519,11 @@ mod tests {
         route.routes[0].receiver: there is no receiver `nobody`
         route.routes[0].matchers: `severity`: has none of =, !=, =~ and !~
         route.routes[0].matchers: `check=~"("`: `(` is no regular expression
+        route.routes[0].group_by: `...` is each incident by itself, so no label can stand beside it
+        route.routes[0].group_wait: `30` has no unit
+        route.routes[0].group_interval: is less than a second
+        route.routes[0].repeat_interval.critical: is less than a second
+        route.routes[0].repeat_interval.loud: is not a key here
         route.routes[0].mute_time_intervals: there is no time interval `night`
         route.routes[0].group: is not a key here
         inhibit_rules[0].source_matchers: `severity`: has none of =, !=, =~ and !~
@@ -508,6 +537,38 @@ mod tests {
         let found = mistakes("name = \"a\"\n[agents\nlisten = 1");
         assert_eq!(found.len(), 1);
         assert!(found[0].contains("line 2"), "{found:?}");
+    }
+
+    #[test]
+    fn routes_take_over_how_their_parents_group_and_one_without_a_word_does_not() {
+        let text = r#"
+            [[receiver]]
+            name = "ops"
+            webhook.url = "https://hooks.example.org/ops"
+            [route]
+            receiver = "ops"
+            [[route.routes]]
+            matchers = ["team=db"]
+            group_by = ["target", "check"]
+            repeat_interval = { critical = "1h30m" }
+            [[route.routes.routes]]
+            matchers = ["severity=critical"]
+            group_by = ["..."]
+            group_wait = "0s"
+        "#;
+        let top = Config::parse(text, Path::new(".")).expect("reads").policy.route.expect("a route");
+        assert_eq!(top.grouping, None, "each by itself and at once, as before there were groups");
+        let team = &top.routes[0];
+        let hours = |hours: f64| Duration::from_secs_f64(hours * 3_600.0);
+        let repeat = [(Severity::Info, hours(4.0)), (Severity::Warning, hours(4.0)), (Severity::Critical, hours(1.5))];
+        let grouping = Grouping {
+            by: By::Labels(vec!["target".into(), "check".into()]),
+            wait: Grouping::WAIT,
+            interval: Grouping::INTERVAL,
+            repeat: repeat.into(),
+        };
+        let each = Grouping { by: By::Each, wait: Duration::ZERO, ..grouping.clone() };
+        assert_eq!((team.grouping.as_ref(), team.routes[0].grouping.as_ref()), (Some(&grouping), Some(&each)));
     }
 
     #[test]

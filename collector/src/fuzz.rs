@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use tickbird_shared::enrolment::{EnrolmentRequest, EnrolmentToken, RenewalRequest};
-use tickbird_shared::{Fingerprint, Labels};
+use tickbird_shared::{Fingerprint, Labels, units};
 
 use crate::{api, backup, certificates, config, ingest};
 
@@ -47,7 +47,13 @@ fn files(data: &[u8]) {
 /// The configuration, beside which no file lies.
 fn configuration(text: &str) {
     for line in text.lines() {
-        let _ = (config::duration(line), config::bytes(line));
+        let _ = (
+            units::parse_duration(line).map(|it| {
+                let shown = units::show_duration(it);
+                assert_eq!(units::parse_duration(&shown), Ok(it), "{line:?} is shown as {shown}");
+            }),
+            units::parse_bytes(line),
+        );
     }
     if let Err(mistakes) = config::Config::parse(text, Path::new("/nonexistent")) {
         assert!(!mistakes.is_empty() && mistakes.len() <= 64 + text.len());

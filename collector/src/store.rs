@@ -14,6 +14,7 @@ mod column;
 mod copy;
 mod excesses;
 mod findings;
+mod groups;
 mod incidents;
 mod lanes;
 mod levels;
@@ -43,6 +44,7 @@ pub use ballast::{Room, room};
 pub use copy::{Contents, copy, verify};
 pub use excesses::ExcessRow;
 pub use findings::FindingFilter;
+pub use groups::{Gathering, GroupRow};
 pub use incidents::IncidentFilter;
 pub use lanes::LaneKey;
 pub use outbox::Resent;
@@ -322,7 +324,8 @@ pub struct IncidentRow {
     pub seen_at: Timestamp,
 }
 
-/// One decision of alert about one (incident, receiver, state epoch), with its reason. Written once, never changed.
+/// One decision of alert about one (incident, receiver, state epoch), with its reason. Written once; where it waits for the message
+/// of a group, the end of that is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecisionRow {
     /// Tenant of the incident.
@@ -341,8 +344,10 @@ pub struct DecisionRow {
     pub reason: String,
     /// When it was decided.
     pub decided_at: Timestamp,
-    /// Id of the outbox row, when a message was queued.
+    /// Id of the outbox row, when a message was queued, or of the one that its group will queue.
     pub message: Option<String>,
+    /// Id of the group that it is, or was, told with.
+    pub in_group: Option<String>,
 }
 
 /// Where a message is on its way.

@@ -1,6 +1,5 @@
 //! Inhibition: what another incident explains is not told while that one fires, and is told afterwards if it is still true.
 
-use tickbird_tests::agent::{User, check};
 use tickbird_tests::collector::receiver;
 use tickbird_tests::webhook::{Message, titles};
 use tickbird_tests::{Agent, Application, Collector, Seconds, StageError, Webhook, alone, until};
@@ -18,11 +17,7 @@ fn what_is_explained_is_told_only_when_its_explanation_is_over() {
              target_matchers = ['check=\"http.status\"']\nequal = [\"host\"]\n"
         ))?;
         collector.serve()?;
-        let section = |url: &str| format!("[[endpoint]]\nurl = \"{url}\"\ninterval = \"1s\"\n");
-        let settings = section(&of_store) + &section(&of_shop) + &check("http.status", "hold = \"0s\"");
-        let mut agent = Agent::prepare(stage, &settings, User::Same)?;
-        agent.enrol(&collector)?;
-        agent.run()?;
+        let mut agent = Agent::asking(stage, &collector, &[&of_store, &of_shop])?;
         let of = |kind: &'static str, url: &str| {
             let url = url.to_owned();
             move |it: &Message| it.check() == "http.status" && it.kind() == kind && it.body.contains(&url)

@@ -1,7 +1,6 @@
 //! Receivers as an operator tries them: a test message before anything happens, and what one never took, sent once more.
 
 use serde_json::Value;
-use tickbird_tests::agent::{User, check};
 use tickbird_tests::collector::receiver;
 use tickbird_tests::webhook::{Manner, firing};
 use tickbird_tests::{Agent, Application, Clock, Collector, Seconds, StageError, Webhook, alone, until};
@@ -43,10 +42,7 @@ fn what_was_given_up_is_listed_and_sent_again_with_its_id() {
         clock.environment().into_iter().for_each(|(variable, value)| collector.knows(variable, value));
         collector.serve()?;
         let mut web = Application::web(stage, "shop", 0)?;
-        let settings = format!("[[endpoint]]\nurl = \"{}\"\ninterval = \"1s\"\n", web.url());
-        let mut agent = Agent::prepare(stage, &(settings + &check("http.status", "hold = \"0s\"")), User::Same)?;
-        agent.enrol(&collector)?;
-        agent.run()?;
+        let mut agent = Agent::asking(stage, &collector, &[&web.url()])?;
         web.does("status 500")?;
         let is_firing = firing("http.status");
         let id = until("it was attempted", 60.s(), || {

@@ -3,7 +3,6 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
-use tickbird_tests::agent::{User, check};
 use tickbird_tests::collector::receiver;
 use tickbird_tests::webhook::{Message, firing, resolved};
 use tickbird_tests::{Agent, Application, Clock, Collector, Seconds, StageError, Webhook, alone};
@@ -50,11 +49,8 @@ fn an_incident_goes_where_the_routes_lead_and_its_end_to_whoever_heard_of_it() {
         collector.serve()?;
         let mut web = Application::web(stage, "shop", 0)?;
         let base = web.url().replace("/health", "");
-        let section = |path: &str| format!("[[endpoint]]\nurl = \"{base}/{path}\"\ninterval = \"1s\"\n");
-        let settings = section("till") + &section("shelf") + &check("http.status", "hold = \"0s\"");
-        let mut agent = Agent::prepare(stage, &settings, User::Same)?;
-        agent.enrol(&collector)?;
-        agent.run()?;
+        let pages = [format!("{base}/till"), format!("{base}/shelf")];
+        let mut agent = Agent::asking(stage, &collector, &[&pages[0], &pages[1]])?;
 
         web.does("status 500")?;
         let (till, shelf) = (|| "/till".to_owned(), || "/shelf".to_owned());
@@ -121,10 +117,7 @@ fn a_route_that_is_mute_today_tells_tomorrow_what_still_fires() {
         ))?;
         collector.serve()?;
         let mut web = Application::web(stage, "shop", 0)?;
-        let settings = format!("[[endpoint]]\nurl = \"{}\"\ninterval = \"1s\"\n", web.url());
-        let mut agent = Agent::prepare(stage, &(settings + &check("http.status", "hold = \"0s\"")), User::Same)?;
-        agent.enrol(&collector)?;
-        agent.run()?;
+        let mut agent = Agent::asking(stage, &collector, &[&web.url()])?;
         web.does("status 500")?;
         desk.hears("of it", 60.s(), firing("http.status"))?;
         let found = collector.items("incidents", "check=http.status")?;

@@ -2,7 +2,6 @@
 //! decision says why.
 
 use serde_json::Value;
-use tickbird_tests::agent::{User, check};
 use tickbird_tests::collector::receiver;
 use tickbird_tests::webhook::{Message, titles};
 use tickbird_tests::{Agent, Application, Collector, Seconds, Stage, StageError, Webhook, alone, until};
@@ -23,11 +22,8 @@ impl Shop {
         collector.serve()?;
         let web = Application::web(stage, "shop", 0)?;
         let base = web.url().replace("/health", "");
-        let section = |path: &str| format!("[[endpoint]]\nurl = \"{base}/{path}\"\ninterval = \"1s\"\n");
-        let settings = section("till") + &section("shelf") + &check("http.status", "hold = \"0s\"");
-        let mut agent = Agent::prepare(stage, &settings, User::Same)?;
-        agent.enrol(&collector)?;
-        agent.run()?;
+        let pages = [format!("{base}/till"), format!("{base}/shelf")];
+        let agent = Agent::asking(stage, &collector, &[&pages[0], &pages[1]])?;
         Ok(Self { webhook, collector, web, agent })
     }
 

@@ -57,6 +57,16 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// One that asks these pages each second and holds nothing back, enrolled and running.
+    pub fn asking(stage: &Stage, collector: &Collector, urls: &[&str]) -> Result<Self, StageError> {
+        let section = |url: &&str| format!("[[endpoint]]\nurl = \"{url}\"\ninterval = \"1s\"\n");
+        let settings: String = urls.iter().map(section).collect();
+        let mut agent = Self::prepare(stage, &(settings + &check("http.status", "hold = \"0s\"")), User::Same)?;
+        agent.enrol(collector)?;
+        agent.run()?;
+        Ok(agent)
+    }
+
     /// An agent with this configuration (`state_dir` is added), that neither is enrolled nor runs.
     pub fn prepare(stage: &Stage, configuration: &str, user: User) -> Result<Self, StageError> {
         let (binary, room) = (stage.binary("tickbird-agent")?, stage.room("agent")?);

@@ -89,6 +89,15 @@ pub struct Webhook {
 impl Webhook {
     /// Listens until the process ends.
     pub fn start(stage: &Stage) -> Result<Self, StageError> {
+        Self::listen(stage, true)
+    }
+
+    /// One that asks for no signature, as those of a chat do.
+    pub fn start_unsigned(stage: &Stage) -> Result<Self, StageError> {
+        Self::listen(stage, false)
+    }
+
+    fn listen(stage: &Stage, is_signed: bool) -> Result<Self, StageError> {
         let secret_file = stage.room("webhook")?.join("secret");
         std::fs::write(&secret_file, format!("whsec_{}\n", BASE64.encode(SECRET)))
             .map_err(StageError::system("write the webhook's secret"))?;
@@ -100,7 +109,7 @@ impl Webhook {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (manner, ahead, heard) = (manner.clone(), ahead.clone(), heard.clone());
-                thread::spawn(move || converse(&stream, &manner, &ahead, &heard));
+                thread::spawn(move || converse(&stream, is_signed, &manner, &ahead, &heard));
             }
         });
         Ok(it)
@@ -179,7 +188,7 @@ pub fn titles(messages: &[Message]) -> String {
 }
 
 /// One request and its answer; a connection that does not even send one is left alone.
-fn converse(stream: &TcpStream, manner: &Mutex<Manner>, ahead: &AtomicI64, heard: &Mutex<Heard>) {
+fn converse(stream: &TcpStream, is_signed: bool, manner: &Mutex<Manner>, ahead: &AtomicI64, heard: &Mutex<Heard>) {
     let _ = stream.set_read_timeout(Some(TIMEOUT));
     let mut reader = BufReader::new(stream);
     // The sender may keep the connection for more.
@@ -197,7 +206,7 @@ fn converse(stream: &TcpStream, manner: &Mutex<Manner>, ahead: &AtomicI64, heard
         let accepted = matches!(now, Manner::Accepts | Manner::AnswersAStopped(_));
         {
             let mut heard = lock(heard);
-            match check(&head, body, accepted, ahead.load(Ordering::Relaxed)) {
+            match check(&head, body, accepted, ahead.load(Ordering::Relaxed), is_signed) {
                 Ok(message) => heard.messages.push(message),
                 Err(wrong) if accepted => heard.refused.push(wrong),
                 Err(_) => (), // it is not accepted anyway
@@ -253,13 +262,13 @@ fn header<'h>(head: &'h Head, name: &str) -> Option<&'h str> {
 }
 
 /// Reads a request as the Standard Webhooks specification tells a receiver to.
-fn check(head: &Head, body: Vec<u8>, accepted: bool, ahead: i64) -> Result<Message, String> {
+fn check(head: &Head, body: Vec<u8>, accepted: bool, ahead: i64, is_signed: bool) -> Result<Message, String> {
     let at = Instant::now();
     let wanted = |name: &str| header(head, name).ok_or_else(|| format!("no header `{name}`"));
     let (id, timestamp) = (wanted("webhook-id")?.to_owned(), wanted("webhook-timestamp")?);
     let body = String::from_utf8(body).map_err(|_| "the body is no UTF-8".to_owned())?;
     let ours = signature(&id, timestamp, &body);
-    if !wanted("webhook-signature")?.split(' ').any(|it| it.strip_prefix("v1,") == Some(&ours)) {
+    if is_signed && !wanted("webhook-signature")?.split(' ').any(|it| it.strip_prefix("v1,") == Some(&ours)) {
         return Err(format!("the signature of {id} is not ours"));
     }
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -291,7 +300,7 @@ mod tests {
         let signature = signature.replace("OURS", &super::signature("msg_1", &now.to_string(), "{}"));
         let names = ["webhook-id", "webhook-timestamp", "webhook-signature"].map(str::to_owned);
         let head = names.into_iter().zip(["msg_1".to_owned(), now.to_string(), signature]).collect();
-        check(&head, b"{}".to_vec(), true, 0)
+        check(&head, b"{}".to_vec(), true, 0, true)
     }
 
     #[test]

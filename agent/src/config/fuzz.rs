@@ -2,18 +2,12 @@
 
 use std::path::PathBuf;
 
-use super::reader::{Notes, parse_bytes};
-use super::{Place, Section, compose, parse_duration, show};
+use super::reader::Notes;
+use super::{Place, Section, compose};
 
-/// A text of TOML, and each of its lines as a duration and a size.
+/// A text of TOML.
 pub(crate) fn configuration(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    for line in text.lines() {
-        if let Ok(it) = parse_duration(line) {
-            assert_eq!(parse_duration(&show(it)).ok(), Some(it), "{line:?} is shown as {}", show(it));
-        }
-        let _ = parse_bytes(line);
-    }
     let Ok(table) = text.parse::<toml::Table>() else { return };
     let notes = Notes::default();
     let place = Place { file: None, state_dir: None };

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use serde_json::{Value as Json, json};
+use tickbird_shared::units;
 
 use super::defaults::{CHECKS, Check, CheckId};
 use super::hold::{Hold, Holds};
@@ -330,35 +331,13 @@ fn parse_hold(text: &str) -> Result<Hold, Wrong> {
     parse_duration(text).map(Hold::For)
 }
 
-/// Reads `250ms`, `90s`, `2m`, `1h30m`, `7d`.
+/// A duration, and a number with more than digits in it told as one that has no unit.
 fn parse_duration(text: &str) -> Result<Duration, Wrong> {
-    const ADVICE: &str = "write \"90s\" or \"2m\"; units are ms, s, m, h, d";
-    let malformed = || (format!("{} is not a duration", shown(text)), ADVICE);
+    const ADVICE: &str = "write \"90s\" or \"2m\"; units are ms, s, m, h, d, w";
     if finite(text).is_some() || text == "0" {
         return Err((format!("{} has no unit", shown(text)), ADVICE));
     }
-    if text.is_empty() {
-        return Err(malformed());
-    }
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(malformed)?;
-        let (number, tail) = rest.split_at(digits);
-        let unit = tail.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(tail.len());
-        let millis: u64 = match &tail[..unit] {
-            "ms" => 1,
-            "s" => 1_000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
-            _ => return Err(malformed()),
-        };
-        let part = number.parse::<u64>().ok().and_then(|it| it.checked_mul(millis)).ok_or_else(malformed)?;
-        total = total.checked_add(Duration::from_millis(part)).ok_or_else(malformed)?;
-        rest = &tail[unit..];
-    }
-    Ok(total)
+    units::parse_duration(text).map_err(|wrong| (wrong.to_string(), ADVICE))
 }
 
 /// Edits from one word to the other; words here are at most some sixty characters.
@@ -434,7 +413,7 @@ mod tests {
     #[test]
     fn a_number_without_its_unit_is_a_clear_mistake() {
         let idle = |warning| mistake(Override { warning: text(warning), ..of("pool.idle_in_transaction") });
-        let advice = "(write \"90s\" or \"2m\"; units are ms, s, m, h, d)";
+        let advice = "(write \"90s\" or \"2m\"; units are ms, s, m, h, d, w)";
         assert_eq!(idle("90"), format!("\"pool.idle_in_transaction\".warning: `90` has no unit {advice}"));
         assert_eq!(idle("90 %"), format!("\"pool.idle_in_transaction\".warning: `90 %` is not a duration {advice}"));
         for (check, warning, part) in [

@@ -4,51 +4,103 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::store::{DecisionRow, IncidentRow, OutboxRow};
+use crate::store::{DecisionRow, Gathering, IncidentRow, OutboxRow, Rows, StoreError};
 
 /// Decisions that are shown, the newest.
-pub const SHOWN: u32 = 1_000;
+const SHOWN: u32 = 1_000;
+/// Of each group, messages in which nothing was new.
+const REPEATS: u32 = 100;
 
-/// Who was told what and why, or why not, in order, and what they answered; `messages` are those that are still kept, by their ids.
-pub fn explanation(incident: &IncidentRow, decisions: &[DecisionRow], messages: &BTreeMap<String, OutboxRow>) -> Value {
-    let of = |it: &DecisionRow| {
-        let message = it.message.as_ref().map(|id| {
-            let row = messages.get(id);
+/// Who was told what of an incident and why, or why not, in order, and what they answered.
+#[derive(Debug)]
+pub struct Explanation {
+    /// The incident.
+    pub incident: IncidentRow,
+    /// What was decided, the oldest first.
+    pub decisions: Vec<DecisionRow>,
+    /// Messages of these decisions that are still kept, by their ids.
+    pub messages: BTreeMap<String, OutboxRow>,
+    /// The groups that it was told with.
+    pub gathering: Gathering,
+}
+
+impl Explanation {
+    /// Reads all of it; none where there is no such incident.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn read(rows: Rows<'_>, tenant: &str, incident: &str) -> Result<Option<Self>, StoreError> {
+        let Some(incident) = rows.incident(tenant, incident)? else { return Ok(None) };
+        let decisions = rows.newest_decisions(tenant, &incident.id, SHOWN)?;
+        let messages = rows.messages_of(&decisions)?;
+        let gathering = rows.groups_of(&decisions, REPEATS)?;
+        Ok(Some(Self { incident, decisions, messages, gathering }))
+    }
+
+    /// When a decision is told that waits for the next message of its group; none of one that does not.
+    pub fn gathered<'a>(&'a self, decision: &DecisionRow) -> Option<&'a crate::store::GroupRow> {
+        let group = decision.in_group.as_ref().filter(|_| !decision.told)?;
+        self.gathering.groups.get(group)
+    }
+
+    /// As the API and `--json` show it.
+    pub fn document(&self) -> Value {
+        let Self { incident, decisions, messages, gathering } = self;
+        let of = |it: &DecisionRow| {
+            let message = it.message.as_ref().map(|id| {
+                let due = self.gathered(it).map(|group| group.due_at);
+                message(id, messages.get(id), due.is_some().then_some("gathered"))
+            });
             json!({
-                "id": id,
-                "state": row.map(|it| it.state.as_str()),
-                "attempts": row.map(|it| it.attempts),
-                "uncertain": row.map(|it| it.uncertain),
-                "settled_at": row.and_then(|it| it.settled_at),
-                "last_error": row.and_then(|it| it.last_error.clone()),
+                "decided_at": it.decided_at,
+                "receiver": it.receiver,
+                "state_epoch": it.state_epoch,
+                "kind": it.kind,
+                "told": it.told,
+                "reason": it.reason,
+                "group": it.in_group,
+                "due_at": self.gathered(it).and_then(|group| group.due_at),
+                "message": message,
             })
-        });
+        };
+        let again = |it: &OutboxRow| {
+            json!({
+                "decided_at": it.decided_at,
+                "receiver": it.receiver,
+                "kind": it.kind,
+                "group": it.incident,
+                "message": message(&it.id, Some(it), None),
+            })
+        };
         json!({
-            "decided_at": it.decided_at,
-            "receiver": it.receiver,
-            "state_epoch": it.state_epoch,
-            "kind": it.kind,
-            "told": it.told,
-            "reason": it.reason,
-            "message": message,
+            "incident": {
+                "id": incident.id,
+                "fingerprint": incident.fingerprint.to_string(),
+                "check": incident.check,
+                "target": incident.target,
+                "agent": incident.agent,
+                "status": incident.status,
+                "severity": incident.severity,
+                "summary": incident.summary,
+                "opened_at": incident.opened_at,
+                "resolved_at": incident.resolved_at,
+                "resolved_reason": incident.resolved_reason,
+                "occurrences": incident.occurrences,
+            },
+            "truncated": decisions.len() >= SHOWN as usize,
+            "decisions": decisions.iter().map(of).collect::<Vec<_>>(),
+            "repeats": gathering.repeats.iter().map(again).collect::<Vec<_>>(),
         })
-    };
+    }
+}
+
+fn message(id: &str, row: Option<&OutboxRow>, state: Option<&str>) -> Value {
     json!({
-        "incident": {
-            "id": incident.id,
-            "fingerprint": incident.fingerprint.to_string(),
-            "check": incident.check,
-            "target": incident.target,
-            "agent": incident.agent,
-            "status": incident.status,
-            "severity": incident.severity,
-            "summary": incident.summary,
-            "opened_at": incident.opened_at,
-            "resolved_at": incident.resolved_at,
-            "resolved_reason": incident.resolved_reason,
-            "occurrences": incident.occurrences,
-        },
-        "truncated": decisions.len() >= SHOWN as usize,
-        "decisions": decisions.iter().map(of).collect::<Vec<_>>(),
+        "id": id,
+        "state": row.map(|it| it.state.as_str()).or(state),
+        "attempts": row.map(|it| it.attempts),
+        "uncertain": row.map(|it| it.uncertain),
+        "settled_at": row.and_then(|it| it.settled_at),
+        "last_error": row.and_then(|it| it.last_error.clone()),
     })
 }

@@ -1,4 +1,10 @@
-//! What a receiver is told: one JSON document, rendered once when it is decided. The API shows incidents in the same form.
+//! What a receiver is told: one JSON document, rendered once when it is decided, in the receiver's own form. The API shows incidents in
+//! ours.
+
+mod slack;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -6,12 +12,36 @@ use tickbird_shared::{Fingerprint, Labels, Severity, Status, Timestamp};
 use ulid::Ulid;
 
 use crate::aggregate::Priority;
-use crate::store::{AgentRow, IncidentRow};
+use crate::store::{AgentRow, GroupRow, IncidentRow, MessageState, OutboxRow};
+
+use super::group::{common, in_words};
+use super::route::{Facts, facts};
+use super::{Found, Kind, Receiver};
 
 /// Version of the document; a member may be added without a new one.
 const VERSION: u32 = 1;
+/// Type of a message of a group in which nothing is new.
+pub(super) const REPEATED: &str = "group.repeated";
+/// Incidents of a group that its message tells in full, at most so many and not much more than so many bytes: whoever takes messages
+/// often takes no more than a mebibyte.
+const IN_FULL: usize = 100;
+const BYTES_IN_FULL: usize = 256 << 10;
+/// Further ones that it names.
+const IN_BRIEF: usize = 500;
+/// What is said of an incident of a group of which nothing is new.
+const UNCHANGED: &str = "unchanged";
 /// Type and check of what only tries a receiver.
 const SAMPLE: &str = "receiver.test";
+
+/// What a receiver understands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Form {
+    /// Our own document, signed in the Standard Webhooks form.
+    #[default]
+    Own,
+    /// An incoming webhook of Slack, and of whatever takes the same.
+    Slack,
+}
 
 #[derive(Debug, Serialize)]
 struct Message<'a> {
@@ -110,15 +140,15 @@ pub(crate) fn object(evidence: &str) -> &RawValue {
 }
 
 /// A message that no incident is behind, to see whether a receiver takes one: its id and its bytes.
-pub fn sample(tenant: &str, receiver: &str, now: Timestamp) -> (String, Vec<u8>) {
+pub fn sample(tenant: &str, receiver: &Receiver, now: Timestamp) -> (String, Vec<u8>) {
     let millis = u64::try_from(now.as_millisecond()).unwrap_or_default();
     let incident = IncidentRow {
         tenant: tenant.into(),
         id: Ulid::from_parts(millis, u128::from(now.subsec_nanosecond().unsigned_abs())).to_string(),
-        fingerprint: Fingerprint::of(tenant, "collector", SAMPLE, receiver, None),
+        fingerprint: Fingerprint::of(tenant, "collector", SAMPLE, &receiver.name, None),
         agent: "collector".into(),
         check: SAMPLE.into(),
-        target: format!("receiver:{receiver}"),
+        target: format!("receiver:{}", receiver.name),
         sub_key: None,
         status: Status::Firing,
         severity: Severity::Info,
@@ -138,28 +168,253 @@ pub fn sample(tenant: &str, receiver: &str, now: Timestamp) -> (String, Vec<u8>)
         seen_at: now,
     };
     let id = format!("msg_{}", incident.id);
-    let body = render(&id, SAMPLE, receiver, "somebody asked for a test", &incident, None, now);
+    let told = Told {
+        id: &id,
+        kind: SAMPLE,
+        receiver: &receiver.name,
+        reason: "somebody asked for a test",
+        incident: &incident,
+        agent: None,
+        decided_at: now,
+    };
+    let body = told.render(receiver.form);
     (id, body)
 }
 
-/// The bytes of a message.
-pub(super) fn render(
-    id: &str,
-    kind: &str,
-    receiver: &str,
-    reason: &str,
-    incident: &IncidentRow,
-    agent: Option<&AgentRow>,
+#[derive(Debug, Serialize)]
+struct GroupMessage<'a> {
+    version: u32,
+    id: &'a str,
+    r#type: &'a str,
+    receiver: &'a str,
     decided_at: Timestamp,
-) -> Vec<u8> {
-    let message = Message {
-        version: VERSION,
+    reason: &'a str,
+    group: GroupDocument<'a>,
+    incidents: Vec<Member<'a>>,
+    others: Vec<Brief<'a>>,
+    left_out: usize,
+}
+
+/// What is true of the whole group.
+#[derive(Debug, Serialize)]
+struct GroupDocument<'a> {
+    id: &'a str,
+    route: &'a str,
+    labels: &'a BTreeMap<String, String>,
+    common: Facts,
+    status: Status,
+    severity: Option<Severity>,
+    firing: usize,
+    held: usize,
+    resolved: usize,
+    summary: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct Member<'a> {
+    change: &'static str,
+    incident: IncidentDocument<'a>,
+}
+
+#[derive(Debug, Serialize)]
+struct Brief<'a> {
+    change: &'static str,
+    id: &'a str,
+    fingerprint: String,
+    status: Status,
+    severity: Severity,
+    check: &'a str,
+    target: &'a str,
+}
+
+/// One incident of a message of a group, and what is said of it.
+type Part<'a> = (&'static str, &'a IncidentRow, Option<&'a AgentRow>);
+
+/// What a message of a group is made of.
+#[derive(Debug)]
+pub(super) struct Parts<'a> {
+    /// What is said of what changed.
+    pub(super) changed: &'a [(Kind, &'a Found<'a>)],
+    /// What else of it fires.
+    pub(super) others: &'a [Found<'a>],
+    /// What fires besides, was told before and is held back now.
+    pub(super) held: usize,
+}
+
+/// What is told of a group: what changed of it, and what else of it fires. The gravest comes first, what is new before what is known.
+#[derive(Debug)]
+struct GroupTold<'a> {
+    id: &'a str,
+    kind: &'static str,
+    reason: String,
+    group: &'a GroupRow,
+    parts: Vec<Part<'a>>,
+    firing: usize,
+    held: usize,
+    resolved: usize,
+    summary: String,
+    severity: Option<Severity>,
+    decided_at: Timestamp,
+}
+
+/// The message of a group, for the outbox.
+pub(super) fn of_group(id: String, group: &GroupRow, parts: &Parts<'_>, form: Form, now: Timestamp) -> OutboxRow {
+    let told = GroupTold::new(&id, group, parts, now);
+    let (kind, body) = (told.kind.to_owned(), told.render(form));
+    OutboxRow {
+        tenant: group.tenant.clone(),
         id,
-        r#type: kind,
-        receiver,
-        decided_at,
-        reason,
-        incident: IncidentDocument::new(incident, agent),
-    };
-    serde_json::to_vec(&message).expect("texts, numbers and checked JSON serialise")
+        receiver: group.receiver.clone(),
+        incident: group.id.clone(),
+        kind,
+        body,
+        decided_at: now,
+        state: MessageState::Waiting,
+        attempts: 0,
+        uncertain: 0,
+        next_attempt_at: now,
+        settled_at: None,
+        last_error: None,
+    }
+}
+
+impl<'a> GroupTold<'a> {
+    fn new(
+        id: &'a str,
+        group: &'a GroupRow,
+        &Parts { changed, others, held }: &Parts<'a>,
+        decided_at: Timestamp,
+    ) -> Self {
+        let (over, fires): (Vec<_>, Vec<_>) = changed.iter().partition(|(kind, _)| *kind == Kind::Resolved);
+        let part = |(kind, (row, agent)): &&'a (Kind, &'a Found<'a>)| (kind.as_str(), Cow::as_ref(row), *agent);
+        let known = others.iter().map(|(row, agent)| (UNCHANGED, Cow::as_ref(row), *agent));
+        let mut parts: Vec<Part<'a>> = fires.iter().chain(&over).map(part).chain(known).collect();
+        let rank = |(change, row, _): &Part<'_>| (*change == UNCHANGED, row.status != Status::Firing);
+        parts.sort_by_key(|it| (rank(it), std::cmp::Reverse(it.1.severity)));
+        let (firing, resolved) = (fires.len() + others.len() + held, over.len());
+        let is_news = fires.iter().any(|(kind, _)| *kind != Kind::Updated);
+        let (kind, reason) = match firing {
+            0 => ("group.resolved", format!("nothing of it fires any more: {resolved} are over")),
+            _ if changed.is_empty() => (REPEATED, "nothing is new, and it still fires".to_owned()),
+            _ if is_news => ("group.firing", format!("{} changed", changed.len())),
+            _ => ("group.updated", format!("{} changed", changed.len())),
+        };
+        let mut told = Self {
+            id,
+            kind,
+            reason,
+            group,
+            parts,
+            firing,
+            held,
+            resolved,
+            summary: String::new(),
+            severity: None,
+            decided_at,
+        };
+        told.severity = told.about().map(|it| it.1.severity).max();
+        let words = in_words(told.about().map(|it| it.1));
+        let back = if held > 0 { format!(" ({held} of them held back)") } else { String::new() };
+        told.summary = match (firing, resolved) {
+            (0, _) => format!("{resolved} resolved: {words}"),
+            (_, 0) => format!("{firing} firing{back}: {words}"),
+            _ => format!("{firing} firing{back}, {resolved} resolved: {words}"),
+        };
+        told
+    }
+
+    /// What fires is what the group is about; where none of that is shown, it is about what is over.
+    fn about(&self) -> impl Iterator<Item = &Part<'a>> {
+        let fires = |it: &Part<'_>| it.1.status == Status::Firing;
+        let is_over = !self.parts.iter().any(fires);
+        self.parts.iter().filter(move |it| is_over || fires(it))
+    }
+
+    fn render(&self, form: Form) -> Vec<u8> {
+        match form {
+            Form::Own => bytes(&self.document()),
+            Form::Slack => slack::of_group(self),
+        }
+    }
+
+    /// Of many some are told in full, more are named, and all are counted.
+    fn document(&self) -> GroupMessage<'_> {
+        let mut bytes = 0;
+        let fits = |(_, row, agent): &&Part<'a>| {
+            let labels: usize =
+                agent.map_or(0, |it| it.labels().iter().map(|(name, value)| name.len() + value.len()).sum());
+            let texts = row.summary.len() + row.advice.as_ref().map_or(0, String::len);
+            bytes += row.evidence.len() + texts + labels;
+            bytes <= BYTES_IN_FULL
+        };
+        let in_full = self.parts.iter().take(IN_FULL).take_while(fits).count();
+        let full = |(change, row, agent): &Part<'a>| Member { change, incident: IncidentDocument::new(row, *agent) };
+        let brief = |(change, row, _): &Part<'a>| Brief {
+            change,
+            id: &row.id,
+            fingerprint: row.fingerprint.to_string(),
+            status: row.status,
+            severity: row.severity,
+            check: &row.check,
+            target: &row.target,
+        };
+        GroupMessage {
+            version: VERSION,
+            id: self.id,
+            r#type: self.kind,
+            receiver: &self.group.receiver,
+            decided_at: self.decided_at,
+            reason: &self.reason,
+            group: GroupDocument {
+                id: &self.group.id,
+                route: &self.group.route,
+                labels: &self.group.labels,
+                common: common(self.about().map(|(_, row, agent)| facts(row, *agent))),
+                status: if self.firing == 0 { Status::Resolved } else { Status::Firing },
+                severity: self.severity,
+                firing: self.firing,
+                held: self.held,
+                resolved: self.resolved,
+                summary: &self.summary,
+            },
+            incidents: self.parts.iter().take(in_full).map(full).collect(),
+            others: self.parts.iter().skip(in_full).take(IN_BRIEF).map(brief).collect(),
+            left_out: self.parts.len().saturating_sub(in_full + IN_BRIEF),
+        }
+    }
+}
+
+/// What is told of one incident.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Told<'a> {
+    pub(super) id: &'a str,
+    /// `incident.firing` and so on.
+    pub(super) kind: &'a str,
+    pub(super) receiver: &'a str,
+    pub(super) reason: &'a str,
+    pub(super) incident: &'a IncidentRow,
+    pub(super) agent: Option<&'a AgentRow>,
+    pub(super) decided_at: Timestamp,
+}
+
+impl Told<'_> {
+    /// The bytes of a message.
+    pub(super) fn render(self, form: Form) -> Vec<u8> {
+        match form {
+            Form::Own => bytes(&Message {
+                version: VERSION,
+                id: self.id,
+                r#type: self.kind,
+                receiver: self.receiver,
+                decided_at: self.decided_at,
+                reason: self.reason,
+                incident: IncidentDocument::new(self.incident, self.agent),
+            }),
+            Form::Slack => slack::of_incident(self),
+        }
+    }
+}
+
+fn bytes(document: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(document).expect("texts, numbers and checked JSON serialise")
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::group::Grouping;
 use super::matcher::Matcher;
 use crate::store::{AgentRow, IncidentRow};
 
@@ -13,6 +14,8 @@ use crate::store::{AgentRow, IncidentRow};
 pub struct Route {
     /// Where it stands in the configuration: `route`, `route.routes[1]`.
     pub at: String,
+    /// The matchers of those above it and its own, in a row: what it is known by when another one is put before it.
+    pub path: String,
     /// Who is told, its parent's receiver unless it names one.
     pub receiver: String,
     /// All of them have to match; the top has none.
@@ -21,6 +24,8 @@ pub struct Route {
     pub goes_on: bool,
     /// Tried in order.
     pub routes: Vec<Route>,
+    /// How incidents are told together; none where each is told by itself and at once.
+    pub grouping: Option<Grouping>,
     /// Names of time intervals in which it tells nobody anything.
     pub mute: Vec<String>,
     /// Names of those outside of all of which it does not either, if there are any.
@@ -80,11 +85,6 @@ impl Route {
         }
     }
 
-    /// The nodes by which an incident of these facts comes to a receiver, in order.
-    pub fn to<'a>(&'a self, receiver: &'a str, facts: &Facts) -> impl Iterator<Item = &'a Self> + use<'a> {
-        self.lead(facts).into_iter().filter(move |it| it.receiver == receiver)
-    }
-
     /// Every node, this one first.
     pub fn all(&self) -> Vec<&Self> {
         let mut all = vec![self];
@@ -101,7 +101,17 @@ mod tests {
     fn route(receiver: &str, matchers: &[&str], goes_on: bool, routes: Vec<Route>) -> Route {
         let matchers = matchers.iter().map(|it| it.parse().expect("a matcher")).collect();
         let (mute, active) = (Vec::new(), Vec::new());
-        Route { at: receiver.into(), receiver: receiver.into(), matchers, goes_on, routes, mute, active }
+        Route {
+            at: receiver.into(),
+            path: receiver.into(),
+            receiver: receiver.into(),
+            matchers,
+            goes_on,
+            routes,
+            grouping: None,
+            mute,
+            active,
+        }
     }
 
     /// Everything goes to the team; what is critical to the pager, of databases to the DBA's and on to the archive.

@@ -1,5 +1,6 @@
 //! Silences: for a while nobody hears of what matches, but that it is over; what was held back is decided anew at the end.
 
+use serde::Serialize;
 use tickbird_shared::Timestamp;
 
 use super::{Facts, Matcher, MatcherError};
@@ -10,6 +11,35 @@ use crate::store::SilenceRow;
 pub struct Silence {
     row: SilenceRow,
     matchers: Vec<Matcher>,
+}
+
+/// A silence as callers of the API and the command line see it.
+#[derive(Debug, Serialize)]
+pub struct SilenceDocument<'a> {
+    id: &'a str,
+    state: &'static str,
+    matchers: &'a [String],
+    author: &'a str,
+    reason: &'a str,
+    created_at: Timestamp,
+    starts_at: Timestamp,
+    ends_at: Timestamp,
+}
+
+impl<'a> SilenceDocument<'a> {
+    /// The document of a row, with its state at a moment.
+    pub fn new(row: &'a SilenceRow, now: Timestamp) -> Self {
+        Self {
+            id: &row.id,
+            state: row.state(now),
+            matchers: &row.matchers,
+            author: &row.author,
+            reason: &row.reason,
+            created_at: row.created_at,
+            starts_at: row.starts_at,
+            ends_at: row.ends_at,
+        }
+    }
 }
 
 /// Why a silence would not do.

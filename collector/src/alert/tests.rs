@@ -8,6 +8,8 @@ use tickbird_shared::{Fingerprint, Labels, Status};
 use super::*;
 use crate::store::SilenceRow;
 
+mod groups;
+
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_790_000_000 + second).expect("in range")
 }
@@ -323,10 +325,12 @@ fn act() -> impl Strategy<Value = Act> {
 fn by_severity(critical: &str, other: &str) -> Route {
     let route = |receiver: &str, matchers, routes, mute: &[&str]| Route {
         at: receiver.to_owned(),
+        path: receiver.to_owned(),
         receiver: receiver.to_owned(),
         matchers,
         goes_on: false,
         routes,
+        grouping: None,
         mute: mute.iter().map(|it| (*it).to_owned()).collect(),
         active: Vec::new(),
     };
@@ -376,8 +380,7 @@ impl World {
             let row = &decision.row;
             assert!(!silenced || !row.told || kind == Resolved, "told in a silence: {row:?}");
             let facts = facts(&change(kind, severity, 1).incident, None);
-            let way = policy.route.as_ref().and_then(|it| it.to(&row.receiver, &facts).next());
-            let is_mute = way.is_some_and(|it| policy.is_mute(it, now).is_some());
+            let is_mute = policy.way(&row.receiver, &facts, now).1.is_some();
             assert!(!is_mute || !row.told || kind == Resolved, "told by a route that is mute: {row:?}");
             match &decision.withheld {
                 Withheld::Put(it) => {

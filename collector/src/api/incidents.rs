@@ -12,7 +12,7 @@ use super::access::Caller;
 use super::page::{Document, Page};
 use super::query::Query;
 use super::{Shared, unreadable};
-use crate::alert::{EXPLAINED, IncidentDocument, explanation};
+use crate::alert::{Explanation, IncidentDocument};
 use crate::problem::Problem;
 use crate::store::{AgentRow, IncidentFilter, IncidentRow, Rows, StoreError};
 
@@ -57,12 +57,7 @@ pub(super) async fn explain(
     uri: Uri,
 ) -> Result<Json<Value>, Problem> {
     Query::parse(&uri)?.finish()?;
-    let read = move |rows: Rows<'_>| {
-        let Some(incident) = rows.incident(&caller.tenant, &id)? else { return Ok(None) };
-        let decisions = rows.newest_decisions(&caller.tenant, &id, EXPLAINED)?;
-        let messages = rows.messages_of(&decisions)?;
-        Ok(Some(explanation(&incident, &decisions, &messages)))
-    };
+    let read = move |rows: Rows<'_>| Ok(Explanation::read(rows, &caller.tenant, &id)?.map(|it| it.document()));
     let found = shared.context.readers.read(read).await.map_err(|error| unreadable(&error))?;
     let none = || Problem::new(StatusCode::NOT_FOUND, "no_such_incident", "there is no incident of this id");
     found.map(Json).ok_or_else(none)

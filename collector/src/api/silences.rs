@@ -6,7 +6,7 @@ use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{StatusCode, Uri};
 use axum::{Extension, Json};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tickbird_shared::Timestamp;
 use ulid::Ulid;
 
@@ -14,7 +14,7 @@ use super::access::Caller;
 use super::page::{Document, Page};
 use super::query::Query;
 use super::{Shared, unavailable, unreadable};
-use crate::alert::Silence;
+use crate::alert::{Silence, SilenceDocument};
 use crate::ledger::Silencing;
 use crate::problem::Problem;
 use crate::store::{MAX_SILENCES, Rows, SilenceRow};
@@ -37,34 +37,6 @@ struct Asked {
     /// Now, unless it is given.
     starts_at: Option<Timestamp>,
     ends_at: Timestamp,
-}
-
-/// A silence as callers see it.
-#[derive(Debug, Serialize)]
-pub(super) struct SilenceDocument<'a> {
-    id: &'a str,
-    state: &'static str,
-    matchers: &'a [String],
-    author: &'a str,
-    reason: &'a str,
-    created_at: Timestamp,
-    starts_at: Timestamp,
-    ends_at: Timestamp,
-}
-
-impl<'a> SilenceDocument<'a> {
-    fn new(row: &'a SilenceRow, now: Timestamp) -> Self {
-        Self {
-            id: &row.id,
-            state: row.state(now),
-            matchers: &row.matchers,
-            author: &row.author,
-            reason: &row.reason,
-            created_at: row.created_at,
-            starts_at: row.starts_at,
-            ends_at: row.ends_at,
-        }
-    }
 }
 
 /// Bounds the body of a request.

@@ -1,13 +1,11 @@
 //! `explain INCIDENT`: why somebody was told, or was not.
 
-use std::collections::BTreeMap;
-
 use clap::Args;
 
 use super::table::{plain, time};
 use super::{CliError, Where};
-use crate::alert::{EXPLAINED, explanation};
-use crate::store::{DecisionRow, IncidentRow, MessageState, OutboxRow};
+use crate::alert::Explanation;
+use crate::store::{DecisionRow, MessageState, OutboxRow};
 use crate::token::DEFAULT_TENANT;
 
 /// Tells what was decided about an incident, in order: who was told what and why, or why not, and what they answered.
@@ -21,22 +19,18 @@ pub(super) struct Explain {
     at: Where,
 }
 
-type Messages = BTreeMap<String, OutboxRow>;
-
 impl Explain {
     pub(super) fn run(self) -> Result<(), CliError> {
         let writer = self.at.writer()?;
-        let rows = writer.rows();
-        let Some(incident) = rows.incident(DEFAULT_TENANT, &self.incident)? else {
+        let Some(explanation) = Explanation::read(writer.rows(), DEFAULT_TENANT, &self.incident)? else {
             return Err(CliError::Unknown { kind: "incident", id: self.incident });
         };
-        let decisions = rows.newest_decisions(DEFAULT_TENANT, &incident.id, EXPLAINED)?;
-        let messages = rows.messages_of(&decisions)?;
-        self.at.print(&explanation(&incident, &decisions, &messages), || text(&incident, &decisions, &messages))
+        self.at.print(&explanation.document(), || text(&explanation))
     }
 }
 
-fn text(incident: &IncidentRow, decisions: &[DecisionRow], messages: &Messages) -> String {
+fn text(explanation: &Explanation) -> String {
+    let incident = &explanation.incident;
     let (check, severity) = (&incident.check, incident.severity);
     let mut lines = vec![format!("{severity} {check}: {}", plain(&incident.summary))];
     lines.push(format!("  target {}, agent {}", plain(&incident.target), incident.agent));
@@ -45,19 +39,36 @@ fn text(incident: &IncidentRow, decisions: &[DecisionRow], messages: &Messages) 
         let why = incident.resolved_reason.as_deref().unwrap_or_default();
         lines.push(format!("  resolved {}: {}", time(at), plain(why)));
     }
-    for it in decisions {
-        let (told, kind) = (if it.told { "told" } else { "not told" }, it.kind.trim_start_matches("incident."));
-        let reason = plain(&it.reason);
-        lines.push(format!("{}  {} {told} of {kind}: {reason}", time(it.decided_at), it.receiver));
-        if let Some(id) = &it.message {
-            lines.push(format!("    {id}: {}", messages.get(id).map_or_else(gone, answered)));
-        }
-    }
+    let decided = explanation.decisions.iter().map(|it| (it.decided_at, decision(explanation, it)));
+    let again = explanation.gathering.repeats.iter().map(|it| {
+        let line = format!("{}  {} told again with {}: it still fires", time(it.decided_at), it.receiver, it.incident);
+        (it.decided_at, vec![line, format!("    {}: {}", it.id, answered(it))])
+    });
+    let mut told: Vec<_> = decided.chain(again).collect();
+    told.sort_by_key(|(at, _)| *at);
+    lines.extend(told.into_iter().flat_map(|(_, lines)| lines));
     lines.join("\n")
 }
 
-fn gone() -> String {
-    "no longer kept".into()
+fn decision(explanation: &Explanation, it: &DecisionRow) -> Vec<String> {
+    let kind = it.kind.trim_start_matches("incident.");
+    let gathered = explanation.gathered(it);
+    let told = match gathered {
+        Some(_) => "to be told",
+        None if it.told => "told",
+        None => "not told",
+    };
+    let mut lines = vec![format!("{}  {} {told} of {kind}: {}", time(it.decided_at), it.receiver, plain(&it.reason))];
+    if let Some(id) = &it.message {
+        let group = it.in_group.as_deref().map(|it| format!(" of {it}")).unwrap_or_default();
+        let state = match (explanation.messages.get(id), gathered.and_then(|it| it.due_at)) {
+            (Some(row), _) => answered(row),
+            (None, Some(due)) => format!("waits for its group, until {}", time(due)),
+            (None, None) => "no longer kept".into(),
+        };
+        lines.push(format!("    {id}{group}: {state}"));
+    }
+    lines
 }
 
 /// What became of a message.

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
+use tickbird_shared::units::parse_duration;
 
 use super::{CliError, Where, now};
-use crate::config::duration;
 use crate::pki::Lives;
 
 /// Makes a new collector in an empty directory.
@@ -29,7 +29,7 @@ pub(super) struct Init {
     #[arg(long = "name", value_name = "HOSTNAME_OR_IP")]
     names: Vec<String>,
     /// How long the certificate authority lives; it has a successor after two thirds of that.
-    #[arg(long, value_name = "DURATION", default_value = "3650d", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "3650d", value_parser = parse_duration)]
     authority_life: Duration,
 }
 

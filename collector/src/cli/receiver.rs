@@ -98,16 +98,17 @@ impl List {
     }
 }
 
-fn find(config: Config, name: &str) -> Result<webhook::Config, CliError> {
-    let found = config.webhooks.into_iter().find(|(it, _)| it == name);
-    found.map(|(_, webhook)| webhook).ok_or_else(|| CliError::Unknown { kind: "receiver", id: name.to_owned() })
+fn find(config: Config, name: &str) -> Result<(alert::Receiver, webhook::Config), CliError> {
+    let receiver = config.policy.receivers.into_iter().find(|it| it.name == name);
+    let webhook = config.webhooks.into_iter().find(|(it, _)| it == name).map(|(_, webhook)| webhook);
+    receiver.zip(webhook).ok_or_else(|| CliError::Unknown { kind: "receiver", id: name.to_owned() })
 }
 
 impl Test {
     fn run(self) -> Result<(), CliError> {
-        let webhook = find(read_config(&self.at.directory().config())?, &self.name)?;
+        let (receiver, webhook) = find(read_config(&self.at.directory().config())?, &self.name)?;
         let now = now();
-        let (id, body) = alert::sample(DEFAULT_TENANT, &self.name, now);
+        let (id, body) = alert::sample(DEFAULT_TENANT, &receiver, now);
         let document: Value = serde_json::from_slice(&body).unwrap_or_default();
         let address = webhook.address();
         if self.send {

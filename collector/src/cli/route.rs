@@ -1,12 +1,15 @@
 //! `route …`: who would be told of what, before anything happens.
 
+use std::collections::BTreeMap;
+
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use tickbird_shared::units::show_duration as shown;
 use tickbird_shared::{Severity, Timestamp};
 
 use super::table::table;
 use super::{CliError, Where, now, read_config};
-use crate::alert::{self, Facts, Policy};
+use crate::alert::{self, By, Facts, Grouping, Policy};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Route {
@@ -75,10 +78,38 @@ fn document(route: &alert::Route) -> Value {
         "receiver": route.receiver,
         "matchers": route.matchers.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "continue": route.goes_on,
+        "grouping": route.grouping.as_ref().map(grouping),
         "mute_time_intervals": route.mute,
         "active_time_intervals": route.active,
         "routes": route.routes.iter().map(document).collect::<Vec<_>>(),
     })
+}
+
+/// In Alertmanager's words, with seconds.
+fn grouping(it: &Grouping) -> Value {
+    let by = match &it.by {
+        By::Each => vec!["...".to_owned()],
+        By::Labels(labels) => labels.clone(),
+    };
+    let repeat: BTreeMap<_, _> = it.repeat.iter().map(|(severity, it)| (severity.as_str(), it.as_secs_f64())).collect();
+    json!({
+        "group_by": by,
+        "group_wait": it.wait.as_secs_f64(),
+        "group_interval": it.interval.as_secs_f64(),
+        "repeat_interval": repeat,
+    })
+}
+
+fn in_words(it: &Grouping) -> String {
+    let by = match &it.by {
+        By::Each => "each by itself".to_owned(),
+        By::Labels(labels) if labels.is_empty() => "all together".to_owned(),
+        By::Labels(labels) => format!("grouped by {}", labels.join(", ")),
+    };
+    let least = it.repeat.values().min().copied().unwrap_or_default();
+    let most = it.repeat.values().max().copied().unwrap_or_default();
+    let repeat = if least == most { shown(least) } else { format!("{} to {}", shown(least), shown(most)) };
+    format!(", {by} after {}, then each {}, again after {repeat}", shown(it.wait), shown(it.interval))
 }
 
 fn write_down(route: &alert::Route, depth: usize, lines: &mut String) {
@@ -91,7 +122,8 @@ fn write_down(route: &alert::Route, depth: usize, lines: &mut String) {
         (true, false) => format!(", only in {}", route.active.join(", ")),
         (false, false) => format!(", only in {} and mute in {}", route.active.join(", "), route.mute.join(", ")),
     };
-    *lines += &format!("{}{what} -> {}{when}{goes_on}\n", "  ".repeat(depth), route.receiver);
+    let together = route.grouping.as_ref().map(in_words).unwrap_or_default();
+    *lines += &format!("{}{what} -> {}{together}{when}{goes_on}\n", "  ".repeat(depth), route.receiver);
     route.routes.iter().for_each(|it| write_down(it, depth + 1, lines));
 }
 

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::json;
+use tickbird_shared::units::parse_duration;
 use tickbird_shared::{Status, Timestamp};
 use ulid::Ulid;
 
 use super::table::{plain, table, time};
 use super::{CliError, Where, now};
-use crate::alert::{Silence as Sound, facts};
-use crate::config::duration;
+use crate::alert::{Silence as Sound, SilenceDocument, facts};
 use crate::store::{IncidentFilter, IncidentRow, Rows, SilenceRow, StoreError};
 use crate::token::DEFAULT_TENANT;
 
@@ -37,7 +37,7 @@ pub(super) struct Add {
     #[command(flatten)]
     of: Of,
     /// For how long, from its begin on.
-    #[arg(long = "for", value_name = "DURATION", default_value = "1h", value_parser = duration, conflicts_with = "until")]
+    #[arg(long = "for", value_name = "DURATION", default_value = "1h", value_parser = parse_duration, conflicts_with = "until")]
     length: Duration,
     /// Until when, as in 2026-12-01T08:00:00+01:00.
     #[arg(long, value_name = "TIME", value_parser = moment)]
@@ -147,7 +147,7 @@ impl Add {
             return Err(CliError::TooManySilences);
         }
         transaction.commit()?;
-        self.at.print(&shown(&row, now()), || {
+        self.at.print(&json!(SilenceDocument::new(&row, now())), || {
             format!("{} holds until {}: {}", row.id, time(row.ends_at), plain(&row.matchers.join(", ")))
         })
     }
@@ -203,7 +203,7 @@ impl List {
         let writer = self.at.writer()?;
         let now = now();
         let found = writer.rows().silences(DEFAULT_TENANT, self.all, now, None, u32::MAX)?;
-        let json = json!({ "silences": found.iter().map(|it| shown(it, now)).collect::<Vec<_>>() });
+        let json = json!({ "silences": found.iter().map(|it| SilenceDocument::new(it, now)).collect::<Vec<_>>() });
         self.at.print(&json, || {
             let of = |it: &SilenceRow| {
                 [
@@ -232,17 +232,4 @@ impl End {
         transaction.commit()?;
         self.at.print(&json!({ "id": self.id, "ended": true }), || format!("{} has ended", self.id))
     }
-}
-
-fn shown(silence: &SilenceRow, now: Timestamp) -> Value {
-    json!({
-        "id": silence.id,
-        "state": silence.state(now),
-        "matchers": silence.matchers,
-        "author": silence.author,
-        "reason": silence.reason,
-        "created_at": silence.created_at,
-        "starts_at": silence.starts_at,
-        "ends_at": silence.ends_at,
-    })
 }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
+use tickbird_shared::units::parse_duration;
 use tickbird_shared::{Labels, Timestamp};
 
 use super::table::{labels, table, time};
 use super::{CliError, Where, now, read_config, say};
-use crate::config::duration;
 use crate::pki::{self, Keyring};
 use crate::store::TokenRow;
 use crate::token::{self, DEFAULT_TENANT, Terms};
@@ -27,7 +27,7 @@ pub(super) struct Create {
     #[command(flatten)]
     at: Where,
     /// How long it may be used.
-    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration)]
     ttl: Duration,
     /// How many agents it may enrol.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]

@@ -4,9 +4,10 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use tickbird_shared::units::{self, UnitError};
 use toml::{Table, Value};
 
-use super::{Mistake, units};
+use super::Mistake;
 
 /// Largest file that the configuration may name, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -34,6 +35,11 @@ impl Fields {
 
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
+    }
+
+    /// Whether `key` is a table here, where something else may stand as well.
+    pub(super) fn is_table(&self, key: &str) -> bool {
+        self.table.get(key).is_some_and(Value::is_table)
     }
 
     /// Takes out what was said to be wrong.
@@ -82,11 +88,11 @@ impl Fields {
     }
 
     pub(super) fn duration(&mut self, key: &str, mistakes: &mut Vec<Mistake>) -> Option<Duration> {
-        self.measured(key, units::duration, "write \"90s\", \"36h\" or \"30d\"", mistakes)
+        self.measured(key, units::parse_duration, "write \"90s\", \"36h\" or \"30d\"", mistakes)
     }
 
     pub(super) fn bytes(&mut self, key: &str, mistakes: &mut Vec<Mistake>) -> Option<u64> {
-        self.measured(key, units::bytes, "write \"512MiB\" or \"10GiB\"", mistakes)
+        self.measured(key, units::parse_bytes, "write \"512MiB\" or \"10GiB\"", mistakes)
     }
 
     /// An address to listen on; every address of the host at `default_port` when it is left out.
@@ -160,14 +166,14 @@ impl Fields {
     fn measured<T>(
         &mut self,
         key: &str,
-        read: fn(&str) -> Result<T, String>,
+        read: fn(&str) -> Result<T, UnitError>,
         advice: &str,
         mistakes: &mut Vec<Mistake>,
     ) -> Option<T> {
         match self.table.remove(key)? {
             Value::String(text) => match read(&text) {
                 Ok(value) => Some(value),
-                Err(what) => self.no(key, &what, advice, mistakes),
+                Err(what) => self.no(key, &what.to_string(), advice, mistakes),
             },
             Value::Integer(number) => self.no(key, &format!("`{number}` has no unit"), advice, mistakes),
             other => self.wrong(key, &other, "a number with its unit", advice, mistakes),

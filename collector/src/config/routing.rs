@@ -1,13 +1,17 @@
 //! Who is told, and when: routes, what explains what, and time intervals, as Alertmanager writes them.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
+use tickbird_shared::Severity;
 
 use super::Mistake;
 use super::fields::Fields;
-use crate::alert::{Inhibition, Matcher, MatcherError, Route, Span, Window, day, minutes, month, range, weekday};
+use crate::alert::{
+    By, Grouping, Inhibition, Matcher, MatcherError, Route, Span, Window, day, minutes, month, range, weekday,
+};
 
 /// Routes within routes; more would be a mistake of whatever wrote the file.
 const DEEPEST: usize = 16;
@@ -25,7 +29,96 @@ pub(super) fn top(mut fields: Fields, known: &Names<'_>, mistakes: &mut Vec<Mist
         let what = "is missing: who is told when no other route matches";
         fields.mistake("receiver", what.into(), "name a [[receiver]]", mistakes);
     }
-    route(fields, "", known, 1, mistakes)
+    route(fields, &Parent::default(), known, 1, mistakes)
+}
+
+/// What a route takes over from those above it.
+#[derive(Debug, Clone, Default)]
+struct Parent {
+    path: String,
+    receiver: String,
+    by: Option<By>,
+    wait: Option<Duration>,
+    interval: Option<Duration>,
+    repeat: Option<BTreeMap<Severity, Duration>>,
+}
+
+impl Parent {
+    /// The same with what this route names itself.
+    fn with(&self, fields: &mut Fields, mistakes: &mut Vec<Mistake>) -> Self {
+        let mut own = self.clone();
+        own.by = group_by(fields, mistakes).or(own.by);
+        own.wait = fields.duration("group_wait", mistakes).or(own.wait);
+        own.interval = at_least_a_second(fields, "group_interval", mistakes).or(own.interval);
+        own.repeat = repeat(fields, self.repeat.as_ref(), mistakes).or(own.repeat);
+        own
+    }
+
+    /// How incidents are told together; each by itself and at once where nobody says anything.
+    fn grouping(&self) -> Option<Grouping> {
+        let is_named = self.by.is_some() || self.wait.is_some() || self.interval.is_some() || self.repeat.is_some();
+        is_named.then(|| Grouping {
+            by: self.by.clone().unwrap_or(By::Labels(Vec::new())),
+            wait: self.wait.unwrap_or(Grouping::WAIT),
+            interval: self.interval.unwrap_or(Grouping::INTERVAL),
+            repeat: self.repeat.clone().unwrap_or_else(|| every(Grouping::REPEAT)),
+        })
+    }
+}
+
+fn group_by(fields: &mut Fields, mistakes: &mut Vec<Mistake>) -> Option<By> {
+    const EACH: &str = "...";
+    let labels = fields.texts("group_by", mistakes)?;
+    if labels.iter().any(String::is_empty) {
+        fields.mistake("group_by", "names a label without a name".into(), "write [] for one group of all", mistakes);
+    }
+    let twice = labels.iter().enumerate().find(|(at, it)| labels[..*at].contains(it));
+    if let Some((_, label)) = twice {
+        fields.mistake("group_by", format!("names `{label}` twice"), "name each label once", mistakes);
+    }
+    if labels.iter().any(|it| it == EACH) {
+        if labels.len() > 1 {
+            let what = "`...` is each incident by itself, so no label can stand beside it".into();
+            fields.mistake("group_by", what, "write [\"...\"], or the labels alone", mistakes);
+        }
+        return Some(By::Each);
+    }
+    Some(By::Labels(labels))
+}
+
+/// What is done again and again, and not as often as the clock is looked at.
+fn at_least_a_second(fields: &mut Fields, key: &str, mistakes: &mut Vec<Mistake>) -> Option<Duration> {
+    let duration = fields.duration(key, mistakes)?;
+    if duration < Duration::from_secs(1) {
+        fields.mistake(key, "is less than a second".into(), "write \"5m\", or \"1s\" at least", mistakes);
+        return None;
+    }
+    Some(duration)
+}
+
+fn every(duration: Duration) -> BTreeMap<Severity, Duration> {
+    [Severity::Info, Severity::Warning, Severity::Critical].map(|it| (it, duration)).into()
+}
+
+/// One duration for all, or a table by severity, of which a parent may have some.
+fn repeat(
+    fields: &mut Fields,
+    parents: Option<&BTreeMap<Severity, Duration>>,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<BTreeMap<Severity, Duration>> {
+    const KEY: &str = "repeat_interval";
+    if !fields.is_table(KEY) {
+        return at_least_a_second(fields, KEY, mistakes).map(every);
+    }
+    let mut table = fields.table(KEY, mistakes);
+    let mut repeat = parents.cloned().unwrap_or_else(|| every(Grouping::REPEAT));
+    for (severity, duration) in &mut repeat {
+        if let Some(named) = at_least_a_second(&mut table, severity.as_str(), mistakes) {
+            *duration = named;
+        }
+    }
+    table.finish(mistakes);
+    Some(repeat)
 }
 
 /// What a route may name.
@@ -36,13 +129,13 @@ pub(super) struct Names<'a> {
 
 fn route(
     mut fields: Fields,
-    parents: &str,
+    parent: &Parent,
     known: &Names<'_>,
     depth: usize,
     mistakes: &mut Vec<Mistake>,
 ) -> Option<Route> {
     let at = fields.at().to_owned();
-    let receiver = fields.text("receiver", mistakes).unwrap_or_else(|| parents.to_owned());
+    let receiver = fields.text("receiver", mistakes).unwrap_or_else(|| parent.receiver.clone());
     if !receiver.is_empty() && !known.receivers.contains(&receiver) {
         fields.mistake("receiver", format!("there is no receiver `{receiver}`"), "name a [[receiver]]", mistakes);
     }
@@ -53,8 +146,10 @@ fn route(
         fields.mistake("routes", format!("lies deeper than {DEEPEST}"), "put routes beside one another", mistakes);
         return None;
     }
-    let routes: Vec<_> =
-        children.into_iter().filter_map(|it| route(it, &receiver, known, depth + 1, mistakes)).collect();
+    let step: Vec<_> = matchers.iter().map(ToString::to_string).collect();
+    let path = format!("{}{}{{{}}}", parent.path, if parent.path.is_empty() { "" } else { "/" }, step.join(","));
+    let own = Parent { path: path.clone(), receiver: receiver.clone(), ..parent.with(&mut fields, mistakes) };
+    let routes: Vec<_> = children.into_iter().filter_map(|it| route(it, &own, known, depth + 1, mistakes)).collect();
     let mut intervals = |key| {
         let named = fields.texts(key, mistakes).unwrap_or_default();
         for name in named.iter().filter(|it| !known.windows.contains(*it)) {
@@ -69,7 +164,7 @@ fn route(
     };
     let (mute, active) = (intervals("mute_time_intervals"), intervals("active_time_intervals"));
     fields.finish(mistakes);
-    Some(Route { at, receiver, matchers, goes_on, routes, mute, active })
+    Some(Route { at, path, receiver, matchers, goes_on, routes, grouping: own.grouping(), mute, active })
 }
 
 /// Named times, as Alertmanager writes them.

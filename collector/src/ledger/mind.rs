@@ -3,6 +3,7 @@
 //! Everything here may run ahead of the store only while a transaction is open. When one fails, this is dropped and
 //! loaded again.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use crate::aggregate::{self, ChangeKind, IncidentChange, PoolSum, Presence, Stra
 use crate::alert::{self, Policy, Silence, Withheld};
 use crate::pki::life::Kept;
 use crate::store::{
-    AgentRow, BodyRow, Condition, DecisionRow, LaneKey, LaneRow, LaneStart, LossRow, MessageState, Rows, SilenceRow,
-    StoreError, Tally, Transaction,
+    AgentRow, BodyRow, Condition, DecisionRow, GroupRow, LaneKey, LaneRow, LaneStart, LossRow, MessageState, Rows,
+    SilenceRow, StoreError, Tally, Transaction,
 };
 
 use super::lane::{Admission, admit};
@@ -55,7 +56,9 @@ impl Mind {
         let by_key: HashMap<_, _> = agents.iter().map(|it| (key(it), it)).collect();
         let with_agent = incidents.iter().map(|it| (it, by_key.get(&AgentKey::new(&it.tenant, &it.agent)).copied()));
         let mut alert = alert::State::load(rows.told(since)?, rows.outbox_waiting()?)
+            .after(rows.newest_message()?.as_deref())
             .with_withheld(rows.withheld()?)
+            .with_groups(rows.groups()?, &rows.gathered()?, incidents.iter(), policy, now)
             .with_sources(with_agent.clone(), policy);
         alert.silence(silences(rows)?);
         alert.look_for_strays(with_agent, policy, now);
@@ -116,6 +119,45 @@ impl Mind {
         }
         let changes = self.aggregate.reconsider(|tenant, id| reasons.get(&(tenant, id)).copied());
         self.follow(transaction, policy, changes, now)?;
+        Ok(())
+    }
+
+    /// Queues the messages of groups whose time has come.
+    fn flush(&mut self, transaction: &Transaction<'_>, policy: &Policy, now: Timestamp) -> Result<(), StoreError> {
+        let Self { alert, aggregate, agents, .. } = self;
+        let flushes = alert.flush(policy, now, |(tenant, id), fingerprint| {
+            let known = fingerprint.and_then(|it| aggregate.incident(it)).filter(|it| it.id == *id);
+            let row = match known {
+                Some(row) => Some(Cow::Borrowed(row)),
+                None => transaction.rows().incident(tenant, id)?.map(Cow::Owned),
+            };
+            Ok::<_, StoreError>(row.map(|row| {
+                let agent = agents.get(&AgentKey::new(tenant, &row.agent));
+                (row, agent)
+            }))
+        })?;
+        for flush in flushes {
+            let GroupRow { tenant, id, receiver, .. } = &flush.group;
+            for (incident, why) in &flush.ungathered {
+                transaction.ungather(tenant, incident, receiver, None, why)?;
+            }
+            flush.withheld.iter().try_for_each(|row| transaction.put_withheld(row))?;
+            if let Some(message) = &flush.gathered_for {
+                transaction.tell_gathered(tenant, message)?;
+            }
+            for message in &flush.supersedes {
+                transaction.supersede_message(tenant, message, now)?;
+            }
+            if let Some(message) = &flush.message {
+                transaction.add_message(message)?;
+                self.queued = true;
+            }
+            if flush.is_over {
+                transaction.delete_group(tenant, id)?;
+            } else {
+                transaction.put_group(&flush.group)?;
+            }
+        }
         Ok(())
     }
 
@@ -380,6 +422,7 @@ impl Mind {
         changes.extend(strain.map(|it| self.aggregate.apply(aggregate::Event::Strain(it), now)).into_iter().flatten());
         self.follow(transaction, policy, changes, now)?;
         self.let_go(transaction, policy, now)?;
+        self.flush(transaction, policy, now)?;
         // Also after a step of the clock, in either direction.
         if now.duration_since(self.used_written_at).unsigned_abs() >= USE_EVERY {
             self.used_written_at = now;
@@ -466,6 +509,11 @@ impl Mind {
                         transaction.delete_withheld(tenant, incident, receiver)?;
                     }
                 }
+                if let Some(why) = &decision.ungathers {
+                    let DecisionRow { tenant, incident, receiver, state_epoch, .. } = &decision.row;
+                    transaction.ungather(tenant, incident, receiver, Some(*state_epoch), why)?;
+                }
+                decision.group.iter().try_for_each(|row| transaction.put_group(row))?;
                 for message in &decision.supersedes {
                     transaction.supersede_message(&decision.row.tenant, message, now)?;
                 }

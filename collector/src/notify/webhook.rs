@@ -5,6 +5,7 @@
 //! place that a signed message goes to is configured, not answered.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,6 +67,9 @@ pub enum ConfigError {
     /// The file of certificates holds none, or one that cannot be read.
     #[error("the file of certificates holds no readable certificate")]
     Certificates,
+    /// Where machines of a cloud are told their secrets, and nobody is told of incidents.
+    #[error("`{0}` is a link-local address")]
+    LinkLocal(String),
     /// The host is not one that a certificate can be for.
     #[error("`{0}` is neither a host name nor an address")]
     Host(String),
@@ -80,6 +84,7 @@ impl ConfigError {
             Self::Secret | Self::SecretLength(_) => "make one with: echo whsec_$(openssl rand -base64 32)",
             Self::Certificates => "give a PEM file with the authority that signed the receiver's certificate",
             Self::Host(_) => "correct the host of the URL",
+            Self::LinkLocal(_) => "give the receiver an address that others can reach",
         }
     }
 }
@@ -115,6 +120,9 @@ impl Config {
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         if host.is_empty() {
             return Err(ConfigError::Url);
+        }
+        if host.parse().is_ok_and(is_link_local) {
+            return Err(ConfigError::LinkLocal(host));
         }
         let port = authority.port_u16().unwrap_or(default_port);
         let tls = if is_tls {
@@ -161,7 +169,13 @@ impl Config {
 
     async fn attempt(&self, request: Request<Full<Bytes>>, phase: &mut Phase) -> Result<(), NotifyError> {
         let connect = |source| NotifyError::Connect { address: self.address(), source };
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(connect)?;
+        let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await.map_err(connect)?;
+        let (refused, places): (Vec<_>, Vec<_>) = found.partition(|it| is_link_local(it.ip()));
+        if places.is_empty() && !refused.is_empty() {
+            let why = "its name leads to a link-local address, where no receiver is";
+            return Err(connect(std::io::Error::new(std::io::ErrorKind::PermissionDenied, why)));
+        }
+        let stream = TcpStream::connect(&*places).await.map_err(connect)?;
         stream.set_nodelay(true).map_err(connect)?;
         match &self.tls {
             None => converse(stream, request, phase).await,
@@ -195,6 +209,14 @@ impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tls = self.tls.is_some();
         f.debug_struct("Config").field("address", &self.address()).field("tls", &tls).finish_non_exhaustive()
+    }
+}
+
+/// 169.254.0.0/16 (RFC 3927) and fe80::/10 (RFC 4291), in either family's form.
+fn is_link_local(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(it) => it.is_link_local(),
+        IpAddr::V6(it) => it.is_unicast_link_local(),
     }
 }
 
@@ -291,6 +313,9 @@ mod tests {
         assert_eq!(mistake("hooks.example.org/x", None, None), "the URL is not an absolute http or https URL");
         assert_eq!(mistake("ftp://hooks.example.org", None, None), "the URL is not an absolute http or https URL");
         assert_eq!(mistake("https://me:pw@host/", None, None), "the URL holds a user name or password");
+        for host in ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.1.1]:8080"] {
+            assert!(mistake(&format!("http://{host}/x"), None, None).ends_with("is a link-local address"), "{host}");
+        }
         assert_eq!(mistake("http://h/", Some("abc"), None), "the secret is not `whsec_` followed by base 64");
         assert_eq!(mistake("http://h/", Some("whsec_c2hvcnQ="), None), "the secret has 5 bytes");
         assert!(mistake("https://h/", None, Some(b"not PEM")).contains("no readable certificate"));

@@ -201,8 +201,9 @@ impl Transaction<'_> {
             .connection()
             .prepare_cached(
                 "INSERT OR IGNORE INTO decisions (tenant, incident, receiver, state_epoch, told, kind, reason, \
-                 decided_at, message) \
-                 VALUES (:tenant, :incident, :receiver, :state_epoch, :told, :kind, :reason, :decided_at, :message)",
+                 decided_at, message, in_group) \
+                 VALUES (:tenant, :incident, :receiver, :state_epoch, :told, :kind, :reason, :decided_at, :message, \
+                 :in_group)",
             )?
             .execute(named_params! {
                 ":tenant": decision.tenant,
@@ -214,6 +215,7 @@ impl Transaction<'_> {
                 ":reason": decision.reason,
                 ":decided_at": At(decision.decided_at),
                 ":message": decision.message,
+                ":in_group": decision.in_group,
             })?;
         Ok(added > 0)
     }
@@ -260,5 +262,10 @@ pub(super) fn read_decision(row: &Row<'_>) -> rusqlite::Result<DecisionRow> {
         reason: row.get("reason")?,
         decided_at: row.get::<_, At>("decided_at")?.0,
         message: row.get("message")?,
+        // A store of an older schema is read as well, by who only repairs it.
+        in_group: match row.as_ref().column_index("in_group") {
+            Ok(place) => row.get(place)?,
+            Err(_) => None,
+        },
     })
 }

@@ -86,6 +86,11 @@ impl Rows<'_> {
         Ok(query.query_map([], read)?.collect::<Result<_, _>>()?)
     }
 
+    /// The greatest id of all messages that are kept, of every tenant.
+    pub fn newest_message(&self) -> Result<Option<String>, StoreError> {
+        Ok(self.0.query_row("SELECT max(id) FROM outbox", [], |row| row.get(0))?)
+    }
+
     /// The messages of some decisions that are still kept, by their ids.
     pub fn messages_of(&self, decisions: &[DecisionRow]) -> Result<BTreeMap<String, OutboxRow>, StoreError> {
         let mut found = BTreeMap::new();

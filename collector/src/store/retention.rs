@@ -111,13 +111,15 @@ const LOSSES_BEFORE: &str = "DELETE FROM losses WHERE (tenant, agent, epoch, lan
     (SELECT tenant, agent, epoch, lane, first FROM losses WHERE received_at < ?1 LIMIT ?2)";
 const MESSAGES_BEFORE: &str = "DELETE FROM outbox WHERE rowid IN \
     (SELECT rowid FROM outbox WHERE settled_at < ?1 ORDER BY settled_at LIMIT ?2)";
-// An incident with a waiting message stays, whatever its age.
+// An incident with a waiting message, or that waits for one of its group, stays, whatever its age.
 const DECISIONS_BEFORE: &str = "DELETE FROM decisions WHERE (tenant, incident, receiver, state_epoch) IN \
     (SELECT decisions.tenant, incident, receiver, decisions.state_epoch FROM incidents \
      JOIN decisions ON decisions.tenant = incidents.tenant AND decisions.incident = incidents.id \
      WHERE status = 'resolved' AND resolved_at < ?1 AND NOT EXISTS \
          (SELECT 1 FROM outbox WHERE outbox.tenant = incidents.tenant AND outbox.incident = incidents.id \
           AND outbox.state = 'waiting') \
+         AND NOT EXISTS (SELECT 1 FROM decisions AS it WHERE it.tenant = incidents.tenant AND it.incident = incidents.id \
+             AND it.told = 0 AND it.message IS NOT NULL) \
      ORDER BY resolved_at LIMIT ?2)";
 // Of receivers that were not configured any more when their incident ended.
 const WITHHELD_BEFORE: &str = "DELETE FROM withheld WHERE (tenant, incident, receiver) IN \

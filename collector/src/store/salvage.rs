@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::column::{At, Seq};
 use super::{
-    StoreError, Writer, agents, excesses, findings, incidents, lanes, levels, outbox, silences, sums, tallies, tokens,
+    StoreError, Writer, agents, excesses, findings, groups, incidents, lanes, levels, outbox, silences, sums, tallies,
+    tokens,
 };
 
 /// Lines of SQLite's words on damage that are kept.
@@ -31,7 +32,7 @@ struct Table {
     reads: fn(&Row<'_>) -> rusqlite::Result<()>,
 }
 
-const TABLES: [Table; 17] = [
+const TABLES: [Table; 18] = [
     Table { name: "agents", key: Some("tenant, id"), reads: |row| agents::read(row).map(drop) },
     Table { name: "tokens", key: Some("tenant, id"), reads: |row| tokens::read(row).map(drop) },
     Table { name: "api_tokens", key: Some("tenant, name"), reads: |row| tokens::read_api_token(row).map(drop) },
@@ -48,6 +49,7 @@ const TABLES: [Table; 17] = [
         key: Some("tenant, incident, receiver"),
         reads: |row| silences::read_withheld(row).map(drop),
     },
+    Table { name: "alert_groups", key: Some("tenant, id"), reads: |row| groups::read(row).map(drop) },
     Table { name: "lanes", key: Some("tenant, agent, epoch, lane"), reads: |row| lanes::read(row).map(drop) },
     Table { name: "findings", key: None, reads: |row| findings::read(row).map(drop) },
     Table {

@@ -107,6 +107,16 @@ pub(super) fn wrong(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     Ok(said)
 }
 
+/// Fails where a row of a table that has checksums is not what was written.
+pub(super) fn compare(connection: &Connection, table: &str) -> rusqlite::Result<()> {
+    let mut query = connection.prepare(&format!("SELECT * FROM {table}"))?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        check(table, row)?;
+    }
+    Ok(())
+}
+
 /// The tables that have checksums.
 fn tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut query = connection.prepare(

@@ -122,6 +122,7 @@ fn decision(incident: &str, state_epoch: u64, reason: &str) -> DecisionRow {
         reason: reason.into(),
         decided_at: day(0),
         message: None,
+        in_group: None,
     }
 }
 

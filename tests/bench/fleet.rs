@@ -91,6 +91,9 @@ pub(crate) fn fleet(stage: &Stage) -> Result<Vec<Figure>, StageError> {
         Figure::of("handshake with a client certificate: the collector's CPU", 1e3 * cpu / agents, "ms").at_most(0.35),
         Figure::of("handshakes, agents on the same processors", agents / took, "1/s").more_is_better(),
     ];
+    warm_up(3.s())?;
+    let rest = 1024.0 * (pss(it.pid)? - empty) / agents;
+    figures.push(Figure::of("memory of a connection on which nothing was said yet", rest, "KiB").for_comparison());
 
     runtime.block_on(fleet.send(BATCHES, WITHIN));
     well("ten batches", &fleet.take_report(), wanted)?;

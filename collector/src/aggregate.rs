@@ -687,6 +687,11 @@ fn unqueue(queue: &mut BTreeSet<(Timestamp, Fingerprint)>, at: Option<Timestamp>
     }
 }
 
+/// Whether an incident is about the collector itself.
+pub fn is_own(incident: &IncidentRow) -> bool {
+    incident.agent == own::COLLECTOR
+}
+
 /// Whether an incident is that this receiver is away.
 pub fn is_about(incident: &IncidentRow, receiver: &str) -> bool {
     own::receiver_of(incident) == Some(receiver)

@@ -37,7 +37,7 @@ use sha2::{Digest, Sha256};
 use tickbird_shared::{Fingerprint, Severity, Status, Timestamp};
 use ulid::Ulid;
 
-use crate::aggregate::{ChangeKind, IncidentChange, is_about};
+use crate::aggregate::{ChangeKind, IncidentChange, is_about, is_own};
 use crate::store::{AgentRow, DecisionRow, GroupRow, IncidentRow, MessageState, OutboxRow, WithheldRow};
 
 pub use explanation::Explanation;
@@ -459,20 +459,30 @@ impl State {
             let group = match (&verdict, way) {
                 (Err(_), _) => None,
                 // Whatever the routes say now, it ends where it was told.
-                (Ok(_), _) if kind == Kind::Resolved || thread.is_some() => thread,
+                (Ok(_), _) if kind == Kind::Resolved || thread.is_some() => thread.clone(),
                 (Ok(_), Way::By(route)) if told_in != Some(None) => {
                     route.grouping.as_ref().map(|it| self.groups.of(route, it, &change.incident, &facts))
                 }
                 (Ok(_), _) => None,
             };
-            // What a route tells at once does not wait for the others of its group.
-            let at_once = kind != Kind::Resolved && !matches!(way, Way::By(Route { grouping: Some(_), .. }));
+            // News in the thread of another route waits no longer than its own route lets it; that nothing can be stored, for nothing.
+            let of_own = |it: &&Route| {
+                let id = it.grouping.as_ref().map(|grouping| Groups::id_of(it, grouping, &change.incident, &facts));
+                id.is_some() && id == thread
+            };
+            let latest = match way {
+                _ if is_own(&change.incident) => Some(now),
+                _ if kind == Kind::Resolved || thread.is_none() => None,
+                Way::By(route) if of_own(&route) => None,
+                Way::By(Route { grouping: Some(it), .. }) => now.saturating_add(it.wait).ok(),
+                Way::By(_) | Way::All | Way::None => Some(now),
+            };
             let ungathers = self.groups.leave(&key, &receiver.name, group.as_deref()).then(|| match &verdict {
                 Err(_) if kind == Kind::Resolved => "it was over before its group was told".into(),
                 Err(why) => why.clone(),
                 Ok(_) => "it is told another way".into(),
             });
-            let mut decision = self.write_down((change, agent), receiver, kind, verdict, (group, at_once), now);
+            let mut decision = self.write_down((change, agent), receiver, kind, verdict, (group, latest), now);
             decision.withheld = self.withhold(&key, &receiver.name, kind, by);
             decision.ungathers = ungathers;
             decisions.push(decision);
@@ -492,14 +502,7 @@ impl State {
                 if receivers.iter().all(|it| it.name != receiver) {
                     let verdict = Err("the receiver is not configured any more".into());
                     let gone = Receiver::new(receiver);
-                    decisions.push(self.write_down(
-                        (change, agent),
-                        &gone,
-                        Kind::Resolved,
-                        verdict,
-                        (None, false),
-                        now,
-                    ));
+                    decisions.push(self.write_down((change, agent), &gone, Kind::Resolved, verdict, (None, None), now));
                 }
             }
         }
@@ -562,9 +565,14 @@ impl State {
             let place = (tenant.clone(), incident);
             let found = find(&place, it.fingerprint)?;
             let found = match found {
-                _ if !is_configured => Err("the receiver is not configured any more"),
-                None => Err("the incident is not known any more"),
-                Some((row, _)) if it.kind != Kind::Resolved && row.status != Status::Firing => Err("it is over"),
+                _ if !is_configured => Err(("the receiver is not configured any more", true)),
+                None => Err(("the incident is not known any more", true)),
+                Some((row, _)) if it.kind == Kind::Resolved && row.status == Status::Firing => {
+                    Err(("it fires again", false))
+                }
+                Some((row, _)) if it.kind != Kind::Resolved && row.status != Status::Firing => {
+                    Err(("it is over", true))
+                }
                 Some(found) => Ok(found),
             };
             let held = found.as_ref().ok().filter(|_| it.kind != Kind::Resolved).and_then(|it| holds(self, &place, it));
@@ -576,8 +584,8 @@ impl State {
                     }
                 }
                 (Ok(found), None) => told.push((it, place, found)),
-                (Err(why), _) => {
-                    if it.kind == Kind::Resolved {
+                (Err((why, is_forgotten)), _) => {
+                    if it.kind == Kind::Resolved && is_forgotten {
                         self.told_in_group(&place, receiver, key, it);
                     }
                     ungathered.push((place.1, why.to_owned()));
@@ -593,7 +601,10 @@ impl State {
             match found.map(|it| (holds(self, &place, &it).is_some(), it)) {
                 Some((false, found)) => others.push(found),
                 Some((true, _)) => held += 1,
-                None => (),
+                // It ended while its receiver was not configured.
+                None => {
+                    self.told_in_group(&place, receiver, key, group::Gathered { kind: Kind::Resolved, fingerprint })
+                }
             }
         }
         let fires = |it: &&(group::Gathered, IncidentKey, Found<'_>)| it.0.kind != Kind::Resolved;
@@ -682,7 +693,7 @@ impl State {
         to: &Receiver,
         kind: Kind,
         verdict: Result<String, String>,
-        (group, at_once): (Option<String>, bool),
+        (group, latest): (Option<String>, Option<Timestamp>),
         now: Timestamp,
     ) -> Decision {
         let (incident, receiver) = (&change.incident, to.name.as_str());
@@ -718,7 +729,7 @@ impl State {
         let (groups, last_id) = (&mut self.groups, &mut self.last_id);
         let gathered = group.and_then(|id| {
             let next_id = || next_id(last_id, &parts, now);
-            let (message, changed) = groups.gather(incident, &id, (kind, at_once), next_id, now)?;
+            let (message, changed) = groups.gather(incident, &id, (kind, latest), next_id, now)?;
             Some((id, message, changed))
         });
         if let Some((id, message, changed)) = gathered {

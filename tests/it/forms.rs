@@ -9,7 +9,7 @@ fn slack_gets_a_line_and_its_proof_alone_and_in_a_group_and_the_address_is_never
         let mut collector = Collector::init(stage)?;
         let url = stage.room("chat")?.join("url");
         std::fs::write(&url, format!("{}?key=T0PS3CRET\n", chat.url())).map_err(StageError::system("write the URL"))?;
-        let route = "[route]\nreceiver = \"chat\"\n[[route.routes]]\nmatchers = ['target=~\".*/t.*\"']\ngroup_by = [\"check\"]\ngroup_wait = \"2s\"\n";
+        let route = "[route]\nreceiver = \"chat\"\n[[route.routes]]\nmatchers = ['target=~\".*/t.*\"']\ngroup_by = [\"check\"]\ngroup_wait = \"8s\"\ngroup_interval = \"2s\"\n";
         let settings = format!("\n[[receiver]]\nname = \"chat\"\nslack.url_file = \"{}\"\n{route}", url.display());
         collector.configure(&settings)?;
         collector.serve()?;

@@ -8,7 +8,7 @@ use tickbird_tests::agent::{User, app, check};
 use tickbird_tests::collector::receiver;
 use tickbird_tests::disk::KeptFull;
 use tickbird_tests::wait::throughout;
-use tickbird_tests::webhook::{Manner, firing, resolved};
+use tickbird_tests::webhook::{Manner, Message, firing, resolved};
 use tickbird_tests::{
     Agent, Application, Collector, Disk, Moody, Seconds, Stage, StageError, Watch, Webhook, alone, until,
 };
@@ -275,5 +275,35 @@ fn a_collector_on_a_full_disk_stores_nothing_delivers_what_waits_and_recovers_by
             if stat["lanes"][0]["backlog"] == 0 { Ok(()) } else { Err(stat.to_string()) }
         })?;
         received_is_whole(&watch.collector).map(drop)
+    });
+}
+
+/// Where a route groups, the reserve pays for the message of the group, which does not wait.
+#[test]
+fn a_route_that_groups_tells_of_a_full_disk_at_once_too() {
+    alone(|stage| {
+        let (mut shops, settings) = shops(stage, ["first"])?;
+        let webhook = Webhook::start(stage)?;
+        let room = stage.room("collector")?;
+        let directory = room.join("collector");
+        std::fs::create_dir(&directory).map_err(StageError::system("make the collector's directory"))?;
+        let disk = Disk::mount(&directory, COLLECTORS_DISK)?;
+        let mut collector = Collector::init_in(stage, directory, room.join("log"))?;
+        let route = "[route]\nreceiver = \"ops\"\ngroup_by = [\"check\"]\ngroup_wait = \"10m\"\n";
+        collector.configure(&(receiver(&webhook) + route))?;
+        collector.serve()?;
+        let agent = Agent::running(stage, &collector, &settings)?;
+        let watch = Watch { webhook, collector, agent };
+        watch.sees(CHECK, "process:first", "ok", 20.s())?;
+        disk.fill(0)?;
+        is_ready(&watch.collector, false, 60.s())?;
+        shops[0].does("descriptors 960")?;
+        let of_store =
+            |kind: &'static str| move |it: &Message| it.kind() == kind && it.json["group"]["labels"]["check"] == STORE;
+        let notice = watch.webhook.hears("nothing can be stored", 90.s(), of_store("group.firing"))?;
+        assert!(notice.body.contains("cannot store"), "{}", notice.body);
+        disk.free()?;
+        is_ready(&watch.collector, true, 60.s())?;
+        watch.webhook.hears("it can be stored again", 60.s(), of_store("group.resolved")).map(drop)
     });
 }

@@ -10,7 +10,7 @@ const ROUTE: &str = r#"
 [route]
 receiver = "ops"
 group_by = ["check"]
-group_wait = "4s"
+group_wait = "12s"
 group_interval = "3s"
 repeat_interval = { critical = "10s" }
 "#;
@@ -79,7 +79,7 @@ fn many_incidents_are_one_message_and_its_end_is_one_too() {
     alone(|stage| {
         let mut shop = Shop::open(stage)?;
         let shown = shop.collector.command(&["route", "show"])?;
-        assert!(shown.contains("grouped by check after 4s, then each 3s, again after 10s to 4h"), "{shown}");
+        assert!(shown.contains("grouped by check after 12s, then each 3s, again after 10s to 4h"), "{shown}");
         shop.web.does("status 500")?;
         let (_, first) = shop.hears("group.firing", 0)?;
         assert_eq!(changes(&first, "incident.firing").len(), PAGES.len(), "{first}");

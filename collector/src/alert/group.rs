@@ -19,7 +19,9 @@ use crate::store::{DecisionRow, GroupRow, IncidentRow};
 const AT_ONCE: usize = 500;
 /// What waits for a receiver that is in no configuration is kept for so long, as a message would be.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
-/// What fell due while nobody served waits so long at most for agents to say what is over.
+/// What fell due while nobody served for longer than this
+const DOWN: Duration = Duration::from_secs(60);
+/// waits so long at most for agents to say what is over.
 const SETTLING: Duration = Duration::from_secs(10);
 
 /// How a route groups.
@@ -156,9 +158,9 @@ impl Group {
 
     /// Whether the repeat's time has come, given the severity of what fires.
     pub(super) fn repeats(&mut self, highest: Option<Severity>, now: Timestamp) -> bool {
-        let (Some(grouping), Some(told)) = (&self.grouping, self.row.told_at) else { return false };
-        // A clock that was ahead said so.
-        let told = told.min(now);
+        let Some(grouping) = &self.grouping else { return false };
+        // A clock that was ahead said so, or the row was lost.
+        let told = self.row.told_at.unwrap_or(now).min(now);
         self.row.told_at = Some(told);
         let repeats = highest.is_some_and(|severity| later(told, grouping.repeat(severity)) <= now);
         if !repeats {
@@ -189,8 +191,10 @@ impl Groups {
         let mut groups = Self::default();
         for mut row in rows {
             let grouping = grouping_of(top, &row);
-            let settled = later(now, grouping.as_ref().map_or(Duration::ZERO, |it| it.wait.min(SETTLING)));
-            row.due_at = row.due_at.map(|due| if due < now { settled } else { due });
+            let is_long_due = row.due_at.is_some_and(|due| later(due, DOWN) < now);
+            if let Some(grouping) = grouping.as_ref().filter(|_| is_long_due) {
+                row.due_at = Some(later(now, grouping.wait.min(SETTLING)));
+            }
             groups.all.insert((row.tenant.clone(), row.id.clone()), Group::new(row, grouping));
         }
         for row in gathered {
@@ -216,6 +220,11 @@ impl Groups {
             }
         }
         groups
+    }
+
+    /// The id of the group of an incident for the receiver of a route.
+    pub(super) fn id_of(route: &Route, grouping: &Grouping, incident: &IncidentRow, facts: &Facts) -> String {
+        name(&incident.tenant, route, &grouping.labels(incident, facts))
     }
 
     pub(super) fn has(&self, tenant: &str, id: &str) -> bool {
@@ -255,18 +264,18 @@ impl Groups {
         &mut self,
         incident: &IncidentRow,
         id: &str,
-        (kind, at_once): (Kind, bool),
+        (kind, latest): (Kind, Option<Timestamp>),
         message: impl FnOnce() -> String,
         now: Timestamp,
     ) -> Option<(String, Option<GroupRow>)> {
         let group = self.all.get_mut(&(incident.tenant.clone(), id.to_owned()))?;
-        let begins = group.gathered.is_empty();
+        let begins = group.gathered.is_empty() || group.row.message.is_none();
         if begins {
             group.begin(message, now);
         }
-        let hurries = at_once && group.row.due_at.is_none_or(|due| due > now);
+        let hurries = latest.is_some_and(|latest| group.row.due_at.is_none_or(|due| due > latest));
         if hurries {
-            group.row.due_at = Some(now);
+            group.row.due_at = latest;
         }
         group.gathered.insert(incident.id.clone(), Gathered { kind, fingerprint: Some(incident.fingerprint) });
         let waiting = self.waiting.entry((incident.tenant.clone(), incident.id.clone())).or_default();
@@ -336,8 +345,13 @@ impl Groups {
 
 /// How the route groups that made a group, if it is still there and leads to the same receiver.
 fn grouping_of(top: Option<&Route>, row: &GroupRow) -> Option<Grouping> {
-    let route = top?.all().into_iter().find(|it| it.path == row.route && it.receiver == row.receiver)?;
-    route.grouping.clone()
+    let all = top?.all();
+    let mut of_receiver = all.iter().filter(|it| it.receiver == row.receiver);
+    match of_receiver.clone().find(|it| it.path == row.route) {
+        Some(route) => route.grouping.clone(),
+        // Somebody changed its matchers: what fires goes on being told again as its receiver is told of others.
+        None => of_receiver.find_map(|it| it.grouping.clone()),
+    }
 }
 
 /// The same for the same receiver, route and labels, so that it is one thread to whoever is told, also when a group begins anew.

@@ -445,7 +445,9 @@ impl Mind {
     ) -> Result<(), StoreError> {
         let disk = strain.map(|it| &it.disk);
         let changes = self.aggregate.apply(aggregate::Event::Store { condition: store, disk }, now);
-        self.follow(transaction, policy, changes, now)
+        self.follow(transaction, policy, changes, now)?;
+        // Nothing else is told while nothing can be stored.
+        self.flush(transaction, policy, now)
     }
 
     /// Writes when agents were last heard, for those where the store is behind.

@@ -59,11 +59,16 @@ const DEBIANS_NODE_POSTGRES: Package = ("/usr/share/nodejs/pg", "node-pg");
 /// What the figures stand on, and no test: a web server,
 const FIGURES: [Package; 2] = [("/usr/sbin/nginx", "nginx-light"), ("/usr/bin/redis-server", "redis-server")];
 /// and who is measured beside us, with the libraries of the plugins that do the same work.
-const PEERS: [Package; 4] = [
+const PEERS: [Package; 9] = [
     ("/usr/sbin/collectd", "collectd-core"),
     ("/usr/share/doc/libhiredis0.14", "libhiredis0.14"),
     ("/usr/share/doc/libcurl3-gnutls", "libcurl3-gnutls"),
     ("/usr/bin/monit", "monit"),
+    ("/usr/bin/prometheus", "prometheus"),
+    ("/usr/bin/prometheus-postgres-exporter", "prometheus-postgres-exporter"),
+    ("/usr/bin/prometheus-blackbox-exporter", "prometheus-blackbox-exporter"),
+    ("/usr/bin/prometheus-process-exporter", "prometheus-process-exporter"),
+    ("/usr/bin/prometheus-alertmanager", "prometheus-alertmanager"),
 ];
 
 /// Installs what `up --with-fault` and the figures need and is missing, when we are root and apt is here.

@@ -48,6 +48,8 @@ struct Ward {
     outbox: Vec<OutboxRow>,
     withheld: BTreeMap<String, WithheldRow>,
     silences: Vec<SilenceRow>,
+    /// Silences so far.
+    begun: u32,
     second: i64,
     /// When a route that does not group was last there.
     ungrouped_at: i64,
@@ -74,6 +76,7 @@ impl Ward {
             outbox: Vec::new(),
             withheld: BTreeMap::new(),
             silences: Vec::new(),
+            begun: 0,
             second: 0,
             ungrouped_at: i64::MIN / 2,
             steady_since: [0; 4],
@@ -102,7 +105,8 @@ impl Ward {
         self.steady_since[number] = self.second;
         for decision in self.state.decide(&change, None, &self.policy, at(self.second)) {
             let row = decision.row;
-            let same = |it: &DecisionRow| it.incident == row.incident && it.state_epoch == row.state_epoch;
+            let key = |it: &DecisionRow| (it.incident.clone(), it.receiver.clone(), it.state_epoch);
+            let same = |it: &DecisionRow| key(it) == key(&row);
             assert!(!self.decisions.iter().any(same), "decided twice: {row:?}");
             if let Some(why) = decision.ungathers {
                 assert!(self.ungather(&row.incident, &why) > 0, "nothing waited: {row:?}");
@@ -215,9 +219,9 @@ impl Ward {
     }
 
     fn restart(&mut self) {
-        let mut told: BTreeMap<String, DecisionRow> = BTreeMap::new();
+        let mut told: BTreeMap<_, DecisionRow> = BTreeMap::new();
         for row in self.decisions.iter().filter(|it| it.told) {
-            told.insert(row.incident.clone(), row.clone());
+            told.insert((row.incident.clone(), row.receiver.clone()), row.clone());
         }
         let waiting = self.outbox.iter().filter(|it| it.state == MessageState::Waiting).cloned().collect();
         let gathered: Vec<_> = self.decisions.iter().filter(|it| !it.told && it.message.is_some()).cloned().collect();
@@ -236,7 +240,8 @@ impl Ward {
     fn silence(&mut self, matcher: Option<&str>) {
         match matcher {
             Some(matcher) => {
-                let id = format!("sil_{}_{}", self.decisions.len(), self.silences.len());
+                self.begun += 1;
+                let id = format!("sil_{}", self.begun);
                 self.silences.push(silence(&id, matcher));
             }
             None => {
@@ -429,8 +434,11 @@ fn what_waits_for_a_receiver_that_is_gone_waits_for_a_week_and_the_record_says_s
     ward.change(0, Resolved, Warning);
     ward.policy = Policy::from(vec![Receiver::new("desk")]);
     ward.restart();
-    ward.second += 8 * 24 * 3_600;
-    ward.pass(2);
+    for _ in 0..8 {
+        ward.second += 24 * 3_600;
+        ward.restart();
+        ward.pass(1);
+    }
     assert!(ward.outbox.len() == 4 && ward.groups.is_empty());
     let last = ward.decisions.iter().rfind(|it| it.receiver == "ops").expect("one");
     assert_eq!(last.reason, "Resolved; the receiver is not configured any more");
@@ -465,6 +473,65 @@ fn a_clock_that_was_ahead_puts_off_neither_news_nor_repeats_for_long() {
     ward.second -= 3_600;
     ward.pass(2 * REPEAT);
     assert_eq!(ward.kinds()[2..], ["group.repeated"], "with the time of now");
+}
+
+#[test]
+fn news_in_the_thread_of_another_route_waits_no_longer_than_its_own_route_lets_it() {
+    let mut ward = Ward::new(policy(Some(grouping())));
+    let quick = Grouping { wait: seconds(1), ..grouping() };
+    let route = ward.policy.route.as_mut().expect("a route");
+    let matchers = vec!["severity=critical".parse().expect("a matcher")];
+    let child = Route { path: "{}/{critical}".into(), matchers, grouping: Some(quick), ..route.clone() };
+    route.routes.push(child);
+    ward.change(0, Opened, Warning);
+    ward.pass(WAIT);
+    ward.ungrouped_at = ward.second; // messages of this thread may be closer than its own wait
+    ward.change(0, Worsened, Critical);
+    ward.pass(1);
+    assert_eq!(changes(&ward.outbox[1]), [(0, "incident.worsened".into())]);
+    assert_eq!(ward.outbox[0].incident, ward.outbox[1].incident);
+}
+
+#[test]
+fn what_the_collector_says_of_itself_does_not_wait() {
+    let mut ward = Ward::new(policy(Some(grouping())));
+    ward.rows[0].agent = "collector".into();
+    ward.change(0, Opened, Critical);
+    ward.pass(1);
+    assert_eq!(ward.kinds(), ["group.firing"]);
+}
+
+#[test]
+fn an_end_of_what_fires_again_is_not_told_and_its_receiver_goes_on_believing() {
+    let mut ward = Ward::new(policy(Some(grouping())));
+    ward.change(0, Opened, Warning);
+    ward.pass(WAIT);
+    ward.change(0, Resolved, Warning);
+    // It is not configured for as long as the incident needs to come back.
+    let before = std::mem::replace(&mut ward.policy, Policy::from(vec![Receiver::new("desk")]));
+    ward.restart();
+    ward.change(0, Reopened, Warning);
+    ward.policy = before;
+    ward.restart();
+    ward.pass(INTERVAL + WAIT);
+    let to_ops = |ward: &Ward| {
+        ward.outbox.iter().filter(|it| it.receiver == "ops").map(|it| it.kind.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(to_ops(&ward), ["group.firing"], "it has heard that it fires, and it does");
+    ward.change(0, Resolved, Warning);
+    ward.pass(INTERVAL);
+    assert_eq!(to_ops(&ward), ["group.firing", "group.resolved"]);
+}
+
+#[test]
+fn a_route_whose_matchers_are_others_tells_again_what_was_told_before() {
+    let mut ward = Ward::new(policy(Some(grouping())));
+    ward.change(0, Opened, Warning);
+    ward.pass(WAIT);
+    ward.policy.route.as_mut().expect("a route").path = "{}/{env=\"production\"}".into();
+    ward.restart();
+    ward.pass(REPEAT);
+    assert_eq!(ward.kinds(), ["group.firing", "group.repeated"]);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::cost::cpu_seconds;
 const STRETCHES: u32 = 16;
 const RECORDS: u32 = 500;
 const TIME: &str = "2026-01-01T00:00:00Z";
-const LIMITS: &str = "\n[limits]\nrecords_per_second = 1000000\nburst = 100000000\nseries = 10000\n";
+pub(crate) const LIMITS: &str = "\n[limits]\nrecords_per_second = 1000000\nburst = 100000000\nseries = 10000\n";
 /// Another number of stretches, for a look in passing; growth and rows are then less than they say.
 const FEWER: &str = "TICKBIRD_BENCH_STRETCHES";
 
@@ -63,9 +63,9 @@ const WORKS: [Work; 2] = [
 ];
 
 /// One agent's identity and how far its lanes are.
-struct Sender {
-    id: String,
-    tenant: String,
+pub(crate) struct Sender {
+    pub(crate) id: String,
+    pub(crate) tenant: String,
     epoch: String,
     connection: Connection,
     next: [u64; 2],
@@ -152,7 +152,7 @@ fn figures(work: &Work, took: &[Stretch], mut latencies: Vec<Duration>) -> Vec<F
 }
 
 /// Sends what every sender has prepared, so many at once; how long each acknowledgement took.
-fn send_all(senders: &mut [Sender], at_once: usize) -> Result<Vec<Duration>, StageError> {
+pub(crate) fn send_all(senders: &mut [Sender], at_once: usize) -> Result<Vec<Duration>, StageError> {
     let each = senders.len().div_ceil(at_once);
     thread::scope(|scope| {
         let parts: Vec<_> = senders.chunks_mut(each).map(|part| scope.spawn(move || send(part))).collect();
@@ -194,7 +194,7 @@ fn deliver(connection: &mut Connection, body: &[u8], last: u64) -> Result<Durati
 
 impl Sender {
     /// Enrols an agent and connects with its certificate.
-    fn enrolled(stage: &Stage, collector: &Collector, token: &str) -> Result<Self, StageError> {
+    pub(crate) fn enrolled(stage: &Stage, collector: &Collector, token: &str) -> Result<Self, StageError> {
         let agent = Simulated::enrolled(stage, collector, token)?;
         let connection = agent.connect()?;
         let Simulated { id, tenant, epoch, .. } = agent;
@@ -215,6 +215,12 @@ impl Sender {
             let body = self.body("bulk", RECORDS, |_, text, number| summary(text, first + number, turn));
             self.bodies.push(body);
         }
+    }
+
+    /// Makes one more batch to be sent.
+    pub(crate) fn add(&mut self, lane: &str, records: u32, record: impl Fn(&Self, &mut String, u32)) {
+        let body = self.body(lane, records, record);
+        self.bodies.push(body);
     }
 
     /// A batch, and its last sequence.

@@ -5,7 +5,7 @@
 //! webhook has heard that the last is over. Against peers (`peers`) others watch the same world each second, and tell of the same
 //! faults.
 
-mod peers;
+pub(crate) mod peers;
 
 use std::time::{Duration, Instant};
 

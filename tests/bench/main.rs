@@ -15,6 +15,7 @@ mod leak;
 mod look;
 mod query;
 mod stacks;
+mod storm;
 mod tick;
 mod watch;
 
@@ -31,7 +32,7 @@ type Scenario = fn(&Stage) -> Result<Vec<Figure>, StageError>;
 /// These run in namespaces of their own: what others on this host start and end would be counted to the agent.
 const APART: [&str; 6] = ["footprint", "latency", "tick", "owners", "stacks", "silent"];
 
-const SCENARIOS: [(&str, &str, Scenario); 14] = [
+const SCENARIOS: [(&str, &str, Scenario); 15] = [
     ("footprint", "the agent's CPU and memory for the reference work, and peers' for the same", footprint::footprint),
     ("watch", "the agent's CPU and memory while it watches this host", watch::watch),
     ("tick", "the agent's CPU per second with 100, 1,000 and 5,000 pool sockets, against a bare dump", tick::tick),
@@ -41,6 +42,7 @@ const SCENARIOS: [(&str, &str, Scenario); 14] = [
     ("ingest", "records a second that the collector commits", ingest::ingest),
     ("fleet", "15,000 connected agents: memory of each, handshakes, reconnect storms, a steady load", fleet::fleet),
     ("query", "pages of the API with 5 million findings and 100,000 incidents stored", query::query),
+    ("storm", "50,000 findings at once behind one cause: CPU, memory, and seconds to the one message", storm::storm),
     ("look", "the watched PostgreSQL's CPU for one look of the agent", look::look),
     ("latency", "seconds from three faults to the webhook, with a look each second", latency::latency),
     ("leak", "seconds from a leaked session to the webhook", leak::leak),

@@ -172,7 +172,7 @@ fn started(name: &str, command: &mut Command, room: &Path) -> Result<Running, St
 
 /// A port, and what is said there: each line, or of a message of Alertmanager the name of each alert that fires, and [`OVER`] for
 /// each that does not any more.
-fn bell() -> Result<(u16, Receiver<(Instant, String)>), StageError> {
+pub(crate) fn bell() -> Result<(u16, Receiver<(Instant, String)>), StageError> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(StageError::system("bind a free port"))?;
     let port = listener.local_addr().map_err(StageError::system("read the port"))?.port();
     let (sender, bell) = channel();
@@ -207,7 +207,10 @@ fn hear(stream: &TcpStream, mut says: impl FnMut(Vec<String>)) -> std::io::Resul
     }
     let mut body = vec![0; usize::min(length, LARGEST)];
     reader.read_exact(&mut body)?;
-    let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let Ok(body) = serde_json::from_slice::<Value>(&body) else {
+        says(vec!["something long".to_owned()]);
+        return Ok(());
+    };
     let word = |alert: &Value| match alert["status"].as_str() {
         Some("firing") => alert["labels"]["alertname"].as_str().unwrap_or_default().to_owned(),
         _ => OVER.to_owned(),

@@ -85,7 +85,9 @@ fn a_growing_stack_names_what_it_leaks_with_the_time_it_was_witnessed() {
         ];
         let mut scene = Scene::begin(stage, &roles, "")?;
         for role in roles {
-            scene.app(role.name).does("traffic 30")?;
+            // A machine that stands still for a moment makes requests come together, and the pool grow when nobody leaks: at thirty a
+            // second to its limit, after which nothing can witness what is kept.
+            scene.app(role.name).does("traffic 8")?;
         }
         scene.is_seen()?;
         // Of a process younger than a minute nothing is said.
@@ -114,7 +116,7 @@ fn a_growing_stack_names_what_it_leaks_with_the_time_it_was_witnessed() {
             let found = scene.comparison(name)?;
             assert!(found.wrong.is_empty(), "{name}: {:#?}", found.wrong);
             let kept = found.of("keep");
-            assert!(kept.samples() > 100 && kept.share(&["held"]) >= 0.9, "{name}: {found}");
+            assert!(kept.samples() > 100 && kept.share(&["held"]) >= 0.85, "{name}: {found}");
             assert!(kept.rules.keys().all(|it| it == "growth"), "{name}: {found}");
             is_witnessed(&mut scene, name)?;
             is_forecast(&mut scene, name)?;

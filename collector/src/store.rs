@@ -372,9 +372,9 @@ pub struct OutboxRow {
     pub id: String,
     /// Name of the receiver.
     pub receiver: String,
-    /// Incident it tells of.
+    /// The incident it tells of, or the group: a receiver hears what is of one in order.
     pub incident: String,
-    /// `incident.firing`, `incident.worsened`, `incident.updated` or `incident.resolved`.
+    /// `incident.firing`, `group.resolved` and so on.
     pub kind: String,
     /// The bytes that are sent.
     pub body: Vec<u8>,
@@ -392,6 +392,34 @@ pub struct OutboxRow {
     pub settled_at: Option<Timestamp>,
     /// What the last attempt said, scrubbed.
     pub last_error: Option<String>,
+}
+
+impl OutboxRow {
+    /// One that waits and was never tried.
+    pub fn queued(
+        tenant: &str,
+        id: String,
+        receiver: &str,
+        incident: String,
+        (kind, body): (&str, Vec<u8>),
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            tenant: tenant.to_owned(),
+            id,
+            receiver: receiver.to_owned(),
+            incident,
+            kind: kind.to_owned(),
+            body,
+            decided_at: now,
+            state: MessageState::Waiting,
+            attempts: 0,
+            uncertain: 0,
+            next_attempt_at: now,
+            settled_at: None,
+            last_error: None,
+        }
+    }
 }
 
 /// How far a lane has been received.

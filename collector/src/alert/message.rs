@@ -12,7 +12,7 @@ use tickbird_shared::{Fingerprint, Labels, Severity, Status, Timestamp};
 use ulid::Ulid;
 
 use crate::aggregate::Priority;
-use crate::store::{AgentRow, GroupRow, IncidentRow, MessageState, OutboxRow};
+use crate::store::{AgentRow, GroupRow, IncidentRow, OutboxRow};
 
 use super::group::{common, in_words};
 use super::route::{Facts, facts};
@@ -261,21 +261,7 @@ struct GroupTold<'a> {
 pub(super) fn of_group(id: String, group: &GroupRow, parts: &Parts<'_>, form: Form, now: Timestamp) -> OutboxRow {
     let told = GroupTold::new(&id, group, parts, now);
     let (kind, body) = (told.kind.to_owned(), told.render(form));
-    OutboxRow {
-        tenant: group.tenant.clone(),
-        id,
-        receiver: group.receiver.clone(),
-        incident: group.id.clone(),
-        kind,
-        body,
-        decided_at: now,
-        state: MessageState::Waiting,
-        attempts: 0,
-        uncertain: 0,
-        next_attempt_at: now,
-        settled_at: None,
-        last_error: None,
-    }
+    OutboxRow::queued(&group.tenant, id, &group.receiver, group.id.clone(), (&kind, body), now)
 }
 
 impl<'a> GroupTold<'a> {

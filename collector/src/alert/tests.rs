@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tickbird_shared::{Fingerprint, Labels, Status};
 
 use super::*;
-use crate::store::SilenceRow;
+use crate::store::{MessageState, SilenceRow};
 
 mod groups;
 

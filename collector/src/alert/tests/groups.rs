@@ -1,5 +1,6 @@
 //! Incidents that are told together: moment by moment, then random histories with what a person would have to say of them.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::time::Duration;
 

@@ -1,0 +1,182 @@
+//! What groups tell at their time: each that waits is looked at once more, and what is over or held back by now is not told.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use tickbird_shared::{Fingerprint, Status, Timestamp};
+
+use super::route::facts;
+use super::{IncidentKey, Kind, Policy, State, Withheld, group, message, next_id};
+use crate::store::{AgentRow, GroupRow, IncidentRow, OutboxRow, WithheldRow};
+
+/// An incident as it is now, and its agent where that is known.
+pub type Found<'a> = (Cow<'a, IncidentRow>, Option<&'a AgentRow>);
+
+/// What a group tells at its time, and what becomes of it.
+#[derive(Debug)]
+pub struct Flush {
+    /// As it is kept from now on.
+    pub group: GroupRow,
+    /// Nothing of it fires or waits any more, and it is not kept.
+    pub is_over: bool,
+    /// Id of the message that its incidents waited for, if some did.
+    pub gathered_for: Option<String>,
+    /// What is told, if anything.
+    pub message: Option<OutboxRow>,
+    /// Incidents that are not told after all, and why.
+    pub ungathered: Vec<(String, String)>,
+    /// What is held back from now on.
+    pub withheld: Vec<WithheldRow>,
+    /// Ids of waiting messages that need not be sent any more, if they were certainly not heard.
+    pub supersedes: Vec<String>,
+}
+
+impl State {
+    /// What the groups tell whose time has come. `find` gives an incident as it is now.
+    ///
+    /// # Errors
+    /// Those of `find`; what is known here may then be ahead of what is stored.
+    pub fn flush<'a, E>(
+        &mut self,
+        policy: &Policy,
+        now: Timestamp,
+        find: impl Fn(&IncidentKey, Option<Fingerprint>) -> Result<Option<Found<'a>>, E>,
+    ) -> Result<Vec<Flush>, E> {
+        /// Incidents that are looked at in one second at most, but for one group.
+        const AT_ONCE: usize = 2_000;
+        let is_configured = |name: &str| policy.receivers.iter().any(|it| it.name == name);
+        let (mut flushes, mut looked_at) = (Vec::new(), 0);
+        for key in self.groups.due(is_configured, now) {
+            looked_at += self.groups.len(&key);
+            flushes.extend(self.flush_one(&key, policy, now, &find)?);
+            if looked_at >= AT_ONCE {
+                break;
+            }
+        }
+        Ok(flushes)
+    }
+
+    fn flush_one<'a, E>(
+        &mut self,
+        key: &IncidentKey,
+        policy: &Policy,
+        now: Timestamp,
+        find: &impl Fn(&IncidentKey, Option<Fingerprint>) -> Result<Option<Found<'a>>, E>,
+    ) -> Result<Option<Flush>, E> {
+        let gathered = self.groups.take_gathered(key);
+        let Some(group) = self.groups.get_mut(key) else { return Ok(None) };
+        let (before, firing) = (group.row.clone(), group.firing.clone());
+        let (tenant, receiver) = (&key.0, &before.receiver);
+        let configured = policy.receivers.iter().find(|it| it.name == *receiver);
+        let is_configured = configured.is_some();
+        let is_asked = !self.silences.is_empty() || !policy.inhibitions.is_empty() || !policy.windows.is_empty();
+        let holds = |state: &Self, place: &IncidentKey, (row, agent): &Found<'_>| {
+            let facts = is_asked.then(|| facts(row, *agent))?;
+            state.holder(policy, place, &facts, now).or_else(|| policy.way(receiver, &facts, now).1)
+        };
+        let (mut told, mut ungathered, mut withheld) = (Vec::new(), Vec::new(), Vec::new());
+        for (incident, it) in gathered {
+            let place = (tenant.clone(), incident);
+            let found = find(&place, it.fingerprint)?;
+            let found = match found {
+                _ if !is_configured => Err(("the receiver is not configured any more", true)),
+                None => Err(("the incident is not known any more", true)),
+                Some((row, _)) if it.kind == Kind::Resolved && row.status == Status::Firing => {
+                    Err(("it fires again", false))
+                }
+                Some((row, _)) if it.kind != Kind::Resolved && row.status != Status::Firing => {
+                    Err(("it is over", true))
+                }
+                Some(found) => Ok(found),
+            };
+            let held = found.as_ref().ok().filter(|_| it.kind != Kind::Resolved).and_then(|it| holds(self, &place, it));
+            match (found, held) {
+                (Ok(_), Some((by, why))) => {
+                    ungathered.push((place.1.clone(), why));
+                    if let Withheld::Put(row) = self.withhold(&place, receiver, it.kind, Some(by)) {
+                        withheld.push(row);
+                    }
+                }
+                (Ok(found), None) => told.push((it, place, found)),
+                (Err((why, is_forgotten)), _) => {
+                    if it.kind == Kind::Resolved && is_forgotten {
+                        self.told_in_group(&place, receiver, key, it);
+                    }
+                    ungathered.push((place.1, why.to_owned()));
+                }
+            }
+        }
+        // What was told before and still fires, if nothing holds it back now.
+        let (mut others, mut held) = (Vec::new(), 0);
+        let changed: HashSet<_> = told.iter().map(|it| &it.1.1).collect();
+        for (incident, fingerprint) in firing.into_iter().filter(|it| !changed.contains(&it.0)) {
+            let place = (tenant.clone(), incident);
+            let found = find(&place, fingerprint)?.filter(|(row, _)| row.status == Status::Firing);
+            match found.map(|it| (holds(self, &place, &it).is_some(), it)) {
+                Some((false, found)) => others.push(found),
+                Some((true, _)) => held += 1,
+                // It ended while its receiver was not configured.
+                None => {
+                    self.told_in_group(&place, receiver, key, group::Gathered { kind: Kind::Resolved, fingerprint })
+                }
+            }
+        }
+        let fires = |it: &&(group::Gathered, IncidentKey, Found<'_>)| it.0.kind != Kind::Resolved;
+        let severities =
+            told.iter().filter(fires).map(|it| it.2.0.severity).chain(others.iter().map(|it| it.0.severity));
+        let highest = severities.max();
+        let repeats = told.is_empty()
+            && is_configured
+            && self.groups.get_mut(key).is_some_and(|group| group.repeats(highest, now));
+        let message = (repeats || !told.is_empty()).then(|| {
+            let id = match &before.message {
+                Some(id) if !told.is_empty() => id.clone(),
+                _ => next_id(&mut self.last_id, &[before.id.as_bytes(), receiver.as_bytes()], now),
+            };
+            let changed: Vec<_> = told.iter().map(|(it, _, found)| (it.kind, found)).collect();
+            let parts = message::Parts { changed: &changed, others: &others, held };
+            message::of_group(id, &before, &parts, configured.map(|it| it.form).unwrap_or_default(), now)
+        });
+        for (it, place, _) in &told {
+            self.told_in_group(place, receiver, key, *it);
+        }
+        let supersedes = match &message {
+            Some(row) => {
+                let supersedes = self.supersede(key, receiver, Kind::Updated);
+                self.wait(row);
+                supersedes
+            }
+            None => Vec::new(),
+        };
+        let Some(group) = self.groups.get_mut(key) else { return Ok(None) };
+        if message.is_some() || before.message.is_some() {
+            group.told(message.is_some(), highest, now);
+        }
+        let (group, is_over) = (group.row.clone(), group.is_over());
+        if is_over {
+            self.groups.remove(key);
+        } else if group == before && message.is_none() && ungathered.is_empty() {
+            return Ok(None);
+        }
+        let gathered_for = before.message.filter(|_| !told.is_empty());
+        Ok(Some(Flush { group, is_over, gathered_for, message, ungathered, withheld, supersedes }))
+    }
+
+    /// A receiver was told something of an incident with a group.
+    fn told_in_group(&mut self, place: &IncidentKey, receiver: &str, key: &IncidentKey, it: group::Gathered) {
+        if it.kind == Kind::Resolved {
+            self.groups.forget(place, &key.1);
+            if let Some(them) = self.believers.get_mut(place) {
+                them.remove(receiver);
+                if them.is_empty() {
+                    self.believers.remove(place);
+                }
+            }
+            return;
+        }
+        self.believe(place, receiver, Some(key.1.clone()));
+        if let Some(group) = self.groups.get_mut(key) {
+            group.firing.insert(place.1.clone(), it.fingerprint);
+        }
+    }
+}

@@ -185,7 +185,7 @@ impl Collector {
             started => started?,
         };
         let readers = Readers::open(&path)?;
-        let notify_config = notify::Config { receivers: config.webhooks, clock };
+        let notify_config = notify::Config { receivers: config.destinations, clock };
         let notify = notify::start(notify_config, readers.clone(), handle.clone());
         let url = config.agents_url.unwrap_or_else(|| url(certificates.first_name(), addresses.agents));
         let ingest = Ingest::new(handle.clone(), certificates.clone(), url.clone(), config.limits, clock);

@@ -1,6 +1,7 @@
 //! Text in, a configuration that cannot be wrong out, or every mistake at once.
 
 mod fields;
+mod receivers;
 mod routing;
 
 use std::collections::HashSet;
@@ -8,13 +9,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use tickbird_shared::Severity;
-
 use crate::aggregate;
-use crate::alert::{Form, Policy, Receiver};
+use crate::alert::Policy;
 use crate::certificates::{Brought, Naming, ServerFiles, Settings};
 use crate::ingest::Limits;
-use crate::notify::webhook;
+use crate::notify::Destination;
 use crate::pki::Lives;
 use crate::store::Bounds;
 
@@ -42,7 +41,7 @@ pub struct Config {
     /// Who hears of incidents, and of which.
     pub policy: Policy,
     /// How each of them is reached, by name.
-    pub webhooks: Vec<(String, webhook::Config)>,
+    pub destinations: Vec<(String, Destination)>,
 }
 
 /// One thing that is wrong.
@@ -136,10 +135,10 @@ impl Config {
         let lives = lives(root.table("certificates", &mut mistakes), &mut mistakes);
         let limits = limits(root.table("limits", &mut mistakes), &mut mistakes);
         let own = own(root.table("own", &mut mistakes), &mut mistakes);
-        let (mut receivers, mut webhooks, mut names) = (Vec::new(), Vec::new(), HashSet::new());
+        let (mut receivers, mut destinations, mut names) = (Vec::new(), Vec::new(), HashSet::new());
         for fields in root.tables("receiver", &mut mistakes) {
-            if let Some((receiver, webhook)) = receiver(fields, directory, &mut names, &mut mistakes) {
-                webhooks.push((receiver.name.clone(), webhook));
+            if let Some((receiver, destination)) = receivers::one(fields, directory, &mut names, &mut mistakes) {
+                destinations.push((receiver.name.clone(), destination));
                 receivers.push(receiver);
             }
         }
@@ -163,7 +162,7 @@ impl Config {
                 limits,
                 own,
                 policy: Policy { receivers, route, inhibitions, windows },
-                webhooks,
+                destinations,
             })
         } else {
             Err(mistakes)
@@ -325,64 +324,6 @@ fn own(mut fields: Fields, mistakes: &mut Vec<Mistake>) -> aggregate::Settings {
     }
     fields.finish(mistakes);
     own
-}
-
-fn receiver(
-    mut fields: Fields,
-    directory: &Path,
-    names: &mut HashSet<String>,
-    mistakes: &mut Vec<Mistake>,
-) -> Option<(Receiver, webhook::Config)> {
-    let name = fields.text("name", mistakes);
-    match &name {
-        None => fields.mistake("name", "is missing".into(), "write name = \"ops\"", mistakes),
-        Some(name) if !names.insert(name.clone()) => {
-            fields.mistake("name", format!("`{name}` is there twice"), "give each receiver its own name", mistakes);
-        }
-        Some(_) => (),
-    }
-    let min_severity = fields.text("min_severity", mistakes).map_or(Some(Severity::Warning), |word| {
-        let severity = word.parse().ok();
-        if severity.is_none() {
-            let what = format!("`{word}` is no severity");
-            fields.mistake("min_severity", what, "write \"info\", \"warning\" or \"critical\"", mistakes);
-        }
-        severity
-    });
-    let skip_checks = fields.texts("skip_checks", mistakes).unwrap_or_else(|| vec!["agent.blind".into()]);
-    let found = place(&mut fields, directory, mistakes);
-    fields.finish(mistakes);
-    let (form, webhook) = found?;
-    Some((Receiver { name: name?, min_severity: min_severity?, skip_checks, form }, webhook))
-}
-
-/// Where a receiver is, and what it understands: one of two.
-fn place(fields: &mut Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<(Form, webhook::Config)> {
-    let is_slack = fields.has("slack");
-    if is_slack && fields.has("webhook") {
-        let what = "a receiver is one thing, and this one is slack".into();
-        fields.mistake("webhook", what, "make two receivers of it", mistakes);
-        fields.ignore("webhook");
-    }
-    let mut of = fields.table(if is_slack { "slack" } else { "webhook" }, mistakes);
-    let key = if is_slack { "url_file" } else { "url" };
-    let advice = if is_slack {
-        "write slack.url_file = \"…\", a file that holds the URL"
-    } else {
-        "write webhook.url = \"https://…\""
-    };
-    if !of.has(key) {
-        of.mistake(key, "is missing".into(), advice, mistakes);
-    }
-    // Whoever knows the one of Slack may post, so it is a secret.
-    let url = if is_slack { of.file(key, directory, mistakes) } else { of.text(key, mistakes) };
-    let secret = if is_slack { None } else { of.file("secret_file", directory, mistakes) };
-    let authority = of.file("ca_file", directory, mistakes);
-    of.finish(mistakes);
-    let secret = secret.as_deref().map(str::trim);
-    let webhook = webhook::Config::new(&url?, secret, authority.as_deref().map(str::as_bytes));
-    let webhook = webhook.map_err(|error| of.mistake(key, error.to_string(), error.advice(), mistakes)).ok()?;
-    Some((if is_slack { Form::Slack } else { Form::Own }, webhook))
 }
 
 #[cfg(test)]

@@ -5,7 +5,10 @@
 //! when the process was killed is made again: the id tells the receiver that it is the same message.
 
 mod breaker;
+mod connect;
+pub mod email;
 mod retry;
+mod smtp;
 pub mod webhook;
 mod worker;
 
@@ -25,6 +28,8 @@ use crate::ledger::Handle;
 use crate::store::Readers;
 
 pub use breaker::BreakerState;
+pub use connect::TlsError;
+pub use smtp::Step;
 
 /// Why a message was not delivered. The text holds neither the path of a URL nor anything that the receiver answered.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +69,37 @@ pub enum NotifyError {
         /// What the receiver asked for.
         retry_after: Option<Duration>,
     },
+    /// The connection to a mail server ended before the answer.
+    #[error("the connection ended before the answer")]
+    Ended {
+        /// What the system said.
+        source: std::io::Error,
+        /// The letter had been sent.
+        uncertain: bool,
+    },
+    /// A mail server said no.
+    #[error("answered {code} to {}", step.as_str())]
+    Said {
+        /// To what.
+        step: Step,
+        /// Its code.
+        code: u16,
+    },
+    /// The mail server knows no STARTTLS, and nothing else is sent in the clear.
+    #[error("offers no STARTTLS, and nothing is sent in the clear")]
+    NoStartTls,
+    /// Somebody spoke behind the answer to STARTTLS and before TLS.
+    #[error("said more in the clear than that TLS may begin")]
+    SaidBeforeTls,
+    /// The mail server asks for no password, or only in ways that are not known here.
+    #[error("offers no login by PLAIN or LOGIN")]
+    NoLogin,
+    /// What answers there is no mail server.
+    #[error("does not speak SMTP")]
+    NoSmtp {
+        /// The letter had been sent.
+        uncertain: bool,
+    },
     /// It is in no configuration.
     #[error("the receiver is not configured")]
     NotConfigured,
@@ -75,8 +111,9 @@ impl NotifyError {
     pub const fn is_uncertain(&self) -> bool {
         match self {
             Self::Connect { .. } | Self::Handshake { .. } | Self::NotConfigured => false,
+            Self::Said { .. } | Self::NoStartTls | Self::SaidBeforeTls | Self::NoLogin => false,
             Self::Broken(_) => true,
-            Self::TimedOut { uncertain, .. } => *uncertain,
+            Self::TimedOut { uncertain, .. } | Self::Ended { uncertain, .. } | Self::NoSmtp { uncertain } => *uncertain,
             Self::Answered { status, .. } => matches!(*status, 500 | 502 | 504),
         }
     }
@@ -95,17 +132,84 @@ impl NotifyError {
         causes.fold(self.to_string(), |line, cause| format!("{line}: {cause}"))
     }
 
-    /// Whether it is about this one message, and the receiver is well.
+    /// Whether it is about this one message, and the receiver is well. What a mail server says of a recipient it says of every
+    /// letter.
     const fn is_about_the_message(&self) -> bool {
-        matches!(self, Self::Answered { status: 400 | 413 | 422, .. })
+        matches!(
+            self,
+            Self::Answered { status: 400 | 413 | 422, .. } | Self::Said { step: Step::Letter, code: 500..600 }
+        )
+    }
+}
+
+/// How far an attempt came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing of the message can have been heard, or it was refused.
+    Connecting,
+    /// From here on the receiver may have heard it.
+    Sent,
+    /// The yes was heard.
+    Taken,
+}
+
+impl Phase {
+    /// What an attempt that came so far has come to when its time is over.
+    const fn timed_out(self, after: Duration) -> Result<(), NotifyError> {
+        match self {
+            Self::Taken => Ok(()),
+            Self::Connecting => Err(NotifyError::TimedOut { after, uncertain: false }),
+            Self::Sent => Err(NotifyError::TimedOut { after, uncertain: true }),
+        }
+    }
+}
+
+/// Where a receiver is, and how it is told.
+#[derive(Debug, Clone)]
+pub enum Destination {
+    /// By a request.
+    Webhook(webhook::Config),
+    /// By a letter.
+    Email(email::Config),
+}
+
+impl Destination {
+    /// Host and port.
+    pub fn address(&self) -> String {
+        match self {
+            Self::Webhook(it) => it.address(),
+            Self::Email(it) => it.address(),
+        }
+    }
+
+    /// Makes one attempt with the bytes that were stored.
+    ///
+    /// # Errors
+    /// When no yes was heard; the error knows whether the receiver may have heard the message all the same.
+    pub async fn send(&self, id: &str, at: Timestamp, body: &[u8]) -> Result<(), NotifyError> {
+        match self {
+            Self::Webhook(it) => it.send(id, at, body).await,
+            Self::Email(it) => it.send(id, at, body).await,
+        }
+    }
+
+    /// What it gets, for a person.
+    pub fn shown(&self, id: &str, at: Timestamp, body: &[u8]) -> String {
+        match self {
+            Self::Webhook(_) => {
+                let document = serde_json::from_slice::<serde_json::Value>(body);
+                document.map_or_else(|_| String::from_utf8_lossy(body).into_owned(), |it| format!("{it:#}"))
+            }
+            Self::Email(it) => String::from_utf8_lossy(&it.written(id, at, body)).replace("\r\n", "\n"),
+        }
     }
 }
 
 /// What the workers are told at start.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Name and kind of each receiver.
-    pub receivers: Vec<(String, webhook::Config)>,
+    /// Each receiver by its name.
+    pub receivers: Vec<(String, Destination)>,
     /// The wall clock.
     pub clock: fn() -> Timestamp,
 }
@@ -222,10 +326,10 @@ pub fn start(config: Config, readers: Readers, ledger: Handle) -> Running {
     let status = Status::default();
     let mut workers = JoinSet::new();
     let names: Vec<_> = config.receivers.iter().map(|(name, _)| name.clone()).collect();
-    for (index, (name, webhook)) in config.receivers.into_iter().enumerate() {
+    for (index, (name, destination)) in config.receivers.into_iter().enumerate() {
         status.lock().push(ReceiverStatus {
             name: name.clone(),
-            address: webhook.address(),
+            address: destination.address(),
             breaker: BreakerState::Closed,
             is_away: None,
             failures: 0,
@@ -233,7 +337,7 @@ pub fn start(config: Config, readers: Readers, ledger: Handle) -> Running {
             delivered_at: None,
         });
         let (readers, ledger, status) = (readers.clone(), ledger.clone(), status.clone());
-        let worker = worker::Worker::new(name, index, webhook, readers, ledger, config.clock, status);
+        let worker = worker::Worker::new(name, index, destination, readers, ledger, config.clock, status);
         workers.spawn(worker.run(stopping.clone()));
     }
     workers.spawn(worker::give_up_strays(names, readers, ledger, config.clock, stopping));

@@ -31,6 +31,7 @@ mod kills;
 mod leak;
 mod limits;
 mod logs;
+mod mail;
 mod names;
 mod newer_store;
 mod own;

@@ -293,6 +293,12 @@ impl Owner {
         Ok(Self { ids: Some((id("-u")?, id("-g")?)) })
     }
 
+    /// As whom the servers run.
+    pub(crate) fn user_and_group(&self) -> (u32, u32) {
+        let ours = || (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        self.ids.unwrap_or_else(ours)
+    }
+
     pub(crate) fn give(&self, path: &Path) -> Result<(), StageError> {
         let Some((user, group)) = self.ids else { return Ok(()) };
         chown(path, Some(user), Some(group)).map_err(StageError::system(format!("give {} away", path.display())))

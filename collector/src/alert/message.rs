@@ -1,6 +1,7 @@
 //! What a receiver is told: one JSON document, rendered once when it is decided, in the receiver's own form. The API shows incidents in
 //! ours.
 
+mod email;
 mod slack;
 
 use std::borrow::Cow;
@@ -17,6 +18,8 @@ use crate::store::{AgentRow, GroupRow, IncidentRow, OutboxRow};
 use super::group::{common, in_words};
 use super::route::{Facts, facts};
 use super::{Found, Kind, Receiver};
+
+pub use email::Letter;
 
 /// Version of the document; a member may be added without a new one.
 const VERSION: u32 = 1;
@@ -41,6 +44,8 @@ pub enum Form {
     Own,
     /// An incoming webhook of Slack, and of whatever takes the same.
     Slack,
+    /// A letter.
+    Email,
 }
 
 #[derive(Debug, Serialize)]
@@ -320,6 +325,7 @@ impl<'a> GroupTold<'a> {
         match form {
             Form::Own => bytes(&self.document()),
             Form::Slack => slack::of_group(self),
+            Form::Email => email::of_group(self),
         }
     }
 
@@ -397,6 +403,7 @@ impl Told<'_> {
                 incident: IncidentDocument::new(self.incident, self.agent),
             }),
             Form::Slack => slack::of_incident(self),
+            Form::Email => email::of_incident(self),
         }
     }
 }

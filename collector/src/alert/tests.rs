@@ -689,3 +689,51 @@ fn why_it_is_held_back_names_the_incident_that_explains_it() {
     let why = "inhibited by incident 01JCZZZZZZZZZZZZZZZZZZZZZ0, db.connect of pool:shop, by inhibit_rules[0]";
     assert_eq!(reasons, ["Opened", why, "Opened"]);
 }
+
+#[test]
+fn a_letter_has_what_is_wrong_its_proof_and_where_it_belongs_and_one_line_is_one_line() {
+    let mut incident = incident("pool.leak", Severity::Critical, 1);
+    incident.evidence =
+        r#"{"open":20,"limit":null,"idle":true,"sessions":[{"pid":7,"held":"90 s"},{"pid":8}],"names":["a","b"]}"#
+            .into();
+    incident.advice = Some("close them\r\nBcc: everybody@example.org".into());
+    let told = message::Told {
+        id: "msg_1",
+        kind: "incident.firing",
+        receiver: "desk",
+        reason: "it began",
+        incident: &incident,
+        agent: None,
+        decided_at: at(2),
+    };
+    let letter = Letter::read(&told.render(Form::Email), at(9));
+    assert_eq!(letter.subject, "[FIRING] critical pool.leak of pool:shop");
+    assert_eq!((letter.thread.as_deref(), letter.decided_at), (Some(&*incident.id), at(2)));
+    insta::assert_snapshot!(letter.text, @r#"
+    14 of 20 held
+
+    what      pool.leak, critical, firing
+    where     pool:shop
+    since     2026-09-21 14:13:20 UTC
+    incident  01JCZZZZZZZZZZZZZZZZZZZZZZ
+
+    What to do: close them  Bcc: everybody@example.org
+
+    Proof:
+      idle: yes
+      limit: not known
+      names: a, b
+      open: 20
+      sessions:
+        - held 90 s, pid 7
+        - pid 8
+
+    Told to desk: it began.
+    Who else was told, and why: tickbird-collector explain 01JCZZZZZZZZZZZZZZZZZZZZZZ
+    Message msg_1
+    "#);
+    let evidence = format!("{{\"list\":[{}]}}", vec!["{\"pid\":1}"; 5_000].join(","));
+    let crowded = IncidentRow { evidence, ..incident.clone() };
+    let long = Letter::read(&message::Told { incident: &crowded, ..told }.render(Form::Email), at(9));
+    assert!(long.text.contains("and 4990 more") && long.text.len() < 2_000, "{}", long.text);
+}

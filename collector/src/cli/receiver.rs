@@ -7,7 +7,7 @@ use super::table::{plain, table, time};
 use super::{CliError, Where, now, read_config, say};
 use crate::alert;
 use crate::config::Config;
-use crate::notify::webhook;
+use crate::notify::Destination;
 use crate::store::{OutboxRow, Resent};
 use crate::token::DEFAULT_TENANT;
 
@@ -81,10 +81,10 @@ impl List {
         let config = read_config(&self.at.directory().config())?;
         let writer = self.at.writer()?;
         let mut found = Vec::new();
-        for (name, webhook) in &config.webhooks {
+        for (name, destination) in &config.destinations {
             let (waiting, since) = writer.rows().outbox_backlog(name)?;
             let dead = writer.rows().dead_letters(DEFAULT_TENANT, Some(name), SHOWN)?.len();
-            found.push((name, webhook.address(), waiting, since, dead));
+            found.push((name, destination.address(), waiting, since, dead));
         }
         let of = |(name, address, waiting, since, dead): &(&String, String, u64, _, usize)| json!({ "name": name, "address": address, "waiting": waiting, "waiting_since": since, "dead": dead });
         self.at.print(&json!({ "receivers": found.iter().map(of).collect::<Vec<_>>() }), || {
@@ -98,28 +98,28 @@ impl List {
     }
 }
 
-fn find(config: Config, name: &str) -> Result<(alert::Receiver, webhook::Config), CliError> {
+fn find(config: Config, name: &str) -> Result<(alert::Receiver, Destination), CliError> {
     let receiver = config.policy.receivers.into_iter().find(|it| it.name == name);
-    let webhook = config.webhooks.into_iter().find(|(it, _)| it == name).map(|(_, webhook)| webhook);
-    receiver.zip(webhook).ok_or_else(|| CliError::Unknown { kind: "receiver", id: name.to_owned() })
+    let destination = config.destinations.into_iter().find(|(it, _)| it == name).map(|(_, it)| it);
+    receiver.zip(destination).ok_or_else(|| CliError::Unknown { kind: "receiver", id: name.to_owned() })
 }
 
 impl Test {
     fn run(self) -> Result<(), CliError> {
-        let (receiver, webhook) = find(read_config(&self.at.directory().config())?, &self.name)?;
+        let (receiver, destination) = find(read_config(&self.at.directory().config())?, &self.name)?;
         let now = now();
         let (id, body) = alert::sample(DEFAULT_TENANT, &receiver, now);
         let document: Value = serde_json::from_slice(&body).unwrap_or_default();
-        let address = webhook.address();
+        let address = destination.address();
         if self.send {
             // A second one in the process would make rustls panic at first use; this one is named everywhere all the same.
             let _ = rustls::crypto::ring::default_provider().install_default();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(CliError::Runtime)?;
-            runtime.block_on(webhook.send(&id, now, &body))?;
+            runtime.block_on(destination.send(&id, now, &body))?;
         }
         let json = json!({ "receiver": self.name, "address": address, "sent": self.send, "message": document });
-        self.at.print(&json, || format!("{document:#}"))?;
+        self.at.print(&json, || destination.shown(&id, now, &body))?;
         if self.send && !self.at.json {
             say(&format!("{address} took it\n"));
         }

@@ -222,7 +222,7 @@ async fn tls_is_checked_against_the_given_authority_only() {
 }
 
 fn deliver(bed: &Testbed, server: &Server) -> Running {
-    let receivers = vec![("ops".to_owned(), server.config().within(Duration::from_millis(400)))];
+    let receivers = vec![("ops".to_owned(), Destination::Webhook(server.config().within(Duration::from_millis(400))))];
     start(Config { receivers, clock }, bed.readers.clone(), bed.ledger.clone())
 }
 

@@ -5,8 +5,6 @@
 //! place that a signed message goes to is configured, not answered.
 
 use std::fmt;
-use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{HeaderValue, Request, Uri, header};
@@ -17,18 +15,14 @@ use hmac::{Hmac, KeyInit, Mac};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
 use sha2::Sha256;
 use tickbird_shared::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
-use super::NotifyError;
+use super::connect::{self, Place, Tls, TlsError, Trust};
+use super::{NotifyError, Phase};
 
 /// An attempt, from looking up the name to the answer, takes at most this long.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,16 +32,6 @@ const MAX_ANSWER: usize = 16 << 10;
 const MAX_HEAD: usize = 32 << 10;
 /// Length of a secret in bytes: as the specification bounds it.
 const SECRET: std::ops::RangeInclusive<usize> = 24..=64;
-
-/// How far an attempt came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Connecting,
-    /// From here on the receiver may have heard it.
-    Sent,
-    /// The yes was heard.
-    Taken,
-}
 
 /// Why a webhook cannot be configured so. Neither the path of the URL nor the secret is ever shown: both let people in.
 #[derive(Debug, thiserror::Error)]
@@ -64,15 +48,12 @@ pub enum ConfigError {
     /// The secret is too short or too long.
     #[error("the secret has {0} bytes")]
     SecretLength(usize),
-    /// The file of certificates holds none, or one that cannot be read.
-    #[error("the file of certificates holds no readable certificate")]
-    Certificates,
+    /// No TLS session can be had with these.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Where machines of a cloud are told their secrets, and nobody is told of incidents.
     #[error("`{0}` is a link-local address")]
     LinkLocal(String),
-    /// The host is not one that a certificate can be for.
-    #[error("`{0}` is neither a host name nor an address")]
-    Host(String),
 }
 
 impl ConfigError {
@@ -82,8 +63,7 @@ impl ConfigError {
             Self::Url => "write it like https://hooks.example.org/tickbird",
             Self::UserInfo => "leave it out: the signature proves who sends",
             Self::Secret | Self::SecretLength(_) => "make one with: echo whsec_$(openssl rand -base64 32)",
-            Self::Certificates => "give a PEM file with the authority that signed the receiver's certificate",
-            Self::Host(_) => "correct the host of the URL",
+            Self::Tls(error) => error.advice(),
             Self::LinkLocal(_) => "give the receiver an address that others can reach",
         }
     }
@@ -93,10 +73,9 @@ impl ConfigError {
 #[derive(Clone)]
 pub struct Config {
     uri: Uri,
-    host: String,
-    port: u16,
+    place: Place,
     secret: Option<Zeroizing<Vec<u8>>>,
-    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    tls: Option<Tls>,
     timeout: Duration,
 }
 
@@ -121,18 +100,14 @@ impl Config {
         if host.is_empty() {
             return Err(ConfigError::Url);
         }
-        if host.parse().is_ok_and(is_link_local) {
+        if host.parse().is_ok_and(connect::is_link_local) {
             return Err(ConfigError::LinkLocal(host));
         }
         let port = authority.port_u16().unwrap_or(default_port);
-        let tls = if is_tls {
-            let name = ServerName::try_from(host.clone()).map_err(|_| ConfigError::Host(host.clone()))?;
-            Some((Arc::new(client_config(ca_pem)?), name))
-        } else {
-            None
-        };
+        let trust = Trust { authorities: ca_pem };
+        let tls = is_tls.then(|| Tls::new(&host, &trust, &[b"http/1.1"])).transpose()?;
         let secret = secret.map(decode).transpose()?;
-        Ok(Self { uri, host, port, secret, tls, timeout: TIMEOUT })
+        Ok(Self { uri, place: Place { host, port }, secret, tls, timeout: TIMEOUT })
     }
 
     /// Gives an attempt another time than ten seconds.
@@ -144,11 +119,7 @@ impl Config {
 
     /// Where it goes, without the path.
     pub fn address(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
+        self.place.to_string()
     }
 
     /// Makes one attempt. The bytes of `body` are sent as they are.
@@ -159,32 +130,14 @@ impl Config {
         let request = self.request(id, at, body);
         let mut phase = Phase::Connecting;
         let attempt = tokio::time::timeout(self.timeout, self.attempt(request, &mut phase)).await;
-        attempt.unwrap_or_else(|_| match phase {
-            Phase::Taken => Ok(()),
-            Phase::Connecting | Phase::Sent => {
-                Err(NotifyError::TimedOut { after: self.timeout, uncertain: phase == Phase::Sent })
-            }
-        })
+        attempt.unwrap_or_else(|_| phase.timed_out(self.timeout))
     }
 
     async fn attempt(&self, request: Request<Full<Bytes>>, phase: &mut Phase) -> Result<(), NotifyError> {
-        let connect = |source| NotifyError::Connect { address: self.address(), source };
-        let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await.map_err(connect)?;
-        let (refused, places): (Vec<_>, Vec<_>) = found.partition(|it| is_link_local(it.ip()));
-        if places.is_empty() && !refused.is_empty() {
-            let why = "its name leads to a link-local address, where no receiver is";
-            return Err(connect(std::io::Error::new(std::io::ErrorKind::PermissionDenied, why)));
-        }
-        let stream = TcpStream::connect(&*places).await.map_err(connect)?;
-        stream.set_nodelay(true).map_err(connect)?;
+        let stream = self.place.dial().await?;
         match &self.tls {
             None => converse(stream, request, phase).await,
-            Some((config, name)) => {
-                let connector = TlsConnector::from(Arc::clone(config));
-                let handshake = |source| NotifyError::Handshake { address: self.address(), source };
-                let stream = connector.connect(name.clone(), stream).await.map_err(handshake)?;
-                converse(stream, request, phase).await
-            }
+            Some(tls) => converse(tls.connect(stream, &self.place).await?, request, phase).await,
         }
     }
 
@@ -209,14 +162,6 @@ impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tls = self.tls.is_some();
         f.debug_struct("Config").field("address", &self.address()).field("tls", &tls).finish_non_exhaustive()
-    }
-}
-
-/// 169.254.0.0/16 (RFC 3927) and fe80::/10 (RFC 4291), in either family's form.
-fn is_link_local(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(it) => it.is_link_local(),
-        IpAddr::V6(it) => it.is_unicast_link_local(),
     }
 }
 
@@ -265,29 +210,6 @@ fn decode(secret: &str) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
     let text = secret.trim().strip_prefix("whsec_").ok_or(ConfigError::Secret)?;
     let bytes = Zeroizing::new(engine.decode(text).map_err(|_| ConfigError::Secret)?);
     if SECRET.contains(&bytes.len()) { Ok(bytes) } else { Err(ConfigError::SecretLength(bytes.len())) }
-}
-
-fn client_config(ca_pem: Option<&[u8]>) -> Result<ClientConfig, ConfigError> {
-    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    if let Some(pem) = ca_pem {
-        let mut added = 0;
-        for certificate in CertificateDer::pem_slice_iter(pem) {
-            let certificate = certificate.map_err(|_| ConfigError::Certificates)?;
-            roots.add(certificate).map_err(|_| ConfigError::Certificates)?;
-            added += 1;
-        }
-        if added == 0 {
-            return Err(ConfigError::Certificates);
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("the provider has the default versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
 }
 
 #[cfg(test)]

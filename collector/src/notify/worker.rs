@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::breaker::{Breaker, BreakerState};
 use super::retry::{self, GIVE_UP, LONGEST};
-use super::{NotifyError, Status, webhook};
+use super::{Destination, NotifyError, Status};
 use crate::ledger::{Delivery, Handle, Outcome, Unavailable};
 use crate::store::{OutboxRow, Readers};
 
@@ -44,7 +44,7 @@ impl Steady {
 pub(super) struct Worker {
     name: String,
     index: usize,
-    webhook: webhook::Config,
+    destination: Destination,
     readers: Readers,
     ledger: Handle,
     clock: fn() -> Timestamp,
@@ -64,7 +64,7 @@ impl Worker {
     pub(super) fn new(
         name: String,
         index: usize,
-        webhook: webhook::Config,
+        destination: Destination,
         readers: Readers,
         ledger: Handle,
         clock: fn() -> Timestamp,
@@ -76,7 +76,7 @@ impl Worker {
         Self {
             name,
             index,
-            webhook,
+            destination,
             readers,
             ledger,
             clock,
@@ -144,11 +144,11 @@ impl Worker {
         let begun: Vec<_> = due.into_iter().filter(fresh).take(room).collect();
         for message in begun {
             self.busy.insert((message.tenant.clone(), message.incident.clone()));
-            let (name, webhook, ledger, status) =
-                (self.name.clone(), self.webhook.clone(), self.ledger.clone(), self.status.clone());
+            let (name, destination, ledger, status) =
+                (self.name.clone(), self.destination.clone(), self.ledger.clone(), self.status.clone());
             attempts.spawn(attempt(
                 name,
-                webhook,
+                destination,
                 message,
                 ledger,
                 status,
@@ -222,7 +222,7 @@ struct Ended {
 
 async fn attempt(
     name: String,
-    webhook: webhook::Config,
+    destination: Destination,
     message: OutboxRow,
     ledger: Handle,
     status: Status,
@@ -238,7 +238,7 @@ async fn attempt(
     };
     // A store that takes nothing is no reason to tell nobody; the end is counted then, if it can be.
     let is_counted = ledger.delivered(begins).await.is_ok();
-    let result = webhook.send(&message.id, clock(), &message.body).await;
+    let result = destination.send(&message.id, clock(), &message.body).await;
     status.counters().count(&name, &result);
     let at = clock();
     let outcome = retry::outcome(&message, &result, steady.now(), rand::random());

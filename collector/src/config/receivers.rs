@@ -1,0 +1,146 @@
+//! Who is told: each receiver is one thing, and what it is stands in a table of that name.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::Duration;
+
+use tickbird_shared::Severity;
+use zeroize::Zeroizing;
+
+use super::Mistake;
+use super::fields::Fields;
+use crate::alert::{Form, Receiver};
+use crate::notify::email::{Security, Settings};
+use crate::notify::{Destination, email, webhook};
+
+/// What a receiver can be.
+const KINDS: [&str; 3] = ["webhook", "slack", "email"];
+/// An attempt that may take longer keeps the collector from ending.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+pub(super) fn one(
+    mut fields: Fields,
+    directory: &Path,
+    names: &mut HashSet<String>,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<(Receiver, Destination)> {
+    let name = fields.text("name", mistakes);
+    match &name {
+        None => fields.mistake("name", "is missing".into(), "write name = \"ops\"", mistakes),
+        Some(name) if !names.insert(name.clone()) => {
+            fields.mistake("name", format!("`{name}` is there twice"), "give each receiver its own name", mistakes);
+        }
+        Some(_) => (),
+    }
+    let min_severity = fields.text("min_severity", mistakes).map_or(Some(Severity::Warning), |word| {
+        let severity = word.parse().ok();
+        if severity.is_none() {
+            let what = format!("`{word}` is no severity");
+            fields.mistake("min_severity", what, "write \"info\", \"warning\" or \"critical\"", mistakes);
+        }
+        severity
+    });
+    let skip_checks = fields.texts("skip_checks", mistakes).unwrap_or_else(|| vec!["agent.blind".into()]);
+    let found = destination(&mut fields, directory, mistakes);
+    fields.finish(mistakes);
+    let (form, destination) = found?;
+    Some((Receiver { name: name?, min_severity: min_severity?, skip_checks, form }, destination))
+}
+
+/// Where a receiver is, and what it understands.
+fn destination(fields: &mut Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<(Form, Destination)> {
+    let mut named = KINDS.into_iter().filter(|kind| fields.has(kind));
+    let kind = named.next().unwrap_or(KINDS[0]);
+    let others: Vec<_> = named.collect();
+    for other in others {
+        let what = format!("a receiver is one thing, and this one is {kind}");
+        fields.mistake(other, what, "make two receivers of it", mistakes);
+        fields.ignore(other);
+    }
+    let of = fields.table(kind, mistakes);
+    match kind {
+        "email" => Some((Form::Email, Destination::Email(letters(of, directory, mistakes)?))),
+        "slack" => Some((Form::Slack, Destination::Webhook(chat(of, directory, mistakes)?))),
+        _ => Some((Form::Own, Destination::Webhook(requests(of, directory, mistakes)?))),
+    }
+}
+
+fn requests(mut of: Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<webhook::Config> {
+    let url = needed(&mut of, "url", "write webhook.url = \"https://…\"", mistakes, Fields::text);
+    let secret = of.file("secret_file", directory, mistakes);
+    let authority = of.file("ca_file", directory, mistakes);
+    of.finish(mistakes);
+    let secret = secret.as_deref().map(str::trim);
+    let webhook = webhook::Config::new(&url?, secret, authority.as_deref().map(str::as_bytes));
+    webhook.map_err(|error| of.mistake("url", error.to_string(), error.advice(), mistakes)).ok()
+}
+
+/// Whoever knows the URL of one of Slack may post, so it is a secret.
+fn chat(mut of: Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<webhook::Config> {
+    let advice = "write slack.url_file = \"…\", a file that holds the URL";
+    let url = needed(&mut of, "url_file", advice, mistakes, |of, key, mistakes| of.file(key, directory, mistakes));
+    let authority = of.file("ca_file", directory, mistakes);
+    of.finish(mistakes);
+    let webhook = webhook::Config::new(&url?, None, authority.as_deref().map(str::as_bytes));
+    webhook.map_err(|error| of.mistake("url_file", error.to_string(), error.advice(), mistakes)).ok()
+}
+
+fn letters(mut of: Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<email::Config> {
+    let before = mistakes.len();
+    let smarthost =
+        needed(&mut of, "smarthost", "write email.smarthost = \"mail.example.org:587\"", mistakes, Fields::text);
+    let from = needed(&mut of, "from", "write email.from = \"tickbird@example.org\"", mistakes, Fields::text);
+    let to = needed(&mut of, "to", "write email.to = [\"oncall@example.org\"]", mistakes, Fields::texts);
+    let security = match of.text("tls", mistakes).as_deref() {
+        None | Some("starttls") => Security::StartTls,
+        Some("implicit") => Security::Implicit,
+        Some("none") => Security::Plain,
+        Some(other) => {
+            let what = format!("`{other}` is no way to begin TLS");
+            of.mistake("tls", what, "write \"starttls\", \"implicit\" (port 465) or \"none\"", mistakes);
+            Security::StartTls
+        }
+    };
+    let is_named = (of.has("user"), of.has("password_file"));
+    if is_named.0 != is_named.1 {
+        let key = if is_named.0 { "password_file" } else { "user" };
+        of.mistake(key, "is missing".into(), "a user goes with a password_file", mistakes);
+    }
+    let (user, password) = (of.text("user", mistakes), of.file("password_file", directory, mistakes));
+    let password = password.map(Zeroizing::new).map(|it| Zeroizing::new(it.trim_end_matches(['\r', '\n']).to_owned()));
+    let hello = of.text("hello", mistakes);
+    let timeout = of.duration("timeout", mistakes);
+    if timeout.is_some_and(|it| it < super::SHORTEST_TIME || it > LONGEST_TIMEOUT) {
+        of.mistake("timeout", "is not between a second and a minute".into(), "write \"30s\"", mistakes);
+    }
+    let authorities = of.file("ca_file", directory, mistakes);
+    of.finish(mistakes);
+    if mistakes.len() > before {
+        return None;
+    }
+    let login = user.zip(password);
+    let settings =
+        Settings { smarthost: smarthost?, from: from?, to: to?, security, login, hello, timeout, authorities };
+    let config = email::Config::new(settings);
+    let told = |errors: Vec<email::ConfigError>| {
+        for error in errors {
+            of.mistake(error.key(), error.to_string(), error.advice(), mistakes);
+        }
+    };
+    config.map_err(told).ok()
+}
+
+/// What must be there.
+fn needed<T>(
+    of: &mut Fields,
+    key: &str,
+    advice: &str,
+    mistakes: &mut Vec<Mistake>,
+    read: impl FnOnce(&mut Fields, &str, &mut Vec<Mistake>) -> Option<T>,
+) -> Option<T> {
+    if !of.has(key) {
+        of.mistake(key, "is missing".into(), advice, mistakes);
+        return None;
+    }
+    read(of, key, mistakes)
+}

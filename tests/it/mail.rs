@@ -1,0 +1,268 @@
+//! Letters to a real mail server: as they lie in its mailbox, through everything that it and the network may do.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value;
+use tickbird_tests::certificate::Certificate;
+use tickbird_tests::mail::{Letter, PASSWORD, USER};
+use tickbird_tests::relay::{Relay, Wire};
+use tickbird_tests::{Agent, Application, Collector, MailServer, Seconds, Stage, StageError, Whim, alone, until};
+
+/// A mail server, a collector that writes letters, and a page that breaks on request.
+struct Desk {
+    mail: MailServer,
+    certificate: Certificate,
+    collector: Collector,
+    web: Application,
+    agent: Agent,
+}
+
+/// The section of a receiver that is reached at `address`.
+fn receiver(address: &str, password_file: &Path, authority: &Path) -> String {
+    format!(
+        "\n[[receiver]]\nname = \"desk\"\nemail.smarthost = \"{address}\"\nemail.from = \"Tickbird <tickbird@example.org>\"\n\
+         email.to = [\"oncall@example.org\", \"nobody@example.org\"]\nemail.user = \"{USER}\"\n\
+         email.password_file = \"{}\"\nemail.ca_file = \"{}\"\n",
+        password_file.display(),
+        authority.display(),
+    )
+}
+
+impl Desk {
+    fn open(stage: &Stage, route: &str, pages: &[&str]) -> Result<Self, StageError> {
+        Self::reached_by(stage, route, pages, |mail| Ok(mail.address()))
+    }
+
+    fn reached_by(
+        stage: &Stage,
+        route: &str,
+        pages: &[&str],
+        address: impl FnOnce(&MailServer) -> Result<String, StageError>,
+    ) -> Result<Self, StageError> {
+        let certificate = Certificate::ending_in(stage, 3)?;
+        let mail = MailServer::start(stage, &certificate)?;
+        let mut collector = Collector::init(stage)?;
+        let password = stage.room("password")?.join("password");
+        std::fs::write(&password, format!("{PASSWORD}\n")).map_err(StageError::system("write the password"))?;
+        let receiver = receiver(&address(&mail)?, &password, &certificate.chain);
+        collector.configure(&(receiver + route))?;
+        collector.serve()?;
+        let web = Application::web(stage, "shop", 0)?;
+        let base = web.url().replace("/health", "");
+        let pages: Vec<String> = pages.iter().map(|page| format!("{base}/{page}")).collect();
+        let agent = Agent::asking(stage, &collector, &pages.iter().map(String::as_str).collect::<Vec<_>>())?;
+        Ok(Self { mail, certificate, collector, web, agent })
+    }
+
+    /// The letter whose subject begins so.
+    fn gets(&self, subject: &str) -> Result<Letter, StageError> {
+        self.mail.gets(subject, 90.s(), |it| it.header("subject").starts_with(subject))
+    }
+
+    /// How often each message lies in the mailbox.
+    fn times(&self) -> BTreeMap<String, usize> {
+        let mut times = BTreeMap::new();
+        for letter in self.mail.letters() {
+            *times.entry(letter.header("message-id").to_owned()).or_default() += 1;
+        }
+        times
+    }
+
+    fn incident(&self) -> Result<String, StageError> {
+        let found = self.collector.has_incident("a broken page", 60.s(), |it| it["check"] == "http.status")?;
+        Ok(found["id"].as_str().expect("an id").to_owned())
+    }
+
+    /// The messages about an incident, as they are explained.
+    fn messages(&self, incident: &str) -> Result<Vec<Value>, StageError> {
+        let said = self.collector.command(&["explain", "--json", incident])?;
+        let explained: Value = serde_json::from_str(&said).expect("JSON");
+        let decisions = explained["decisions"].as_array().cloned().unwrap_or_default();
+        Ok(decisions.into_iter().map(|it| it["message"].clone()).filter(Value::is_object).collect())
+    }
+
+    /// Waits until an attempt has failed with these words.
+    fn fails(&self, incident: &str, words: &str) -> Result<(), StageError> {
+        until(format!("an attempt fails: {words}"), 60.s(), || {
+            let messages = self.messages(incident).map_err(|error| error.to_string())?;
+            let says = |it: &Value| it["last_error"].as_str().is_some_and(|error| error.contains(words));
+            if messages.iter().any(says) { Ok(()) } else { Err(format!("{messages:?}")) }
+        })
+    }
+
+    /// Waits until each of its messages was taken.
+    fn is_delivered(&self, incident: &str) -> Result<Vec<Value>, StageError> {
+        until("everything is delivered", 60.s(), || {
+            let messages = self.messages(incident).map_err(|error| error.to_string())?;
+            let is_told = |it: &Value| it["state"] == "delivered" || it["state"] == "superseded";
+            if messages.iter().all(is_told) { Ok(messages) } else { Err(format!("{messages:?}")) }
+        })
+    }
+}
+
+#[test]
+fn a_letter_says_what_is_wrong_and_its_end_stands_in_the_same_thread() {
+    alone(|stage| {
+        let mut desk = Desk::open(stage, "", &["health"])?;
+        let shown = desk.collector.command(&["receiver", "test", "desk"])?;
+        assert!(shown.contains("Subject: [TEST] info receiver.test of receiver:desk"), "{shown}");
+        assert!(desk.mail.letters().is_empty(), "it was shown, not sent");
+        desk.collector.command(&["receiver", "test", "desk", "--send"])?;
+        desk.gets("[TEST]")?;
+
+        desk.web.does("status 500")?;
+        let firing = desk.gets("[FIRING] critical http.status of endpoint:")?;
+        let id = desk.incident()?;
+        for words in ["/health answers with status 500", "where     endpoint:", "since     20", "Proof:", &id] {
+            assert!(firing.body.contains(words), "`{words}` is missing: {firing:?}");
+        }
+        assert_eq!(firing.header("from"), "Tickbird <tickbird@example.org>");
+        assert_eq!(firing.header("to"), "oncall@example.org, nobody@example.org");
+        assert_eq!(firing.header("auto-submitted"), "auto-generated");
+        desk.web.does("status 200")?;
+        let resolved = desk.gets("[RESOLVED] critical http.status of endpoint:")?;
+        assert!(resolved.body.contains("over      20"), "{resolved:?}");
+        let messages = desk.is_delivered(&id)?;
+        for (letter, message) in [&firing, &resolved].into_iter().zip(messages.iter()) {
+            let own = format!("<{}@example.org>", message["id"].as_str().expect("an id"));
+            assert!(desk.times().contains_key(&own), "{own} in {:?}", desk.times());
+            let thread = format!("<{id}@example.org>");
+            assert_eq!((letter.header("in-reply-to"), letter.header("references")), (&*thread, &*thread));
+        }
+        assert!(firing.header("message-id") != resolved.header("message-id"));
+        assert!(desk.times().values().all(|times| *times == 1), "{:?}", desk.times());
+
+        // The password is told to the server over TLS, and nowhere else.
+        assert!(desk.mail.log().contains("A=plain:tickbird") && desk.mail.log().contains("P=esmtpsa"));
+        let store = std::fs::read(desk.collector.directory().join("store.db")).unwrap_or_default();
+        let said = [desk.collector.command(&["receiver", "list"])?, desk.collector.log()].concat();
+        assert!(!said.contains(PASSWORD), "{said}");
+        assert!(!store.windows(PASSWORD.len()).any(|it| it == PASSWORD.as_bytes()));
+        desk.agent.stop().map(drop)
+    });
+}
+
+#[test]
+fn a_group_is_one_letter_and_its_end_stands_in_its_thread() {
+    const ROUTE: &str =
+        "\n[route]\nreceiver = \"desk\"\ngroup_by = [\"check\"]\ngroup_wait = \"8s\"\ngroup_interval = \"2s\"\n";
+    alone(|stage| {
+        let mut desk = Desk::open(stage, ROUTE, &["till", "shelf", "cart"])?;
+        desk.web.does("status 500")?;
+        let firing = desk.gets("[FIRING] critical 3 firing: 3 http.status of 3 targets")?;
+        for page in ["/till", "/shelf", "/cart"] {
+            assert!(firing.body.contains(page), "{firing:?}");
+        }
+        desk.web.does("status 200")?;
+        let resolved = desk.gets("[RESOLVED]")?;
+        assert!(!firing.header("references").is_empty());
+        assert_eq!(firing.header("references"), resolved.header("references"));
+        assert!(desk.times().values().all(|times| *times == 1), "{:?}", desk.times());
+        desk.agent.stop().map(drop)
+    });
+}
+
+#[test]
+fn a_server_that_is_away_defers_or_refuses_gets_each_letter_once_when_it_takes_them() {
+    alone(|stage| {
+        let mut desk = Desk::open(stage, "", &["health"])?;
+        desk.mail.ends()?;
+        desk.web.does("status 500")?;
+        let id = desk.incident()?;
+        desk.fails(&id, "cannot connect to")?;
+        desk.collector.kill()?;
+        desk.mail.has(Whim::Defers, true)?;
+        desk.mail.runs()?;
+        desk.collector.serve()?;
+        desk.fails(&id, "answered 451 to a recipient")?;
+        desk.mail.has(Whim::RefusesLetters, true)?;
+        desk.mail.has(Whim::Defers, false)?;
+        desk.fails(&id, "answered 550 to the letter")?;
+        desk.mail.has(Whim::RefusesAll, true)?;
+        desk.fails(&id, "answered 550 to a recipient")?;
+        desk.mail.has(Whim::RefusesLetters, false)?;
+        // One of the two who are written to is enough.
+        desk.mail.has(Whim::KnowsNobody, true)?;
+        assert!(desk.mail.letters().is_empty(), "{:?}", desk.times());
+        desk.mail.has(Whim::RefusesAll, false)?;
+        let firing = desk.gets("[FIRING]")?;
+        assert_eq!(firing.header("envelope-to"), "oncall@example.org");
+        let log = desk.collector.log();
+        assert!(log.contains("refused, while others were not") && log.contains("nobody@example.org"), "{log}");
+        desk.web.does("status 200")?;
+        desk.gets("[RESOLVED]")?;
+        let messages = desk.is_delivered(&id)?;
+        // Each refusal was heard; an attempt that the kill came into counts as one of which nobody knows.
+        assert!(messages.iter().map(|it| it["uncertain"].as_u64().unwrap_or(9)).sum::<u64>() <= 1, "{messages:?}");
+        assert!(desk.times().values().all(|times| *times == 1), "{:?}", desk.times());
+        desk.agent.stop().map(drop)
+    });
+}
+
+#[test]
+fn nothing_is_said_in_the_clear_and_nobody_else_is_believed() {
+    alone(|stage| {
+        let mut desk = Desk::open(stage, "", &["health"])?;
+        desk.mail.has(Whim::OffersNoTls, true)?;
+        desk.web.does("status 500")?;
+        let id = desk.incident()?;
+        desk.fails(&id, "offers no STARTTLS, and nothing is sent in the clear")?;
+        let said = desk.collector.command(&["receiver", "test", "desk", "--send"]).expect_err("refuses").to_string();
+        assert!(said.contains("offers no STARTTLS"), "{said}");
+
+        desk.mail.has(Whim::OffersNoTls, false)?;
+        desk.mail.ends()?;
+        desk.mail.shows(&Certificate::ending_in(stage, 3)?)?;
+        desk.mail.runs()?;
+        desk.fails(&id, "no TLS session with")?;
+        assert!(desk.mail.letters().is_empty() && !desk.mail.log().contains(" <= "), "{}", desk.mail.log());
+
+        desk.mail.ends()?;
+        desk.mail.shows(&desk.certificate)?;
+        desk.mail.runs()?;
+        desk.gets("[FIRING]")?;
+        let messages = desk.is_delivered(&id)?;
+        assert_eq!(messages[0]["uncertain"], 0, "{messages:?}");
+        assert!(desk.times().values().all(|times| *times == 1), "{:?}", desk.times());
+        desk.agent.stop().map(drop)
+    });
+}
+
+/// The server has the letter, and its yes is lost with the collector: the letter comes again, under the same id, and is counted.
+#[test]
+fn a_letter_whose_answer_was_lost_comes_again_under_its_id_and_is_counted() {
+    alone(|stage| {
+        let mut wire = None;
+        let mut desk = Desk::reached_by(stage, "", &["health"], |mail| {
+            let relay = Relay::start(mail.address().parse().expect("an address"))?;
+            let address = relay.url().replace("https://", "");
+            wire = Some(relay);
+            Ok(address)
+        })?;
+        let wire = wire.expect("it was made");
+        desk.mail.has(Whim::Thinks, true)?;
+        desk.web.does("status 500")?;
+        until("the server has read the letter", 60.s(), || {
+            if desk.mail.log().contains("a letter was read") { Ok(()) } else { Err(desk.mail.log()) }
+        })?;
+        wire.becomes(Wire::Mute);
+        desk.gets("[FIRING]")?;
+        desk.collector.kill()?;
+        wire.becomes(Wire::Whole);
+        desk.mail.has(Whim::Thinks, false)?;
+        desk.collector.serve()?;
+        let id = desk.incident()?;
+        until("it comes again", 60.s(), || match desk.mail.letters().len() {
+            2 => Ok(()),
+            other => Err(format!("{other} letters")),
+        })?;
+        let messages = desk.is_delivered(&id)?;
+        assert_eq!((&messages[0]["attempts"], &messages[0]["uncertain"]), (&2.into(), &1.into()), "{messages:?}");
+        assert_eq!(desk.times().into_values().collect::<Vec<_>>(), [2], "one message, twice");
+        desk.web.does("status 200")?;
+        desk.gets("[RESOLVED]")?;
+        assert_eq!(desk.times().len(), 2, "{:?}", desk.times());
+        desk.agent.stop().map(drop)
+    });
+}

@@ -46,7 +46,7 @@ pub use group::{By, Grouping};
 pub use inhibition::Inhibition;
 pub use matcher::{Matcher, MatcherError};
 pub(crate) use message::object;
-pub use message::{AgentDocument, Form, IncidentDocument, Letter, sample};
+pub use message::{AgentDocument, Form, IncidentDocument, Letter, Template, TemplateError, sample};
 pub use route::{Facts, Route, facts};
 pub use silence::{Silence, SilenceDocument, SilenceError};
 pub use window::{Span, Window, day, minutes, month, range, weekday};
@@ -570,7 +570,7 @@ impl State {
         let id = next_id(&mut self.last_id, &parts, now);
         let told =
             message::Told { id: &id, kind: kind.as_str(), receiver, reason: &reason, incident, agent, decided_at: now };
-        let body = told.render(to.form);
+        let body = told.render(&to.form);
         row.reason = reason;
         row.message = Some(id.clone());
         let thread = incident.id.clone();

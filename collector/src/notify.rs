@@ -28,7 +28,7 @@ use crate::ledger::Handle;
 use crate::store::Readers;
 
 pub use breaker::BreakerState;
-pub use connect::TlsError;
+pub use connect::{TlsError, Trust};
 pub use smtp::Step;
 
 /// Why a message was not delivered. The text holds neither the path of a URL nor anything that the receiver answered.

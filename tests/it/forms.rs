@@ -1,6 +1,8 @@
 //! Receivers that understand another form than our own.
 
-use tickbird_tests::{Agent, Application, Collector, Seconds, StageError, Webhook, alone};
+use tickbird_tests::collector::receiver;
+use tickbird_tests::webhook::Manner;
+use tickbird_tests::{Agent, Application, Collector, Seconds, StageError, Webhook, alone, until};
 
 #[test]
 fn slack_gets_a_line_and_its_proof_alone_and_in_a_group_and_the_address_is_never_told() {
@@ -33,6 +35,62 @@ fn slack_gets_a_line_and_its_proof_alone_and_in_a_group_and_the_address_is_never
         assert_eq!(over.json["attachments"][0]["color"], "good", "{}", over.body);
         let said = [collector.command(&["receiver", "list"])?, collector.log()].concat();
         assert!(!said.contains("T0PS3CRET"), "who knows the address may post: {said}");
+        agent.stop().map(drop)
+    });
+}
+
+#[test]
+fn words_of_the_operators_own_are_signed_like_any_other_and_stay_what_they_were_when_they_were_decided() {
+    const BODY: &str = r#"{"type": {{ type | tojson }}, "subject": {{ (incident.summary if incident is defined else group.summary) | tojson }}}"#;
+    alone(|stage| {
+        let tickets = Webhook::start(stage)?;
+        tickets.becomes(Manner::Fails);
+        let mut collector = Collector::init(stage)?;
+        let room = stage.room("tickets")?;
+        let write = |file: &str, text: &str| {
+            std::fs::write(room.join(file), text).map_err(StageError::system("write a file of the receiver"))
+        };
+        write("token", "Bearer T0PS3CRET\n")?;
+        write("body", &BODY.replace("summary", "sumary"))?;
+        let at = |file: &str| room.join(file).display().to_string();
+        collector.configure(&format!(
+            "{}webhook.method = \"PUT\"\nwebhook.headers = {{ x-team = \"shop\", authorization = {{ file = \"{}\" }} }}\n\
+             webhook.body_file = \"{}\"\n",
+            receiver(&tickets),
+            at("token"),
+            at("body"),
+        ))?;
+        let said = collector.command(&["check-config"]).expect_err("the word is spelt wrong").to_string();
+        for words in ["receiver[0].webhook.body_file", "line 1, column", "incident.sumary", "of a sample"] {
+            assert!(said.contains(words), "`{words}`: {said}");
+        }
+        write("body", BODY)?;
+        collector.serve()?;
+        let mut web = Application::web(stage, "shop", 0)?;
+        let mut agent = Agent::asking(stage, &collector, &[&web.url()])?;
+        web.does("status 500")?;
+        let first = until("it is tried", 60.s(), || {
+            let attempts = tickets.attempts();
+            attempts.into_iter().find(|it| it.kind() == "incident.firing").ok_or_else(|| "nothing".to_owned())
+        })?;
+        collector.kill()?;
+        write("body", "{\"other\": 1}")?;
+        tickets.becomes(Manner::Accepts);
+        collector.serve()?;
+        let taken = tickets.hears("the same", 60.s(), |it| it.id == first.id)?;
+        assert_eq!((&taken.body, taken.method.as_str()), (&first.body, "PUT"));
+        assert!(
+            taken.json["subject"].as_str().is_some_and(|it| it.contains("answers with status 500")),
+            "{}",
+            taken.body
+        );
+        let header = |name: &str| taken.head.iter().find(|it| it.0 == name).map(|it| it.1.as_str());
+        assert_eq!((header("x-team"), header("authorization")), (Some("shop"), Some("Bearer T0PS3CRET")));
+        web.does("status 200")?;
+        tickets.hears("the end in other words", 60.s(), |it| it.json["other"] == 1)?;
+        assert!(tickets.is_believed_elsewhere()? >= 2);
+        let said = [collector.command(&["receiver", "list"])?, collector.log()].concat();
+        assert!(!said.contains("T0PS3CRET"), "{said}");
         agent.stop().map(drop)
     });
 }

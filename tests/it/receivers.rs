@@ -22,6 +22,7 @@ fn a_test_message_is_shown_and_on_request_sent_signed() {
         // Its signature is compared by the receiver.
         let heard = webhook.heard()?;
         assert!(heard.len() == 1 && heard[0].kind() == "receiver.test" && heard[0].json["id"] == heard[0].id.as_str());
+        assert_eq!(webhook.is_believed_elsewhere()?, 1, "by the library of Standard Webhooks, too");
         webhook.becomes(Manner::Fails);
         let said = collector.command(&["receiver", "test", "ops", "--send"]).expect_err("it answers 500").to_string();
         assert!(said.contains("the receiver did not take it") && said.contains("500"), "{said}");

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
@@ -15,13 +16,23 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sha2::Sha256;
 
+use crate::library::python_modules;
+use crate::process::{installed, run};
 use crate::stage::{Stage, StageError};
 use crate::wait::until;
 
 const SECRET: &[u8; 32] = b"the receiver's own secret, 32 by";
+/// Where the request's method is kept among its headers.
+const METHOD: &str = ":method";
 /// No webhook is larger.
 const LARGEST: usize = 4 << 20;
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Raises an error at the first signature that is not right.
+const BELIEVES: &str = "import json, sys
+from standardwebhooks.webhooks import Webhook
+webhook = Webhook(open(sys.argv[1]).read().strip())
+print(sum(webhook.verify(body, head) is not None for body, head in json.load(open(sys.argv[2]))))";
 
 /// How a receiver answers from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +56,8 @@ pub struct Message {
     pub at: Instant,
     /// `webhook-id`.
     pub id: String,
+    /// `POST`.
+    pub method: String,
     /// Every header.
     pub head: Vec<(String, String)>,
     /// The body as it was signed.
@@ -157,6 +170,26 @@ impl Webhook {
         lock(&self.heard).messages.clone()
     }
 
+    /// Asks the Python library of Standard Webhooks whether it believes everything that was accepted; gives how much that is.
+    ///
+    /// # Errors
+    /// With what it says of the first that it does not believe.
+    pub fn is_believed_elsewhere(&self) -> Result<usize, StageError> {
+        let heard = self.heard()?;
+        let of = |it: &Message| {
+            let head: serde_json::Map<_, _> = it.head.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect();
+            serde_json::json!([it.body, head])
+        };
+        let messages = Value::Array(heard.iter().map(of).collect()).to_string();
+        let file = self.secret_file.with_file_name(format!("heard-{}.json", heard.len()));
+        std::fs::write(&file, messages).map_err(StageError::system("write what was heard"))?;
+        let mut command = Command::new(installed("/usr/bin/python3", "python3")?);
+        command.env("PYTHONPATH", python_modules()).args(["-c", BELIEVES]);
+        let said = run(command.arg(&self.secret_file).arg(&file))?;
+        let count = said.trim().parse().ok().filter(|it| *it == heard.len());
+        count.ok_or(StageError::Malformed { what: "what standardwebhooks believes".into(), found: said })
+    }
+
     /// Waits for a message that `wanted` likes.
     pub fn hears(
         &self,
@@ -247,6 +280,11 @@ fn read_request(reader: &mut impl BufRead) -> Option<(Head, Vec<u8>)> {
         if line.is_empty() {
             break;
         }
+        if head.is_empty() {
+            // The first line is no header, and is kept as one that no header is called.
+            head.push((METHOD.to_owned(), line.split(' ').next().unwrap_or_default().to_owned()));
+            continue;
+        }
         if let Some((name, value)) = line.split_once(':') {
             head.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
@@ -277,7 +315,8 @@ fn check(head: &Head, body: Vec<u8>, accepted: bool, ahead: i64, is_signed: bool
         _ => return Err(format!("timestamp `{timestamp}` is not of now")),
     }
     let json = serde_json::from_str(&body).map_err(|error| format!("the body is no JSON: {error}"))?;
-    Ok(Message { at, id, head: head.clone(), body, json, accepted })
+    let method = header(head, METHOD).unwrap_or_default().to_owned();
+    Ok(Message { at, id, method, head: head.clone(), body, json, accepted })
 }
 
 fn signature(id: &str, timestamp: &str, body: &str) -> String {

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use tickbird_shared::{Fingerprint, Status, Timestamp};
 
 use super::route::facts;
-use super::{IncidentKey, Kind, Policy, State, Withheld, group, message, next_id};
+use super::{Form, IncidentKey, Kind, Policy, State, Withheld, group, message, next_id};
 use crate::store::{AgentRow, GroupRow, IncidentRow, OutboxRow, WithheldRow};
 
 /// An incident as it is now, and its agent where that is known.
@@ -135,7 +135,7 @@ impl State {
             };
             let changed: Vec<_> = told.iter().map(|(it, _, found)| (it.kind, found)).collect();
             let parts = message::Parts { changed: &changed, others: &others, held };
-            message::of_group(id, &before, &parts, configured.map(|it| it.form).unwrap_or_default(), now)
+            message::of_group(id, &before, &parts, configured.map_or(&Form::Own, |it| &it.form), now)
         });
         for (it, place, _) in &told {
             self.told_in_group(place, receiver, key, *it);

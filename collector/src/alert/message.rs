@@ -2,15 +2,16 @@
 //! ours.
 
 mod email;
+mod samples;
 mod slack;
+mod template;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tickbird_shared::{Fingerprint, Labels, Severity, Status, Timestamp};
-use ulid::Ulid;
+use tickbird_shared::{Labels, Severity, Status, Timestamp};
 
 use crate::aggregate::Priority;
 use crate::store::{AgentRow, GroupRow, IncidentRow, OutboxRow};
@@ -20,6 +21,7 @@ use super::route::{Facts, facts};
 use super::{Found, Kind, Receiver};
 
 pub use email::Letter;
+pub use template::{Template, TemplateError};
 
 /// Version of the document; a member may be added without a new one.
 const VERSION: u32 = 1;
@@ -37,7 +39,7 @@ const UNCHANGED: &str = "unchanged";
 const SAMPLE: &str = "receiver.test";
 
 /// What a receiver understands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Form {
     /// Our own document, signed in the Standard Webhooks form.
     #[default]
@@ -46,6 +48,8 @@ pub enum Form {
     Slack,
     /// A letter.
     Email,
+    /// Words of the operator's own, over our document.
+    Template(Template),
 }
 
 #[derive(Debug, Serialize)]
@@ -146,32 +150,7 @@ pub(crate) fn object(evidence: &str) -> &RawValue {
 
 /// A message that no incident is behind, to see whether a receiver takes one: its id and its bytes.
 pub fn sample(tenant: &str, receiver: &Receiver, now: Timestamp) -> (String, Vec<u8>) {
-    let millis = u64::try_from(now.as_millisecond()).unwrap_or_default();
-    let incident = IncidentRow {
-        tenant: tenant.into(),
-        id: Ulid::from_parts(millis, u128::from(now.subsec_nanosecond().unsigned_abs())).to_string(),
-        fingerprint: Fingerprint::of(tenant, "collector", SAMPLE, &receiver.name, None),
-        agent: "collector".into(),
-        check: SAMPLE.into(),
-        target: format!("receiver:{}", receiver.name),
-        sub_key: None,
-        status: Status::Firing,
-        severity: Severity::Info,
-        summary: "this is a test, and nothing is wrong".into(),
-        advice: Some("nothing is to be done".into()),
-        evidence: "{}".into(),
-        evidence_lost: false,
-        since: now,
-        opened_at: now,
-        updated_at: now,
-        resolved_at: None,
-        resolved_reason: None,
-        occurrences: 1,
-        state_epoch: 1,
-        state_since: now,
-        seen_epoch: None,
-        seen_at: now,
-    };
+    let incident = samples::incident(tenant, &receiver.name, now);
     let id = format!("msg_{}", incident.id);
     let told = Told {
         id: &id,
@@ -182,7 +161,7 @@ pub fn sample(tenant: &str, receiver: &Receiver, now: Timestamp) -> (String, Vec
         agent: None,
         decided_at: now,
     };
-    let body = told.render(receiver.form);
+    let body = told.render(&receiver.form);
     (id, body)
 }
 
@@ -263,7 +242,7 @@ struct GroupTold<'a> {
 }
 
 /// The message of a group, for the outbox.
-pub(super) fn of_group(id: String, group: &GroupRow, parts: &Parts<'_>, form: Form, now: Timestamp) -> OutboxRow {
+pub(super) fn of_group(id: String, group: &GroupRow, parts: &Parts<'_>, form: &Form, now: Timestamp) -> OutboxRow {
     let told = GroupTold::new(&id, group, parts, now);
     let (kind, body) = (told.kind.to_owned(), told.render(form));
     OutboxRow::queued(&group.tenant, id, &group.receiver, group.id.clone(), (&kind, body), now)
@@ -321,11 +300,12 @@ impl<'a> GroupTold<'a> {
         self.parts.iter().filter(move |it| is_over || fires(it))
     }
 
-    fn render(&self, form: Form) -> Vec<u8> {
+    fn render(&self, form: &Form) -> Vec<u8> {
         match form {
             Form::Own => bytes(&self.document()),
             Form::Slack => slack::of_group(self),
             Form::Email => email::of_group(self),
+            Form::Template(template) => worded(template, &self.document()),
         }
     }
 
@@ -391,21 +371,37 @@ pub(super) struct Told<'a> {
 
 impl Told<'_> {
     /// The bytes of a message.
-    pub(super) fn render(self, form: Form) -> Vec<u8> {
+    pub(super) fn render(self, form: &Form) -> Vec<u8> {
         match form {
-            Form::Own => bytes(&Message {
-                version: VERSION,
-                id: self.id,
-                r#type: self.kind,
-                receiver: self.receiver,
-                decided_at: self.decided_at,
-                reason: self.reason,
-                incident: IncidentDocument::new(self.incident, self.agent),
-            }),
+            Form::Own => bytes(&self.document()),
             Form::Slack => slack::of_incident(self),
             Form::Email => email::of_incident(self),
+            Form::Template(template) => worded(template, &self.document()),
         }
     }
+
+    fn document(&self) -> Message<'_> {
+        Message {
+            version: VERSION,
+            id: self.id,
+            r#type: self.kind,
+            receiver: self.receiver,
+            decided_at: self.decided_at,
+            reason: self.reason,
+            incident: IncidentDocument::new(self.incident, self.agent),
+        }
+    }
+}
+
+/// The body that a template makes. One that no sample had foreseen is told as the document itself, with what went wrong: somebody
+/// has to hear of it.
+fn worded(template: &Template, document: &impl Serialize) -> Vec<u8> {
+    template.render(document).unwrap_or_else(|error| {
+        tracing::error!(%error, "a receiver's body cannot be made; it is told the document instead");
+        let mut document = serde_json::to_value(document).expect("texts, numbers and checked JSON serialise");
+        document["template_error"] = error.to_string().into();
+        bytes(&document)
+    })
 }
 
 fn bytes(document: &impl Serialize) -> Vec<u8> {

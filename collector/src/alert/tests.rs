@@ -706,7 +706,7 @@ fn a_letter_has_what_is_wrong_its_proof_and_where_it_belongs_and_one_line_is_one
         agent: None,
         decided_at: at(2),
     };
-    let letter = Letter::read(&told.render(Form::Email), at(9));
+    let letter = Letter::read(&told.render(&Form::Email), at(9));
     assert_eq!(letter.subject, "[FIRING] critical pool.leak of pool:shop");
     assert_eq!((letter.thread.as_deref(), letter.decided_at), (Some(&*incident.id), at(2)));
     insta::assert_snapshot!(letter.text, @r#"
@@ -734,6 +734,6 @@ fn a_letter_has_what_is_wrong_its_proof_and_where_it_belongs_and_one_line_is_one
     "#);
     let evidence = format!("{{\"list\":[{}]}}", vec!["{\"pid\":1}"; 5_000].join(","));
     let crowded = IncidentRow { evidence, ..incident.clone() };
-    let long = Letter::read(&message::Told { incident: &crowded, ..told }.render(Form::Email), at(9));
+    let long = Letter::read(&message::Told { incident: &crowded, ..told }.render(&Form::Email), at(9));
     assert!(long.text.contains("and 4990 more") && long.text.len() < 2_000, "{}", long.text);
 }

@@ -42,6 +42,11 @@ impl Fields {
         self.table.get(key).is_some_and(Value::is_table)
     }
 
+    /// What is written in it.
+    pub(super) fn keys(&self) -> Vec<String> {
+        self.table.keys().cloned().collect()
+    }
+
     /// Takes out what was said to be wrong.
     pub(super) fn ignore(&mut self, key: &str) {
         self.table.remove(key);

@@ -9,9 +9,9 @@ use zeroize::Zeroizing;
 
 use super::Mistake;
 use super::fields::Fields;
-use crate::alert::{Form, Receiver};
+use crate::alert::{Form, Receiver, Template};
 use crate::notify::email::{Security, Settings};
-use crate::notify::{Destination, email, webhook};
+use crate::notify::{Destination, Trust, email, webhook};
 
 /// What a receiver can be.
 const KINDS: [&str; 3] = ["webhook", "slack", "email"];
@@ -61,28 +61,102 @@ fn destination(fields: &mut Fields, directory: &Path, mistakes: &mut Vec<Mistake
     match kind {
         "email" => Some((Form::Email, Destination::Email(letters(of, directory, mistakes)?))),
         "slack" => Some((Form::Slack, Destination::Webhook(chat(of, directory, mistakes)?))),
-        _ => Some((Form::Own, Destination::Webhook(requests(of, directory, mistakes)?))),
+        _ => requests(of, directory, mistakes).map(|(form, it)| (form, Destination::Webhook(it))),
     }
 }
 
-fn requests(mut of: Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<webhook::Config> {
+fn requests(mut of: Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<(Form, webhook::Config)> {
+    let before = mistakes.len();
     let url = needed(&mut of, "url", "write webhook.url = \"https://…\"", mistakes, Fields::text);
     let secret = of.file("secret_file", directory, mistakes);
-    let authority = of.file("ca_file", directory, mistakes);
+    let tls = TlsFiles::read(&mut of, directory, mistakes);
+    let method = of.text("method", mistakes);
+    let headers = headers(of.table("headers", mistakes), directory, mistakes);
+    let is_file = of.has("body_file");
+    if is_file && of.has("body") {
+        of.mistake("body", "is there, and a body_file, too".into(), "leave one of them out", mistakes);
+        of.ignore("body");
+    }
+    let body = of.text("body", mistakes);
+    let body = if is_file { of.file("body_file", directory, mistakes) } else { body };
     of.finish(mistakes);
+    if mistakes.len() > before {
+        return None;
+    }
     let secret = secret.as_deref().map(str::trim);
-    let webhook = webhook::Config::new(&url?, secret, authority.as_deref().map(str::as_bytes));
-    webhook.map_err(|error| of.mistake("url", error.to_string(), error.advice(), mistakes)).ok()
+    let config = webhook::Config::new(&url?, secret, &tls.trust());
+    let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let config = config.and_then(|it| it.asking(method.as_deref(), headers));
+    let config =
+        config.map_err(|error| of.mistake(error.key("url"), error.to_string(), error.advice(), mistakes)).ok()?;
+    let Some(body) = body else { return Some((Form::Own, config)) };
+    match Template::new(&body, config.takes_json()) {
+        Ok(template) => Some((Form::Template(template), config)),
+        Err(error) => {
+            let key = if is_file { "body_file" } else { "body" };
+            of.mistake(key, error.to_string(), error.advice(), mistakes);
+            None
+        }
+    }
+}
+
+/// Texts, or files with texts that are secret.
+fn headers(mut of: Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Vec<(String, Zeroizing<String>)> {
+    let mut headers = Vec::new();
+    for name in of.keys() {
+        let value = if of.is_table(&name) {
+            let mut table = of.table(&name, mistakes);
+            let advice = "write { file = \"/etc/tickbird/token\" }";
+            let text =
+                needed(&mut table, "file", advice, mistakes, |of, key, mistakes| of.file(key, directory, mistakes));
+            table.finish(mistakes);
+            text.map(Zeroizing::new).map(|it| Zeroizing::new(it.trim_end_matches(['\r', '\n']).to_owned()))
+        } else {
+            of.text(&name, mistakes).map(Zeroizing::new)
+        };
+        headers.extend(value.map(|value| (name, value)));
+    }
+    headers
+}
+
+/// What a TLS session needs beside the place, as far as it stands in files.
+struct TlsFiles {
+    authorities: Option<String>,
+    server_name: Option<String>,
+    identity: Option<(String, Zeroizing<String>)>,
+}
+
+impl TlsFiles {
+    fn read(of: &mut Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Self {
+        let is_named = [of.has("certificate_file"), of.has("key_file")];
+        if is_named[0] != is_named[1] {
+            let key = if is_named[0] { "key_file" } else { "certificate_file" };
+            of.mistake(key, "is missing".into(), "a certificate goes with its key", mistakes);
+        }
+        let authorities = of.file("ca_file", directory, mistakes);
+        let server_name = of.text("server_name", mistakes);
+        let chain = of.file("certificate_file", directory, mistakes);
+        let key = of.file("key_file", directory, mistakes).map(Zeroizing::new);
+        Self { authorities, server_name, identity: chain.zip(key) }
+    }
+
+    fn trust(&self) -> Trust<'_> {
+        Trust {
+            authorities: self.authorities.as_deref().map(str::as_bytes),
+            server_name: self.server_name.as_deref(),
+            identity: self.identity.as_ref().map(|(chain, key)| (chain.as_bytes(), key.as_bytes())),
+        }
+    }
 }
 
 /// Whoever knows the URL of one of Slack may post, so it is a secret.
 fn chat(mut of: Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<webhook::Config> {
     let advice = "write slack.url_file = \"…\", a file that holds the URL";
     let url = needed(&mut of, "url_file", advice, mistakes, |of, key, mistakes| of.file(key, directory, mistakes));
-    let authority = of.file("ca_file", directory, mistakes);
+    let tls = TlsFiles::read(&mut of, directory, mistakes);
     of.finish(mistakes);
-    let webhook = webhook::Config::new(&url?, None, authority.as_deref().map(str::as_bytes));
-    webhook.map_err(|error| of.mistake("url_file", error.to_string(), error.advice(), mistakes)).ok()
+    let webhook = webhook::Config::new(&url?, None, &tls.trust());
+    webhook.map_err(|error| of.mistake(error.key("url_file"), error.to_string(), error.advice(), mistakes)).ok()
 }
 
 fn letters(mut of: Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<email::Config> {
@@ -113,14 +187,24 @@ fn letters(mut of: Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Opt
     if timeout.is_some_and(|it| it < super::SHORTEST_TIME || it > LONGEST_TIMEOUT) {
         of.mistake("timeout", "is not between a second and a minute".into(), "write \"30s\"", mistakes);
     }
-    let authorities = of.file("ca_file", directory, mistakes);
+    let TlsFiles { authorities, server_name, identity } = TlsFiles::read(&mut of, directory, mistakes);
     of.finish(mistakes);
     if mistakes.len() > before {
         return None;
     }
     let login = user.zip(password);
-    let settings =
-        Settings { smarthost: smarthost?, from: from?, to: to?, security, login, hello, timeout, authorities };
+    let settings = Settings {
+        smarthost: smarthost?,
+        from: from?,
+        to: to?,
+        security,
+        login,
+        hello,
+        timeout,
+        authorities,
+        server_name,
+        identity,
+    };
     let config = email::Config::new(settings);
     let told = |errors: Vec<email::ConfigError>| {
         for error in errors {

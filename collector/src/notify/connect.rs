@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -65,23 +65,45 @@ pub enum TlsError {
     /// The host is not one that a certificate can be for.
     #[error("`{0}` is neither a host name nor an address")]
     Host(String),
+    /// Nor is the name that is given for it.
+    #[error("`{0}` is neither a host name nor an address")]
+    ServerName(String),
+    /// The certificate that is to be shown, or its key, cannot be read, or they do not belong together.
+    #[error("certificate and key cannot be read, or do not belong together")]
+    Identity,
 }
 
 impl TlsError {
+    /// The key that it is about, beside that of the place.
+    pub const fn key(&self) -> Option<&'static str> {
+        match self {
+            Self::Certificates => Some("ca_file"),
+            Self::Host(_) => None,
+            Self::ServerName(_) => Some("server_name"),
+            Self::Identity => Some("certificate_file"),
+        }
+    }
+
     /// What the operator can do.
     pub const fn advice(&self) -> &'static str {
         match self {
             Self::Certificates => "give a PEM file with the authority that signed the receiver's certificate",
             Self::Host(_) => "correct the host",
+            Self::ServerName(_) => "write the name that the receiver's certificate is for",
+            Self::Identity => "give PEM files: the certificate with those that signed it, and its own key",
         }
     }
 }
 
-/// Whose certificates are believed.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Trust<'a> {
+/// Whose certificates are believed, and which one is shown.
+#[derive(Clone, Copy, Default)]
+pub struct Trust<'a> {
     /// PEM of authorities beside the public ones.
-    pub(super) authorities: Option<&'a [u8]>,
+    pub authorities: Option<&'a [u8]>,
+    /// The name in the certificate, where that is not the host's.
+    pub server_name: Option<&'a str>,
+    /// PEM of a certificate to show, and of its key.
+    pub identity: Option<(&'a [u8], &'a [u8])>,
 }
 
 /// How TLS sessions with one receiver are made.
@@ -93,7 +115,10 @@ pub(super) struct Tls {
 
 impl Tls {
     pub(super) fn new(host: &str, trust: &Trust<'_>, protocols: &[&[u8]]) -> Result<Self, TlsError> {
-        let name = ServerName::try_from(host.to_owned()).map_err(|_| TlsError::Host(host.to_owned()))?;
+        let name = match trust.server_name {
+            Some(name) => ServerName::try_from(name.to_owned()).map_err(|_| TlsError::ServerName(name.to_owned()))?,
+            None => ServerName::try_from(host.to_owned()).map_err(|_| TlsError::Host(host.to_owned()))?,
+        };
         let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         if let Some(pem) = trust.authorities {
             let mut added = 0;
@@ -107,11 +132,19 @@ impl Tls {
             }
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
+        let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("the provider has the default versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let mut config = match trust.identity {
+            None => config.with_no_client_auth(),
+            Some((chain, key)) => {
+                let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain).collect();
+                let chain = chain.ok().filter(|it| !it.is_empty()).ok_or(TlsError::Identity)?;
+                let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| TlsError::Identity)?;
+                config.with_client_auth_cert(chain, key).map_err(|_| TlsError::Identity)?
+            }
+        };
         config.alpn_protocols = protocols.iter().map(|it| it.to_vec()).collect();
         Ok(Self { config: Arc::new(config), name })
     }

@@ -62,6 +62,10 @@ pub struct Settings {
     pub timeout: Option<Duration>,
     /// PEM of authorities to trust beside the public ones.
     pub authorities: Option<String>,
+    /// The name in the server's certificate, where that is not the host's.
+    pub server_name: Option<String>,
+    /// PEM of a certificate to show, and of its key.
+    pub identity: Option<(String, Zeroizing<String>)>,
 }
 
 /// Why no letter can be sent so.
@@ -88,6 +92,9 @@ pub enum ConfigError {
     /// Letters that no host has in its name.
     #[error("`{0}` is no name of a host")]
     Hello(String),
+    /// TLS without TLS.
+    #[error("is about TLS, and `tls` is none")]
+    NoTls,
     /// No TLS session can be had with these.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -97,12 +104,16 @@ impl ConfigError {
     /// The key that it is about.
     pub const fn key(&self) -> &'static str {
         match self {
-            Self::Smarthost(_) | Self::LinkLocal(_) | Self::Tls(TlsError::Host(_)) => "smarthost",
+            Self::Smarthost(_) | Self::LinkLocal(_) => "smarthost",
             Self::From(_) => "from",
             Self::To(_) | Self::ToNobody => "to",
             Self::LoginInTheClear => "user",
             Self::Hello(_) => "hello",
-            Self::Tls(TlsError::Certificates) => "ca_file",
+            Self::NoTls => "server_name",
+            Self::Tls(error) => match error.key() {
+                Some(key) => key,
+                None => "smarthost",
+            },
         }
     }
 
@@ -115,6 +126,7 @@ impl ConfigError {
             Self::To(_) | Self::ToNobody => "write to = [\"oncall@example.org\"]",
             Self::LoginInTheClear => "write tls = \"starttls\" or \"implicit\", or leave user and password_file out",
             Self::Hello(_) => "write hello = \"collector.example.org\"",
+            Self::NoTls => "write tls = \"starttls\" or \"implicit\", or leave it out",
             Self::Tls(error) => error.advice(),
         }
     }
@@ -146,7 +158,8 @@ impl Config {
     /// # Errors
     /// Everything that cannot be used.
     pub fn new(settings: Settings) -> Result<Self, Vec<ConfigError>> {
-        let Settings { smarthost, from, to, security, login, hello, timeout, authorities } = settings;
+        let Settings { smarthost, from, to, security, login, hello, timeout, authorities, server_name, identity } =
+            settings;
         let mut errors = Vec::new();
         let place = place(&smarthost, security.port()).map_err(|error| errors.push(error)).ok();
         let from = mailbox(&from).ok_or(ConfigError::From(from)).map_err(|error| errors.push(error)).ok();
@@ -166,7 +179,14 @@ impl Config {
         if let Some(name) = hello.as_ref().filter(|it| !is_host(it)) {
             errors.push(ConfigError::Hello(name.clone()));
         }
-        let trust = Trust { authorities: authorities.as_deref().map(str::as_bytes) };
+        let trust = Trust {
+            authorities: authorities.as_deref().map(str::as_bytes),
+            server_name: server_name.as_deref(),
+            identity: identity.as_ref().map(|(chain, key)| (chain.as_bytes(), key.as_bytes())),
+        };
+        if security == Security::Plain && (trust.server_name.is_some() || trust.identity.is_some()) {
+            errors.push(ConfigError::NoTls);
+        }
         let tls = match &place {
             Some(place) if security != Security::Plain => {
                 Tls::new(&place.host, &trust, &[]).map_err(|error| errors.push(error.into())).ok()

@@ -113,7 +113,7 @@ impl Server {
     }
 
     fn config(&self) -> webhook::Config {
-        webhook::Config::new(&self.url, Some(SECRET), None).expect("valid")
+        webhook::Config::new(&self.url, Some(SECRET), &Trust::default()).expect("valid")
     }
 }
 
@@ -171,14 +171,14 @@ async fn each_failure_knows_whether_it_was_heard_and_says_no_secret() {
 
     // A port that nobody listens on.
     let free = TcpListener::bind("127.0.0.1:0").await.expect("binds").local_addr().expect("has one");
-    let config = webhook::Config::new(&format!("http://{free}/T0KEN"), None, None).expect("valid");
+    let config = webhook::Config::new(&format!("http://{free}/T0KEN"), None, &Trust::default()).expect("valid");
     let (text, uncertain) = of(config.send("msg_1", clock(), b"{}").await);
     assert!(text.starts_with(&format!("cannot connect to {free}: Connection refused")) && !uncertain, "{text}");
 
     // One that takes connections and never speaks TLS.
     let mute = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let url = format!("https://{}/T0KEN", mute.local_addr().expect("has one"));
-    let config = webhook::Config::new(&url, None, None).expect("valid").within(Duration::from_millis(200));
+    let config = webhook::Config::new(&url, None, &Trust::default()).expect("valid").within(Duration::from_millis(200));
     assert_eq!(of(config.send("msg_1", clock(), b"{}").await), ("no answer within 200 ms".into(), false));
 }
 
@@ -213,9 +213,11 @@ async fn tls_is_checked_against_the_given_authority_only() {
             let _ = stream.shutdown().await;
         }
     });
-    let trusting = webhook::Config::new(&url, None, Some(made.cert.pem().as_bytes())).expect("valid");
+    let pem = made.cert.pem();
+    let authority = Trust { authorities: Some(pem.as_bytes()), ..Trust::default() };
+    let trusting = webhook::Config::new(&url, None, &authority).expect("valid");
     trusting.send("msg_1", clock(), b"{}").await.expect("taken");
-    let public_only = webhook::Config::new(&url, None, None).expect("valid");
+    let public_only = webhook::Config::new(&url, None, &Trust::default()).expect("valid");
     let error = public_only.send("msg_1", clock(), b"{}").await.expect_err("not trusted");
     assert!(error.chain().contains("UnknownIssuer") || error.chain().contains("certificate"), "{}", error.chain());
     assert!(!error.is_uncertain());
@@ -444,4 +446,60 @@ async fn messages_to_a_receiver_that_is_configured_no_more_wait_out_their_time()
         (MessageState::Dead, Some("the receiver is not configured"))
     );
     notify.stop().await;
+}
+
+/// A server that asks for a certificate and is called otherwise than it is reached.
+#[tokio::test]
+async fn a_certificate_is_shown_to_who_asks_and_another_name_is_believed_where_it_is_given() {
+    let made = rcgen::generate_simple_self_signed(["hooks.example.org".to_owned()]).expect("makes one");
+    let shown = rcgen::generate_simple_self_signed(["collector.example.org".to_owned()]).expect("makes one");
+    let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(shown.cert.der().clone()).expect("a certificate");
+    let roots = std::sync::Arc::new(roots);
+    let asks = rustls::server::WebPkiClientVerifier::builder_with_provider(roots, provider.clone()).build();
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("has them")
+        .with_client_cert_verifier(asks.expect("has a root"))
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .expect("fits");
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let socket = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let url = format!("https://{}/hook", socket.local_addr().expect("has one"));
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        loop {
+            let (stream, _) = socket.accept().await.expect("accepts");
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head).await;
+            let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    let (authority, chain, key) = (made.cert.pem(), shown.cert.pem(), shown.signing_key.serialize_pem());
+    let authorities = Some(authority.as_bytes());
+    let identity = Some((chain.as_bytes(), key.as_bytes()));
+    let server_name = Some("hooks.example.org");
+    let send = async |trust: Trust<'_>| {
+        let config = webhook::Config::new(&url, None, &trust).expect("valid");
+        config.send("msg_1", clock(), b"{}").await
+    };
+    send(Trust { authorities, server_name, identity }).await.expect("taken");
+    let nameless = send(Trust { authorities, server_name: None, identity }).await.expect_err("another name");
+    assert!(matches!(nameless, NotifyError::Handshake { .. }), "{}", nameless.chain());
+    // In TLS 1.3 a server says no only after the client has begun to speak.
+    send(Trust { authorities, server_name, identity: None }).await.expect_err("shows nothing");
+    let wrong = |trust: Trust<'_>| webhook::Config::new(&url, None, &trust).expect_err("must be refused").key("url");
+    let other = made.signing_key.serialize_pem();
+    assert_eq!(
+        wrong(Trust { identity: Some((chain.as_bytes(), other.as_bytes())), ..Trust::default() }),
+        "certificate_file"
+    );
+    assert_eq!(wrong(Trust { identity: Some((b"", key.as_bytes())), ..Trust::default() }), "certificate_file");
+    assert_eq!(wrong(Trust { server_name: Some("a b"), ..Trust::default() }), "server_name");
+    let plain = Trust { identity, ..Trust::default() };
+    assert!(matches!(webhook::Config::new("http://h/", None, &plain), Err(webhook::ConfigError::NoTls)));
 }

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use axum::http::{HeaderValue, Request, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -33,6 +33,21 @@ const MAX_HEAD: usize = 32 << 10;
 /// Length of a secret in bytes: as the specification bounds it.
 const SECRET: std::ops::RangeInclusive<usize> = 24..=64;
 
+/// What is written by whoever sends, and not by the configuration.
+const TAKEN: [&str; 11] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "webhook-id",
+    "webhook-signature",
+    "webhook-timestamp",
+];
+
 /// Why a webhook cannot be configured so. Neither the path of the URL nor the secret is ever shown: both let people in.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -54,9 +69,39 @@ pub enum ConfigError {
     /// Where machines of a cloud are told their secrets, and nobody is told of incidents.
     #[error("`{0}` is a link-local address")]
     LinkLocal(String),
+    /// One that carries no message.
+    #[error("`{0}` carries no message")]
+    Method(String),
+    /// No header has such a name.
+    #[error("`{0}` is no name of a header")]
+    HeaderName(String),
+    /// No header has such a value, which may be a secret.
+    #[error("the value of `{0}` is no text of a header")]
+    HeaderValue(String),
+    /// It is said by whoever sends.
+    #[error("`{0}` is written by the collector")]
+    HeaderTaken(String),
+    /// TLS without TLS.
+    #[error("is about TLS, and the URL is http")]
+    NoTls,
 }
 
 impl ConfigError {
+    /// The key that it is about; `place` is the one of the URL.
+    pub const fn key(&self, place: &'static str) -> &'static str {
+        match self {
+            Self::Url | Self::UserInfo | Self::LinkLocal(_) => place,
+            Self::Secret | Self::SecretLength(_) => "secret_file",
+            Self::Method(_) => "method",
+            Self::HeaderName(_) | Self::HeaderValue(_) | Self::HeaderTaken(_) => "headers",
+            Self::NoTls => "server_name",
+            Self::Tls(error) => match error.key() {
+                Some(key) => key,
+                None => place,
+            },
+        }
+    }
+
     /// What the operator can do.
     pub const fn advice(&self) -> &'static str {
         match self {
@@ -65,6 +110,11 @@ impl ConfigError {
             Self::Secret | Self::SecretLength(_) => "make one with: echo whsec_$(openssl rand -base64 32)",
             Self::Tls(error) => error.advice(),
             Self::LinkLocal(_) => "give the receiver an address that others can reach",
+            Self::Method(_) => "write \"POST\", \"PUT\" or \"PATCH\"",
+            Self::HeaderName(_) => "write letters, digits and `-`",
+            Self::HeaderValue(_) => "write it in one line of ASCII letters",
+            Self::HeaderTaken(_) => "leave it out",
+            Self::NoTls => "write an https URL, or leave it out",
         }
     }
 }
@@ -76,16 +126,17 @@ pub struct Config {
     place: Place,
     secret: Option<Zeroizing<Vec<u8>>>,
     tls: Option<Tls>,
+    method: Method,
+    headers: HeaderMap,
     timeout: Duration,
 }
 
 impl Config {
-    /// A webhook at `url`, signed when there is a `secret` (`whsec_…`). `ca_pem` holds authorities to trust beside the
-    /// public ones.
+    /// A webhook at `url`, signed when there is a `secret` (`whsec_…`).
     ///
     /// # Errors
     /// When one of them cannot be used.
-    pub fn new(url: &str, secret: Option<&str>, ca_pem: Option<&[u8]>) -> Result<Self, ConfigError> {
+    pub fn new(url: &str, secret: Option<&str>, trust: &Trust<'_>) -> Result<Self, ConfigError> {
         let uri: Uri = url.trim().parse().map_err(|_| ConfigError::Url)?;
         let authority = uri.authority().ok_or(ConfigError::Url)?;
         if authority.as_str().contains('@') {
@@ -104,10 +155,48 @@ impl Config {
             return Err(ConfigError::LinkLocal(host));
         }
         let port = authority.port_u16().unwrap_or(default_port);
-        let trust = Trust { authorities: ca_pem };
-        let tls = is_tls.then(|| Tls::new(&host, &trust, &[b"http/1.1"])).transpose()?;
+        if !is_tls && (trust.server_name.is_some() || trust.identity.is_some()) {
+            return Err(ConfigError::NoTls);
+        }
+        let tls = is_tls.then(|| Tls::new(&host, trust, &[b"http/1.1"])).transpose()?;
         let secret = secret.map(decode).transpose()?;
-        Ok(Self { uri, place: Place { host, port }, secret, tls, timeout: TIMEOUT })
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let place = Place { host, port };
+        Ok(Self { uri, place, secret, tls, method: Method::POST, headers, timeout: TIMEOUT })
+    }
+
+    /// The same with another method, and headers beside those that each message has.
+    ///
+    /// # Errors
+    /// When a request cannot have them.
+    pub fn asking<'a>(
+        mut self,
+        method: Option<&str>,
+        headers: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, ConfigError> {
+        let carries = [Method::POST, Method::PUT, Method::PATCH];
+        if let Some(wished) = method {
+            let found = carries.into_iter().find(|it| it.as_str() == wished);
+            self.method = found.ok_or_else(|| ConfigError::Method(wished.to_owned()))?;
+        }
+        for (name, value) in headers {
+            let wrong = || ConfigError::HeaderName(name.to_owned());
+            let name: HeaderName = name.parse().map_err(|_| wrong())?;
+            if TAKEN.contains(&name.as_str()) {
+                return Err(ConfigError::HeaderTaken(name.to_string()));
+            }
+            let value = HeaderValue::from_str(value).map_err(|_| ConfigError::HeaderValue(name.to_string()))?;
+            self.headers.insert(name, value);
+        }
+        Ok(self)
+    }
+
+    /// Whether what it takes is called JSON.
+    pub fn takes_json(&self) -> bool {
+        let kind = self.headers.get(header::CONTENT_TYPE).and_then(|it| it.to_str().ok()).unwrap_or_default();
+        let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        essence == "application/json" || essence.ends_with("+json")
     }
 
     /// Gives an attempt another time than ten seconds.
@@ -144,15 +233,19 @@ impl Config {
     fn request(&self, id: &str, at: Timestamp, body: &[u8]) -> Request<Full<Bytes>> {
         let timestamp = at.as_second().to_string();
         let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
-        let mut request = Request::post(path)
+        let mut request = Request::builder()
+            .method(self.method.clone())
+            .uri(path)
             .header(header::HOST, self.uri.authority().map_or("", |authority| authority.as_str()))
             .header(header::USER_AGENT, concat!("tickbird-collector/", env!("CARGO_PKG_VERSION")))
-            .header(header::CONTENT_TYPE, "application/json")
             .header("webhook-id", id)
             .header("webhook-timestamp", &timestamp);
         if let Some(secret) = &self.secret {
             let signature = HeaderValue::from_str(&signature(secret, id, &timestamp, body));
             request = request.header("webhook-signature", signature.expect("base 64 is printable"));
+        }
+        if let Some(headers) = request.headers_mut() {
+            headers.extend(self.headers.clone());
         }
         request.body(Full::new(Bytes::copy_from_slice(body))).expect("its parts were checked when it was configured")
     }
@@ -218,8 +311,9 @@ mod tests {
 
     const SECRET: &str = "whsec_dGhlIHJlY2VpdmVyJ3Mgb3duIHNlY3JldCwgMzIgYnk=";
 
-    fn mistake(url: &str, secret: Option<&str>, ca: Option<&[u8]>) -> String {
-        Config::new(url, secret, ca).expect_err("must be refused").to_string()
+    fn mistake(url: &str, secret: Option<&str>, authorities: Option<&[u8]>) -> String {
+        let trust = Trust { authorities, ..Trust::default() };
+        Config::new(url, secret, &trust).expect_err("must be refused").to_string()
     }
 
     /// Computed with `printf 'a.1.b' | openssl dgst -sha256 -hmac "the receiver's own secret, 32 by" -binary | base64`.
@@ -245,29 +339,54 @@ mod tests {
 
     #[test]
     fn neither_path_nor_secret_is_shown() {
-        let config = Config::new("https://[::1]:8443/T0KEN/x?k=v", Some(SECRET), None).expect("valid");
+        let config = Config::new("https://[::1]:8443/T0KEN/x?k=v", Some(SECRET), &Trust::default()).expect("valid");
         let shown = format!("{config:?} {}", config.address());
         assert!(shown.contains("[::1]:8443") && !shown.contains("T0KEN") && !shown.contains("secret"), "{shown}");
     }
 
     #[test]
     fn the_request_keeps_path_query_and_bytes() {
-        let config = Config::new("http://hooks.example.org:8080/T0KEN/x?k=v", Some(SECRET), None).expect("valid");
+        let config =
+            Config::new("http://hooks.example.org:8080/T0KEN/x?k=v", Some(SECRET), &Trust::default()).expect("valid");
         let request = config.request("msg_1", Timestamp::UNIX_EPOCH, b"{}");
         assert_eq!(request.uri(), "/T0KEN/x?k=v");
         let header = |name: &str| request.headers()[name].to_str().expect("text").to_owned();
         assert_eq!((header("host"), header("webhook-id")), ("hooks.example.org:8080".into(), "msg_1".into()));
         assert_eq!((header("webhook-timestamp"), header("content-type")), ("0".into(), "application/json".into()));
-        let unsigned = Config::new("http://h", None, None).expect("valid").request("i", Timestamp::UNIX_EPOCH, b"");
+        let unsigned =
+            Config::new("http://h", None, &Trust::default()).expect("valid").request("i", Timestamp::UNIX_EPOCH, b"");
         assert!(!unsigned.headers().contains_key("webhook-signature"));
         assert_eq!(unsigned.uri(), "/");
+    }
+
+    #[test]
+    fn a_method_and_headers_are_what_is_asked_for_or_a_mistake() {
+        let config = || Config::new("http://h/x", Some(SECRET), &Trust::default()).expect("valid");
+        let headers = [("x-team", "db"), ("Content-Type", "application/vnd.pager+json; charset=utf-8")];
+        let asking = config().asking(Some("PUT"), headers).expect("valid");
+        let request = asking.request("msg_1", Timestamp::UNIX_EPOCH, b"{}");
+        assert_eq!((request.method().as_str(), request.headers()["x-team"].as_bytes()), ("PUT", &b"db"[..]));
+        assert_eq!(request.headers().get_all("content-type").iter().count(), 1);
+        assert!(asking.takes_json() && request.headers().contains_key("webhook-signature"));
+        assert!(!config().asking(None, [("content-type", "text/plain")]).expect("valid").takes_json());
+        let wrong = |method, headers: &[(&'static str, &'static str)]| {
+            let error = config().asking(method, headers.iter().copied()).expect_err("must be refused");
+            (error.key("url"), error.to_string())
+        };
+        assert_eq!(wrong(Some("GET"), &[]), ("method", "`GET` carries no message".into()));
+        assert_eq!(wrong(None, &[("a b", "c")]), ("headers", "`a b` is no name of a header".into()));
+        let secret = wrong(None, &[("authorization", "Bearer s3cret\nx: y")]);
+        assert_eq!(secret, ("headers", "the value of `authorization` is no text of a header".into()));
+        assert_eq!(wrong(None, &[("Webhook-Id", "1")]), ("headers", "`webhook-id` is written by the collector".into()));
     }
 
     proptest::proptest! {
         #[test]
         fn no_text_panics(url in "\\PC{0,60}", secret in "\\PC{0,60}", pem in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
-            let _ = Config::new(&url, Some(&secret), Some(&pem));
-            let _ = Config::new(&format!("https://{url}"), None, None);
+            let trust = Trust { authorities: Some(&pem), server_name: Some(&secret), identity: Some((&pem, &pem)) };
+            let _ = Config::new(&url, Some(&secret), &trust);
+            let _ = Config::new(&format!("https://{url}"), None, &trust);
+            let _ = Config::new("http://h/", None, &Trust::default()).map(|it| it.asking(Some(&url), [(&*secret, &*url)]));
         }
     }
 }

@@ -46,7 +46,7 @@ pub use group::{By, Grouping};
 pub use inhibition::Inhibition;
 pub use matcher::{Matcher, MatcherError};
 pub(crate) use message::object;
-pub use message::{AgentDocument, Form, IncidentDocument, Letter, Template, TemplateError, sample};
+pub use message::{AgentDocument, Form, IncidentDocument, Letter, Template, TemplateError, refresh, sample};
 pub use route::{Facts, Route, facts};
 pub use silence::{Silence, SilenceDocument, SilenceError};
 pub use window::{Span, Window, day, minutes, month, range, weekday};

@@ -171,13 +171,15 @@ pub enum Destination {
     Webhook(webhook::Config),
     /// By a letter.
     Email(email::Config),
+    /// By requests that say what changed, and again and again what fires.
+    Alertmanager(webhook::Config, Duration),
 }
 
 impl Destination {
     /// Host and port.
     pub fn address(&self) -> String {
         match self {
-            Self::Webhook(it) => it.address(),
+            Self::Webhook(it) | Self::Alertmanager(it, _) => it.address(),
             Self::Email(it) => it.address(),
         }
     }
@@ -188,15 +190,23 @@ impl Destination {
     /// When no yes was heard; the error knows whether the receiver may have heard the message all the same.
     pub async fn send(&self, id: &str, at: Timestamp, body: &[u8]) -> Result<(), NotifyError> {
         match self {
-            Self::Webhook(it) => it.send(id, at, body).await,
+            Self::Webhook(it) | Self::Alertmanager(it, _) => it.send(id, at, body).await,
             Self::Email(it) => it.send(id, at, body).await,
+        }
+    }
+
+    /// How often it is told what it believes already, where it would forget it otherwise.
+    const fn refreshed_every(&self) -> Option<Duration> {
+        match self {
+            Self::Webhook(_) | Self::Email(_) => None,
+            Self::Alertmanager(_, every) => Some(*every),
         }
     }
 
     /// What it gets, for a person.
     pub fn shown(&self, id: &str, at: Timestamp, body: &[u8]) -> String {
         match self {
-            Self::Webhook(_) => {
+            Self::Webhook(_) | Self::Alertmanager(..) => {
                 let document = serde_json::from_slice::<serde_json::Value>(body);
                 document.map_or_else(|_| String::from_utf8_lossy(body).into_owned(), |it| format!("{it:#}"))
             }
@@ -269,6 +279,7 @@ impl Status {
 #[derive(Debug, Default)]
 pub struct Counters {
     attempts: Family<AttemptLabels, Counter>,
+    refreshes: Family<AttemptLabels, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -300,15 +311,25 @@ impl Counters {
     pub fn register(&self, registry: &mut Registry) {
         let help = "Attempts to deliver; after an uncertain one the receiver may hear the message twice";
         registry.register("tickbird_notify_attempts", help, self.attempts.clone());
+        let help = "Requests that told a receiver again what it believes, so that it does not forget it";
+        registry.register("tickbird_notify_refreshes", help, self.refreshes.clone());
     }
 
     fn count(&self, receiver: &str, result: &Result<(), NotifyError>) {
+        Self::add(&self.attempts, receiver, result);
+    }
+
+    fn count_refresh(&self, receiver: &str, result: &Result<(), NotifyError>) {
+        Self::add(&self.refreshes, receiver, result);
+    }
+
+    fn add(family: &Family<AttemptLabels, Counter>, receiver: &str, result: &Result<(), NotifyError>) {
         let outcome = match result {
             Ok(()) => AttemptOutcome::Delivered,
             Err(error) if error.is_uncertain() => AttemptOutcome::Uncertain,
             Err(_) => AttemptOutcome::Refused,
         };
-        self.attempts.get_or_create(&AttemptLabels { receiver: receiver.into(), outcome }).inc();
+        family.get_or_create(&AttemptLabels { receiver: receiver.into(), outcome }).inc();
     }
 }
 

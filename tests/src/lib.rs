@@ -9,6 +9,7 @@
 
 pub mod accounts;
 pub mod agent;
+pub mod alertmanager;
 pub mod alone;
 pub mod application;
 pub mod canary;

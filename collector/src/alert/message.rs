@@ -1,6 +1,7 @@
 //! What a receiver is told: one JSON document, rendered once when it is decided, in the receiver's own form. The API shows incidents in
 //! ours.
 
+mod alertmanager;
 mod email;
 mod samples;
 mod slack;
@@ -20,6 +21,7 @@ use super::group::{common, in_words};
 use super::route::{Facts, facts};
 use super::{Found, Kind, Receiver};
 
+pub use alertmanager::refresh;
 pub use email::Letter;
 pub use template::{Template, TemplateError};
 
@@ -48,6 +50,8 @@ pub enum Form {
     Slack,
     /// A letter.
     Email,
+    /// A list of Alertmanager's alerts.
+    Alertmanager,
     /// Words of the operator's own, over our document.
     Template(Template),
 }
@@ -305,6 +309,7 @@ impl<'a> GroupTold<'a> {
             Form::Own => bytes(&self.document()),
             Form::Slack => slack::of_group(self),
             Form::Email => email::of_group(self),
+            Form::Alertmanager => alertmanager::of_group(self),
             Form::Template(template) => worded(template, &self.document()),
         }
     }
@@ -376,6 +381,7 @@ impl Told<'_> {
             Form::Own => bytes(&self.document()),
             Form::Slack => slack::of_incident(self),
             Form::Email => email::of_incident(self),
+            Form::Alertmanager => alertmanager::of_incident(self),
             Form::Template(template) => worded(template, &self.document()),
         }
     }

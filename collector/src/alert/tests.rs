@@ -737,3 +737,39 @@ fn a_letter_has_what_is_wrong_its_proof_and_where_it_belongs_and_one_line_is_one
     let long = Letter::read(&message::Told { incident: &crowded, ..told }.render(&Form::Email), at(9));
     assert!(long.text.contains("and 4990 more") && long.text.len() < 2_000, "{}", long.text);
 }
+
+#[test]
+fn an_alert_is_known_by_its_incident_and_ends_as_what_it_was_where_its_severity_changed() {
+    let render = |kind: &str, incident: &IncidentRow| -> Vec<serde_json::Value> {
+        let (agent, reason) = (an_agent(), "it began");
+        let told = message::Told {
+            id: "msg_1",
+            kind,
+            receiver: "am",
+            reason,
+            incident,
+            agent: Some(&agent),
+            decided_at: at(60),
+        };
+        serde_json::from_slice(&told.render(&Form::Alertmanager)).expect("a list")
+    };
+    let mut incident = incident("pool.leak", Severity::Critical, 1);
+    let firing = render("incident.firing", &incident);
+    assert_eq!(firing.len(), 1, "of what never was no end is told");
+    let labels = &firing[0]["labels"];
+    let told = ["alertname", "severity", "incident", "service"].map(|it| labels[it].as_str().unwrap_or_default());
+    assert_eq!(told, ["pool.leak", "critical", &incident.id, "grants-api"]);
+    assert!(firing[0]["endsAt"].is_null() && labels["sub_key"].is_null(), "{firing:?}");
+    let worse = render("incident.worsened", &incident);
+    let ends: Vec<_> = worse.iter().map(|it| (&it["labels"]["severity"], it["endsAt"].is_null())).collect();
+    assert_eq!(ends, [(&"critical".into(), true), (&"warning".into(), false)]);
+    let rows = vec![incident.clone(); 1_200];
+    let requests = refresh(rows.iter().map(|it| (it, None)), at(240));
+    let read = |it: &Vec<u8>| serde_json::from_slice::<Vec<serde_json::Value>>(it).expect("a list");
+    assert_eq!(requests.iter().map(|it| read(it).len()).collect::<Vec<_>>(), [500, 500, 200]);
+    assert_eq!(read(&requests[0])[0]["endsAt"], at(240).to_string());
+    (incident.status, incident.resolved_at) = (Status::Resolved, Some(at(30)));
+    let over = render("incident.resolved", &incident);
+    assert_eq!((over.len(), &over[0]["endsAt"]), (1, &at(30).to_string().into()));
+    assert_eq!(over[0]["labels"], firing[0]["labels"], "the same alert");
+}

@@ -14,7 +14,10 @@ use crate::notify::email::{Security, Settings};
 use crate::notify::{Destination, Trust, email, webhook};
 
 /// What a receiver can be.
-const KINDS: [&str; 3] = ["webhook", "slack", "email"];
+const KINDS: [&str; 4] = ["webhook", "slack", "email", "alertmanager"];
+/// How often an Alertmanager is told what it believes, as Prometheus does; it forgets what it was not told for four times as long.
+const REFRESH: Duration = Duration::from_secs(60);
+const LONGEST_REFRESH: Duration = Duration::from_secs(3600);
 /// An attempt that may take longer keeps the collector from ending.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -60,6 +63,7 @@ fn destination(fields: &mut Fields, directory: &Path, mistakes: &mut Vec<Mistake
     let of = fields.table(kind, mistakes);
     match kind {
         "email" => Some((Form::Email, Destination::Email(letters(of, directory, mistakes)?))),
+        "alertmanager" => alerts(of, directory, mistakes).map(|it| (Form::Alertmanager, it)),
         "slack" => Some((Form::Slack, Destination::Webhook(chat(of, directory, mistakes)?))),
         _ => requests(of, directory, mistakes).map(|(form, it)| (form, Destination::Webhook(it))),
     }
@@ -157,6 +161,27 @@ fn chat(mut of: Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option
     of.finish(mistakes);
     let webhook = webhook::Config::new(&url?, None, &tls.trust());
     webhook.map_err(|error| of.mistake(error.key("url_file"), error.to_string(), error.advice(), mistakes)).ok()
+}
+
+fn alerts(mut of: Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<Destination> {
+    let before = mistakes.len();
+    let url = needed(&mut of, "url", "write alertmanager.url = \"http://alertmanager:9093\"", mistakes, Fields::text);
+    let tls = TlsFiles::read(&mut of, directory, mistakes);
+    let headers = headers(of.table("headers", mistakes), directory, mistakes);
+    let refresh = of.duration("refresh", mistakes).unwrap_or(REFRESH);
+    if refresh < super::SHORTEST_TIME || refresh > LONGEST_REFRESH {
+        of.mistake("refresh", "is not between a second and an hour".into(), "write \"1m\"", mistakes);
+    }
+    of.finish(mistakes);
+    if mistakes.len() > before {
+        return None;
+    }
+    let url = format!("{}/api/v2/alerts", url?.trim().trim_end_matches('/'));
+    let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let config = webhook::Config::new(&url, None, &tls.trust()).and_then(|it| it.asking(None, headers));
+    let config =
+        config.map_err(|error| of.mistake(error.key("url"), error.to_string(), error.advice(), mistakes)).ok()?;
+    Some(Destination::Alertmanager(config, refresh))
 }
 
 fn letters(mut of: Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<email::Config> {

@@ -1,6 +1,7 @@
 //! Empties one receiver's part of the outbox, a few incidents at a time.
 
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tickbird_shared::Timestamp;
@@ -11,8 +12,9 @@ use tokio::time::Instant;
 use super::breaker::{Breaker, BreakerState};
 use super::retry::{self, GIVE_UP, LONGEST};
 use super::{Destination, NotifyError, Status};
+use crate::alert;
 use crate::ledger::{Delivery, Handle, Outcome, Unavailable};
-use crate::store::{OutboxRow, Readers};
+use crate::store::{IncidentRow, OutboxRow, Readers};
 
 /// Attempts to one receiver at once, each of another incident.
 const AT_ONCE: usize = 8;
@@ -24,6 +26,13 @@ const STORE_PAUSE: Duration = Duration::from_secs(2);
 const STRAYS_EVERY: Duration = Duration::from_secs(3600);
 /// How many of them are given up at once.
 const STRAYS: u32 = 500;
+
+/// A receiver that is refreshed forgets what it was not told for so many times as long.
+const FORGETS_AFTER: u32 = 4;
+/// Wait after a refresh that failed.
+const REFRESH_PAUSE: Duration = Duration::from_secs(10);
+/// What a refresh is called where messages have an id.
+const REFRESH: &str = "refresh";
 
 type IncidentKey = (String, String);
 
@@ -58,6 +67,10 @@ pub(super) struct Worker {
     has_waiting: Option<bool>,
     /// Incidents with a message under way: their next one waits.
     busy: HashSet<IncidentKey>,
+    /// When it is told again what it believes, since the start.
+    refresh_at: Duration,
+    /// How much that was the last time.
+    believed: usize,
 }
 
 impl Worker {
@@ -87,6 +100,8 @@ impl Worker {
             has_answered,
             has_waiting,
             busy,
+            refresh_at: Duration::ZERO,
+            believed: 0,
         }
     }
 
@@ -96,7 +111,8 @@ impl Worker {
         while !*stopping.borrow() {
             // Before looking, so that what is queued while looking is seen the next time.
             changed.borrow_and_update();
-            let wait = self.begin(&mut attempts, &stopping).await;
+            self.refresh(&stopping).await;
+            let wait = self.begin(&mut attempts, &stopping).await.min(self.until_refresh());
             self.show();
             tokio::select! {
                 _ = stopping.changed() => (),
@@ -111,8 +127,70 @@ impl Worker {
         }
     }
 
+    /// Tells it again what it believes, when that is due. Nothing else is said to it meanwhile: an end that came first would be taken
+    /// back by what was read before it. So attempts that are under way end before, and no others begin.
+    async fn refresh(&mut self, stopping: &watch::Receiver<bool>) {
+        let Some(every) = self.destination.refreshed_every() else { return };
+        if !self.is_refresh_due() || !self.busy.is_empty() {
+            return;
+        }
+        let now = self.started.elapsed();
+        if let Some(until) = self.breaker.open_until(now) {
+            self.refresh_at = until;
+            return;
+        }
+        self.refresh_at = now + every.min(REFRESH_PAUSE);
+        let name = self.name.clone();
+        let read = move |rows: crate::store::Rows<'_>| {
+            let mut agents = HashMap::new();
+            let incidents = rows.believed_by(&name)?;
+            for it in &incidents {
+                let key = (it.tenant.clone(), it.agent.clone());
+                if let Entry::Vacant(place) = agents.entry(key) {
+                    place.insert(rows.agent(&it.tenant, &it.agent)?);
+                }
+            }
+            Ok((incidents, agents))
+        };
+        let (incidents, agents) = match self.readers.read(read).await {
+            Ok(found) => found,
+            Err(error) => return tracing::warn!(receiver = %self.name, %error, "cannot read what it believes"),
+        };
+        self.believed = incidents.len();
+        let ends_at = (self.clock)().saturating_add(every * FORGETS_AFTER).unwrap_or(Timestamp::MAX);
+        let agent = |it: &IncidentRow| agents.get(&(it.tenant.clone(), it.agent.clone()))?.as_ref();
+        for request in alert::refresh(incidents.iter().map(|it| (it, agent(it))), ends_at) {
+            if *stopping.borrow() {
+                return;
+            }
+            let result = self.destination.send(REFRESH, (self.clock)(), &request).await;
+            self.status.counters().count_refresh(&self.name, &result);
+            let is_taken = result.is_ok();
+            self.heard(result);
+            if !is_taken {
+                return;
+            }
+        }
+        self.refresh_at = now + every;
+    }
+
+    fn is_refresh_due(&self) -> bool {
+        self.destination.refreshed_every().is_some() && self.started.elapsed() >= self.refresh_at
+    }
+
+    fn until_refresh(&self) -> Duration {
+        match self.destination.refreshed_every() {
+            // With attempts under way their end comes first.
+            Some(_) if self.busy.is_empty() => self.refresh_at.saturating_sub(self.started.elapsed()),
+            Some(_) | None => LONGEST_WAIT,
+        }
+    }
+
     /// Begins what may be begun now; says when to look again.
     async fn begin(&mut self, attempts: &mut JoinSet<Ended>, stopping: &watch::Receiver<bool>) -> Duration {
+        if self.is_refresh_due() && !self.busy.is_empty() {
+            return LONGEST_WAIT; // the end of an attempt comes first
+        }
         let now = self.started.elapsed();
         let room = match self.breaker.state(now) {
             BreakerState::Closed => AT_ONCE.saturating_sub(self.busy.len()),
@@ -167,6 +245,11 @@ impl Worker {
             return;
         };
         self.busy.remove(&incident);
+        self.heard(result);
+    }
+
+    /// Draws the consequences of an attempt.
+    fn heard(&mut self, result: Result<(), NotifyError>) {
         let (name, before) = (&self.name, self.breaker.state(self.started.elapsed()));
         match &result {
             Err(error) if !error.is_about_the_message() => {
@@ -202,7 +285,7 @@ impl Worker {
         let (state, failures) = (self.breaker.state(self.started.elapsed()), self.breaker.failures());
         let is_away = match (state, self.has_waiting) {
             // A receiver that nobody needs is missed by nobody, and there is nothing to try it with.
-            (_, Some(false)) => Some(false),
+            (_, Some(false)) if self.believed == 0 => Some(false),
             (BreakerState::Closed, _) => (self.has_answered && failures == 0).then_some(false),
             (BreakerState::Open | BreakerState::HalfOpen, _) => Some(true),
         };

@@ -96,6 +96,16 @@ impl Rows<'_> {
         Ok(query.query_map((tenant, incident, limit), read_decision)?.collect::<Result<_, _>>()?)
     }
 
+    /// What fires and a receiver was told of, and not that it is over: what it believes.
+    pub fn believed_by(&self, receiver: &str) -> Result<Vec<IncidentRow>, StoreError> {
+        let mut query = self.0.prepare_cached(
+            "SELECT * FROM incidents WHERE status = 'firing' AND 'incident.resolved' <> \
+                 (SELECT kind FROM decisions WHERE tenant = incidents.tenant AND incident = incidents.id \
+                  AND receiver = ?1 AND told = 1 ORDER BY state_epoch DESC LIMIT 1)",
+        )?;
+        Ok(query.query_map([receiver], read)?.collect::<Result<_, _>>()?)
+    }
+
     /// The newest decision that queued a message, per incident and receiver, of the incidents of
     /// [`Rows::live_incidents`]: who believes what.
     pub fn told(&self, since: Timestamp) -> Result<Vec<DecisionRow>, StoreError> {

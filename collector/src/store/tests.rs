@@ -226,6 +226,38 @@ fn a_state_is_decided_once_and_the_first_decision_stands() {
 }
 
 #[test]
+fn a_receiver_believes_what_it_was_told_of_and_not_told_to_be_over() {
+    let mut scene = Scene::new();
+    let of = |id: &str, epoch: u64, kind: &str, told: bool| DecisionRow {
+        kind: kind.into(),
+        told,
+        ..decision(id, epoch, kind)
+    };
+    let decisions = [
+        of("01A", 1, "incident.firing", true),
+        of("01A", 2, "incident.worsened", false),
+        of("01B", 1, "incident.firing", true),
+        of("01B", 2, "incident.resolved", true),
+        of("01C", 1, "incident.firing", false),
+        of("01D", 1, "incident.resolved", true),
+        of("01D", 2, "incident.firing", true),
+    ];
+    scene.write(|it| {
+        ["01A", "01B", "01C", "01D"].into_iter().try_for_each(|id| it.put_incident(&incident(id, None)))?;
+        it.put_incident(&incident("01E", Some(day(1))))
+    });
+    for row in decisions.iter().chain([&of("01E", 1, "incident.firing", true)]) {
+        assert!(scene.write(|it| it.add_decision(row)));
+    }
+    let believes = |who: &str| -> Vec<String> {
+        let found = scene.writer.rows().believed_by(who).expect("reads");
+        found.into_iter().map(|it| it.id).collect()
+    };
+    assert_eq!(believes(&decisions[0].receiver), ["01A", "01D"], "neither over, nor told to be, nor never told");
+    assert!(believes("nobody").is_empty());
+}
+
+#[test]
 fn messages_of_one_incident_leave_in_order_and_do_not_hold_up_others() {
     let mut scene = Scene::new();
     scene.write(|it| {

@@ -33,6 +33,7 @@ const LIBRARIES: &[Package] = &[
     ("/usr/bin/redis-server", "redis-server"),
     ("/usr/sbin/rabbitmq-server", "rabbitmq-server"),
     ("/usr/sbin/exim4", "exim4-daemon-light"),
+    ("/usr/bin/prometheus-alertmanager", "prometheus-alertmanager"),
     ("/usr/lib/python3/dist-packages/pymysql", "python3-pymysql"),
     ("/usr/lib/python3/dist-packages/redis", "python3-redis"),
     ("/usr/lib/python3/dist-packages/pika", "python3-pika"),

@@ -1,0 +1,106 @@
+//! Alertmanager's API v2: `POST /api/v2/alerts` takes a list of alerts, each known by its labels.
+//!
+//! An alert without an end fires for as long as Alertmanager has been told to wait (`resolve_timeout`), which is what it is first told;
+//! from then on the refresh gives it its end, a little ahead of the time, again and again. The incident is a label, so that the
+//! end of one, however late it comes, ends no other. The severity is one, too, since routes ask for it: an incident that got worse is
+//! another alert, and what it was before is ended with the same message.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use tickbird_shared::{Severity, Status, Timestamp};
+
+use super::{GroupTold, REPEATED, Told, UNCHANGED, bytes};
+use crate::alert::Kind;
+use crate::alert::route::facts;
+use crate::store::{AgentRow, IncidentRow};
+
+/// Alerts of one request, at most so many and not much more than so many bytes.
+const AT_ONCE: usize = 500;
+const BYTES_AT_ONCE: usize = 512 << 10;
+/// Letters of a text; nobody reads more in a list.
+const LONGEST: usize = 2_000;
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Alert {
+    labels: BTreeMap<String, String>,
+    annotations: BTreeMap<&'static str, String>,
+    starts_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ends_at: Option<Timestamp>,
+}
+
+pub(super) fn of_incident(told: Told<'_>) -> Vec<u8> {
+    bytes(&alerts(told.kind, told.incident, told.agent, told.decided_at))
+}
+
+/// What changed; the rest is refreshed. A repeat is everything that fires.
+pub(super) fn of_group(told: &GroupTold<'_>) -> Vec<u8> {
+    let parts = told.parts.iter().filter(|(change, ..)| *change != UNCHANGED || told.kind == REPEATED);
+    let all: Vec<_> = parts.flat_map(|(change, row, agent)| alerts(change, row, *agent, told.decided_at)).collect();
+    bytes(&all)
+}
+
+/// What still fires, as requests: each alert ends at a time that is always ahead while somebody refreshes it.
+pub fn refresh<'a>(
+    incidents: impl Iterator<Item = (&'a IncidentRow, Option<&'a AgentRow>)>,
+    ends_at: Timestamp,
+) -> Vec<Vec<u8>> {
+    let (mut requests, mut alerts, mut length) = (Vec::new(), Vec::new(), 0);
+    for (incident, agent) in incidents {
+        let alert = Alert { ends_at: Some(ends_at), ..alert(incident, agent, incident.severity) };
+        length += alert.labels.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        length += alert.annotations.values().map(String::len).sum::<usize>();
+        alerts.push(alert);
+        if alerts.len() == AT_ONCE || length > BYTES_AT_ONCE {
+            requests.push(bytes(&std::mem::take(&mut alerts)));
+            length = 0;
+        }
+    }
+    if !alerts.is_empty() {
+        requests.push(bytes(&alerts));
+    }
+    requests
+}
+
+/// The alert of an incident as it is; where its severity changed, the end of what it was. Of an alert that never was no end is told:
+/// Alertmanager would tell people of it.
+fn alerts(change: &str, incident: &IncidentRow, agent: Option<&AgentRow>, now: Timestamp) -> Vec<Alert> {
+    let ends_at = match incident.status {
+        Status::Firing => None,
+        Status::Resolved => Some(incident.resolved_at.unwrap_or(now).max(incident.opened_at)),
+    };
+    let mut alerts = vec![Alert { ends_at, ..alert(incident, agent, incident.severity) }];
+    if [Kind::Worsened, Kind::Eased].iter().any(|it| it.as_str() == change) {
+        let before = [Severity::Warning, Severity::Critical].into_iter().filter(|it| *it != incident.severity);
+        let over = Some(now.max(incident.opened_at));
+        alerts.extend(before.map(|it| Alert { ends_at: over, ..alert(incident, agent, it) }));
+    }
+    alerts
+}
+
+fn alert(incident: &IncidentRow, agent: Option<&AgentRow>, severity: Severity) -> Alert {
+    let facts = facts(incident, agent).into_iter().filter(|(_, value)| !value.is_empty());
+    let mut labels: BTreeMap<_, _> = facts.map(|(name, value)| (label(&name), value)).collect();
+    labels.insert("severity".into(), severity.as_str().into());
+    labels.insert("incident".into(), incident.id.clone());
+    let short = |text: &str| text.chars().take(LONGEST).collect::<String>();
+    let mut annotations = BTreeMap::from([
+        ("summary", short(&incident.summary)),
+        ("since", incident.since.to_string()),
+        ("fingerprint", incident.fingerprint.to_string()),
+    ]);
+    annotations.extend(incident.advice.as_deref().map(|it| ("description", short(it))));
+    annotations.extend(incident.resolved_reason.as_deref().map(|it| ("resolved", short(it))));
+    Alert { labels, annotations, starts_at: incident.opened_at, ends_at: None }
+}
+
+/// The name of a label as every version of Alertmanager takes it: letters, digits and `_`, no digit first.
+fn label(name: &str) -> String {
+    let mut label: String = name.chars().map(|it| if it.is_ascii_alphanumeric() { it } else { '_' }).collect();
+    if label.starts_with(|it: char| it.is_ascii_digit()) {
+        label.insert(0, '_');
+    }
+    label
+}

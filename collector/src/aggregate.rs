@@ -298,11 +298,11 @@ impl State {
     }
 
     /// Gives those that fire of some incidents a new state epoch. `why` says of a tenant and an id whether it is one, and the reason.
-    pub fn reconsider<'a>(&mut self, why: impl Fn(&str, &str) -> Option<&'a str>) -> Vec<IncidentChange> {
+    pub fn reconsider<'a>(&mut self, why: impl Fn(&str, &str) -> Option<(ChangeKind, &'a str)>) -> Vec<IncidentChange> {
         let firing = self.incidents.values_mut().filter(|it| it.is_firing());
         let change = |it: &mut Incident| {
-            let reason = why(&it.row().tenant, &it.row().id)?;
-            Some(it.reconsider(reason))
+            let (kind, reason) = why(&it.row().tenant, &it.row().id)?;
+            Some(it.reconsider(kind, reason))
         };
         firing.filter_map(change).collect()
     }

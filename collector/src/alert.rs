@@ -10,8 +10,8 @@
 //! what follows it, everything by the resolve. The resolve itself is always sent, so somebody whose receiver was away
 //! learns that a fault came and went.
 //!
-//! While a silence holds, or another incident fires that explains it, nobody hears of an incident, but that it is over. What
-//! was held back is kept; when what held it is gone, the incident is decided anew, and what a receiver missed is told if it
+//! While a silence holds, another incident fires that explains it, or somebody has acknowledged it, nobody hears of an incident, but
+//! that it is over. What was held back is kept; when what held it is gone, the incident is decided anew, and what a receiver missed is told if it
 //! is still true.
 //!
 //! Where a route groups, what is decided waits for the next message of its group (`group`), and is looked at once more before it is
@@ -20,6 +20,7 @@
 //! That a receiver is away is told to all others, and never to itself: it would hear of it when it is not true any more. What it gets
 //! late says when it was decided.
 
+mod acknowledgement;
 mod explanation;
 mod flush;
 mod group;
@@ -28,6 +29,7 @@ mod matcher;
 mod message;
 mod route;
 mod silence;
+mod verdict;
 mod window;
 mod withheld;
 
@@ -37,9 +39,10 @@ use sha2::{Digest, Sha256};
 use tickbird_shared::{Severity, Status, Timestamp};
 use ulid::Ulid;
 
-use crate::aggregate::{ChangeKind, IncidentChange, is_about, is_own};
-use crate::store::{AgentRow, DecisionRow, GroupRow, IncidentRow, OutboxRow, WithheldRow};
+use crate::aggregate::{ChangeKind, IncidentChange, is_own};
+use crate::store::{AcknowledgementRow, AgentRow, DecisionRow, GroupRow, IncidentRow, OutboxRow, WithheldRow};
 
+pub use acknowledgement::{AcknowledgementDocument, AcknowledgementError, Ask};
 pub use explanation::Explanation;
 pub use flush::{Flush, Found};
 pub use group::{By, Grouping};
@@ -53,8 +56,10 @@ pub use window::{Span, Window, day, minutes, month, range, weekday};
 
 pub use withheld::Lapse;
 
+use acknowledgement::ACKNOWLEDGED;
 use group::Groups;
 use inhibition::Sources;
+use verdict::{Kind, Way, judge};
 use withheld::{GRACE, Held, Holdings, MUTE};
 
 /// A configured destination, as far as deciding goes.
@@ -168,43 +173,6 @@ pub enum Withheld {
     Gone,
 }
 
-/// What a message says happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Firing,
-    Worsened,
-    Eased,
-    Updated,
-    Resolved,
-}
-
-impl Kind {
-    const ALL: [Self; 5] = [Self::Firing, Self::Worsened, Self::Eased, Self::Updated, Self::Resolved];
-
-    fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|it| it.as_str() == name)
-    }
-
-    /// What can be held back, the gravest last.
-    const HELD: [Self; 3] = [Self::Updated, Self::Worsened, Self::Firing];
-
-    /// The graver of two that are held back.
-    fn graver(self, other: Self) -> Self {
-        let weight = |it| Self::HELD.iter().position(|held| *held == it);
-        if weight(other) > weight(self) { other } else { self }
-    }
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Firing => "incident.firing",
-            Self::Worsened => "incident.worsened",
-            Self::Eased => "incident.eased",
-            Self::Updated => "incident.updated",
-            Self::Resolved => "incident.resolved",
-        }
-    }
-}
-
 /// A message that waits, as far as superseding it goes.
 #[derive(Debug)]
 struct Waiting {
@@ -226,6 +194,8 @@ pub struct State {
     withheld: Holdings,
     /// What fires and explains others.
     sources: Sources,
+    /// Incidents that are somebody's, and whose end was not noticed yet.
+    acknowledgements: HashMap<IncidentKey, AcknowledgementRow>,
     /// What waits to be told together, and what was.
     groups: Groups,
     /// Routes that were mute when they held something back, each with [`MUTE`] and the tenant.
@@ -331,7 +301,10 @@ impl State {
             let holder = holder.map(|it| it.incident.to_owned());
             // Whether a route is mute is asked each time.
             let holds = |by: &String| {
-                by.starts_with(MUTE) || holder.as_ref() == Some(by) || silences.contains(&(&*key.0, by.as_str()))
+                // Whoever took it over goes on holding it.
+                let is_owned = by.starts_with(ACKNOWLEDGED) && self.acknowledgements.contains_key(&key);
+                let is_silenced = silences.contains(&(&*key.0, by.as_str()));
+                by.starts_with(MUTE) || is_owned || is_silenced || holder.as_ref() == Some(by)
             };
             if !self.withheld.holders_of(&key).iter().all(holds) {
                 self.withheld.release_one(&key, "what held it back does not any more".into(), due);
@@ -402,8 +375,10 @@ impl State {
         policy: &Policy,
         now: Timestamp,
     ) -> Vec<Decision> {
-        if change.kind == ChangeKind::Refreshed {
-            return Vec::new();
+        match change.kind {
+            ChangeKind::Refreshed => return Vec::new(),
+            ChangeKind::Acknowledged => return self.write_down_owner(change, policy, now),
+            _ => (),
         }
         let key = (change.incident.tenant.clone(), change.incident.id.clone());
         // Only routes, silences and inhibitions ask for them, and there is one change for each finding.
@@ -488,13 +463,15 @@ impl State {
         decisions
     }
 
-    /// The silence or the incident that holds an incident back, and why.
+    /// The silence, the incident or the acknowledgement that holds an incident back, and why.
     fn holder(&self, policy: &Policy, key: &IncidentKey, facts: &Facts, now: Timestamp) -> Option<(String, String)> {
         let silence = self.silences.iter().find(|it| it.holds(now) && it.matches(facts));
-        silence.map(|it| (it.row().id.clone(), it.why())).or_else(|| {
+        let owner = || self.acknowledgements.get(key).map(|it| (it.id.clone(), it.why()));
+        let explained = || {
             let it = self.sources.holder(&policy.inhibitions, key, facts)?;
             Some((it.incident.to_owned(), it.why()))
-        })
+        };
+        silence.map(|it| (it.row().id.clone(), it.why())).or_else(explained).or_else(owner)
     }
 
     /// A receiver was told that an incident fires, by itself or with a group.
@@ -568,14 +545,22 @@ impl State {
             return Decision { group: changed, ..alone(row) };
         }
         let id = next_id(&mut self.last_id, &parts, now);
-        let told =
-            message::Told { id: &id, kind: kind.as_str(), receiver, reason: &reason, incident, agent, decided_at: now };
+        let key = (incident.tenant.clone(), incident.id.clone());
+        let told = message::Told {
+            id: &id,
+            kind: kind.as_str(),
+            receiver,
+            reason: &reason,
+            incident,
+            agent,
+            acknowledged: self.acknowledgements.get(&key),
+            decided_at: now,
+        };
         let body = told.render(&to.form);
         row.reason = reason;
         row.message = Some(id.clone());
         let thread = incident.id.clone();
         let message = OutboxRow::queued(&incident.tenant, id, receiver, thread, (kind.as_str(), body), now);
-        let key = (incident.tenant.clone(), incident.id.clone());
         if kind != Kind::Resolved {
             self.believe(&key, receiver, None);
         }
@@ -610,7 +595,8 @@ impl State {
     }
 
     fn wait(&mut self, row: &OutboxRow) {
-        let is_update = [Kind::Updated.as_str(), message::REPEATED].contains(&row.kind.as_str());
+        let updates = [Kind::Updated.as_str(), Kind::Repeated.as_str(), message::REPEATED];
+        let is_update = updates.contains(&row.kind.as_str());
         let waiting = Waiting { id: row.id.clone(), is_update };
         let key = (row.tenant.clone(), row.incident.clone());
         self.waiting.entry(key).or_default().push((row.receiver.clone(), waiting));
@@ -633,56 +619,6 @@ fn next_id(last: &mut Ulid, parts: &[&[u8]], now: Timestamp) -> String {
 /// What orders a message among others.
 fn ulid_of(message: &str) -> Option<Ulid> {
     Ulid::from_string(message.strip_prefix("msg_")?).ok()
-}
-
-/// How an incident leads to a receiver.
-#[derive(Debug, Clone, Copy)]
-enum Way<'a> {
-    /// There are no routes: it leads to everybody.
-    All,
-    /// By this route.
-    By(&'a Route),
-    /// By none.
-    None,
-}
-
-/// What one receiver hears of a change: what kind of message, and why, or why none. `held` is what was held back from it.
-fn judge(
-    change: &IncidentChange,
-    receiver: &Receiver,
-    believes: bool,
-    held: Option<Kind>,
-    way: Way<'_>,
-) -> (Kind, Result<String, String>) {
-    let incident = &change.incident;
-    let kind = match change.kind {
-        ChangeKind::Resolved => {
-            let verdict = if believes { Ok(change.reason.clone()) } else { Err("was not told that it fires".into()) };
-            return (Kind::Resolved, verdict);
-        }
-        // A first telling is that it fires, whatever happened before in silence.
-        _ if !believes => Kind::Firing,
-        ChangeKind::Opened | ChangeKind::Reopened => Kind::Firing,
-        ChangeKind::Worsened => Kind::Worsened,
-        ChangeKind::Eased => Kind::Eased,
-        ChangeKind::Updated | ChangeKind::Refreshed | ChangeKind::Reconsidered => Kind::Updated,
-    };
-    // What it missed is told with what it hears next, unless that took it back.
-    let kind = held.filter(|_| kind != Kind::Eased).map_or(kind, |held| kind.graver(held));
-    let silent = if matches!(way, Way::None) {
-        Some("no route leads there".to_owned())
-    } else if change.kind == ChangeKind::Eased && (believes || held.is_none()) {
-        Some(format!("nobody is told that a fault eased ({})", change.reason))
-    } else if is_about(incident, &receiver.name) {
-        Some("it is about this receiver itself, which would hear of it once it is over".to_owned())
-    } else {
-        receiver.does_not_want(&incident.check, incident.severity)
-    };
-    let told = || match way {
-        Way::By(route) => format!("{}, by {}", change.reason, route.at),
-        Way::All | Way::None => change.reason.clone(),
-    };
-    (kind, silent.map_or_else(|| Ok(told()), Err))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! Every answer carries `X-Request-Id`, every error is a problem document, every list is cut into pages.
 
 mod access;
+mod acknowledgements;
 mod agents;
 mod exchange;
 mod findings;
@@ -23,7 +24,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::{Method, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use prometheus_client::registry::Registry;
 use tickbird_shared::Timestamp;
 use tokio::sync::watch;
@@ -78,6 +79,12 @@ const ROUTES: &[(Method, &str, Permission, Handler)] = &[
     (Method::GET, "/metrics", Permission::AtLeast(Role::Viewer), || get(metrics::show)),
     (Method::GET, "/v1/incidents", Permission::AtLeast(Role::Viewer), || get(incidents::list)),
     (Method::GET, "/v1/incidents/{id}/explanation", Permission::AtLeast(Role::Viewer), || get(incidents::explain)),
+    (Method::POST, "/v1/incidents/{id}/acknowledgement", Permission::AtLeast(Role::Operator), || {
+        post(acknowledgements::begin).layer(acknowledgements::body_limit())
+    }),
+    (Method::DELETE, "/v1/incidents/{id}/acknowledgement", Permission::AtLeast(Role::Operator), || {
+        delete(acknowledgements::end)
+    }),
     (Method::GET, "/v1/silences", Permission::AtLeast(Role::Viewer), || get(silences::list)),
     (Method::POST, "/v1/silences", Permission::AtLeast(Role::Operator), || {
         post(silences::begin).layer(silences::body_limit())

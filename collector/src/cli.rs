@@ -1,5 +1,6 @@
 //! The command line, by noun. Exit codes: 0 done, 1 failed, 2 not understood.
 
+mod ack;
 mod agent;
 mod backup;
 mod explain;
@@ -19,7 +20,7 @@ use clap::{Args, Parser, Subcommand};
 use tickbird_shared::Timestamp;
 use tickbird_shared::labels::LabelError;
 
-use crate::alert::SilenceError;
+use crate::alert::{AcknowledgementError, SilenceError};
 use crate::backup::BackupError;
 use crate::collector::{CollectorError, Directory};
 use crate::config::{Config, Mistakes};
@@ -54,6 +55,7 @@ enum Command {
     /// Silences what matches for a while, and lists and ends silences.
     #[command(subcommand)]
     Silence(silence::Silence),
+    Ack(ack::Acknowledge),
     Explain(explain::Explain),
     /// Lists and tests receivers, and sends again what one did not take for seven days.
     #[command(subcommand)]
@@ -101,6 +103,9 @@ enum CliError {
     /// Nothing of that name.
     #[error("there is no {kind} `{id}`")]
     Unknown { kind: &'static str, id: String },
+    /// An incident that cannot be acknowledged, or is not.
+    #[error(transparent)]
+    Acknowledgement(#[from] AcknowledgementError),
     /// A silence that would not do.
     #[error("such a silence cannot be: {0}")]
     Silence(#[from] SilenceError),
@@ -135,11 +140,12 @@ impl CliError {
             Self::Backup(error) => error.advice(),
             Self::Collector(error) => error.advice(),
             Self::Unknown { .. } => Some("see what there is with `list`"),
+            Self::Acknowledgement(error) => error.advice(),
             Self::Silence(error) => Some(error.advice()),
             Self::TooManySilences => Some("end some with `silence end`; one matcher like team=~\"a|b\" is about many"),
             Self::NotDead { .. } => Some("see what was given up with `receiver dead`"),
             Self::Followed { .. } => Some("the receiver would believe what is over; see `explain` of its incident"),
-            Self::Nobody => Some("give a name with --author"),
+            Self::Nobody => Some("give a name with --author, or --by"),
             Self::Taken(_) => Some("choose another name"),
             Self::Label { .. } => Some("write it like --label env=production"),
             Self::Notify(_) | Self::Config(_) | Self::Runtime(_) | Self::Output(_) => None,
@@ -159,6 +165,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Agent(it) => it.run(),
         Command::Route(it) => it.run(),
         Command::Silence(it) => it.run(),
+        Command::Ack(it) => it.run(),
         Command::Explain(it) => it.run(),
         Command::Receiver(it) => it.run(),
     };

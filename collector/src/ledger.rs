@@ -21,12 +21,14 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::aggregate::{PoolSum, Presence, Queue};
-use crate::store::AgentRow;
+use crate::alert::AcknowledgementError;
+use crate::store::{AcknowledgementRow, AgentRow};
 
 pub use counters::Counters;
 pub use directory::{AgentKey, Directory, Standing};
 pub use event::{
-    Content, Delivery, Enrolment, Excess, Guest, Incoming, Numbered, Outcome, Renewal, Settled, Silencing, TokenRefusal,
+    Acknowledging, Content, Delivery, Enrolment, Excess, Guest, Incoming, Numbered, Outcome, Renewal, Settled,
+    Silencing, TokenRefusal,
 };
 pub use thread::{Config, Running, start};
 
@@ -97,6 +99,7 @@ enum Event {
     Delivered(Box<Delivery>, Answer<()>),
     Excess(Vec<Excess>, Answer<()>),
     Silence(Silencing, Answer<bool>),
+    Acknowledge(Acknowledging, Answer<Result<AcknowledgementRow, AcknowledgementError>>),
     Presence(Vec<AgentKey>, oneshot::Sender<Vec<Presence>>),
     Fleet(String, oneshot::Sender<Vec<PoolSum>>),
     Tick,
@@ -175,6 +178,19 @@ impl Handle {
     pub async fn silence(&self, silencing: Silencing) -> Result<bool, Unavailable> {
         let (answer, answered) = oneshot::channel();
         self.send(Event::Silence(silencing, answer)).await?;
+        answered.await.unwrap_or_else(|_| Err(self.why()))
+    }
+
+    /// Begins or ends an acknowledgement, and says what it is then. With its end whoever was told of the incident is told again.
+    ///
+    /// # Errors
+    /// When nothing was done; the inner error says that nothing can be.
+    pub async fn acknowledge(
+        &self,
+        asked: Acknowledging,
+    ) -> Result<Result<AcknowledgementRow, AcknowledgementError>, Unavailable> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Event::Acknowledge(asked, answer)).await?;
         answered.await.unwrap_or_else(|_| Err(self.why()))
     }
 

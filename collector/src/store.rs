@@ -8,6 +8,7 @@
 //! transaction is on the disk, power cut included, when `commit` returns; a torn write leaves the transaction out.
 //! This is the only folder that holds SQL. Beside the database lies a ballast, which is given up on a full disk.
 
+mod acknowledgements;
 mod agents;
 mod ballast;
 mod column;
@@ -39,6 +40,7 @@ mod writer;
 use tickbird_shared::levels::Levels;
 use tickbird_shared::{Change, Epoch, Fingerprint, Labels, Lane, Severity, StartWord, Status, Timestamp};
 
+pub use acknowledgements::AcknowledgementRow;
 pub use agents::AgentFilter;
 pub use ballast::{Room, room};
 pub use copy::{Contents, copy, verify};

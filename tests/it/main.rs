@@ -2,6 +2,7 @@
 //!
 //! Each test is a scenario, alone in namespaces of its own (see [`tickbird_tests::alone()`]).
 
+mod acknowledgements;
 mod alertmanagers;
 mod api;
 mod backup;

@@ -31,6 +31,10 @@ pub enum ChangeKind {
     Updated,
     /// What held a telling back is gone; the incident itself did not change.
     Reconsidered,
+    /// Somebody owns it for a while; the incident itself did not change.
+    Acknowledged,
+    /// Nobody owns it any more, and it still fires; the incident itself did not change.
+    Unacknowledged,
     /// Its row changed in a way that nobody is told of now; the state epoch stays.
     Refreshed,
     /// It is over; the row says why.
@@ -183,10 +187,10 @@ impl Incident {
         (self.news && self.may_be_told(now)).then(|| self.update("evidence changed since it was last told".into(), now))
     }
 
-    /// A new state epoch for those who were told nothing. News that waits for the others goes on waiting.
-    pub(super) fn reconsider(&mut self, reason: &str) -> IncidentChange {
+    /// A new state epoch, though the incident did not change. News that waits goes on waiting.
+    pub(super) fn reconsider(&mut self, kind: ChangeKind, reason: &str) -> IncidentChange {
         self.row.state_epoch += 1;
-        self.change(ChangeKind::Reconsidered, reason.to_owned())
+        self.change(kind, reason.to_owned())
     }
 
     fn reopen(&mut self, finding: &FindingRow, now: Timestamp) -> IncidentChange {

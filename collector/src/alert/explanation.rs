@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::store::{DecisionRow, Gathering, IncidentRow, OutboxRow, Rows, StoreError};
+use crate::store::{AcknowledgementRow, DecisionRow, Gathering, IncidentRow, OutboxRow, Rows, StoreError};
 
 /// Decisions that are shown, the newest.
 const SHOWN: u32 = 1_000;
+/// Acknowledgements, the newest.
+const OWNERS: u32 = 100;
 /// Of each group, messages in which nothing was new.
 const REPEATS: u32 = 100;
 
@@ -22,6 +24,8 @@ pub struct Explanation {
     pub messages: BTreeMap<String, OutboxRow>,
     /// The groups that it was told with.
     pub gathering: Gathering,
+    /// Whose it was, and is, the oldest first.
+    pub acknowledgements: Vec<AcknowledgementRow>,
 }
 
 impl Explanation {
@@ -34,7 +38,8 @@ impl Explanation {
         let decisions = rows.newest_decisions(tenant, &incident.id, SHOWN)?;
         let messages = rows.messages_of(&decisions)?;
         let gathering = rows.groups_of(&decisions, REPEATS)?;
-        Ok(Some(Self { incident, decisions, messages, gathering }))
+        let acknowledgements = rows.acknowledgements_of(tenant, &incident.id, OWNERS)?;
+        Ok(Some(Self { incident, decisions, messages, gathering, acknowledgements }))
     }
 
     /// When a decision is told that waits for the next message of its group; none of one that does not.
@@ -45,7 +50,7 @@ impl Explanation {
 
     /// As the API and `--json` show it.
     pub fn document(&self) -> Value {
-        let Self { incident, decisions, messages, gathering } = self;
+        let Self { incident, decisions, messages, gathering, acknowledgements } = self;
         let of = |it: &DecisionRow| {
             let message = it.message.as_ref().map(|id| {
                 let due = self.gathered(it).map(|group| group.due_at);
@@ -72,6 +77,17 @@ impl Explanation {
                 "message": message(&it.id, Some(it), None),
             })
         };
+        let owner = |it: &AcknowledgementRow| {
+            json!({
+                "id": it.id,
+                "by": it.owner,
+                "note": it.note,
+                "at": it.created_at,
+                "until": it.ends_at,
+                "over_at": it.over_at,
+                "over_why": it.over_why,
+            })
+        };
         json!({
             "incident": {
                 "id": incident.id,
@@ -89,6 +105,7 @@ impl Explanation {
             },
             "truncated": decisions.len() >= SHOWN as usize,
             "decisions": decisions.iter().map(of).collect::<Vec<_>>(),
+            "acknowledgements": acknowledgements.iter().map(owner).collect::<Vec<_>>(),
             "repeats": gathering.repeats.iter().map(again).collect::<Vec<_>>(),
         })
     }

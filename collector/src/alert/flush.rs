@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use tickbird_shared::{Fingerprint, Status, Timestamp};
 
-use super::route::facts;
+use super::route::{Facts, facts};
 use super::{Form, IncidentKey, Kind, Policy, State, Withheld, group, message, next_id};
 use crate::store::{AgentRow, GroupRow, IncidentRow, OutboxRow, WithheldRow};
 
@@ -71,8 +71,9 @@ impl State {
         let is_configured = configured.is_some();
         let is_asked = !self.silences.is_empty() || !policy.inhibitions.is_empty() || !policy.windows.is_empty();
         let holds = |state: &Self, place: &IncidentKey, (row, agent): &Found<'_>| {
-            let facts = is_asked.then(|| facts(row, *agent))?;
-            state.holder(policy, place, &facts, now).or_else(|| policy.way(receiver, &facts, now).1)
+            let facts = if is_asked { facts(row, *agent) } else { Facts::new() };
+            let mute = || policy.way(receiver, &facts, now).1.filter(|_| is_asked);
+            state.holder(policy, place, &facts, now).or_else(mute)
         };
         let (mut told, mut ungathered, mut withheld) = (Vec::new(), Vec::new(), Vec::new());
         for (incident, it) in gathered {

@@ -15,8 +15,9 @@ use serde_json::value::RawValue;
 use tickbird_shared::{Labels, Severity, Status, Timestamp};
 
 use crate::aggregate::Priority;
-use crate::store::{AgentRow, GroupRow, IncidentRow, OutboxRow};
+use crate::store::{AcknowledgementRow, AgentRow, GroupRow, IncidentRow, OutboxRow};
 
+use super::acknowledgement::AcknowledgementDocument;
 use super::group::{common, in_words};
 use super::route::{Facts, facts};
 use super::{Found, Kind, Receiver};
@@ -89,6 +90,7 @@ pub struct IncidentDocument<'a> {
     resolved_at: Option<Timestamp>,
     resolved_reason: Option<&'a str>,
     occurrences: u32,
+    acknowledged: Option<AcknowledgementDocument<'a>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -107,8 +109,12 @@ pub struct AgentDocument<'a> {
 }
 
 impl<'a> IncidentDocument<'a> {
-    /// The document of a row, with what is known of its agent.
-    pub fn new(row: &'a IncidentRow, agent: Option<&'a AgentRow>) -> Self {
+    /// The document of a row, with what is known of its agent, and whose it is.
+    pub fn new(
+        row: &'a IncidentRow,
+        agent: Option<&'a AgentRow>,
+        acknowledged: Option<&'a AcknowledgementRow>,
+    ) -> Self {
         let priority = Priority::of(&row.check, row.occurrences);
         Self {
             id: &row.id,
@@ -134,6 +140,7 @@ impl<'a> IncidentDocument<'a> {
             resolved_at: row.resolved_at,
             resolved_reason: row.resolved_reason.as_deref(),
             occurrences: row.occurrences,
+            acknowledged: acknowledged.map(AcknowledgementDocument::from),
         }
     }
 }
@@ -163,6 +170,7 @@ pub fn sample(tenant: &str, receiver: &Receiver, now: Timestamp) -> (String, Vec
         reason: "somebody asked for a test",
         incident: &incident,
         agent: None,
+        acknowledged: None,
         decided_at: now,
     };
     let body = told.render(&receiver.form);
@@ -325,7 +333,9 @@ impl<'a> GroupTold<'a> {
             bytes <= BYTES_IN_FULL
         };
         let in_full = self.parts.iter().take(IN_FULL).take_while(fits).count();
-        let full = |(change, row, agent): &Part<'a>| Member { change, incident: IncidentDocument::new(row, *agent) };
+        // What is somebody's is not told with its group.
+        let document = |row, agent| IncidentDocument::new(row, agent, None);
+        let full = |(change, row, agent): &Part<'a>| Member { change, incident: document(row, *agent) };
         let brief = |(change, row, _): &Part<'a>| Brief {
             change,
             id: &row.id,
@@ -371,6 +381,8 @@ pub(super) struct Told<'a> {
     pub(super) reason: &'a str,
     pub(super) incident: &'a IncidentRow,
     pub(super) agent: Option<&'a AgentRow>,
+    /// Who has it.
+    pub(super) acknowledged: Option<&'a AcknowledgementRow>,
     pub(super) decided_at: Timestamp,
 }
 
@@ -394,7 +406,7 @@ impl Told<'_> {
             receiver: self.receiver,
             decided_at: self.decided_at,
             reason: self.reason,
-            incident: IncidentDocument::new(self.incident, self.agent),
+            incident: IncidentDocument::new(self.incident, self.agent, self.acknowledged),
         }
     }
 }

@@ -7,6 +7,7 @@ use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
 use axum::{Extension, Json};
 use serde_json::Value;
+use tickbird_shared::Status;
 
 use super::access::Caller;
 use super::page::{Document, Page};
@@ -41,10 +42,15 @@ pub(super) async fn list(
     query.finish()?;
     filter.before = page.after().map(str::to_owned);
     filter.limit = page.ask();
+    let now = (shared.context.clock)();
     let read = move |rows: Rows<'_>| {
         let found = rows.incidents(&filter)?;
         let agents = agents(rows, &filter.tenant, found.iter().map(|it| it.agent.as_str()))?;
-        let item = |row| IncidentDocument::new(row, agents.get(&row.agent));
+        let mut acknowledged = HashMap::new();
+        for row in found.iter().filter(|it| it.status == Status::Firing) {
+            acknowledged.extend(rows.acknowledgement(&row.tenant, &row.id, now)?.map(|it| (row.id.clone(), it)));
+        }
+        let item = |row| IncidentDocument::new(row, agents.get(&row.agent), acknowledged.get(&row.id));
         Ok(page.document(&found, |row: &IncidentRow| row.id.clone(), item))
     };
     shared.context.readers.read(read).await.map_err(|error| unreadable(&error))

@@ -309,7 +309,7 @@ async fn incidents_findings_and_agents_are_shown_as_documented() {
     assert_eq!((&agent["id"], &agent["presence"], &agent["denied"]), (&AGENT.into(), &"live".into(), &false.into()));
     let mut keys: Vec<_> = incident.as_object().expect("an object").keys().cloned().collect();
     keys.sort();
-    let expected = "advice agent check evidence evidence_lost fingerprint id occurrences opened_at priority \
+    let expected = "acknowledged advice agent check evidence evidence_lost fingerprint id occurrences opened_at priority \
                     resolved_at resolved_reason severity since status sub_key summary target updated_at";
     assert_eq!(keys.join(" "), expected);
 }
@@ -361,6 +361,70 @@ async fn an_operator_silences_what_matches_and_everybody_may_ask_why() {
     assert_eq!(world.get("/v1/silences?ended=true").await.json()["items"][0]["state"], "ended");
     let explained = world.get(&format!("/v1/incidents/{incident}/explanation")).await.json();
     assert_eq!(explained["decisions"][1]["told"], true, "it is decided anew with the end: {explained}");
+}
+
+#[tokio::test]
+async fn an_operator_takes_an_incident_and_gives_it_back_and_the_list_says_whose_it_is() {
+    let mut world = World::new();
+    let mut writer = Writer::open(&world.bed.store()).expect("opens");
+    let transaction = writer.transaction().expect("begins");
+    let (row, operator) = token::api("ona", "operator", clock());
+    transaction.add_api_token(&row).expect("adds");
+    transaction.commit().expect("commits");
+    world.bed.begins("pool:shop").await;
+    world.bed.begins("pool:till").await;
+    let incident = world.get("/v1/incidents").await.json()["items"][1]["id"].as_str().expect("an id").to_owned();
+    let path = format!("/v1/incidents/{incident}/acknowledgement");
+    let ask = async |method: Method, path: &str, body: &str| {
+        let request = Request::builder().method(method).uri(path).header("authorization", format!("Bearer {operator}"));
+        world.send(request.body(Body::from(body.to_owned())).expect("valid")).await
+    };
+    for (body, words) in [
+        ("{", "the body is no acknowledgement"),
+        (r#"{"by": " "}"#, "`by` has"),
+        (r#"{"for": "soon"}"#, "`for`: `soon` is not a duration"),
+        (r#"{"for": "1h", "until": "2999-01-01T00:00:00Z"}"#, "two words for one thing"),
+        (r#"{"until": "1999-01-01T00:00:00Z"}"#, "it would end before now"),
+        (r#"{"owner": "x"}"#, "owner"),
+    ] {
+        let answer = ask(Method::POST, &path, body).await;
+        assert_problem(&answer, 422);
+        assert!(answer.json()["detail"].as_str().is_some_and(|it| it.contains(words)), "{}", answer.body);
+    }
+    assert_problem(&ask(Method::POST, &path, &" ".repeat(20_000)).await, 413);
+    assert_eq!(ask(Method::POST, "/v1/incidents/01J/acknowledgement", "").await.json()["code"], "no_such_incident");
+    assert_eq!(ask(Method::DELETE, &path, "").await.json()["code"], "no_such_acknowledgement");
+
+    let answer = ask(Method::POST, &path, "").await;
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    let said = answer.json();
+    // Between the request and its commit a moment passes.
+    let lasts = |of: &Value, hours: i64| {
+        let at = |key: &str| of[key].as_str().expect("a time").parse::<Timestamp>().expect("a time");
+        (hours * 3600 - 60..=hours * 3600).contains(&at("until").duration_since(at("at")).as_secs())
+    };
+    assert_eq!((&said["by"], &said["note"]), (&"ona".into(), &Value::Null), "the defaults");
+    assert!(lasts(&said, 8), "{said}");
+    // Somebody takes it over.
+    let said = ask(Method::POST, &path, r#"{"by": "anna", "note": "rolling back", "for": "4h"}"#).await.json();
+    assert!(said["by"] == "anna" && lasts(&said, 4), "{said}");
+    let items = world.get("/v1/incidents").await.json()["items"].clone();
+    assert_eq!((&items[1]["acknowledged"], &items[0]["acknowledged"]), (&said, &Value::Null));
+
+    assert_eq!(ask(Method::DELETE, &path, "").await.status, 200);
+    assert_problem(&ask(Method::DELETE, &path, "").await, 404);
+    assert_eq!(world.get("/v1/incidents").await.json()["items"][1]["acknowledged"], Value::Null);
+    let explained = world.get(&format!("/v1/incidents/{incident}/explanation")).await.json();
+    let over: Vec<_> =
+        explained["acknowledgements"].as_array().expect("a list").iter().map(|it| &it["over_why"]).collect();
+    assert_eq!(over, ["anna took it over", "ona ended it"]);
+    let kinds: Vec<_> = explained["decisions"].as_array().expect("a list").iter().map(|it| &it["kind"]).collect();
+    assert_eq!(kinds, ["incident.firing", "incident.acknowledged", "incident.acknowledged", "incident.repeated"]);
+    assert_eq!(explained["decisions"][3]["told"], true, "with the end and at once: {explained}");
+
+    world.bed.clears("pool:shop").await;
+    let ask = async |method: Method, path: &str| world.ask(method, path, Some(&operator)).await;
+    assert_problem(&ask(Method::POST, &path).await, 409);
 }
 
 #[tokio::test]

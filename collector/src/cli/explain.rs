@@ -1,11 +1,12 @@
 //! `explain INCIDENT`: why somebody was told, or was not.
 
 use clap::Args;
+use tickbird_shared::Timestamp;
 
 use super::table::{plain, time};
 use super::{CliError, Where};
 use crate::alert::Explanation;
-use crate::store::{DecisionRow, MessageState, OutboxRow};
+use crate::store::{AcknowledgementRow, DecisionRow, MessageState, OutboxRow};
 use crate::token::DEFAULT_TENANT;
 
 /// Tells what was decided about an incident, in order: who was told what and why, or why not, and what they answered.
@@ -44,10 +45,20 @@ fn text(explanation: &Explanation) -> String {
         let line = format!("{}  {} told again with {}: it still fires", time(it.decided_at), it.receiver, it.incident);
         (it.decided_at, vec![line, format!("    {}: {}", it.id, answered(it))])
     });
-    let mut told: Vec<_> = decided.chain(again).collect();
+    let taken = explanation.acknowledgements.iter().flat_map(owner);
+    let mut told: Vec<_> = taken.chain(decided).chain(again).collect();
     told.sort_by_key(|(at, _)| *at);
     lines.extend(told.into_iter().flat_map(|(_, lines)| lines));
     lines.join("\n")
+}
+
+/// When somebody took it, and when that was over.
+fn owner(it: &AcknowledgementRow) -> Vec<(Timestamp, Vec<String>)> {
+    let note = it.note.as_deref().map(|it| format!(": {}", plain(it))).unwrap_or_default();
+    let took =
+        format!("{}  {} acknowledged it until {}{note}", time(it.created_at), plain(&it.owner), time(it.ends_at));
+    let over = it.over_at.map(|at| (at, vec![format!("{}  {}", time(at), plain(&it.ended()))]));
+    [(it.created_at, vec![took])].into_iter().chain(over).collect()
 }
 
 fn decision(explanation: &Explanation, it: &DecisionRow) -> Vec<String> {

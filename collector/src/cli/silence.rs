@@ -91,7 +91,7 @@ pub(super) struct End {
     at: Where,
 }
 
-fn moment(text: &str) -> Result<Timestamp, String> {
+pub(super) fn moment(text: &str) -> Result<Timestamp, String> {
     text.parse().map_err(|_| "write it with its zone, like 2026-12-01T08:00:00Z".into())
 }
 
@@ -124,12 +124,12 @@ impl Of {
 }
 
 /// Who is logged in, also behind `sudo`.
-fn logged_in() -> Option<String> {
+pub(super) fn logged_in() -> Option<String> {
     ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok().filter(|it| !it.is_empty()))
 }
 
 /// `by` after `from`, or the end of time.
-fn later(from: Timestamp, by: Duration) -> Timestamp {
+pub(super) fn later(from: Timestamp, by: Duration) -> Timestamp {
     from.saturating_add(by).unwrap_or(Timestamp::MAX)
 }
 

@@ -4,6 +4,7 @@ use tickbird_shared::batch::{Acknowledgement, Inventory, Open};
 use tickbird_shared::{Epoch, Lane, Start, Timestamp};
 
 use super::AgentKey;
+use crate::alert::Ask;
 use crate::store::{FindingRow, LevelsRow, LossRow, SilenceRow};
 
 /// A decoded batch of an authenticated agent, in the store's own rows, owning all it holds.
@@ -184,6 +185,22 @@ pub enum Silencing {
         tenant: String,
         /// Its id.
         silence: String,
+    },
+}
+
+/// What somebody asks of an acknowledgement.
+#[derive(Debug, Clone)]
+pub enum Acknowledging {
+    /// A new one.
+    Begin(Box<Ask>),
+    /// Its end, now.
+    End {
+        /// Tenant of the incident.
+        tenant: String,
+        /// The incident.
+        incident: String,
+        /// Who ends it.
+        by: String,
     },
 }
 

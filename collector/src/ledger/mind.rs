@@ -21,7 +21,10 @@ use crate::store::{
 use super::lane::{Admission, admit};
 use super::{AgentKey, Content, Delivery, Directory, Incoming, Numbered, Outcome, Settled, Silencing, Standing};
 
+mod acknowledgements;
 mod agents;
+
+use acknowledgements::Reasons;
 
 /// How far back resolved incidents are remembered: the longest a receiver may still be owed their resolve.
 const REMEMBERED: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -58,6 +61,7 @@ impl Mind {
         let mut alert = alert::State::load(rows.told(since)?, rows.outbox_waiting()?)
             .after(rows.newest_message()?.as_deref())
             .with_withheld(rows.withheld()?)
+            .with_acknowledgements(rows.live_acknowledgements()?)
             .with_groups(rows.groups()?, &rows.gathered()?, incidents.iter(), policy, now)
             .with_sources(with_agent.clone(), policy);
         alert.silence(silences(rows)?);
@@ -102,24 +106,19 @@ impl Mind {
 
     /// Decides anew what was held back by something that is gone.
     fn let_go(&mut self, transaction: &Transaction<'_>, policy: &Policy, now: Timestamp) -> Result<(), StoreError> {
-        let lapses = self.alert.lapses(policy, now);
-        if lapses.is_empty() {
-            return Ok(());
-        }
-        let mut reasons = HashMap::new();
-        for lapse in &lapses {
+        let mut reasons = Reasons::new();
+        for lapse in self.alert.lapses(policy, now) {
             let held = lapse.incidents.len();
             tracing::info!(tenant = lapse.tenant, holder = lapse.holder, held, "what held incidents back is gone");
-            for incident in &lapse.incidents {
-                reasons.insert((lapse.tenant.as_str(), incident.as_str()), lapse.reason.as_str());
-            }
             if lapse.ends_silence {
                 transaction.silence_over(&lapse.tenant, &lapse.holder, now)?;
             }
+            for incident in lapse.incidents {
+                reasons.insert((lapse.tenant.clone(), incident), (ChangeKind::Reconsidered, lapse.reason.clone()));
+            }
         }
-        let changes = self.aggregate.reconsider(|tenant, id| reasons.get(&(tenant, id)).copied());
-        self.follow(transaction, policy, changes, now)?;
-        Ok(())
+        self.end_acknowledgements(transaction, &mut reasons, now)?;
+        self.decide_anew(transaction, policy, &reasons, now)
     }
 
     /// Queues the messages of groups whose time has come.
@@ -491,8 +490,15 @@ impl Mind {
         changes: Vec<IncidentChange>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        for change in changes {
+        for mut change in changes {
             transaction.put_incident(&change.incident)?;
+            let is_over = change.kind == ChangeKind::Resolved;
+            // Who is told of the end is told, too, who had it.
+            let outgrown = if is_over { None } else { self.alert.ends_acknowledgement(&change, now) };
+            if let Some(row) = &outgrown {
+                transaction.mark_acknowledgement(row)?;
+                change.reason += &format!("; {}", row.ended());
+            }
             if change.kind == ChangeKind::Resolved {
                 // Also of receivers that are not configured any more.
                 transaction.delete_all_withheld(&change.incident.tenant, &change.incident.id)?;
@@ -523,6 +529,9 @@ impl Mind {
                     transaction.add_message(message)?;
                     self.queued = true;
                 }
+            }
+            if is_over && let Some(row) = self.alert.ends_acknowledgement(&change, now) {
+                transaction.mark_acknowledgement(&row)?;
             }
         }
         Ok(())

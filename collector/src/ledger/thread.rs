@@ -10,14 +10,14 @@ use tickbird_shared::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::aggregate::{PoolSum, Presence, Strain};
-use crate::alert::Policy;
+use crate::alert::{AcknowledgementError, Policy};
 use crate::pki::life::Kept;
-use crate::store::{self, AgentRow, Aside, Bounds, Condition, StoreError, Tally, Writer};
+use crate::store::{self, AcknowledgementRow, AgentRow, Aside, Bounds, Condition, StoreError, Tally, Writer};
 
 use super::mind::Mind;
 use super::{
-    AgentKey, Answer, Content, Counters, Delivery, Directory, Enrolment, Event, Excess, Guest, Handle, Health,
-    Incoming, Numbered, Renewal, Settled, Silencing, TokenRefusal, Unavailable,
+    Acknowledging, AgentKey, Answer, Content, Counters, Delivery, Directory, Enrolment, Event, Excess, Guest, Handle,
+    Health, Incoming, Numbered, Renewal, Settled, Silencing, TokenRefusal, Unavailable,
 };
 
 /// Events that may wait. Each is a request that waits for its answer; over it agents are told to come back.
@@ -315,6 +315,9 @@ impl Ledger {
                     Done::Excess
                 }
                 Work::Silence(silencing, _) => Done::Silence(mind.silence(&transaction, policy, silencing, now)?),
+                Work::Acknowledge(asked, _) => {
+                    Done::Acknowledge(Box::new(mind.acknowledge(&transaction, policy, asked, now)?))
+                }
             });
         }
         if group.tick {
@@ -388,6 +391,7 @@ enum Work {
     Delivered(Box<Delivery>, Answer<()>),
     Excess(Vec<Excess>, Answer<()>),
     Silence(Silencing, Answer<bool>),
+    Acknowledge(Acknowledging, Answer<Result<AcknowledgementRow, AcknowledgementError>>),
 }
 
 enum Done {
@@ -398,6 +402,7 @@ enum Done {
     Delivered,
     Excess,
     Silence(bool),
+    Acknowledge(Box<Result<AcknowledgementRow, AcknowledgementError>>),
 }
 
 impl Group {
@@ -416,6 +421,7 @@ impl Group {
             Event::Delivered(delivery, answer) => self.work.push(Work::Delivered(delivery, answer)),
             Event::Excess(excesses, answer) => self.work.push(Work::Excess(excesses, answer)),
             Event::Silence(silencing, answer) => self.work.push(Work::Silence(silencing, answer)),
+            Event::Acknowledge(asked, answer) => self.work.push(Work::Acknowledge(asked, answer)),
             Event::Presence(agents, answer) => self.presence.push((agents, answer)),
             Event::Fleet(tenant, answer) => self.fleet.push((tenant, answer)),
             Event::Tick => self.tick = true,
@@ -449,6 +455,9 @@ impl Work {
             }
             (Self::Renew(_, answer), Done::Renew(done)) | (Self::Silence(_, answer), Done::Silence(done)) => {
                 let _ = answer.send(Ok(done));
+            }
+            (Self::Acknowledge(_, answer), Done::Acknowledge(done)) => {
+                let _ = answer.send(Ok(*done));
             }
             (Self::Admit(_, answer), Done::Admitted)
             | (Self::Delivered(_, answer), Done::Delivered)

@@ -1,6 +1,6 @@
 //! How long and how much is kept: slices of the oldest go, so that no commit waits for long.
 //!
-//! Never deleted: an incident that fires, a message that waits, a silence whose end was not noticed, an agent, a token.
+//! Never deleted: an incident that fires, a message that waits, a silence or an acknowledgement whose end was not noticed, an agent, a token.
 
 use std::time::Duration;
 
@@ -75,6 +75,7 @@ impl Transaction<'_> {
             (LEVELS_BEFORE, before(LEVELS)),
             (USE_BEFORE, before(USE)),
             (SILENCES_BEFORE, before(bounds.incidents)),
+            (ACKNOWLEDGEMENTS_BEFORE, before(bounds.incidents)),
         ];
         for (statement, cutoff) in by_age {
             let gone = self.connection().prepare_cached(statement)?.execute((cutoff, SLICE))?;
@@ -141,3 +142,5 @@ const USE_BEFORE: &str = "DELETE FROM pool_use WHERE (tenant, server, applicatio
     (SELECT tenant, server, application, day FROM pool_use WHERE day < ?1 LIMIT ?2)";
 const SILENCES_BEFORE: &str = "DELETE FROM silences WHERE (tenant, id) IN \
     (SELECT tenant, id FROM silences WHERE over_at < ?1 OR ends_at < ?1 LIMIT ?2)";
+const ACKNOWLEDGEMENTS_BEFORE: &str = "DELETE FROM acknowledgements WHERE (tenant, incident, id) IN \
+    (SELECT tenant, incident, id FROM acknowledgements WHERE over_at < ?1 ORDER BY over_at LIMIT ?2)";

@@ -122,6 +122,20 @@ pub(super) fn filled(path: &Path) {
             held_by: silence.id,
         };
         transaction.put_withheld(&withheld).expect("writes");
+        let acknowledgement = AcknowledgementRow {
+            tenant: "default".into(),
+            incident: row.id.clone(),
+            id: format!("ack_{number:026}"),
+            owner: "anna".into(),
+            note: Some("we are on it".into()),
+            severity: Severity::Warning,
+            created_at: at(2),
+            ends_at: at(9),
+            taken_at: Some(at(3)),
+            over_why: None,
+            over_at: None,
+        };
+        transaction.acknowledge(&acknowledgement).expect("writes");
         let group = GroupRow {
             tenant: "default".into(),
             id: format!("grp_{number:032}"),

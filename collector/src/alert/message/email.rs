@@ -44,7 +44,7 @@ impl Letter {
 }
 
 pub(super) fn of_incident(told: Told<'_>) -> Vec<u8> {
-    let Told { id, kind, receiver, incident, agent, reason, decided_at } = told;
+    let Told { id, kind, receiver, incident, agent, acknowledged, reason, decided_at } = told;
     let state = if kind == SAMPLE { "TEST".into() } else { state(kind, "incident.") };
     let mut text = format!("{}\n\n", plain(&incident.summary));
     text += &about(incident, agent);
@@ -59,6 +59,9 @@ pub(super) fn of_incident(told: Told<'_>) -> Vec<u8> {
     }
     if incident.evidence_lost {
         text += "\nPart of the proof was too long to be kept.\n";
+    }
+    if let Some(it) = acknowledged {
+        text += &format!("\nAcknowledged by {}.\n", plain(&it.owner));
     }
     text += &format!("\nTold to {receiver}: {}.\n", plain(reason));
     if kind != SAMPLE {

@@ -80,7 +80,16 @@ pub(super) fn documents() -> Vec<(&'static str, Value)> {
         ..bare.clone()
     };
     let one = |kind, incident, agent| {
-        let told = Told { id: "msg_1", kind, receiver: "ops", reason: "a sample", incident, agent, decided_at: now };
+        let told = Told {
+            id: "msg_1",
+            kind,
+            receiver: "ops",
+            reason: "a sample",
+            incident,
+            agent,
+            acknowledged: None,
+            decided_at: now,
+        };
         serde_json::to_value(told.document()).expect("texts, numbers and checked JSON serialise")
     };
     let group = GroupRow {

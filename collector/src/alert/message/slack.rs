@@ -4,7 +4,7 @@ use serde::Serialize;
 use tickbird_shared::{Severity, Status};
 
 use super::{GroupTold, Part, SAMPLE, Told, bytes};
-use crate::store::{AgentRow, IncidentRow};
+use crate::store::{AcknowledgementRow, AgentRow, IncidentRow};
 
 /// Incidents of a group that are told one by one; Slack shows no more than some twenty well.
 const SHOWN: usize = 20;
@@ -36,7 +36,7 @@ struct Field {
 }
 
 pub(super) fn of_incident(told: Told<'_>) -> Vec<u8> {
-    let Told { id, kind, incident, agent, reason, decided_at, .. } = told;
+    let Told { id, kind, incident, agent, acknowledged, reason, decided_at, .. } = told;
     let state = match kind.strip_prefix("incident.") {
         Some(state) => state.to_uppercase(),
         None if kind == SAMPLE => "TEST".into(),
@@ -49,7 +49,7 @@ pub(super) fn of_incident(told: Told<'_>) -> Vec<u8> {
             color: color(incident),
             fallback: line,
             text: text(incident),
-            fields: fields(incident, agent),
+            fields: fields(incident, agent, acknowledged),
             footer: plain(&format!("{reason} | incident {} | {id}", incident.id)),
             ts: decided_at.as_second(),
             mrkdwn_in: ["text"],
@@ -92,7 +92,7 @@ fn text(incident: &IncidentRow) -> String {
     text
 }
 
-fn fields(incident: &IncidentRow, agent: Option<&AgentRow>) -> Vec<Field> {
+fn fields(incident: &IncidentRow, agent: Option<&AgentRow>, acknowledged: Option<&AcknowledgementRow>) -> Vec<Field> {
     let field = |title, value: &str| Field { title, value: plain(value), short: true };
     let mut fields = vec![field("target", &incident.target), field("since", &incident.since.to_string())];
     if let Some(agent) = agent {
@@ -101,6 +101,9 @@ fn fields(incident: &IncidentRow, agent: Option<&AgentRow>) -> Vec<Field> {
         if !labels.is_empty() {
             fields.push(field("labels", &labels.join(", ")));
         }
+    }
+    if let Some(it) = acknowledged {
+        fields.push(field("acknowledged by", &it.owner));
     }
     fields
 }

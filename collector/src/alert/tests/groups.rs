@@ -5,285 +5,10 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use serde_json::Value;
 
-use super::super::{By, Flush, Found, Grouping};
+use super::super::{By, Found, Grouping};
+use super::ward::{INTERVAL, REPEAT, WAIT, Ward, body, changes, grouping, policy, seconds};
 use super::*;
-
-const WAIT: i64 = 3;
-const INTERVAL: i64 = 10;
-const REPEAT: i64 = 60;
-
-fn seconds(count: i64) -> Duration {
-    Duration::from_secs(count.unsigned_abs())
-}
-
-fn grouping() -> Grouping {
-    let repeat = [(Warning, seconds(REPEAT)), (Critical, seconds(REPEAT / 2))].into();
-    Grouping { by: By::Labels(vec!["target".into()]), wait: seconds(WAIT), interval: seconds(INTERVAL), repeat }
-}
-
-/// Everything leads to one receiver by one route.
-fn policy(grouping: Option<Grouping>) -> Policy {
-    let route = Route {
-        at: "route".into(),
-        path: "{}".into(),
-        receiver: "ops".into(),
-        matchers: Vec::new(),
-        goes_on: false,
-        routes: Vec::new(),
-        grouping,
-        mute: vec!["night".into()],
-        active: Vec::new(),
-    };
-    Policy { route: Some(route), ..Policy::from(vec![Receiver::new("ops")]) }
-}
-
-/// The tables that the ledger writes, and four incidents: two of each of two targets.
-struct Ward {
-    policy: Policy,
-    state: State,
-    rows: Vec<IncidentRow>,
-    decisions: Vec<DecisionRow>,
-    groups: BTreeMap<String, GroupRow>,
-    outbox: Vec<OutboxRow>,
-    withheld: BTreeMap<String, WithheldRow>,
-    silences: Vec<SilenceRow>,
-    /// Silences so far.
-    begun: u32,
-    second: i64,
-    /// When a route that does not group was last there.
-    ungrouped_at: i64,
-    /// Of each incident since when it is as it is, and nothing holds it back.
-    steady_since: [i64; 4],
-}
-
-impl Ward {
-    fn new(policy: Policy) -> Self {
-        let row = |number: usize| IncidentRow {
-            id: format!("01JCZZZZZZZZZZZZZZZZZZZZZ{number}"),
-            fingerprint: Fingerprint::of("default", "a", "pool.leak", "pool:shop", Some(&number.to_string())),
-            sub_key: Some(number.to_string()),
-            target: if number < 2 { "pool:shop" } else { "pool:till" }.into(),
-            status: Status::Resolved,
-            ..incident(if number.is_multiple_of(2) { "pool.leak" } else { "pool.exhausted" }, Warning, 0)
-        };
-        Self {
-            policy,
-            state: State::default(),
-            rows: (0..4).map(row).collect(),
-            decisions: Vec::new(),
-            groups: BTreeMap::new(),
-            outbox: Vec::new(),
-            withheld: BTreeMap::new(),
-            silences: Vec::new(),
-            begun: 0,
-            second: 0,
-            ungrouped_at: i64::MIN / 2,
-            steady_since: [0; 4],
-        }
-    }
-
-    fn fires(&self, number: usize) -> bool {
-        self.rows[number].status == Status::Firing
-    }
-
-    fn is_silenced(&self, row: &IncidentRow) -> bool {
-        let matches = |it: &SilenceRow| Silence::new(it.clone()).is_ok_and(|it| it.matches(&facts(row, None)));
-        self.silences.iter().any(|it| it.ends_at > at(self.second) && matches(it))
-    }
-
-    fn is_mute(&self) -> bool {
-        !self.policy.windows.is_empty()
-    }
-
-    fn change(&mut self, number: usize, kind: ChangeKind, severity: Severity) {
-        let row = &mut self.rows[number];
-        row.state_epoch += 1;
-        row.severity = severity;
-        row.status = if kind == Resolved { Status::Resolved } else { Status::Firing };
-        let change = IncidentChange { incident: row.clone(), kind, reason: format!("{kind:?}") };
-        self.steady_since[number] = self.second;
-        for decision in self.state.decide(&change, None, &self.policy, at(self.second)) {
-            let row = decision.row;
-            let key = |it: &DecisionRow| (it.incident.clone(), it.receiver.clone(), it.state_epoch);
-            let same = |it: &DecisionRow| key(it) == key(&row);
-            assert!(!self.decisions.iter().any(same), "decided twice: {row:?}");
-            if let Some(why) = decision.ungathers {
-                assert!(self.ungather(&row.incident, &why) > 0, "nothing waited: {row:?}");
-            }
-            match decision.withheld {
-                Withheld::Put(held) => drop(self.withheld.insert(row.incident.clone(), held)),
-                Withheld::Gone => assert!(self.withheld.remove(&row.incident).is_some()),
-                Withheld::Nothing => (),
-            }
-            if let Some(group) = decision.group {
-                self.groups.insert(group.id.clone(), group);
-            }
-            self.decisions.push(row);
-            self.supersede(&decision.supersedes);
-            self.outbox.extend(decision.message);
-        }
-        if kind == Resolved {
-            self.withheld.remove(&self.rows[number].id);
-        }
-    }
-
-    fn ungather(&mut self, incident: &str, why: &str) -> usize {
-        let waits = |it: &&mut DecisionRow| it.incident == incident && !it.told && it.message.is_some();
-        let mut count = 0;
-        for row in self.decisions.iter_mut().filter(waits) {
-            (row.message, row.in_group) = (None, None);
-            row.reason = format!("{}; {why}", row.reason);
-            count += 1;
-        }
-        count
-    }
-
-    fn supersede(&mut self, ids: &[String]) {
-        for row in self.outbox.iter_mut().filter(|it| ids.contains(&it.id)) {
-            assert_eq!(row.state, MessageState::Waiting);
-            if row.uncertain == 0 {
-                row.state = MessageState::Superseded;
-            }
-        }
-    }
-
-    /// One second, as the ledger has it.
-    fn tick(&mut self) {
-        self.second += 1;
-        let now = at(self.second);
-        if self.policy.route.as_ref().is_none_or(|it| it.grouping.is_none()) {
-            self.ungrouped_at = self.second;
-        }
-        for lapse in self.state.lapses(&self.policy, now) {
-            if lapse.ends_silence {
-                self.silences.retain(|it| it.id != lapse.holder);
-            }
-            for number in 0..4 {
-                if lapse.incidents.contains(&self.rows[number].id) && self.fires(number) {
-                    self.change(number, Reconsidered, self.rows[number].severity);
-                }
-            }
-        }
-        let rows = &self.rows;
-        let find = |(_, id): &IncidentKey, fingerprint: Option<Fingerprint>| {
-            let found = rows.iter().find(|it| it.id == *id);
-            assert!(fingerprint.is_none() || fingerprint == found.map(|it| it.fingerprint));
-            Ok::<_, Infallible>(found.map(|it| -> Found<'_> { (Cow::Borrowed(it), None) }))
-        };
-        let Ok(flushes) = self.state.flush(&self.policy, now, find);
-        for flush in flushes {
-            self.write(flush);
-        }
-    }
-
-    fn write(&mut self, flush: Flush) {
-        for (incident, why) in &flush.ungathered {
-            assert!(self.ungather(incident, why) > 0, "nothing waited: {incident}");
-        }
-        for row in flush.withheld {
-            self.withheld.insert(row.incident.clone(), row);
-        }
-        if let Some(message) = flush.gathered_for {
-            for row in self.decisions.iter_mut().filter(|it| it.message.as_ref() == Some(&message)) {
-                assert!(!row.told, "told twice: {row:?}");
-                row.told = true;
-            }
-            assert_eq!(flush.message.as_ref().map(|it| &it.id), Some(&message), "what waited for it is told with it");
-        }
-        self.supersede(&flush.supersedes);
-        if let Some(message) = flush.message {
-            let before = self.outbox.iter().rfind(|it| it.incident == message.incident);
-            assert!(before.is_none_or(|it| it.id < message.id), "a message of a group follows the one before");
-            let least = before.map_or(i64::MAX, |it| message.decided_at.as_second() - it.decided_at.as_second());
-            let is_grouped = self.second - self.ungrouped_at > WAIT;
-            assert!(least.abs() >= WAIT || !is_grouped, "two messages of a group within {least} s");
-            for (number, change) in changes(&message) {
-                let news = ["incident.firing", "incident.worsened", "incident.updated"].contains(&&*change);
-                let row = &self.rows[number];
-                assert!(!news || self.fires(number), "told to fire, and does not: {number}");
-                assert!(!news || !self.is_silenced(row), "told though it is silenced: {number}");
-                assert!(!news || !self.is_mute(), "told by a route that is mute: {number}");
-            }
-            self.outbox.push(message);
-        }
-        if flush.is_over {
-            self.groups.remove(&flush.group.id);
-        } else {
-            self.groups.insert(flush.group.id.clone(), flush.group);
-        }
-    }
-
-    fn pass(&mut self, seconds: i64) {
-        (0..seconds).for_each(|_| self.tick());
-    }
-
-    fn restart(&mut self) {
-        let mut told: BTreeMap<_, DecisionRow> = BTreeMap::new();
-        for row in self.decisions.iter().filter(|it| it.told) {
-            told.insert((row.incident.clone(), row.receiver.clone()), row.clone());
-        }
-        let waiting = self.outbox.iter().filter(|it| it.state == MessageState::Waiting).cloned().collect();
-        let gathered: Vec<_> = self.decisions.iter().filter(|it| !it.told && it.message.is_some()).cloned().collect();
-        let groups = self.groups.values().cloned().collect();
-        self.state = State::load(told.into_values().collect(), waiting)
-            .after(self.outbox.last().map(|it| it.id.as_str()))
-            .with_withheld(self.withheld.values().cloned().collect())
-            .with_groups(groups, &gathered, self.rows.iter(), &self.policy, at(self.second));
-        self.load_silences();
-    }
-
-    fn load_silences(&mut self) {
-        self.state.silence(self.silences.iter().map(|it| Silence::new(it.clone()).expect("sound")).collect());
-    }
-
-    fn silence(&mut self, matcher: Option<&str>) {
-        match matcher {
-            Some(matcher) => {
-                self.begun += 1;
-                let id = format!("sil_{}", self.begun);
-                self.silences.push(silence(&id, matcher));
-            }
-            None => {
-                let now = at(self.second);
-                self.silences.iter_mut().for_each(|it| it.ends_at = it.ends_at.min(now));
-            }
-        }
-        self.steady_since = [self.second; 4];
-        self.load_silences();
-    }
-
-    /// The last that was queued of an incident: whether it fires.
-    fn is_told_to_fire(&self, number: usize) -> bool {
-        let mut fires = false;
-        for row in self.outbox.iter().filter(|it| it.state != MessageState::Superseded) {
-            for (_, change) in changes(row).into_iter().filter(|it| it.0 == number) {
-                fires = change != "incident.resolved";
-            }
-        }
-        fires
-    }
-
-    fn kinds(&self) -> Vec<&str> {
-        self.outbox.iter().map(|it| it.kind.as_str()).collect()
-    }
-}
-
-fn body(row: &OutboxRow) -> Value {
-    serde_json::from_slice(&row.body).expect("JSON")
-}
-
-/// What a message says of which incident.
-fn changes(row: &OutboxRow) -> Vec<(usize, String)> {
-    let body = body(row);
-    let number = |id: &Value| id.as_str().and_then(|it| it.chars().last()?.to_digit(10)).expect("an id") as usize;
-    let Some(members) = body["incidents"].as_array() else {
-        return vec![(number(&body["incident"]["id"]), row.kind.clone())];
-    };
-    let of = |it: &Value| (number(&it["incident"]["id"]), it["change"].as_str().expect("a change").to_owned());
-    members.iter().map(of).collect()
-}
 
 #[test]
 fn the_first_message_waits_for_others_and_the_next_for_the_interval() {
@@ -588,6 +313,9 @@ enum Step {
     Mute(bool),
     Group(bool),
     Deliver,
+    /// Somebody takes an incident for some seconds.
+    Acknowledge(usize, i64),
+    Unacknowledge(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -601,6 +329,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(Step::Mute),
         1 => any::<bool>().prop_map(Step::Group),
         1 => Just(Step::Deliver),
+        2 => (0..4_usize, 1..40_i64).prop_map(|(number, seconds)| Step::Acknowledge(number, seconds)),
+        1 => (0..4_usize).prop_map(Step::Unacknowledge),
     ]
 }
 
@@ -635,6 +365,9 @@ proptest! {
                     ward.ungrouped_at = ward.second;
                     ward.restart();
                 }
+                Step::Acknowledge(number, seconds) if ward.fires(number) => ward.acknowledge(number, seconds),
+                Step::Acknowledge(..) => (),
+                Step::Unacknowledge(number) => ward.unacknowledge(number),
                 Step::Deliver => {
                     if let Some(row) = ward.outbox.iter_mut().find(|it| it.state == MessageState::Waiting) {
                         row.state = MessageState::Delivered;
@@ -654,9 +387,10 @@ proptest! {
             }
             for number in 0..4 {
                 let waited = ward.second - ward.steady_since[number] > WAIT + INTERVAL;
-                let held = ward.is_silenced(&ward.rows[number]) || ward.is_mute();
+                let held = ward.is_silenced(&ward.rows[number]) || ward.is_mute() || ward.is_owned(number);
                 if waited && ward.fires(number) && !held {
                     prop_assert!(ward.is_told_to_fire(number), "{number} fires, and nobody knows");
+                    prop_assert!(!ward.owed_again.contains(&number), "nobody has {number}, and nobody is told again");
                 }
                 if waited && !ward.fires(number) {
                     prop_assert!(!ward.is_told_to_fire(number), "{number} is over, and somebody believes it");
@@ -665,6 +399,7 @@ proptest! {
         }
         ward.policy.windows.clear();
         ward.silence(None);
+        (0..4).for_each(|number| ward.unacknowledge(number));
         (0..4).for_each(|number| if ward.fires(number) { ward.change(number, Resolved, Warning) });
         ward.pass(WAIT + INTERVAL + 1);
         prop_assert!((0..4).all(|number| !ward.is_told_to_fire(number)));

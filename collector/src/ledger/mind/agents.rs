@@ -125,7 +125,7 @@ impl Mind {
     }
 
     /// Takes over what a command line wrote into the store: who is denied, who is to be forgotten, what is
-    /// silenced, and what is sent again.
+    /// silenced or acknowledged, and what is sent again.
     pub(in crate::ledger) fn take_commands(
         &mut self,
         transaction: &Transaction<'_>,
@@ -133,6 +133,7 @@ impl Mind {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         self.take_silences(transaction.rows())?;
+        self.take_acknowledgements(transaction, policy, now)?;
         // A message that was given up may wait again.
         self.queued = true;
         for stored in transaction.rows().all_agents()? {

@@ -1,0 +1,373 @@
+//! The tables that the ledger writes about incidents that are told together, and what a person would have to say of them at any time.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::super::{Ask, By, Flush, Found, Grouping};
+use super::*;
+
+pub(super) const WAIT: i64 = 3;
+pub(super) const INTERVAL: i64 = 10;
+pub(super) const REPEAT: i64 = 60;
+
+pub(super) fn seconds(count: i64) -> Duration {
+    Duration::from_secs(count.unsigned_abs())
+}
+
+pub(super) fn grouping() -> Grouping {
+    let repeat = [(Warning, seconds(REPEAT)), (Critical, seconds(REPEAT / 2))].into();
+    Grouping { by: By::Labels(vec!["target".into()]), wait: seconds(WAIT), interval: seconds(INTERVAL), repeat }
+}
+
+/// Everything leads to one receiver by one route.
+pub(super) fn policy(grouping: Option<Grouping>) -> Policy {
+    let route = Route {
+        at: "route".into(),
+        path: "{}".into(),
+        receiver: "ops".into(),
+        matchers: Vec::new(),
+        goes_on: false,
+        routes: Vec::new(),
+        grouping,
+        mute: vec!["night".into()],
+        active: Vec::new(),
+    };
+    Policy { route: Some(route), ..Policy::from(vec![Receiver::new("ops")]) }
+}
+
+/// The tables that the ledger writes, and four incidents: two of each of two targets.
+pub(super) struct Ward {
+    pub(super) policy: Policy,
+    pub(super) state: State,
+    pub(super) rows: Vec<IncidentRow>,
+    pub(super) decisions: Vec<DecisionRow>,
+    pub(super) groups: BTreeMap<String, GroupRow>,
+    pub(super) outbox: Vec<OutboxRow>,
+    pub(super) withheld: BTreeMap<String, WithheldRow>,
+    pub(super) silences: Vec<SilenceRow>,
+    /// Silences so far.
+    pub(super) begun: u32,
+    pub(super) second: i64,
+    /// When a route that does not group was last there.
+    pub(super) ungrouped_at: i64,
+    /// Of each incident since when it is as it is, and nothing holds it back.
+    pub(super) steady_since: [i64; 4],
+    pub(super) acknowledgements: Vec<AcknowledgementRow>,
+    /// Those that nobody has any more, and of which whoever was told was not told again since.
+    pub(super) owed_again: BTreeSet<usize>,
+}
+
+impl Ward {
+    pub(super) fn new(policy: Policy) -> Self {
+        let row = |number: usize| IncidentRow {
+            id: format!("01JCZZZZZZZZZZZZZZZZZZZZZ{number}"),
+            fingerprint: Fingerprint::of("default", "a", "pool.leak", "pool:shop", Some(&number.to_string())),
+            sub_key: Some(number.to_string()),
+            target: if number < 2 { "pool:shop" } else { "pool:till" }.into(),
+            status: Status::Resolved,
+            ..incident(if number.is_multiple_of(2) { "pool.leak" } else { "pool.exhausted" }, Warning, 0)
+        };
+        Self {
+            policy,
+            state: State::default(),
+            rows: (0..4).map(row).collect(),
+            decisions: Vec::new(),
+            groups: BTreeMap::new(),
+            outbox: Vec::new(),
+            withheld: BTreeMap::new(),
+            silences: Vec::new(),
+            begun: 0,
+            second: 0,
+            ungrouped_at: i64::MIN / 2,
+            steady_since: [0; 4],
+            acknowledgements: Vec::new(),
+            owed_again: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn fires(&self, number: usize) -> bool {
+        self.rows[number].status == Status::Firing
+    }
+
+    pub(super) fn is_silenced(&self, row: &IncidentRow) -> bool {
+        let matches = |it: &SilenceRow| Silence::new(it.clone()).is_ok_and(|it| it.matches(&facts(row, None)));
+        self.silences.iter().any(|it| it.ends_at > at(self.second) && matches(it))
+    }
+
+    pub(super) fn is_mute(&self) -> bool {
+        !self.policy.windows.is_empty()
+    }
+
+    pub(super) fn change(&mut self, number: usize, kind: ChangeKind, severity: Severity) {
+        let row = &mut self.rows[number];
+        row.state_epoch += 1;
+        row.severity = severity;
+        row.status = if kind == Resolved { Status::Resolved } else { Status::Firing };
+        let mut change = IncidentChange { incident: row.clone(), kind, reason: format!("{kind:?}") };
+        self.steady_since[number] = self.second;
+        let now = at(self.second);
+        let outgrown = if kind == Resolved { None } else { self.state.ends_acknowledgement(&change, now) };
+        if let Some(row) = outgrown {
+            change.reason += &format!("; {}", row.ended());
+            self.mark(row);
+        }
+        if kind == Unacknowledged && self.is_told_to_fire(number) {
+            self.owed_again.insert(number);
+        }
+        for decision in self.state.decide(&change, None, &self.policy, at(self.second)) {
+            let row = decision.row;
+            let key = |it: &DecisionRow| (it.incident.clone(), it.receiver.clone(), it.state_epoch);
+            let same = |it: &DecisionRow| key(it) == key(&row);
+            assert!(!self.decisions.iter().any(same), "decided twice: {row:?}");
+            if let Some(why) = decision.ungathers {
+                assert!(self.ungather(&row.incident, &why) > 0, "nothing waited: {row:?}");
+            }
+            match decision.withheld {
+                Withheld::Put(held) => drop(self.withheld.insert(row.incident.clone(), held)),
+                Withheld::Gone => assert!(self.withheld.remove(&row.incident).is_some()),
+                Withheld::Nothing => (),
+            }
+            if let Some(group) = decision.group {
+                self.groups.insert(group.id.clone(), group);
+            }
+            assert!(
+                decision.message.is_none() || kind == Resolved || !self.is_owned(number),
+                "somebody has it: {row:?}"
+            );
+            self.decisions.push(row);
+            self.supersede(&decision.supersedes);
+            self.owed_again.retain(|it| *it != number || decision.message.is_none());
+            self.outbox.extend(decision.message);
+        }
+        if kind == Resolved {
+            self.withheld.remove(&self.rows[number].id);
+            self.owed_again.remove(&number);
+            if let Some(row) = self.state.ends_acknowledgement(&change, now) {
+                self.mark(row);
+            }
+        }
+    }
+
+    /// Writes what became of an acknowledgement.
+    pub(super) fn mark(&mut self, row: AcknowledgementRow) {
+        let place = self.acknowledgements.iter_mut().find(|it| it.id == row.id).expect("it is known");
+        assert!(place.over_at.is_none(), "its end is noticed twice: {place:?}");
+        *place = row;
+    }
+
+    /// Whether somebody has an incident, as far as anybody can say before the next look.
+    pub(super) fn is_owned(&self, number: usize) -> bool {
+        let holds = |it: &&AcknowledgementRow| it.over_at.is_none() && it.incident == self.rows[number].id;
+        self.acknowledgements.iter().any(|it| holds(&it))
+    }
+
+    /// Somebody takes an incident for some seconds.
+    pub(super) fn acknowledge(&mut self, number: usize, length: i64) {
+        let now = at(self.second);
+        let row = &self.rows[number];
+        let millis = u64::try_from(now.as_millisecond()).unwrap_or_default();
+        let ask = Ask {
+            id: Ulid::from_parts(millis, self.acknowledgements.len() as u128),
+            tenant: row.tenant.clone(),
+            incident: row.id.clone(),
+            owner: "anna".into(),
+            note: None,
+            ends_at: at(self.second + length),
+        };
+        let new = AcknowledgementRow { taken_at: Some(now), ..ask.of(Some(row), now).expect("it fires") };
+        // The store closes whichever there was.
+        let before = self.acknowledgements.iter_mut().filter(|it| it.over_at.is_none() && it.incident == new.incident);
+        before.for_each(|it| it.over_at = Some(now));
+        let why = new.why();
+        self.acknowledgements.push(new);
+        self.load_acknowledgements();
+        let row = &mut self.rows[number];
+        row.state_epoch += 1;
+        let change = IncidentChange { incident: row.clone(), kind: ChangeKind::Acknowledged, reason: why };
+        for decision in self.state.decide(&change, None, &self.policy, now) {
+            assert!(!decision.row.told && decision.message.is_none() && decision.row.kind == "incident.acknowledged");
+            self.decisions.push(decision.row);
+        }
+        self.steady_since[number] = self.second;
+    }
+
+    /// Nobody has it from now on.
+    pub(super) fn unacknowledge(&mut self, number: usize) {
+        let now = at(self.second);
+        let live = |it: &&mut AcknowledgementRow| it.over_at.is_none() && it.incident == self.rows[number].id;
+        self.acknowledgements.iter_mut().filter(live).for_each(|it| it.ends_at = it.ends_at.min(now));
+        self.load_acknowledgements();
+    }
+
+    fn load_acknowledgements(&mut self) {
+        let live = self.acknowledgements.iter().filter(|it| it.over_at.is_none());
+        self.state.take_acknowledgements(live.cloned().collect());
+    }
+
+    pub(super) fn ungather(&mut self, incident: &str, why: &str) -> usize {
+        let waits = |it: &&mut DecisionRow| it.incident == incident && !it.told && it.message.is_some();
+        let mut count = 0;
+        for row in self.decisions.iter_mut().filter(waits) {
+            (row.message, row.in_group) = (None, None);
+            row.reason = format!("{}; {why}", row.reason);
+            count += 1;
+        }
+        count
+    }
+
+    pub(super) fn supersede(&mut self, ids: &[String]) {
+        for row in self.outbox.iter_mut().filter(|it| ids.contains(&it.id)) {
+            assert_eq!(row.state, MessageState::Waiting);
+            if row.uncertain == 0 {
+                row.state = MessageState::Superseded;
+            }
+        }
+    }
+
+    /// One second, as the ledger has it.
+    pub(super) fn tick(&mut self) {
+        self.second += 1;
+        let now = at(self.second);
+        if self.policy.route.as_ref().is_none_or(|it| it.grouping.is_none()) {
+            self.ungrouped_at = self.second;
+        }
+        let mut anew = BTreeMap::new();
+        for lapse in self.state.lapses(&self.policy, now) {
+            if lapse.ends_silence {
+                self.silences.retain(|it| it.id != lapse.holder);
+            }
+            anew.extend(lapse.incidents.into_iter().map(|it| (it, Reconsidered)));
+        }
+        for row in self.state.acknowledgements_over(now) {
+            anew.insert(row.incident.clone(), Unacknowledged);
+            self.mark(row);
+        }
+        for number in 0..4 {
+            if let Some(kind) = anew.get(&self.rows[number].id).filter(|_| self.fires(number)) {
+                self.change(number, *kind, self.rows[number].severity);
+            }
+        }
+        let rows = &self.rows;
+        let find = |(_, id): &IncidentKey, fingerprint: Option<Fingerprint>| {
+            let found = rows.iter().find(|it| it.id == *id);
+            assert!(fingerprint.is_none() || fingerprint == found.map(|it| it.fingerprint));
+            Ok::<_, Infallible>(found.map(|it| -> Found<'_> { (Cow::Borrowed(it), None) }))
+        };
+        let Ok(flushes) = self.state.flush(&self.policy, now, find);
+        for flush in flushes {
+            self.write(flush);
+        }
+    }
+
+    pub(super) fn write(&mut self, flush: Flush) {
+        for (incident, why) in &flush.ungathered {
+            assert!(self.ungather(incident, why) > 0, "nothing waited: {incident}");
+        }
+        for row in flush.withheld {
+            self.withheld.insert(row.incident.clone(), row);
+        }
+        if let Some(message) = flush.gathered_for {
+            for row in self.decisions.iter_mut().filter(|it| it.message.as_ref() == Some(&message)) {
+                assert!(!row.told, "told twice: {row:?}");
+                row.told = true;
+            }
+            assert_eq!(flush.message.as_ref().map(|it| &it.id), Some(&message), "what waited for it is told with it");
+        }
+        self.supersede(&flush.supersedes);
+        if let Some(message) = flush.message {
+            let before = self.outbox.iter().rfind(|it| it.incident == message.incident);
+            assert!(before.is_none_or(|it| it.id < message.id), "a message of a group follows the one before");
+            let least = before.map_or(i64::MAX, |it| message.decided_at.as_second() - it.decided_at.as_second());
+            let is_grouped = self.second - self.ungrouped_at > WAIT;
+            assert!(least.abs() >= WAIT || !is_grouped, "two messages of a group within {least} s");
+            for (number, change) in changes(&message) {
+                let news = !["incident.resolved", "unchanged"].contains(&&*change);
+                assert!(change == "incident.resolved" || !self.is_owned(number), "somebody has it: {number}");
+                self.owed_again.retain(|it| *it != number || !news);
+                let row = &self.rows[number];
+                assert!(!news || self.fires(number), "told to fire, and does not: {number}");
+                assert!(!news || !self.is_silenced(row), "told though it is silenced: {number}");
+                assert!(!news || !self.is_mute(), "told by a route that is mute: {number}");
+            }
+            self.outbox.push(message);
+        }
+        if flush.is_over {
+            self.groups.remove(&flush.group.id);
+        } else {
+            self.groups.insert(flush.group.id.clone(), flush.group);
+        }
+    }
+
+    pub(super) fn pass(&mut self, seconds: i64) {
+        (0..seconds).for_each(|_| self.tick());
+    }
+
+    pub(super) fn restart(&mut self) {
+        let mut told: BTreeMap<_, DecisionRow> = BTreeMap::new();
+        for row in self.decisions.iter().filter(|it| it.told) {
+            told.insert((row.incident.clone(), row.receiver.clone()), row.clone());
+        }
+        let waiting = self.outbox.iter().filter(|it| it.state == MessageState::Waiting).cloned().collect();
+        let gathered: Vec<_> = self.decisions.iter().filter(|it| !it.told && it.message.is_some()).cloned().collect();
+        let groups = self.groups.values().cloned().collect();
+        self.state = State::load(told.into_values().collect(), waiting)
+            .after(self.outbox.last().map(|it| it.id.as_str()))
+            .with_withheld(self.withheld.values().cloned().collect())
+            .with_acknowledgements(self.acknowledgements.iter().filter(|it| it.over_at.is_none()).cloned().collect())
+            .with_groups(groups, &gathered, self.rows.iter(), &self.policy, at(self.second));
+        self.load_silences();
+    }
+
+    pub(super) fn load_silences(&mut self) {
+        self.state.silence(self.silences.iter().map(|it| Silence::new(it.clone()).expect("sound")).collect());
+    }
+
+    pub(super) fn silence(&mut self, matcher: Option<&str>) {
+        match matcher {
+            Some(matcher) => {
+                self.begun += 1;
+                let id = format!("sil_{}", self.begun);
+                self.silences.push(silence(&id, matcher));
+            }
+            None => {
+                let now = at(self.second);
+                self.silences.iter_mut().for_each(|it| it.ends_at = it.ends_at.min(now));
+            }
+        }
+        self.steady_since = [self.second; 4];
+        self.load_silences();
+    }
+
+    /// The last that was queued of an incident: whether it fires.
+    pub(super) fn is_told_to_fire(&self, number: usize) -> bool {
+        let mut fires = false;
+        for row in self.outbox.iter().filter(|it| it.state != MessageState::Superseded) {
+            for (_, change) in changes(row).into_iter().filter(|it| it.0 == number) {
+                fires = change != "incident.resolved";
+            }
+        }
+        fires
+    }
+
+    pub(super) fn kinds(&self) -> Vec<&str> {
+        self.outbox.iter().map(|it| it.kind.as_str()).collect()
+    }
+}
+
+pub(super) fn body(row: &OutboxRow) -> Value {
+    serde_json::from_slice(&row.body).expect("JSON")
+}
+
+/// What a message says of which incident.
+pub(super) fn changes(row: &OutboxRow) -> Vec<(usize, String)> {
+    let body = body(row);
+    let number = |id: &Value| id.as_str().and_then(|it| it.chars().last()?.to_digit(10)).expect("an id") as usize;
+    let Some(members) = body["incidents"].as_array() else {
+        return vec![(number(&body["incident"]["id"]), row.kind.clone())];
+    };
+    let of = |it: &Value| (number(&it["incident"]["id"]), it["change"].as_str().expect("a change").to_owned());
+    members.iter().map(of).collect()
+}

@@ -21,6 +21,7 @@
 //! late says when it was decided.
 
 mod acknowledgement;
+mod escalation;
 mod explanation;
 mod flush;
 mod group;
@@ -43,6 +44,7 @@ use crate::aggregate::{ChangeKind, IncidentChange, is_own};
 use crate::store::{AcknowledgementRow, AgentRow, DecisionRow, GroupRow, IncidentRow, OutboxRow, WithheldRow};
 
 pub use acknowledgement::{AcknowledgementDocument, AcknowledgementError, Ask};
+pub use escalation::Step;
 pub use explanation::Explanation;
 pub use flush::{Flush, Found};
 pub use group::{By, Grouping};
@@ -57,6 +59,7 @@ pub use window::{Span, Window, day, minutes, month, range, weekday};
 pub use withheld::Lapse;
 
 use acknowledgement::ACKNOWLEDGED;
+use escalation::Escalations;
 use group::Groups;
 use inhibition::Sources;
 use verdict::{Kind, Way, judge};
@@ -196,6 +199,8 @@ pub struct State {
     sources: Sources,
     /// Incidents that are somebody's, and whose end was not noticed yet.
     acknowledgements: HashMap<IncidentKey, AcknowledgementRow>,
+    /// How long what was told is nobody's.
+    escalations: Escalations,
     /// What waits to be told together, and what was.
     groups: Groups,
     /// Routes that were mute when they held something back, each with [`MUTE`] and the tenant.
@@ -375,12 +380,17 @@ impl State {
         policy: &Policy,
         now: Timestamp,
     ) -> Vec<Decision> {
-        match change.kind {
-            ChangeKind::Refreshed => return Vec::new(),
-            ChangeKind::Acknowledged => return self.write_down_owner(change, policy, now),
-            _ => (),
+        if change.kind == ChangeKind::Refreshed {
+            return Vec::new();
         }
         let key = (change.incident.tenant.clone(), change.incident.id.clone());
+        match change.kind {
+            ChangeKind::Acknowledged => return self.write_down_owner(change, policy, now),
+            ChangeKind::Escalated => return self.escalate((change, agent), policy, now),
+            ChangeKind::Worsened | ChangeKind::Eased => self.escalations.look_again(&key, now),
+            ChangeKind::Resolved => self.escalations.remove(&key),
+            _ => (),
+        }
         // Only routes, silences and inhibitions ask for them, and there is one change for each finding.
         let are_asked =
             policy.route.is_some() || !policy.inhibitions.is_empty() || self.silences.iter().any(|it| it.holds(now));
@@ -398,8 +408,14 @@ impl State {
             if change.kind == ChangeKind::Reconsidered && held.is_none() {
                 continue;
             }
-            let held = held.or_else(|| self.groups.gathered(&key, &receiver.name));
+            let gathered = self.groups.gathered(&key, &receiver.name);
+            let held = held.or(gathered);
             let (way, mute) = policy.way(&receiver.name, &facts, now);
+            // A step of an escalation needs no route, and says all when it is told, unless time counts anew.
+            let is_step = gathered == Some(Kind::Escalated) && matches!(way, Way::None);
+            if is_step && change.kind != ChangeKind::Resolved && self.escalations.has_told(&key, &receiver.name) {
+                continue;
+            }
             let (kind, mut verdict) = judge(change, receiver, told_in.is_some(), held, way);
             let mut by = None;
             if let Some((id, why)) =
@@ -439,6 +455,11 @@ impl State {
             let mut decision = self.write_down((change, agent), receiver, kind, verdict, (group, latest), now);
             decision.withheld = self.withhold(&key, &receiver.name, kind, by);
             decision.ungathers = ungathers;
+            // Who was not told of the end yet goes on believing, though it may hear nothing of the return.
+            let goes_on = change.kind == ChangeKind::Reopened && told_in.is_some();
+            if (decision.row.told && kind != Kind::Resolved) || goes_on {
+                self.was_told(&key, &receiver.name, policy, &facts, now);
+            }
             decisions.push(decision);
         }
         if change.kind == ChangeKind::Resolved {

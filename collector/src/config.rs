@@ -513,6 +513,40 @@ mod tests {
     }
 
     #[test]
+    fn routes_take_over_the_steps_of_their_parents_unless_they_name_their_own_or_none() {
+        let text = r#"
+            [[receiver]]
+            name = "ops"
+            webhook.url = "https://hooks.example.org/ops"
+            [route]
+            receiver = "ops"
+            escalate = [
+                { after = "15m", receiver = "ops" },
+                { after = { critical = "1h" }, receiver = "ops", min_severity = "critical" },
+            ]
+            [[route.routes]]
+            matchers = ["team=db"]
+            [[route.routes]]
+            matchers = ["team=web"]
+            escalate = []
+        "#;
+        let top = Config::parse(text, Path::new(".")).expect("reads").policy.route.expect("a route");
+        let names: Vec<_> = top.escalate.iter().map(|it| (it.name.as_str(), it.at.as_str(), it.after.len())).collect();
+        assert_eq!(names, [("1 ops", "route.escalate[0]", 3), ("2 ops", "route.escalate[1]", 1)]);
+        assert_eq!((&top.routes[0].escalate, top.routes[1].escalate.len()), (&top.escalate, 0));
+        let wrong = text.replace("after = \"15m\", receiver = \"ops\"", "after = \"0s\", receiver = \"nobody\"");
+        let wrong =
+            wrong.replace("after = { critical = \"1h\" }, ", "").replace("\"critical\" }", "\"loud\", to = 1 }");
+        insta::assert_snapshot!(mistakes(&wrong).join("\n"), @r#"
+        route.escalate[0].receiver: there is no receiver `nobody`
+        route.escalate[0].after: is less than a second
+        route.escalate[1].after: is missing: how long nobody has acknowledged it
+        route.escalate[1].min_severity: `loud` is no severity
+        route.escalate[1].to: is not a key here
+        "#);
+    }
+
+    #[test]
     fn units_are_read() {
         let text = "[retention]\nfindings = \"36h\"\nincidents = \"2w\"\nsummaries = \"90m\"\nbytes = \"512MiB\"";
         let bounds = Config::parse(text, Path::new(".")).expect("reads").bounds;

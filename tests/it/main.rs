@@ -16,6 +16,7 @@ mod databases;
 mod delivery;
 mod endpoints;
 mod error_paths;
+mod escalations;
 mod exhaustion;
 mod fleet;
 mod fleet_params;

@@ -35,6 +35,8 @@ pub enum ChangeKind {
     Acknowledged,
     /// Nobody owns it any more, and it still fires; the incident itself did not change.
     Unacknowledged,
+    /// The time of a step has come, after which others are told; the incident itself did not change.
+    Escalated,
     /// Its row changed in a way that nobody is told of now; the state epoch stays.
     Refreshed,
     /// It is over; the row says why.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::store::{AcknowledgementRow, DecisionRow, Gathering, IncidentRow, OutboxRow, Rows, StoreError};
+use crate::store::{
+    AcknowledgementRow, DecisionRow, EscalationRow, Gathering, IncidentRow, OutboxRow, Rows, StoreError,
+};
 
 /// Decisions that are shown, the newest.
 const SHOWN: u32 = 1_000;
@@ -26,6 +28,8 @@ pub struct Explanation {
     pub gathering: Gathering,
     /// Whose it was, and is, the oldest first.
     pub acknowledgements: Vec<AcknowledgementRow>,
+    /// How far it has come with the steps of the routes that told it, while it fires.
+    pub escalations: Vec<EscalationRow>,
 }
 
 impl Explanation {
@@ -39,7 +43,8 @@ impl Explanation {
         let messages = rows.messages_of(&decisions)?;
         let gathering = rows.groups_of(&decisions, REPEATS)?;
         let acknowledgements = rows.acknowledgements_of(tenant, &incident.id, OWNERS)?;
-        Ok(Some(Self { incident, decisions, messages, gathering, acknowledgements }))
+        let escalations = rows.escalations_of(tenant, &incident.id)?;
+        Ok(Some(Self { incident, decisions, messages, gathering, acknowledgements, escalations }))
     }
 
     /// When a decision is told that waits for the next message of its group; none of one that does not.
@@ -50,7 +55,7 @@ impl Explanation {
 
     /// As the API and `--json` show it.
     pub fn document(&self) -> Value {
-        let Self { incident, decisions, messages, gathering, acknowledgements } = self;
+        let Self { incident, decisions, messages, gathering, acknowledgements, escalations } = self;
         let of = |it: &DecisionRow| {
             let message = it.message.as_ref().map(|id| {
                 let due = self.gathered(it).map(|group| group.due_at);
@@ -88,6 +93,7 @@ impl Explanation {
                 "over_why": it.over_why,
             })
         };
+        let escalation = |it: &EscalationRow| json!({ "receiver": it.receiver, "since": it.since, "steps": it.steps });
         json!({
             "incident": {
                 "id": incident.id,
@@ -106,6 +112,7 @@ impl Explanation {
             "truncated": decisions.len() >= SHOWN as usize,
             "decisions": decisions.iter().map(of).collect::<Vec<_>>(),
             "acknowledgements": acknowledgements.iter().map(owner).collect::<Vec<_>>(),
+            "escalations": escalations.iter().map(escalation).collect::<Vec<_>>(),
             "repeats": gathering.repeats.iter().map(again).collect::<Vec<_>>(),
         })
     }

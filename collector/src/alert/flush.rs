@@ -72,7 +72,8 @@ impl State {
         let is_asked = !self.silences.is_empty() || !policy.inhibitions.is_empty() || !policy.windows.is_empty();
         let holds = |state: &Self, place: &IncidentKey, (row, agent): &Found<'_>| {
             let facts = if is_asked { facts(row, *agent) } else { Facts::new() };
-            let mute = || policy.way(receiver, &facts, now).1.filter(|_| is_asked);
+            let of_step = || policy.is_mute_for_step(&before.route, now).map(|why| (before.route.clone(), why));
+            let mute = || policy.way(receiver, &facts, now).1.or_else(of_step).filter(|_| is_asked);
             state.holder(policy, place, &facts, now).or_else(mute)
         };
         let (mut told, mut ungathered, mut withheld) = (Vec::new(), Vec::new(), Vec::new());
@@ -92,6 +93,10 @@ impl State {
             };
             let held = found.as_ref().ok().filter(|_| it.kind != Kind::Resolved).and_then(|it| holds(self, &place, it));
             match (found, held) {
+                (Ok(_), Some((_, why))) if it.kind == Kind::Escalated => {
+                    self.escalations.hold_back(&place, receiver, now);
+                    ungathered.push((place.1, why));
+                }
                 (Ok(_), Some((by, why))) => {
                     ungathered.push((place.1.clone(), why));
                     if let Withheld::Put(row) = self.withhold(&place, receiver, it.kind, Some(by)) {
@@ -138,8 +143,12 @@ impl State {
             let parts = message::Parts { changed: &changed, others: &others, held };
             message::of_group(id, &before, &parts, configured.map_or(&Form::Own, |it| &it.form), now)
         });
-        for (it, place, _) in &told {
+        let escalates = policy.escalates();
+        for (it, place, (row, agent)) in &told {
             self.told_in_group(place, receiver, key, *it);
+            if escalates && it.kind != Kind::Resolved {
+                self.was_told(place, receiver, policy, &facts(row, *agent), now);
+            }
         }
         let supersedes = match &message {
             Some(row) => {

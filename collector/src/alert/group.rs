@@ -231,6 +231,11 @@ impl Groups {
         self.all.contains_key(&(tenant.to_owned(), id.to_owned()))
     }
 
+    /// The group in which something of an incident waits for a receiver.
+    pub(super) fn waits_in(&self, key: &IncidentKey, receiver: &str) -> Option<String> {
+        self.waiting.get(key)?.get(receiver).cloned()
+    }
+
     /// What of an incident waits for a receiver.
     pub(super) fn gathered(&self, key: &IncidentKey, receiver: &str) -> Option<Kind> {
         let group = self.waiting.get(key)?.get(receiver)?;
@@ -346,6 +351,10 @@ impl Groups {
 /// How the route groups that made a group, if it is still there and leads to the same receiver.
 fn grouping_of(top: Option<&Route>, row: &GroupRow) -> Option<Grouping> {
     let all = top?.all();
+    let of_step = all.iter().find_map(|it| it.grouping_of_step(&row.route, &row.receiver));
+    if of_step.is_some() {
+        return of_step.cloned();
+    }
     let mut of_receiver = all.iter().filter(|it| it.receiver == row.receiver);
     match of_receiver.clone().find(|it| it.path == row.route) {
         Some(route) => route.grouping.clone(),

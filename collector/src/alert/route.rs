@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::escalation::Step;
 use super::group::Grouping;
 use super::matcher::Matcher;
 use crate::store::{AgentRow, IncidentRow};
@@ -30,6 +31,8 @@ pub struct Route {
     pub mute: Vec<String>,
     /// Names of those outside of all of which it does not either, if there are any.
     pub active: Vec<String>,
+    /// Who is told after a time of what it told and is nobody's.
+    pub escalate: Vec<Step>,
 }
 
 /// What matchers ask: labels of the agent, and what the incident is about, which wins.
@@ -111,6 +114,7 @@ mod tests {
             grouping: None,
             mute,
             active,
+            escalate: Vec::new(),
         }
     }
 

@@ -9,6 +9,7 @@ use super::*;
 use crate::store::{MessageState, SilenceRow};
 
 mod acknowledgements;
+mod escalations;
 mod groups;
 mod inhibition;
 mod ward;
@@ -74,7 +75,9 @@ fn hear(changes: &[(ChangeKind, Severity)]) -> Vec<String> {
     told
 }
 
-use ChangeKind::{Eased, Opened, Reconsidered, Refreshed, Reopened, Resolved, Unacknowledged, Updated, Worsened};
+use ChangeKind::{
+    Eased, Escalated, Opened, Reconsidered, Refreshed, Reopened, Resolved, Unacknowledged, Updated, Worsened,
+};
 use Severity::{Critical, Warning};
 
 #[test]
@@ -336,6 +339,7 @@ fn by_severity(critical: &str, other: &str) -> Route {
         grouping: None,
         mute: mute.iter().map(|it| (*it).to_owned()).collect(),
         active: Vec::new(),
+        escalate: Vec::new(),
     };
     let matcher: Matcher = "severity=critical".parse().expect("a matcher");
     route(other, Vec::new(), vec![route(critical, vec![matcher], Vec::new(), &["off"])], &[])

@@ -12,12 +12,14 @@ pub(super) enum Kind {
     Updated,
     /// It fires as it did, and nobody owns it any more.
     Repeated,
+    /// It was told to others, and nobody has it.
+    Escalated,
     Resolved,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Firing, Self::Worsened, Self::Eased, Self::Updated, Self::Repeated, Self::Resolved];
+    pub(super) const ALL: [Self; 7] =
+        [Self::Firing, Self::Worsened, Self::Eased, Self::Updated, Self::Repeated, Self::Escalated, Self::Resolved];
 
     pub(super) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|it| it.as_str() == name)
@@ -39,6 +41,7 @@ impl Kind {
             Self::Eased => "incident.eased",
             Self::Updated => "incident.updated",
             Self::Repeated => "incident.repeated",
+            Self::Escalated => "incident.escalated",
             Self::Resolved => "incident.resolved",
         }
     }
@@ -75,9 +78,11 @@ pub(super) fn judge(
         ChangeKind::Worsened => Kind::Worsened,
         ChangeKind::Eased => Kind::Eased,
         ChangeKind::Unacknowledged => Kind::Repeated,
-        ChangeKind::Updated | ChangeKind::Refreshed | ChangeKind::Reconsidered | ChangeKind::Acknowledged => {
-            Kind::Updated
-        }
+        ChangeKind::Updated
+        | ChangeKind::Refreshed
+        | ChangeKind::Reconsidered
+        | ChangeKind::Acknowledged
+        | ChangeKind::Escalated => Kind::Updated,
     };
     // What it missed is told with what it hears next, unless that took it back.
     let kind = match held {

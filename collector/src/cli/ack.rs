@@ -17,7 +17,7 @@ use crate::token::DEFAULT_TENANT;
 
 /// Acknowledges an incident that fires: somebody has it, and nobody is told of it again meanwhile.
 ///
-/// Repeats and updates are held back. What gets worse than it was is told, and ends the acknowledgement; that it is over is told as
+/// Repeats, updates and steps of an escalation are held back. What gets worse than it was is told, and ends the acknowledgement; that it is over is told as
 /// ever. When the time has passed and it still fires, whoever was told of it is told again. A serving collector takes it over within
 /// a second. Without --for and --until it lasts for 8 hours.
 #[derive(Debug, Args)]

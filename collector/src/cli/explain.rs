@@ -6,7 +6,7 @@ use tickbird_shared::Timestamp;
 use super::table::{plain, time};
 use super::{CliError, Where};
 use crate::alert::Explanation;
-use crate::store::{AcknowledgementRow, DecisionRow, MessageState, OutboxRow};
+use crate::store::{AcknowledgementRow, DecisionRow, EscalationRow, MessageState, OutboxRow};
 use crate::token::DEFAULT_TENANT;
 
 /// Tells what was decided about an incident, in order: who was told what and why, or why not, and what they answered.
@@ -40,6 +40,7 @@ fn text(explanation: &Explanation) -> String {
         let why = incident.resolved_reason.as_deref().unwrap_or_default();
         lines.push(format!("  resolved {}: {}", time(at), plain(why)));
     }
+    lines.extend(explanation.escalations.iter().map(escalation));
     let decided = explanation.decisions.iter().map(|it| (it.decided_at, decision(explanation, it)));
     let again = explanation.gathering.repeats.iter().map(|it| {
         let line = format!("{}  {} told again with {}: it still fires", time(it.decided_at), it.receiver, it.incident);
@@ -50,6 +51,14 @@ fn text(explanation: &Explanation) -> String {
     told.sort_by_key(|(at, _)| *at);
     lines.extend(told.into_iter().flat_map(|(_, lines)| lines));
     lines.join("\n")
+}
+
+/// Since when it is nobody's, and what became of the steps whose time has come.
+fn escalation(it: &EscalationRow) -> String {
+    let step = |(name, word): (&String, &String)| format!("{}: {word}", name.split_once(' ').map_or("", |it| it.1));
+    let steps: Vec<_> = it.steps.iter().map(step).collect();
+    let taken = if steps.is_empty() { "no step was due yet".to_owned() } else { steps.join(", ") };
+    format!("  escalates what {} was told; time counts from {}; {taken}", it.receiver, time(it.since))
 }
 
 /// When somebody took it, and when that was over.

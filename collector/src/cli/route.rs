@@ -9,7 +9,7 @@ use tickbird_shared::{Severity, Timestamp};
 
 use super::table::table;
 use super::{CliError, Where, now, read_config};
-use crate::alert::{self, By, Facts, Grouping, Policy};
+use crate::alert::{self, By, Facts, Grouping, Policy, Step};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Route {
@@ -81,8 +81,26 @@ fn document(route: &alert::Route) -> Value {
         "grouping": route.grouping.as_ref().map(grouping),
         "mute_time_intervals": route.mute,
         "active_time_intervals": route.active,
+        "escalate": route.escalate.iter().map(step).collect::<Vec<_>>(),
         "routes": route.routes.iter().map(document).collect::<Vec<_>>(),
     })
+}
+
+/// With seconds.
+fn step(it: &Step) -> Value {
+    let after: BTreeMap<_, _> = it.after.iter().map(|(severity, it)| (severity.as_str(), it.as_secs_f64())).collect();
+    json!({ "at": it.at, "receiver": it.receiver, "after": after, "min_severity": it.min_severity })
+}
+
+/// `boss after 15m`, `boss after 15m to 2h`.
+fn step_in_words(it: &Step) -> String {
+    let (least, most) = (it.after.values().min().copied(), it.after.values().max().copied());
+    let after = match (least, most) {
+        (Some(least), Some(most)) if least < most => format!("{} to {}", shown(least), shown(most)),
+        (least, _) => least.map(shown).unwrap_or_default(),
+    };
+    let least = if it.min_severity > Severity::Info { format!(" from {} on", it.min_severity) } else { String::new() };
+    format!("{} after {after}{least}", it.receiver)
 }
 
 /// In Alertmanager's words, with seconds.
@@ -123,12 +141,38 @@ fn write_down(route: &alert::Route, depth: usize, lines: &mut String) {
         (false, false) => format!(", only in {} and mute in {}", route.active.join(", "), route.mute.join(", ")),
     };
     let together = route.grouping.as_ref().map(in_words).unwrap_or_default();
-    *lines += &format!("{}{what} -> {}{together}{when}{goes_on}\n", "  ".repeat(depth), route.receiver);
+    let steps: Vec<_> = route.escalate.iter().map(step_in_words).collect();
+    let escalates = if steps.is_empty() { String::new() } else { format!(", escalates to {}", steps.join(", then ")) };
+    *lines += &format!("{}{what} -> {}{together}{escalates}{when}{goes_on}\n", "  ".repeat(depth), route.receiver);
     route.routes.iter().for_each(|it| write_down(it, depth + 1, lines));
 }
 
 /// One receiver, how the labels lead to it, and why it would not hear of them all the same.
 type Row = (String, String, Option<String>);
+
+/// One step of a route that is led to: its receiver, where it stands, after what time it is told, and why it would not be.
+type StepRow = (String, String, Option<std::time::Duration>, Option<String>);
+
+/// Who is told later of what nobody has acknowledged.
+fn steps(policy: &Policy, facts: &Facts) -> Vec<StepRow> {
+    let routes = policy.route.as_ref().map(|it| it.lead(facts)).unwrap_or_default();
+    let severity: Option<Severity> = facts.get("severity").and_then(|it| it.parse().ok());
+    let of = |it: &Step| {
+        let after = severity.map_or_else(|| it.after.values().min(), |severity| it.after.get(&severity)).copied();
+        let receiver = policy.receivers.iter().find(|known| known.name == it.receiver);
+        let check = facts.get("check").map_or("", String::as_str);
+        let silent = match severity {
+            Some(severity) if after.is_none() => Some(format!("it names no time for {severity}")),
+            Some(severity) if severity < it.min_severity => {
+                Some(format!("below min_severity: {severity} is less than {}", it.min_severity))
+            }
+            Some(severity) => receiver.and_then(|it| it.does_not_want(check, severity)),
+            None => None,
+        };
+        (it.receiver.clone(), it.at.clone(), after, silent)
+    };
+    routes.into_iter().flat_map(|it| it.escalate.iter().map(of)).collect()
+}
 
 /// Who is led to. Deciding says the same of an incident: it asks the same tree, then the receiver, then the clock.
 fn rows(policy: &Policy, facts: &Facts, now: Timestamp) -> Vec<Row> {
@@ -161,13 +205,33 @@ impl Test {
         }
         let rows = rows(&policy, &facts, now());
         let of = |(receiver, route, silent): &Row| json!({ "receiver": receiver, "route": route, "silent": silent });
-        let json = json!({ "labels": facts, "receivers": rows.iter().map(of).collect::<Vec<_>>() });
+        let steps = steps(&policy, &facts);
+        let of_step = |(receiver, at, after, silent): &StepRow| {
+            let after = after.map(|it| it.as_secs_f64());
+            json!({ "receiver": receiver, "route": at, "after": after, "silent": silent })
+        };
+        let json = json!({
+            "labels": facts,
+            "receivers": rows.iter().map(of).collect::<Vec<_>>(),
+            "escalates": steps.iter().map(of_step).collect::<Vec<_>>(),
+        });
         self.at.print(&json, || {
             let of = |(receiver, route, silent): &Row| {
                 let told = silent.as_ref().map_or_else(|| "told".to_owned(), |why| format!("not told: {why}"));
                 [receiver.clone(), route.clone(), told]
             };
-            table(["RECEIVER", "ROUTE", "IT IS"], &rows.iter().map(of).collect::<Vec<_>>())
+            let of_step = |(receiver, at, after, silent): &StepRow| {
+                let told = match (after, silent) {
+                    (_, Some(why)) => format!("not told later: {why}"),
+                    (after, None) => {
+                        let after = after.map(shown).unwrap_or_default();
+                        format!("told after {after}, unless somebody acknowledges it")
+                    }
+                };
+                [receiver.clone(), at.clone(), told]
+            };
+            let rows: Vec<_> = rows.iter().map(of).chain(steps.iter().map(of_step)).collect();
+            table(["RECEIVER", "ROUTE", "IT IS"], &rows)
         })
     }
 }

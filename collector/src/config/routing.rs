@@ -10,7 +10,7 @@ use tickbird_shared::Severity;
 use super::Mistake;
 use super::fields::Fields;
 use crate::alert::{
-    By, Grouping, Inhibition, Matcher, MatcherError, Route, Span, Window, day, minutes, month, range, weekday,
+    By, Grouping, Inhibition, Matcher, MatcherError, Route, Span, Step, Window, day, minutes, month, range, weekday,
 };
 
 /// Routes within routes; more would be a mistake of whatever wrote the file.
@@ -41,16 +41,20 @@ struct Parent {
     wait: Option<Duration>,
     interval: Option<Duration>,
     repeat: Option<BTreeMap<Severity, Duration>>,
+    escalate: Option<Vec<Step>>,
 }
 
 impl Parent {
     /// The same with what this route names itself.
-    fn with(&self, fields: &mut Fields, mistakes: &mut Vec<Mistake>) -> Self {
+    fn with(&self, fields: &mut Fields, known: &Names<'_>, mistakes: &mut Vec<Mistake>) -> Self {
         let mut own = self.clone();
         own.by = group_by(fields, mistakes).or(own.by);
         own.wait = fields.duration("group_wait", mistakes).or(own.wait);
         own.interval = at_least_a_second(fields, "group_interval", mistakes).or(own.interval);
         own.repeat = repeat(fields, self.repeat.as_ref(), mistakes).or(own.repeat);
+        if fields.has("escalate") {
+            own.escalate = Some(escalate(fields, known, mistakes));
+        }
         own
     }
 
@@ -121,6 +125,48 @@ fn repeat(
     Some(repeat)
 }
 
+/// Who else is told, and after which time; `[]` takes back what a parent says.
+fn escalate(fields: &mut Fields, known: &Names<'_>, mistakes: &mut Vec<Mistake>) -> Vec<Step> {
+    const AFTER: &str = "after";
+    let mut steps: Vec<Step> = Vec::new();
+    for mut fields in fields.tables("escalate", mistakes) {
+        let at = fields.at().to_owned();
+        let receiver = fields.text("receiver", mistakes);
+        match &receiver {
+            None => fields.mistake("receiver", "is missing: who is told".into(), "name a [[receiver]]", mistakes),
+            Some(name) if !known.receivers.contains(name) => {
+                fields.mistake("receiver", format!("there is no receiver `{name}`"), "name a [[receiver]]", mistakes);
+            }
+            Some(_) => (),
+        }
+        if !fields.has(AFTER) {
+            let advice = "write after = \"15m\", or { critical = \"15m\", warning = \"2h\" }";
+            fields.mistake(AFTER, "is missing: how long nobody has acknowledged it".into(), advice, mistakes);
+        }
+        let after = if fields.is_table(AFTER) {
+            let mut table = fields.table(AFTER, mistakes);
+            let severities = [Severity::Info, Severity::Warning, Severity::Critical];
+            let named = severities.map(|it| (it, at_least_a_second(&mut table, it.as_str(), mistakes)));
+            table.finish(mistakes);
+            named.into_iter().filter_map(|(severity, after)| Some((severity, after?))).collect()
+        } else {
+            at_least_a_second(&mut fields, AFTER, mistakes).map(every).unwrap_or_default()
+        };
+        let min_severity = fields.text("min_severity", mistakes).map_or(Severity::Info, |word| {
+            word.parse().unwrap_or_else(|_| {
+                let advice = "write \"info\", \"warning\" or \"critical\"";
+                fields.mistake("min_severity", format!("`{word}` is no severity"), advice, mistakes);
+                Severity::Info
+            })
+        });
+        fields.finish(mistakes);
+        let receiver = receiver.unwrap_or_default();
+        let number = 1 + steps.iter().filter(|it| it.receiver == receiver).count();
+        steps.push(Step { at, name: format!("{number} {receiver}"), receiver, after, min_severity });
+    }
+    steps
+}
+
 /// What a route may name.
 pub(super) struct Names<'a> {
     pub(super) receivers: &'a HashSet<String>,
@@ -148,7 +194,7 @@ fn route(
     }
     let step: Vec<_> = matchers.iter().map(ToString::to_string).collect();
     let path = format!("{}{}{{{}}}", parent.path, if parent.path.is_empty() { "" } else { "/" }, step.join(","));
-    let own = Parent { path: path.clone(), receiver: receiver.clone(), ..parent.with(&mut fields, mistakes) };
+    let own = Parent { path: path.clone(), receiver: receiver.clone(), ..parent.with(&mut fields, known, mistakes) };
     let routes: Vec<_> = children.into_iter().filter_map(|it| route(it, &own, known, depth + 1, mistakes)).collect();
     let mut intervals = |key| {
         let named = fields.texts(key, mistakes).unwrap_or_default();
@@ -164,7 +210,9 @@ fn route(
     };
     let (mute, active) = (intervals("mute_time_intervals"), intervals("active_time_intervals"));
     fields.finish(mistakes);
-    Some(Route { at, path, receiver, matchers, goes_on, routes, grouping: own.grouping(), mute, active })
+    let grouping = own.grouping();
+    let escalate = own.escalate.unwrap_or_default();
+    Some(Route { at, path, receiver, matchers, goes_on, routes, grouping, mute, active, escalate })
 }
 
 /// Named times, as Alertmanager writes them.

@@ -23,6 +23,7 @@ use super::{AgentKey, Content, Delivery, Directory, Incoming, Numbered, Outcome,
 
 mod acknowledgements;
 mod agents;
+mod escalations;
 
 use acknowledgements::Reasons;
 
@@ -63,7 +64,8 @@ impl Mind {
             .with_withheld(rows.withheld()?)
             .with_acknowledgements(rows.live_acknowledgements()?)
             .with_groups(rows.groups()?, &rows.gathered()?, incidents.iter(), policy, now)
-            .with_sources(with_agent.clone(), policy);
+            .with_sources(with_agent.clone(), policy)
+            .with_escalations(rows.escalations()?, with_agent.clone(), policy, now);
         alert.silence(silences(rows)?);
         alert.look_for_strays(with_agent, policy, now);
         Ok(Self {
@@ -157,7 +159,7 @@ impl Mind {
                 transaction.put_group(&flush.group)?;
             }
         }
-        Ok(())
+        self.write_escalations(transaction)
     }
 
     /// Makes known what the committed transaction changed; true when messages were queued.
@@ -421,6 +423,7 @@ impl Mind {
         changes.extend(strain.map(|it| self.aggregate.apply(aggregate::Event::Strain(it), now)).into_iter().flatten());
         self.follow(transaction, policy, changes, now)?;
         self.let_go(transaction, policy, now)?;
+        self.escalate(transaction, policy, now)?;
         self.flush(transaction, policy, now)?;
         // Also after a step of the clock, in either direction.
         if now.duration_since(self.used_written_at).unsigned_abs() >= USE_EVERY {
@@ -498,6 +501,7 @@ impl Mind {
             if let Some(row) = &outgrown {
                 transaction.mark_acknowledgement(row)?;
                 change.reason += &format!("; {}", row.ended());
+                self.alert.escalate_anew(&row.tenant, &row.incident, now);
             }
             if change.kind == ChangeKind::Resolved {
                 // Also of receivers that are not configured any more.
@@ -534,7 +538,7 @@ impl Mind {
                 transaction.mark_acknowledgement(&row)?;
             }
         }
-        Ok(())
+        self.write_escalations(transaction)
     }
 }
 

@@ -11,7 +11,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::{StoreError, sums};
 
-const STEPS: [&str; 10] = [
+const STEPS: [&str; 11] = [
     include_str!("schema/0001.sql"),
     include_str!("schema/0002.sql"),
     include_str!("schema/0003.sql"),
@@ -22,6 +22,7 @@ const STEPS: [&str; 10] = [
     include_str!("schema/0008.sql"),
     include_str!("schema/0009.sql"),
     include_str!("schema/0010.sql"),
+    include_str!("schema/0011.sql"),
 ];
 
 /// The step that writes every decision anew, since it has checksums.
@@ -197,8 +198,8 @@ mod tests {
         let room = tempfile::tempdir().expect("a directory");
         let (newer, older) = (room.path().join("newer.db"), room.path().join("older.db"));
         filled(&newer);
-        let later =
-            "DELETE FROM silences; DELETE FROM withheld; DELETE FROM alert_groups; DELETE FROM acknowledgements";
+        let later = "DELETE FROM silences; DELETE FROM withheld; DELETE FROM alert_groups; \
+             DELETE FROM acknowledgements; DELETE FROM escalations";
         Connection::open(&newer).and_then(|it| it.execute_batch(later)).expect("what the older one has no tables for");
         let mut connection = Connection::open(&older).expect("makes");
         STEPS[..5].iter().for_each(|step| connection.execute_batch(step).expect("an older schema"));

@@ -136,6 +136,14 @@ pub(super) fn filled(path: &Path) {
             over_at: None,
         };
         transaction.acknowledge(&acknowledgement).expect("writes");
+        let escalation = EscalationRow {
+            tenant: "default".into(),
+            incident: row.id.clone(),
+            receiver: "night".into(),
+            since: at(2),
+            steps: BTreeMap::from([("1 boss".into(), "told".into())]),
+        };
+        transaction.put_escalation(&escalation).expect("writes");
         let group = GroupRow {
             tenant: "default".into(),
             id: format!("grp_{number:032}"),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::super::{By, Found, Grouping};
-use super::ward::{INTERVAL, REPEAT, WAIT, Ward, body, changes, grouping, policy, seconds};
+use super::ward::{AFTER, INTERVAL, REPEAT, WAIT, Ward, body, changes, escalating, grouping, policy, seconds};
 use super::*;
 
 #[test]
@@ -337,7 +337,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #[test]
     fn whoever_is_told_with_a_group_hears_in_time_and_hears_the_end(steps in proptest::collection::vec(step(), 1..60)) {
-        let mut ward = Ward::new(policy(Some(grouping())));
+        let mut ward = Ward::new(escalating(Some(grouping())));
         for step in steps {
             match step {
                 Step::Change(number, wished, severity) => {
@@ -361,7 +361,7 @@ proptest! {
                 }
                 Step::Group(groups) => {
                     let windows = std::mem::take(&mut ward.policy.windows);
-                    ward.policy = Policy { windows, ..policy(groups.then(grouping)) };
+                    ward.policy = Policy { windows, ..escalating(groups.then(grouping)) };
                     ward.ungrouped_at = ward.second;
                     ward.restart();
                 }
@@ -392,8 +392,16 @@ proptest! {
                     prop_assert!(ward.is_told_to_fire(number), "{number} fires, and nobody knows");
                     prop_assert!(!ward.owed_again.contains(&number), "nobody has {number}, and nobody is told again");
                 }
+                // What is held back is looked at every five seconds.
+                let slack = 2 * (WAIT + INTERVAL) + 6;
+                let is_long = ward.second - ward.steady_since[number] > slack;
+                let is_due = ward.nobodys_since[number].is_some_and(|(since, _)| ward.second - since > AFTER + slack);
+                if is_long && is_due && ward.fires(number) && !held {
+                    prop_assert!(ward.nobodys_since[number].is_some_and(|(_, times)| times == 1), "the boss knows nothing of {number}");
+                }
                 if waited && !ward.fires(number) {
                     prop_assert!(!ward.is_told_to_fire(number), "{number} is over, and somebody believes it");
+                    prop_assert!(!ward.believes("boss", number), "{number} is over, and the boss believes it");
                 }
             }
         }
@@ -402,7 +410,8 @@ proptest! {
         (0..4).for_each(|number| ward.unacknowledge(number));
         (0..4).for_each(|number| if ward.fires(number) { ward.change(number, Resolved, Warning) });
         ward.pass(WAIT + INTERVAL + 1);
-        prop_assert!((0..4).all(|number| !ward.is_told_to_fire(number)));
+        prop_assert!((0..4).all(|number| !ward.is_told_to_fire(number) && !ward.believes("boss", number)));
+        prop_assert!(ward.escalations.is_empty());
         prop_assert!(ward.groups.is_empty() && ward.withheld.is_empty(), "{:?}", ward.groups);
     }
 }

@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::super::{Ask, By, Flush, Found, Grouping};
+use super::super::{Ask, By, Flush, Found, Grouping, Step};
 use super::*;
+use crate::store::EscalationRow;
 
 pub(super) const WAIT: i64 = 3;
 pub(super) const INTERVAL: i64 = 10;
 pub(super) const REPEAT: i64 = 60;
+/// Until a step; half of it where it is critical.
+pub(super) const AFTER: i64 = 24;
 
 pub(super) fn seconds(count: i64) -> Duration {
     Duration::from_secs(count.unsigned_abs())
@@ -34,8 +37,21 @@ pub(super) fn policy(grouping: Option<Grouping>) -> Policy {
         grouping,
         mute: vec!["night".into()],
         active: Vec::new(),
+        escalate: Vec::new(),
     };
     Policy { route: Some(route), ..Policy::from(vec![Receiver::new("ops")]) }
+}
+
+/// The same, and somebody else is told of what nobody acknowledges.
+pub(super) fn escalating(grouping: Option<Grouping>) -> Policy {
+    let after = [(Warning, seconds(AFTER)), (Critical, seconds(AFTER / 2))].into();
+    let (name, receiver) = ("1 boss".into(), "boss".into());
+    let step = Step { at: "route.escalate[0]".into(), name, receiver, after, min_severity: Severity::Info };
+    let mut policy = policy(grouping);
+    policy.receivers.push(Receiver::new("boss"));
+    policy.route.as_mut().expect("a route").escalate.push(step);
+    // The boss is on no route of their own.
+    policy
 }
 
 /// The tables that the ledger writes, and four incidents: two of each of two targets.
@@ -58,6 +74,9 @@ pub(super) struct Ward {
     pub(super) acknowledgements: Vec<AcknowledgementRow>,
     /// Those that nobody has any more, and of which whoever was told was not told again since.
     pub(super) owed_again: BTreeSet<usize>,
+    pub(super) escalations: BTreeMap<(String, String), EscalationRow>,
+    /// Since when `ops` knows of what is nobody's, and how often the boss was told of it since.
+    pub(super) nobodys_since: [Option<(i64, u32)>; 4],
 }
 
 impl Ward {
@@ -85,6 +104,8 @@ impl Ward {
             steady_since: [0; 4],
             acknowledgements: Vec::new(),
             owed_again: BTreeSet::new(),
+            escalations: BTreeMap::new(),
+            nobodys_since: [None; 4],
         }
     }
 
@@ -113,6 +134,11 @@ impl Ward {
         if let Some(row) = outgrown {
             change.reason += &format!("; {}", row.ended());
             self.mark(row);
+            self.state.escalate_anew("default", &self.rows[number].id, now);
+            self.nobodys_since[number] = self.nobodys_since[number].map(|_| (self.second, 0));
+        }
+        if kind == Reopened && self.is_told_to_fire(number) {
+            self.nobodys_since[number].get_or_insert((self.second, 0));
         }
         if kind == Unacknowledged && self.is_told_to_fire(number) {
             self.owed_again.insert(number);
@@ -123,7 +149,7 @@ impl Ward {
             let same = |it: &DecisionRow| key(it) == key(&row);
             assert!(!self.decisions.iter().any(same), "decided twice: {row:?}");
             if let Some(why) = decision.ungathers {
-                assert!(self.ungather(&row.incident, &why) > 0, "nothing waited: {row:?}");
+                assert!(self.ungather(&row.incident, &row.receiver, &why) > 0, "nothing waited: {row:?}");
             }
             match decision.withheld {
                 Withheld::Put(held) => drop(self.withheld.insert(row.incident.clone(), held)),
@@ -139,14 +165,48 @@ impl Ward {
             );
             self.decisions.push(row);
             self.supersede(&decision.supersedes);
-            self.owed_again.retain(|it| *it != number || decision.message.is_none());
+            if let Some(message) = &decision.message {
+                self.hears(message);
+            }
             self.outbox.extend(decision.message);
         }
         if kind == Resolved {
             self.withheld.remove(&self.rows[number].id);
             self.owed_again.remove(&number);
+            self.nobodys_since[number] = None;
             if let Some(row) = self.state.ends_acknowledgement(&change, now) {
                 self.mark(row);
+            }
+        }
+        self.save();
+    }
+
+    /// Writes how far escalations have come.
+    fn save(&mut self) {
+        for ((_, incident), receiver, row) in self.state.take_unsaved_escalations() {
+            match row {
+                Some(row) => drop(self.escalations.insert((incident, receiver), row)),
+                None => assert!(self.escalations.remove(&(incident, receiver)).is_some()),
+            }
+        }
+    }
+
+    /// What a message means to whoever hears it.
+    fn hears(&mut self, message: &OutboxRow) {
+        for (number, change) in changes(message) {
+            let news = !["incident.resolved", "unchanged"].contains(&&*change);
+            assert_eq!(news && message.receiver == "boss", change == "incident.escalated", "{change}");
+            if news && message.receiver == "ops" {
+                self.owed_again.remove(&number);
+                self.nobodys_since[number].get_or_insert((self.second, 0));
+            }
+            if change == "incident.escalated" {
+                let (since, times) = self.nobodys_since[number].as_mut().expect("others were told before");
+                *times += 1;
+                assert_eq!(*times, 1, "the boss is told twice of {number}");
+                let least = if self.rows[number].severity == Critical { AFTER / 2 } else { AFTER };
+                // It may have eased since it was decided.
+                assert!(self.second - *since >= least.min(AFTER / 2), "the boss is told too soon");
             }
         }
     }
@@ -207,8 +267,9 @@ impl Ward {
         self.state.take_acknowledgements(live.cloned().collect());
     }
 
-    pub(super) fn ungather(&mut self, incident: &str, why: &str) -> usize {
-        let waits = |it: &&mut DecisionRow| it.incident == incident && !it.told && it.message.is_some();
+    pub(super) fn ungather(&mut self, incident: &str, receiver: &str, why: &str) -> usize {
+        let is_its = |it: &DecisionRow| it.incident == incident && it.receiver == receiver;
+        let waits = |it: &&mut DecisionRow| is_its(it) && !it.told && it.message.is_some();
         let mut count = 0;
         for row in self.decisions.iter_mut().filter(waits) {
             (row.message, row.in_group) = (None, None);
@@ -243,11 +304,28 @@ impl Ward {
         }
         for row in self.state.acknowledgements_over(now) {
             anew.insert(row.incident.clone(), Unacknowledged);
+            self.state.escalate_anew("default", &row.incident, now);
+            for number in 0..4 {
+                if self.rows[number].id == row.incident {
+                    self.nobodys_since[number] = self.nobodys_since[number].map(|_| (self.second, 0));
+                }
+            }
             self.mark(row);
         }
         for number in 0..4 {
             if let Some(kind) = anew.get(&self.rows[number].id).filter(|_| self.fires(number)) {
                 self.change(number, *kind, self.rows[number].severity);
+            }
+        }
+        let rows = self.rows.clone();
+        let find = |(_, id): &IncidentKey| {
+            let found = rows.iter().find(|it| it.id == *id);
+            Ok::<_, Infallible>(found.map(|it| -> Found<'_> { (Cow::Borrowed(it), None) }))
+        };
+        let Ok(due) = self.state.escalations_due(&self.policy, now, find);
+        for number in 0..4 {
+            if due.iter().any(|it| it.1 == self.rows[number].id) {
+                self.change_nothing(number, Escalated);
             }
         }
         let rows = &self.rows;
@@ -260,11 +338,19 @@ impl Ward {
         for flush in flushes {
             self.write(flush);
         }
+        self.save();
+    }
+
+    /// Something is decided, and nothing is otherwise since.
+    fn change_nothing(&mut self, number: usize, kind: ChangeKind) {
+        let steady = self.steady_since[number];
+        self.change(number, kind, self.rows[number].severity);
+        self.steady_since[number] = steady;
     }
 
     pub(super) fn write(&mut self, flush: Flush) {
         for (incident, why) in &flush.ungathered {
-            assert!(self.ungather(incident, why) > 0, "nothing waited: {incident}");
+            assert!(self.ungather(incident, &flush.group.receiver, why) > 0, "nothing waited: {incident}");
         }
         for row in flush.withheld {
             self.withheld.insert(row.incident.clone(), row);
@@ -286,12 +372,12 @@ impl Ward {
             for (number, change) in changes(&message) {
                 let news = !["incident.resolved", "unchanged"].contains(&&*change);
                 assert!(change == "incident.resolved" || !self.is_owned(number), "somebody has it: {number}");
-                self.owed_again.retain(|it| *it != number || !news);
                 let row = &self.rows[number];
                 assert!(!news || self.fires(number), "told to fire, and does not: {number}");
                 assert!(!news || !self.is_silenced(row), "told though it is silenced: {number}");
                 assert!(!news || !self.is_mute(), "told by a route that is mute: {number}");
             }
+            self.hears(&message);
             self.outbox.push(message);
         }
         if flush.is_over {
@@ -318,6 +404,10 @@ impl Ward {
             .with_withheld(self.withheld.values().cloned().collect())
             .with_acknowledgements(self.acknowledgements.iter().filter(|it| it.over_at.is_none()).cloned().collect())
             .with_groups(groups, &gathered, self.rows.iter(), &self.policy, at(self.second));
+        let escalations = self.escalations.values().cloned().collect();
+        let rows = self.rows.iter().map(|it| (it, None));
+        self.state = std::mem::take(&mut self.state).with_escalations(escalations, rows, &self.policy, at(self.second));
+        self.save();
         self.load_silences();
     }
 
@@ -341,10 +431,15 @@ impl Ward {
         self.load_silences();
     }
 
-    /// The last that was queued of an incident: whether it fires.
+    /// The last that was queued of an incident for `ops`: whether it fires.
     pub(super) fn is_told_to_fire(&self, number: usize) -> bool {
+        self.believes("ops", number)
+    }
+
+    /// The same for anybody.
+    pub(super) fn believes(&self, receiver: &str, number: usize) -> bool {
         let mut fires = false;
-        for row in self.outbox.iter().filter(|it| it.state != MessageState::Superseded) {
+        for row in self.outbox.iter().filter(|it| it.receiver == receiver && it.state != MessageState::Superseded) {
             for (_, change) in changes(row).into_iter().filter(|it| it.0 == number) {
                 fires = change != "incident.resolved";
             }

@@ -93,6 +93,7 @@ impl Mind {
             transaction.mark_acknowledgement(&row)?;
             tracing::info!(tenant = row.tenant, incident = row.incident, "nobody has the incident any more");
             // It says more than that something else does not hold it back any more.
+            self.alert.escalate_anew(&row.tenant, &row.incident, now);
             let why = (ChangeKind::Unacknowledged, row.ended());
             reasons.insert((row.tenant, row.incident), why);
         }

@@ -103,11 +103,20 @@ pub(super) struct Activity {
     pub(super) own: usize,
     /// The databases of those others.
     pub(super) own_databases: Vec<Arc<str>>,
+    /// Their process ids.
+    pub(super) own_backends: BTreeSet<i32>,
 }
 
 impl Activity {
-    /// From the rows of [`SESSIONS`], `role` being the oid of our own. An error says what cannot be understood.
-    pub(super) fn read(rows: &[Row], names: &Names, role: u32, with_statements: bool) -> Result<Self, String> {
+    /// From the rows of [`SESSIONS`], `role` being the oid of our own, as they are at `asked_at`, or were when they were read.
+    /// An error says what cannot be understood.
+    pub(super) fn read(
+        rows: &[Row],
+        names: &Names,
+        role: u32,
+        with_statements: bool,
+        asked_at: Option<Micros>,
+    ) -> Result<Self, String> {
         if rows.len() > usize::try_from(MAX_SESSIONS).unwrap_or(usize::MAX) {
             return Err(format!("more than {MAX_SESSIONS} sessions"));
         }
@@ -117,10 +126,13 @@ impl Activity {
             if field(row, 5) == Some(super::APPLICATION_NAME) && field(row, 4) == Some(role) {
                 activity.own += 1;
                 activity.own_databases.extend(field(row, 3).map(|oid| names.database(oid)));
+                activity.own_backends.extend(field::<i32>(row, 0));
                 continue;
             }
             activity.hidden += usize::from(is_hidden);
-            let session = session(row, names, is_hidden, with_statements).ok_or("a row of pg_stat_activity")?;
+            let asked_at = asked_at.or_else(|| field(row, 14));
+            let session = session(row, names, is_hidden, with_statements, asked_at);
+            let session = session.ok_or("a row of pg_stat_activity")?;
             if is_hidden {
                 activity.hidden_backends.insert(session.backend);
             }
@@ -135,7 +147,13 @@ pub(super) fn oids(rows: &[Row]) -> impl Iterator<Item = (Option<u32>, Option<u3
     rows.iter().map(|row| (field(row, 3), field(row, 4)))
 }
 
-fn session(row: &Row, names: &Names, is_hidden: bool, with_statement: bool) -> Option<Session> {
+fn session(
+    row: &Row,
+    names: &Names,
+    is_hidden: bool,
+    with_statement: bool,
+    asked_at: Option<Micros>,
+) -> Option<Session> {
     let text = |index, max| field::<&str>(row, index).map(|text| scrub::text(text, max));
     let waits_for = match (text(7, MAX_NAME), text(8, MAX_NAME)) {
         (Some(kind), Some(event)) => Some(format!("{kind}: {event}").into()),
@@ -145,7 +163,6 @@ fn session(row: &Row, names: &Names, is_hidden: bool, with_statement: bool) -> O
         .filter(|text| with_statement && !is_hidden && !text.is_empty())
         .and_then(scrub::sql)
         .filter(|text| !text.is_empty());
-    let asked_at: Option<Micros> = field(row, 14);
     let age = |index| Some(asked_at?.since(field::<Micros>(row, index)?));
     Some(Session {
         socket_fd: None,
@@ -192,6 +209,11 @@ fn state(text: Option<&str>) -> SessionState {
 pub(super) struct Micros(i64);
 
 impl Micros {
+    #[cfg(test)]
+    pub(super) const fn of(micros: i64) -> Self {
+        Self(micros)
+    }
+
     /// The clock of the server may have been set back, and the question is older than what changed since: nothing is
     /// younger than now.
     pub(super) fn since(self, earlier: Self) -> Duration {
@@ -241,7 +263,8 @@ mod tests {
 
     #[test]
     fn a_dba_finds_our_statements_in_the_log_by_their_beginning() {
-        for statement in [SESSIONS, SERVER, crate::inspect::postgres::names::NAMES] {
+        let backends = crate::inspect::postgres::still::BACKENDS;
+        for statement in [SESSIONS, SERVER, backends, crate::inspect::postgres::names::NAMES] {
             assert!(statement.starts_with("/* tickbird */ SELECT"));
         }
         assert!(SESSIONS.ends_with(&(MAX_SESSIONS + 1).to_string()));

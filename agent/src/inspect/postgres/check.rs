@@ -78,7 +78,7 @@ pub async fn check(config: &Config) -> Result<Checked, CheckError> {
     let server = Server::read(&rows).ok_or_else(|| unclear("its settings".into()))?;
     let statement = connection.prepare(SESSIONS).await.map_err(failed)?;
     let rows = connection.ask(&statement).await.map_err(failed)?;
-    let activity = Activity::read(&rows, &Names::default(), server.role_oid, false).map_err(unclear)?;
+    let activity = Activity::read(&rows, &Names::default(), server.role_oid, false, None).map_err(unclear)?;
     let advice = (!server.sees_all).then(|| {
         let role = &server.role;
         format!("{}: run `GRANT pg_monitor TO {role}`, or use the application's own role", pg_monitor(role))

@@ -367,6 +367,7 @@ mod tests {
             hidden_backends: BTreeSet::from([3]),
             own: 2,
             own_databases: vec!["other".into()],
+            own_backends: BTreeSet::from([9]),
         };
         let used = |of| {
             let limit = super::used(&of, 10, &server, &activity);

@@ -164,7 +164,8 @@ type Orphan = (Fingerprint, &'static str, &'static str);
 #[derive(Debug)]
 pub struct State {
     agents: HashMap<Key, Agent>,
-    incidents: HashMap<Fingerprint, Incident>,
+    /// In boxes: the table itself grows by doubling.
+    incidents: HashMap<Fingerprint, Box<Incident>>,
     /// Updates that wait for their time.
     held: BTreeSet<(Timestamp, Fingerprint)>,
     /// Resolved incidents and when they can no longer return.
@@ -223,8 +224,8 @@ impl State {
     /// The same with what was stored of the fleet.
     #[must_use]
     pub fn with_fleet(mut self, levels: Vec<LevelsRow>, used: Vec<UseRow>) -> Self {
-        let of_fleet = |it: &&Incident| it.is_firing() && it.row().agent == fleet::FLEET;
-        let firing = self.incidents.values().filter(of_fleet).map(Incident::row);
+        let of_fleet = |it: &&IncidentRow| it.status == Status::Firing && it.agent == fleet::FLEET;
+        let firing = self.incidents.values().map(|it| it.row()).filter(of_fleet);
         self.fleet = Fleet::load(levels, used, firing);
         self
     }
@@ -300,7 +301,7 @@ impl State {
     /// Gives those that fire of some incidents a new state epoch. `why` says of a tenant and an id whether it is one, and the reason.
     pub fn reconsider<'a>(&mut self, why: impl Fn(&str, &str) -> Option<(ChangeKind, &'a str)>) -> Vec<IncidentChange> {
         let firing = self.incidents.values_mut().filter(|it| it.is_firing());
-        let change = |it: &mut Incident| {
+        let change = |it: &mut Box<Incident>| {
             let (kind, reason) = why(&it.row().tenant, &it.row().id)?;
             Some(it.reconsider(kind, reason))
         };
@@ -309,14 +310,14 @@ impl State {
 
     /// The incident of a fingerprint that fires or may still return.
     pub fn incident(&self, fingerprint: Fingerprint) -> Option<&IncidentRow> {
-        self.incidents.get(&fingerprint).map(Incident::row)
+        self.incidents.get(&fingerprint).map(|it| it.row())
     }
 
     /// What fires at an agent.
     pub fn firing_of(&self, tenant: &str, agent: &str) -> impl Iterator<Item = &IncidentRow> {
         let found = self.agents.get(&key(tenant, agent));
         let incidents = &self.incidents;
-        found.into_iter().flat_map(|it| &it.firing).filter_map(|it| incidents.get(it).map(Incident::row))
+        found.into_iter().flat_map(|it| &it.firing).filter_map(|it| incidents.get(it).map(|it| it.row()))
     }
 
     /// Whether an agent has been heard from lately.
@@ -350,7 +351,7 @@ impl State {
         let is_full =
             |agent: &Agent| agent.firing.len() >= MAX_FIRING || (known.is_none() && agent.remembered >= REMEMBERED);
         let full = self.agents.get(&owner).is_some_and(is_full);
-        if begins && full && !known.is_some_and(Incident::is_firing) {
+        if begins && full && !known.is_some_and(|it| it.is_firing()) {
             let host = self.host(&finding.tenant, &finding.agent);
             return self.raise(own::too_many_firing(&finding.tenant, &finding.agent, &host, now), now);
         }
@@ -598,7 +599,7 @@ impl State {
 
     fn remember(&mut self, fingerprint: Fingerprint, incident: Incident) {
         let owner = key(&incident.row().tenant, &incident.row().agent);
-        if self.incidents.insert(fingerprint, incident).is_none()
+        if self.incidents.insert(fingerprint, Box::new(incident)).is_none()
             && let Some(agent) = self.agents.get_mut(&owner)
         {
             agent.remembered += 1;

@@ -21,9 +21,11 @@
 //! late says when it was decided.
 
 mod acknowledgement;
+mod by_receiver;
 mod escalation;
 mod explanation;
 mod flush;
+mod foresight;
 mod group;
 mod inhibition;
 mod matcher;
@@ -47,6 +49,7 @@ pub use acknowledgement::{AcknowledgementDocument, AcknowledgementError, Ask};
 pub use escalation::Step;
 pub use explanation::Explanation;
 pub use flush::{Flush, Found};
+pub use foresight::{Foreseen, given};
 pub use group::{By, Grouping};
 pub use inhibition::Inhibition;
 pub use matcher::{Matcher, MatcherError};
@@ -59,6 +62,7 @@ pub use window::{Span, Window, day, minutes, month, range, weekday};
 pub use withheld::Lapse;
 
 use acknowledgement::ACKNOWLEDGED;
+use by_receiver::ByReceiver;
 use escalation::Escalations;
 use group::Groups;
 use inhibition::Sources;
@@ -189,7 +193,7 @@ type IncidentKey = (String, String);
 #[derive(Debug, Default)]
 pub struct State {
     /// Per incident the receivers that were told that it fires, and not yet that it is over; each with the group it was told with.
-    believers: HashMap<IncidentKey, BTreeMap<String, Option<String>>>,
+    believers: HashMap<IncidentKey, ByReceiver<Option<String>>>,
     waiting: HashMap<IncidentKey, Vec<(String, Waiting)>>,
     /// Those whose end was not noticed yet.
     silences: Vec<Silence>,
@@ -216,7 +220,7 @@ impl State {
         let ids = told.iter().filter_map(|row| row.message.as_deref()).chain(waiting.iter().map(|row| row.id.as_str()));
         state.last_id = ids.filter_map(ulid_of).max().unwrap_or_default();
         for row in told.into_iter().filter(|row| row.told && row.kind != Kind::Resolved.as_str()) {
-            state.believers.entry((row.tenant, row.incident)).or_default().insert(row.receiver, row.in_group);
+            state.believers.entry((row.tenant, row.incident)).or_default().insert(&row.receiver, row.in_group);
         }
         for row in waiting {
             state.wait(&row);
@@ -261,7 +265,9 @@ impl State {
         for row in gathered.iter().filter(|row| row.kind == Kind::Resolved.as_str()) {
             // Only who was told that it fires waits for this.
             let them = self.believers.entry((row.tenant.clone(), row.incident.clone())).or_default();
-            them.entry(row.receiver.clone()).or_insert_with(|| row.in_group.clone());
+            if them.get(&row.receiver).is_none() {
+                them.insert(&row.receiver, row.in_group.clone());
+            }
         }
         let told: Vec<_> = self
             .believers
@@ -341,6 +347,17 @@ impl State {
         let reason = format!("what held it back does not any more ({})", key.1);
         let due = now.saturating_add(GRACE).unwrap_or(Timestamp::MAX);
         self.withheld.release(key, false, reason, due);
+    }
+
+    /// Of how many incidents each receiver was told that they fire, and not yet that they are over, or waits to be told so.
+    pub fn owed(&self) -> BTreeMap<String, usize> {
+        let mut owed: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+        let believers = self.believers.iter().flat_map(|((_, id), them)| them.names().map(move |it| (it, id)));
+        let waiting = self.waiting.iter().flat_map(|((_, id), them)| them.iter().map(move |(it, _)| (it.as_str(), id)));
+        for (receiver, id) in believers.chain(waiting) {
+            owed.entry(receiver.to_owned()).or_default().insert(id);
+        }
+        owed.into_iter().map(|(receiver, ids)| (receiver, ids.len())).collect()
     }
 
     /// Takes the silences whose end was not noticed yet, in place of those that are known; whether they are others.
@@ -468,15 +485,15 @@ impl State {
             for (receiver, group) in self.believers.remove(&key).unwrap_or_default() {
                 if self.groups.gathered(&key, &receiver) == Some(Kind::Resolved) {
                     // It is told with its group.
-                    self.believers.entry(key.clone()).or_default().insert(receiver, group);
+                    self.believers.entry(key.clone()).or_default().insert(&receiver, group);
                     continue;
                 }
                 if let Some(group) = group {
                     self.groups.forget(&key, &group);
                 }
-                if receivers.iter().all(|it| it.name != receiver) {
+                if receivers.iter().all(|it| *it.name != *receiver) {
                     let verdict = Err("the receiver is not configured any more".into());
-                    let gone = Receiver::new(receiver);
+                    let gone = Receiver::new(String::from(receiver));
                     decisions.push(self.write_down((change, agent), &gone, Kind::Resolved, verdict, (None, None), now));
                 }
             }
@@ -497,7 +514,7 @@ impl State {
 
     /// A receiver was told that an incident fires, by itself or with a group.
     fn believe(&mut self, key: &IncidentKey, receiver: &str, group: Option<String>) {
-        let before = self.believers.entry(key.clone()).or_default().insert(receiver.to_owned(), group.clone());
+        let before = self.believers.entry(key.clone()).or_default().insert(receiver, group.clone());
         if let Some(before) = before.flatten()
             && Some(&before) != group.as_ref()
         {

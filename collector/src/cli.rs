@@ -109,6 +109,9 @@ enum CliError {
     /// A silence that would not do.
     #[error("such a silence cannot be: {0}")]
     Silence(#[from] SilenceError),
+    /// The configuration tells others than whom it should.
+    #[error("{failed} of {all} tests failed")]
+    TestsFailed { failed: usize, all: usize },
     /// No room for another one.
     #[error("there are {MAX_SILENCES} silences that have not ended, and may not be more")]
     TooManySilences,
@@ -148,7 +151,7 @@ impl CliError {
             Self::Nobody => Some("give a name with --author, or --by"),
             Self::Taken(_) => Some("choose another name"),
             Self::Label { .. } => Some("write it like --label env=production"),
-            Self::Notify(_) | Self::Config(_) | Self::Runtime(_) | Self::Output(_) => None,
+            Self::Notify(_) | Self::Config(_) | Self::Runtime(_) | Self::Output(_) | Self::TestsFailed { .. } => None,
         }
     }
 }

@@ -33,7 +33,7 @@ use crate::certificates::{Certificates, CertificatesError, Files, LOOK_EVERY};
 use crate::config::Config;
 use crate::enrolment::Enrolment;
 use crate::ingest::{self, Ingest, Limits, Reason};
-use crate::ledger;
+use crate::ledger::{self, Owed, Rules, Unavailable};
 use crate::listener::{Accepted, BindError, Bounds, Failed, Listener};
 use crate::notify;
 use crate::pki::PkiError;
@@ -118,6 +118,33 @@ impl CollectorError {
     }
 }
 
+/// Why another configuration was not taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// Somebody would never hear the end of something.
+    #[error("{0}")]
+    Owed(Owed),
+    /// The ledger could not.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+impl From<Owed> for ReloadError {
+    fn from(owed: Owed) -> Self {
+        Self::Owed(owed)
+    }
+}
+
+impl ReloadError {
+    /// What an operator can do.
+    pub const fn advice(&self) -> &'static str {
+        match self {
+            Self::Owed(_) => Owed::ADVICE,
+            Self::Unavailable(_) => "try again when the store is well",
+        }
+    }
+}
+
 /// A serving collector.
 #[derive(Debug)]
 pub struct Collector {
@@ -134,6 +161,9 @@ pub struct Collector {
     strain: JoinHandle<()>,
     watchdog: JoinHandle<()>,
     notify: notify::Running,
+    /// By which it serves.
+    config: Config,
+    now: fn() -> Timestamp,
     ingest: Arc<ingest::Counters>,
     handle: ledger::Handle,
     ledger: ledger::Running,
@@ -156,7 +186,7 @@ impl Collector {
             server_key: directory.server_key(),
             server: directory.server(),
         };
-        let certificates = Certificates::open(files, config.certificates, clock())?;
+        let certificates = Certificates::open(files, config.certificates.clone(), clock())?;
         let agents =
             Listener::bind("agents", config.agents, certificates.for_agents(), agents_bounds(&config.limits)).await?;
         let people = Listener::bind("people", config.people, certificates.for_people(), PEOPLE).await?;
@@ -170,8 +200,7 @@ impl Collector {
         let writer = store::open_sound(&path, clock())?;
         let (strain_told, strain) = watch::channel(None);
         let ledger_config = ledger::Config {
-            policy: config.policy,
-            bounds: config.bounds,
+            rules: rules(&config),
             certificates: certificates.kept(),
             strain: strain.clone(),
             store: path.clone(),
@@ -185,9 +214,9 @@ impl Collector {
             started => started?,
         };
         let readers = Readers::open(&path)?;
-        let notify_config = notify::Config { receivers: config.destinations, clock };
+        let notify_config = notify::Config { receivers: config.destinations.clone(), clock };
         let notify = notify::start(notify_config, readers.clone(), handle.clone());
-        let url = config.agents_url.unwrap_or_else(|| url(certificates.first_name(), addresses.agents));
+        let url = config.agents_url.clone().unwrap_or_else(|| url(certificates.first_name(), addresses.agents));
         let ingest = Ingest::new(handle.clone(), certificates.clone(), url.clone(), config.limits, clock);
         let enrolment = Enrolment::new(handle.clone(), certificates.clone(), url, clock);
 
@@ -228,6 +257,7 @@ impl Collector {
         let parts = strain::Parts { store: path.clone(), ledger: handle.clone(), notify: notify.status() };
         let strain = tokio::spawn(strain::watch(parts, Strains::new(config.own), strain_told, clock));
         let keep = tokio::spawn(keep(certificates, clock));
+        let now = clock;
         let clock = tokio::spawn(pass_time(handle.clone(), path.clone()));
         let look = tokio::spawn(look_after_store(path));
         write_addresses(&directory, addresses)?;
@@ -247,6 +277,8 @@ impl Collector {
             strain,
             watchdog,
             notify,
+            config,
+            now,
             ingest: counters,
             handle,
             ledger,
@@ -262,6 +294,21 @@ impl Collector {
     /// Connections of agents open now.
     pub fn connections(&self) -> u64 {
         self.ingest.connections.get().unsigned_abs()
+    }
+
+    /// Goes by another configuration from here on, without ending a session; names the parts of it that need a new start.
+    ///
+    /// # Errors
+    /// When everything stays as it was.
+    pub async fn reload(&mut self, config: Config) -> Result<Vec<&'static str>, ReloadError> {
+        let fixed = self.config.fixed_parts(&config);
+        self.handle.reload(rules(&config)).await??;
+        let Config { policy, destinations, bounds, abandoned, .. } = config;
+        let receivers = notify::Config { receivers: destinations.clone(), clock: self.now };
+        self.notify.reload(receivers).await;
+        (self.config.policy, self.config.destinations) = (policy, destinations);
+        (self.config.bounds, self.config.abandoned) = (bounds, abandoned);
+        Ok(fixed)
     }
 
     /// Ends only when something that must run has ended by itself.
@@ -302,6 +349,11 @@ impl Collector {
         tracing::info!("collector ended");
         Ok(())
     }
+}
+
+/// What the ledger goes by.
+fn rules(config: &Config) -> Rules {
+    Rules { policy: config.policy.clone(), bounds: config.bounds, abandoned: config.abandoned.clone() }
 }
 
 /// What the agents' listener bears. A fleet that reconnects at once still finds room; each connection takes some 25 KiB.

@@ -1,5 +1,6 @@
 //! Text in, a configuration that cannot be wrong out, or every mistake at once.
 
+pub mod expectations;
 mod fields;
 mod receivers;
 mod routing;
@@ -40,8 +41,27 @@ pub struct Config {
     pub own: aggregate::Settings,
     /// Who hears of incidents, and of which.
     pub policy: Policy,
+    /// Receivers that were taken out and never hear the end of what they were told of.
+    pub abandoned: Vec<String>,
+    /// Files that it names: another reading looks for their successors beside them.
+    pub files: Vec<PathBuf>,
     /// How each of them is reached, by name.
     pub destinations: Vec<(String, Destination)>,
+}
+
+impl Config {
+    /// What of another configuration cannot be taken over while this one serves.
+    pub fn fixed_parts(&self, other: &Self) -> Vec<&'static str> {
+        let parts = [
+            ("name", self.name == other.name),
+            ("agents", (self.agents, &self.agents_url) == (other.agents, &other.agents_url)),
+            ("people", self.people == other.people),
+            ("certificates", self.certificates == other.certificates),
+            ("limits", self.limits == other.limits),
+            ("own", self.own == other.own),
+        ];
+        parts.into_iter().filter(|(_, is_same)| !is_same).map(|(name, _)| name).collect()
+    }
 }
 
 /// One thing that is wrong.
@@ -100,14 +120,8 @@ impl Config {
     /// # Errors
     /// Every mistake, not only the first.
     pub fn parse(text: &str, directory: &Path) -> Result<Self, Vec<Mistake>> {
-        let table: toml::Table = match text.parse() {
-            Ok(table) => table,
-            Err(error) => {
-                let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-                let what = format!("line {line}: {}", error.message());
-                return Err(vec![Mistake { at: String::new(), what, advice: "write it as TOML".into() }]);
-            }
-        };
+        let table = table(text).map_err(|it| vec![it])?;
+        let files = files(&table).into_iter().map(|it| directory.join(it)).collect();
         let mut mistakes = Vec::new();
         let mut root = Fields::new(String::new(), table);
         let name = root.text("name", &mut mistakes).unwrap_or_else(|| "collector".into());
@@ -142,6 +156,11 @@ impl Config {
                 receivers.push(receiver);
             }
         }
+        let abandoned = root.texts("abandoned_receivers", &mut mistakes).unwrap_or_default();
+        for name in abandoned.iter().filter(|it| names.contains(*it)) {
+            let what = format!("`{name}` is a receiver");
+            root.mistake("abandoned_receivers", what, "take it out of one of the two", &mut mistakes);
+        }
         let route = root.has("route").then(|| root.table("route", &mut mistakes));
         let windows = routing::windows(root.tables("time_intervals", &mut mistakes), &mut mistakes);
         let known = routing::Names { receivers: &names, windows: &windows.iter().map(|it| it.name.clone()).collect() };
@@ -163,11 +182,36 @@ impl Config {
                 own,
                 policy: Policy { receivers, route, inhibitions, windows },
                 destinations,
+                abandoned,
+                files,
             })
         } else {
             Err(mistakes)
         }
     }
+}
+
+/// What the keys name that are `file` or end with `_file`, wherever they stand.
+fn files(table: &toml::Table) -> Vec<&str> {
+    let mut found = Vec::new();
+    for (key, value) in table {
+        match value {
+            toml::Value::String(path) if key == "file" || key.ends_with("_file") => found.push(path.as_str()),
+            toml::Value::Table(table) => found.extend(files(table)),
+            toml::Value::Array(all) => found.extend(all.iter().filter_map(toml::Value::as_table).flat_map(files)),
+            _ => (),
+        }
+    }
+    found
+}
+
+/// The text of a file as a table.
+fn table(text: &str) -> Result<toml::Table, Mistake> {
+    text.parse().map_err(|error: toml::de::Error| {
+        let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+        let what = format!("line {line}: {}", error.message());
+        Mistake { at: String::new(), what, advice: "write it as TOML".into() }
+    })
 }
 
 /// For tests; nobody is served by less than hours.

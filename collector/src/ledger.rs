@@ -13,6 +13,7 @@ mod directory;
 mod event;
 mod lane;
 mod mind;
+mod rules;
 mod thread;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ pub use event::{
     Acknowledging, Content, Delivery, Enrolment, Excess, Guest, Incoming, Numbered, Outcome, Renewal, Settled,
     Silencing, TokenRefusal,
 };
+pub use rules::{Owed, Rules};
 pub use thread::{Config, Running, start};
 
 /// Why the ledger did nothing. Everything may be asked again later.
@@ -100,6 +102,7 @@ enum Event {
     Excess(Vec<Excess>, Answer<()>),
     Silence(Silencing, Answer<bool>),
     Acknowledge(Acknowledging, Answer<Result<AcknowledgementRow, AcknowledgementError>>),
+    Reload(Box<Rules>, Answer<Result<(), Owed>>),
     Presence(Vec<AgentKey>, oneshot::Sender<Vec<Presence>>),
     Fleet(String, oneshot::Sender<Vec<PoolSum>>),
     Tick,
@@ -191,6 +194,16 @@ impl Handle {
     ) -> Result<Result<AcknowledgementRow, AcknowledgementError>, Unavailable> {
         let (answer, answered) = oneshot::channel();
         self.send(Event::Acknowledge(asked, answer)).await?;
+        answered.await.unwrap_or_else(|_| Err(self.why()))
+    }
+
+    /// Goes by other rules from here on. What was held back, and what waits for its group, is looked at anew.
+    ///
+    /// # Errors
+    /// When nothing was done; the inner error names receivers that are owed the end of something and would hear it from nobody.
+    pub async fn reload(&self, rules: Rules) -> Result<Result<(), Owed>, Unavailable> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Event::Reload(Box::new(rules), answer)).await?;
         answered.await.unwrap_or_else(|_| Err(self.why()))
     }
 
@@ -359,8 +372,11 @@ mod tests {
         transaction.add_token(&row).expect("writes");
         transaction.commit().expect("commits");
         let config = Config {
-            policy: vec![Receiver::new("ops")].into(),
-            bounds: Bounds::default(),
+            rules: Rules {
+                policy: vec![Receiver::new("ops")].into(),
+                bounds: Bounds::default(),
+                abandoned: Vec::new(),
+            },
             certificates: watch::channel(Kept::default()).1,
             strain: watch::channel(None).1,
             store: path.clone(),

@@ -339,30 +339,40 @@ pub struct Running {
     workers: JoinSet<()>,
     stop: watch::Sender<bool>,
     status: Status,
+    readers: Readers,
+    ledger: Handle,
 }
 
 /// Starts a worker per receiver, and one for messages whose receiver is configured no more.
 pub fn start(config: Config, readers: Readers, ledger: Handle) -> Running {
+    begin(config, readers, ledger, Status::default())
+}
+
+fn begin(config: Config, readers: Readers, ledger: Handle, status: Status) -> Running {
     let (stop, stopping) = watch::channel(false);
-    let status = Status::default();
     let mut workers = JoinSet::new();
-    let names: Vec<_> = config.receivers.iter().map(|(name, _)| name.clone()).collect();
-    for (index, (name, destination)) in config.receivers.into_iter().enumerate() {
-        status.lock().push(ReceiverStatus {
+    let before = status.receivers();
+    let of = |(name, destination): &(String, Destination)| {
+        let known = before.iter().find(|it| it.name == *name);
+        ReceiverStatus {
             name: name.clone(),
             address: destination.address(),
             breaker: BreakerState::Closed,
             is_away: None,
             failures: 0,
-            last_error: None,
-            delivered_at: None,
-        });
+            last_error: known.and_then(|it| it.last_error.clone()),
+            delivered_at: known.and_then(|it| it.delivered_at),
+        }
+    };
+    *status.lock() = config.receivers.iter().map(of).collect();
+    let names: Vec<_> = config.receivers.iter().map(|(name, _)| name.clone()).collect();
+    for (index, (name, destination)) in config.receivers.into_iter().enumerate() {
         let (readers, ledger, status) = (readers.clone(), ledger.clone(), status.clone());
         let worker = worker::Worker::new(name, index, destination, readers, ledger, config.clock, status);
         workers.spawn(worker.run(stopping.clone()));
     }
-    workers.spawn(worker::give_up_strays(names, readers, ledger, config.clock, stopping));
-    Running { workers, stop, status }
+    workers.spawn(worker::give_up_strays(names, readers.clone(), ledger.clone(), config.clock, stopping));
+    Running { workers, stop, status, readers, ledger }
 }
 
 impl Running {
@@ -371,9 +381,19 @@ impl Running {
         self.status.clone()
     }
 
+    /// Delivers by another configuration from here on; attempts under way end first, by the one there was.
+    pub async fn reload(&mut self, config: Config) {
+        self.end().await;
+        *self = begin(config, self.readers.clone(), self.ledger.clone(), self.status.clone());
+    }
+
     /// Begins no more attempts, and waits for those under way: at most as long as one may take. Stop the ledger later,
     /// so that their outcomes are written.
     pub async fn stop(mut self) {
+        self.end().await;
+    }
+
+    async fn end(&mut self) {
         // Workers that ended hear nothing.
         let _ = self.stop.send(true);
         while self.workers.join_next().await.is_some() {}

@@ -8,7 +8,7 @@ use tickbird_shared::levels::Levels;
 use tickbird_shared::{Change, Epoch, Fingerprint, Labels, Lane, Severity, Status, Timestamp};
 
 use crate::alert::Receiver;
-use crate::ledger::{self, Content, Handle, Incoming, Numbered, Settled};
+use crate::ledger::{self, Content, Handle, Incoming, Numbered, Rules, Settled};
 use crate::pki::life::Kept;
 use crate::store::{AgentRow, Bounds, FindingRow, LevelsRow, MessageState, OutboxRow, Readers, Writer};
 
@@ -71,8 +71,7 @@ impl Testbed {
     fn over(directory: PathBuf, room: Option<TempDir>, receivers: Vec<Receiver>, epoch: char) -> Self {
         let path = directory.join("store.db");
         let config = ledger::Config {
-            policy: receivers.into(),
-            bounds: Bounds::default(),
+            rules: Rules { policy: receivers.into(), bounds: Bounds::default(), abandoned: Vec::new() },
             certificates: tokio::sync::watch::channel(Kept::default()).1,
             strain: tokio::sync::watch::channel(None).1,
             store: path.clone(),

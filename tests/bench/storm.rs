@@ -29,6 +29,8 @@ const WAIT: Duration = Duration::from_secs(5);
 const ROUTE: &str = "[route]\nreceiver = \"ops\"\ngroup_by = [\"check\"]\ngroup_wait = \"5s\"\n";
 const DATABASE: &str = "postgres:10.0.0.5:5432";
 const TIME: &str = "2026-01-01T00:00:00Z";
+/// Storms of each, in turns with the peer's.
+const TURNS: u32 = 5;
 /// Alerts of one request.
 const AT_ONCE: u32 = 1_000;
 
@@ -42,25 +44,35 @@ struct Storm {
 }
 
 impl Storm {
-    fn figures(&self, who: &str) -> Vec<Figure> {
-        let of = |what: &str, value, unit| Figure::of(format!("{who}: {what}"), value, unit);
+    /// What several storms took of one who bears them.
+    fn figures(all: &[Self], who: &str) -> Vec<Figure> {
+        let of = |what: &str, value: fn(&Self) -> f64, unit| {
+            Figure::of_all(format!("{who}: {what}"), all.iter().map(value).collect(), unit)
+        };
         vec![
-            of("CPU until people are told", self.cpu, "s"),
-            of("memory", self.memory, "MiB"),
-            of("from the last acknowledgement to the message, less the wait for the group", self.told, "s"),
-            of("until all are acknowledged", self.taken, "s"),
+            of("CPU until people are told", |it| it.cpu, "s"),
+            of("memory", |it| it.memory, "MiB"),
+            of("from the last acknowledgement to the message, less the wait for the group", |it| it.told, "s"),
+            of("until all are acknowledged", |it| it.taken, "s"),
         ]
     }
 }
 
 pub(crate) fn storm(stage: &Stage) -> Result<Vec<Figure>, StageError> {
+    let against_peers = std::env::var_os(AGAINST_PEERS).is_some();
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..TURNS {
+        ours.push(of_collector(stage)?);
+        if against_peers {
+            theirs.push(of_alertmanager(stage)?);
+        }
+    }
     let budgets = [Some(1.5), Some(100.0), Some(1.5), None];
-    let ours = of_collector(stage)?.figures("collector").into_iter().zip(budgets);
+    let with_budgets = Storm::figures(&ours, "collector").into_iter().zip(budgets);
     let mut figures: Vec<Figure> =
-        ours.map(|(figure, most)| if let Some(most) = most { figure.at_most(most) } else { figure }).collect();
-    if std::env::var_os(AGAINST_PEERS).is_some() {
-        let theirs = of_alertmanager(stage)?.figures("Alertmanager");
-        figures.extend(theirs.into_iter().map(Figure::for_comparison));
+        with_budgets.map(|(figure, most)| if let Some(most) = most { figure.at_most(most) } else { figure }).collect();
+    if against_peers {
+        figures.extend(Storm::figures(&theirs, "Alertmanager").into_iter().map(Figure::for_comparison));
     }
     Ok(figures)
 }

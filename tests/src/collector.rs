@@ -212,6 +212,18 @@ impl Collector {
         }
     }
 
+    /// Lets it read its configuration again, and waits for its word: what it logs of that.
+    pub fn reload(&self) -> Result<String, StageError> {
+        let words = || {
+            let said =
+                |line: &&str| line.contains("the configuration was read again") || line.contains("stays as it was");
+            self.log().lines().filter(said).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let before = words().len();
+        self.signal(Signal::HUP);
+        until("it tells of its configuration", 60.s(), || words().get(before).cloned().ok_or_else(|| self.log()))
+    }
+
     /// What it has counted under this name, over all labels: `tickbird_records_received`.
     pub fn counted(&self, name: &str) -> Result<u64, StageError> {
         let answer = self.get("/metrics")?;

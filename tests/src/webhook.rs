@@ -39,6 +39,8 @@ print(sum(webhook.verify(body, head) is not None for body, head in json.load(ope
 pub enum Manner {
     /// 204.
     Accepts,
+    /// 204, so late: it has heard the message, whether or not somebody waits for its word.
+    Late(Duration),
     /// 500.
     Fails,
     /// Takes the request and closes the connection without a word.
@@ -236,7 +238,7 @@ fn converse(stream: &TcpStream, is_signed: bool, manner: &Mutex<Manner>, ahead: 
             }
             before
         };
-        let accepted = matches!(now, Manner::Accepts | Manner::AnswersAStopped(_));
+        let accepted = matches!(now, Manner::Accepts | Manner::Late(_) | Manner::AnswersAStopped(_));
         {
             let mut heard = lock(heard);
             match check(&head, body, accepted, ahead.load(Ordering::Relaxed), is_signed) {
@@ -245,9 +247,14 @@ fn converse(stream: &TcpStream, is_signed: bool, manner: &Mutex<Manner>, ahead: 
                 Err(_) => (), // it is not accepted anyway
             }
         }
+        if let Manner::Late(by) = now {
+            thread::sleep(by);
+        }
         let mut answer = stream;
         let written = match now {
-            Manner::Accepts | Manner::AnswersAStopped(_) => answer.write_all(b"HTTP/1.1 204 No Content\r\n\r\n"),
+            Manner::Accepts | Manner::Late(_) | Manner::AnswersAStopped(_) => {
+                answer.write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+            }
             Manner::Fails => answer.write_all(b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n"),
             Manner::SaysNothing | Manner::Answering => return,
         };

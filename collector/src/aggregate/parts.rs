@@ -4,7 +4,7 @@
 
 use tickbird_shared::{Fingerprint, Severity, Timestamp};
 
-use super::incident::{Incident, Sight};
+use super::incident::Sight;
 use super::strain::{Disk, Judged, Reach, Strain, Verdict};
 use super::{IncidentChange, State, own};
 use crate::store::{Condition, FindingRow, IncidentRow};
@@ -88,7 +88,7 @@ impl State {
 
     /// The incident of a fingerprint, while it fires.
     fn fires(&self, fingerprint: &Fingerprint) -> Option<&IncidentRow> {
-        self.incidents.get(fingerprint).filter(|it| it.is_firing()).map(Incident::row)
+        self.incidents.get(fingerprint).filter(|it| it.is_firing()).map(|it| it.row())
     }
 
     /// Ends what the collector itself saw begin, if it fires.

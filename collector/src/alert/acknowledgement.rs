@@ -187,7 +187,7 @@ impl State {
         let incident = &change.incident;
         let key = (incident.tenant.clone(), incident.id.clone());
         let believers = self.believers.get(&key);
-        let hears = |name: &String| believers.is_some_and(|them| them.contains_key(name));
+        let hears = |name: &String| believers.is_some_and(|them| them.get(name).is_some());
         let of = |receiver: &String| Decision {
             row: DecisionRow {
                 tenant: incident.tenant.clone(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tickbird_shared::units::show_duration;
 use tickbird_shared::{Severity, Status, Timestamp};
 
+use super::by_receiver::ByReceiver;
 use super::flush::Found;
 use super::group::Grouping;
 use super::route::{Facts, facts};
@@ -287,8 +288,8 @@ impl State {
                 // Who is to be told counts from then on.
                 let waits =
                     |it: &str| self.groups.gathered(&key, it).is_some() || self.withheld.get(&key, it).is_some();
-                let believers = self.believers.get(&key).into_iter().flatten().map(|it| it.0);
-                let receivers: Vec<_> = believers.filter(|it| !waits(it)).cloned().collect();
+                let believers = self.believers.get(&key).into_iter().flat_map(ByReceiver::names);
+                let receivers: Vec<_> = believers.filter(|it| !waits(it)).map(str::to_owned).collect();
                 receivers.iter().for_each(|it| self.was_told(&key, it, policy, &facts(incident, agent), now));
             }
         }

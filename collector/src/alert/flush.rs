@@ -19,8 +19,6 @@ pub struct Flush {
     pub group: GroupRow,
     /// Nothing of it fires or waits any more, and it is not kept.
     pub is_over: bool,
-    /// Id of the message that its incidents waited for, if some did.
-    pub gathered_for: Option<String>,
     /// What is told, if anything.
     pub message: Option<OutboxRow>,
     /// Incidents that are not told after all, and why.
@@ -168,8 +166,7 @@ impl State {
         } else if group == before && message.is_none() && ungathered.is_empty() {
             return Ok(None);
         }
-        let gathered_for = before.message.filter(|_| !told.is_empty());
-        Ok(Some(Flush { group, is_over, gathered_for, message, ungathered, withheld, supersedes }))
+        Ok(Some(Flush { group, is_over, message, ungathered, withheld, supersedes }))
     }
 
     /// A receiver was told something of an incident with a group.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tickbird_shared::{Fingerprint, Severity, Timestamp};
 
+use super::by_receiver::ByReceiver;
 use super::route::Facts;
 use super::{IncidentKey, Kind, Route};
 use crate::store::{DecisionRow, GroupRow, IncidentRow};
@@ -175,7 +176,7 @@ impl Group {
 pub(super) struct Groups {
     all: HashMap<IncidentKey, Group>,
     /// By tenant and incident, the group in which something waits for each receiver.
-    waiting: HashMap<IncidentKey, BTreeMap<String, String>>,
+    waiting: HashMap<IncidentKey, ByReceiver<String>>,
 }
 
 impl Groups {
@@ -212,7 +213,7 @@ impl Groups {
             });
             let fingerprint = fingerprints.get(&key).copied();
             group.gathered.insert(row.incident.clone(), Gathered { kind, fingerprint });
-            groups.waiting.entry(key).or_default().insert(row.receiver.clone(), id.clone());
+            groups.waiting.entry(key).or_default().insert(&row.receiver, id.clone());
         }
         for (incident, group) in told {
             if let Some(group) = groups.all.get_mut(&(incident.0.clone(), group.clone())) {
@@ -284,7 +285,7 @@ impl Groups {
         }
         group.gathered.insert(incident.id.clone(), Gathered { kind, fingerprint: Some(incident.fingerprint) });
         let waiting = self.waiting.entry((incident.tenant.clone(), incident.id.clone())).or_default();
-        waiting.insert(group.row.receiver.clone(), id.to_owned());
+        waiting.insert(&group.row.receiver, id.to_owned());
         Some((group.row.message.clone()?, (begins || hurries).then(|| group.row.clone())))
     }
 

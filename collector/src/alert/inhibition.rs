@@ -24,6 +24,16 @@ fn all(matchers: &[Matcher], facts: &Facts) -> bool {
 }
 
 impl Inhibition {
+    /// Whether what has one kind of facts, while it fires, explains what has the other; two that are both do not.
+    pub(super) fn explains(&self, source: &Facts, target: &Facts) -> bool {
+        let tenant = |facts: &Facts| facts.get("tenant").cloned().unwrap_or_default();
+        let are_both = all(&self.targets, source) && all(&self.sources, target);
+        all(&self.sources, source)
+            && all(&self.targets, target)
+            && !are_both
+            && self.values(&tenant(source), source) == self.values(&tenant(target), target)
+    }
+
     /// The values that have to be equal, those of one tenant apart from another's.
     fn values(&self, tenant: &str, facts: &Facts) -> Vec<String> {
         let values = self.equal.iter().map(|it| facts.get(it).cloned().unwrap_or_default());

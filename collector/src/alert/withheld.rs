@@ -1,11 +1,12 @@
 //! What is held back and by what, and what is to be decided anew because that is gone. By index, so that a thousand causes that
 //! end in one second cost what they held, and a part of it at a time.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use tickbird_shared::Timestamp;
 
+use super::by_receiver::ByReceiver;
 use super::{IncidentKey, Kind};
 
 /// What holds back begins with it where it is a route that is mute.
@@ -50,7 +51,7 @@ struct Release {
 /// Everything that is held back.
 #[derive(Debug, Default)]
 pub(super) struct Holdings {
-    of: HashMap<IncidentKey, BTreeMap<String, Held>>,
+    of: HashMap<IncidentKey, ByReceiver<Held>>,
     /// Incidents by tenant and what holds them.
     by: HashMap<IncidentKey, BTreeSet<String>>,
     releases: Vec<Release>,
@@ -64,12 +65,15 @@ impl Holdings {
 
     /// Puts something in the place of what was held back, or nothing; true when something was.
     pub(super) fn set(&mut self, key: &IncidentKey, receiver: &str, held: Option<Held>) -> bool {
+        if held.is_none() && !self.of.contains_key(key) {
+            return false;
+        }
         let them = self.of.entry(key.clone()).or_default();
         if let Some(held) = &held {
             self.by.entry((key.0.clone(), held.by.clone())).or_default().insert(key.1.clone());
         }
         let was = match held {
-            Some(held) => them.insert(receiver.to_owned(), held),
+            Some(held) => them.insert(receiver, held),
             None => them.remove(receiver),
         };
         let still: BTreeSet<String> = them.values().map(|it| it.by.clone()).collect();
@@ -86,8 +90,8 @@ impl Holdings {
 
     /// Forgets an incident: it is over.
     pub(super) fn remove(&mut self, key: &IncidentKey) {
-        for held in self.of.remove(key).into_iter().flatten() {
-            self.drop_from(&key.0, &held.1.by, &key.1);
+        for (_, held) in self.of.remove(key).unwrap_or_default() {
+            self.drop_from(&key.0, &held.by, &key.1);
         }
     }
 
@@ -108,7 +112,7 @@ impl Holdings {
 
     /// What holds an incident back.
     pub(super) fn holders_of(&self, key: &IncidentKey) -> BTreeSet<String> {
-        self.of.get(key).into_iter().flatten().map(|(_, it)| it.by.clone()).collect()
+        self.of.get(key).into_iter().flat_map(ByReceiver::values).map(|it| it.by.clone()).collect()
     }
 
     /// Whether something of an incident is held back.

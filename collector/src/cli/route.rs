@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use tickbird_shared::Severity;
 use tickbird_shared::units::show_duration as shown;
-use tickbird_shared::{Severity, Timestamp};
 
 use super::table::table;
 use super::{CliError, Where, now, read_config};
-use crate::alert::{self, By, Facts, Grouping, Policy, Step};
+use crate::alert::{self, By, Facts, Foreseen, Grouping, Policy, Step, given};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Route {
@@ -147,9 +147,6 @@ fn write_down(route: &alert::Route, depth: usize, lines: &mut String) {
     route.routes.iter().for_each(|it| write_down(it, depth + 1, lines));
 }
 
-/// One receiver, how the labels lead to it, and why it would not hear of them all the same.
-type Row = (String, String, Option<String>);
-
 /// One step of a route that is led to: its receiver, where it stands, after what time it is told, and why it would not be.
 type StepRow = (String, String, Option<std::time::Duration>, Option<String>);
 
@@ -174,37 +171,13 @@ fn steps(policy: &Policy, facts: &Facts) -> Vec<StepRow> {
     routes.into_iter().flat_map(|it| it.escalate.iter().map(of)).collect()
 }
 
-/// Who is led to. Deciding says the same of an incident: it asks the same tree, then the receiver, then the clock.
-fn rows(policy: &Policy, facts: &Facts, now: Timestamp) -> Vec<Row> {
-    let ways: Vec<(&str, &str, Option<String>)> = match &policy.route {
-        None => policy.receivers.iter().map(|it| (it.name.as_str(), "there are no routes", None)).collect(),
-        Some(route) => {
-            let of = |it: &'_ alert::Route| policy.is_mute(it, now);
-            route.lead(facts).into_iter().map(|it| (it.receiver.as_str(), it.at.as_str(), of(it))).collect()
-        }
-    };
-    let of = |(name, way, mute): (&str, &str, Option<String>)| {
-        let receiver = policy.receivers.iter().find(|it| it.name == name)?;
-        let check = facts.get("check").or_else(|| facts.get("alertname")).map_or("", String::as_str);
-        let severity = facts.get("severity").and_then(|it| it.parse().ok());
-        let silent = severity.and_then(|severity| receiver.does_not_want(check, severity));
-        Some((name.to_owned(), way.to_owned(), silent.or(mute)))
-    };
-    ways.into_iter().filter_map(of).collect()
-}
-
 impl Test {
     fn run(self) -> Result<(), CliError> {
         let policy = read_config(&self.at.directory().config())?.policy;
-        let mut facts: Facts = self.labels.into_iter().collect();
-        // Two names of one thing.
-        for (name, other) in [("check", "alertname"), ("alertname", "check")] {
-            if let Some(value) = facts.get(name).cloned() {
-                facts.entry(other.into()).or_insert(value);
-            }
-        }
-        let rows = rows(&policy, &facts, now());
-        let of = |(receiver, route, silent): &Row| json!({ "receiver": receiver, "route": route, "silent": silent });
+        let facts = given(self.labels);
+        let seen = policy.foresee(&facts, &[], now());
+        let way = |it: &Foreseen| it.route.clone().unwrap_or_else(|| "there are no routes".into());
+        let of = |it: &Foreseen| json!({ "receiver": it.receiver, "route": way(it), "silent": it.silent });
         let steps = steps(&policy, &facts);
         let of_step = |(receiver, at, after, silent): &StepRow| {
             let after = after.map(|it| it.as_secs_f64());
@@ -212,13 +185,13 @@ impl Test {
         };
         let json = json!({
             "labels": facts,
-            "receivers": rows.iter().map(of).collect::<Vec<_>>(),
+            "receivers": seen.iter().map(of).collect::<Vec<_>>(),
             "escalates": steps.iter().map(of_step).collect::<Vec<_>>(),
         });
         self.at.print(&json, || {
-            let of = |(receiver, route, silent): &Row| {
-                let told = silent.as_ref().map_or_else(|| "told".to_owned(), |why| format!("not told: {why}"));
-                [receiver.clone(), route.clone(), told]
+            let of = |it: &Foreseen| {
+                let told = it.silent.as_ref().map_or_else(|| "told".to_owned(), |why| format!("not told: {why}"));
+                [it.receiver.clone(), way(it), told]
             };
             let of_step = |(receiver, at, after, silent): &StepRow| {
                 let told = match (after, silent) {
@@ -230,27 +203,8 @@ impl Test {
                 };
                 [receiver.clone(), at.clone(), told]
             };
-            let rows: Vec<_> = rows.iter().map(of).chain(steps.iter().map(of_step)).collect();
+            let rows: Vec<_> = seen.iter().map(of).chain(steps.iter().map(of_step)).collect();
             table(["RECEIVER", "ROUTE", "IT IS"], &rows)
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::alert::Receiver;
-
-    #[test]
-    fn without_routes_everybody_is_led_to_and_a_receivers_own_bounds_are_told() {
-        let mut pager = Receiver::new("pager");
-        pager.min_severity = Severity::Critical;
-        let policy = Policy::from(vec![Receiver::new("ops"), pager]);
-        let facts =
-            |severity: &str| Facts::from([("severity".into(), severity.into()), ("check".into(), "pool.leak".into())]);
-        let silent =
-            |severity| rows(&policy, &facts(severity), now()).into_iter().map(|it| it.2.is_some()).collect::<Vec<_>>();
-        assert_eq!(silent("warning"), [false, true]);
-        assert_eq!(silent("critical"), [false, false]);
     }
 }

@@ -10,8 +10,10 @@ use tickbird_confine::{CapabilitySet, Paths};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{CliError, Where, now, read_config};
+use crate::alert::Policy;
 use crate::collector::{Collector, Directory};
 use crate::config::Config;
+use crate::config::expectations::{self, Expectation};
 use crate::store::is_suspected;
 
 /// How often one life opens its store anew because it was damaged. Whose disk fails that often should be looked at.
@@ -21,6 +23,9 @@ const REPAIRS: u32 = 5;
 ///
 /// Writes DIR/addresses.json when it is ready, with the ports it really listens on, and removes it at the end. Logs to
 /// standard error. On SIGTERM or SIGINT it accepts nothing new, answers what was asked, commits, and exits 0.
+///
+/// On SIGHUP it reads the configuration again and goes by its receivers, routes, inhibitions, time intervals and retention; the log
+/// names what needs a new start. One with a mistake, or without a receiver that is owed the end of something, changes nothing.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
     #[command(flatten)]
@@ -30,11 +35,29 @@ pub(super) struct Serve {
     log_json: bool,
 }
 
-/// Reads the configuration and says everything that is wrong with it.
+/// Reads the configuration and says everything that is wrong with it; with tests, whether it tells whom it should.
+///
+/// A file of tests has tables like
+///
+///   [[test]]
+///   name = "at night a full database wakes the DBA alone"
+///   at = "2026-11-21T03:00:00+01:00"
+///   labels = { check = "db.headroom", severity = "critical", team = "db" }
+///   firing = [{ check = "host.down", host = "db-1" }]
+///   told = ["dba"]
+///   not_told.desk = "nights"
+///   group.dba = { team = "db" }
+///
+/// `labels` are what fires, `firing` what fires besides, `told` exactly who is told. The rest may be left out: the time (now), who is led to and
+/// not told with a part of the reason, and the values by which a receiver's messages are grouped. One test that fails is exit code 1.
 #[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
 pub(super) struct CheckConfig {
     #[command(flatten)]
     files: Files,
+    /// Runs the tests of this file; may be given again.
+    #[arg(long, value_name = "FILE")]
+    tests: Vec<PathBuf>,
     /// Prints one JSON document instead of text for people.
     #[arg(long)]
     json: bool,
@@ -69,27 +92,59 @@ impl CheckConfig {
     pub(super) fn run(self) -> Result<(), CliError> {
         let path = self.files.config();
         let shown = path.display().to_string();
-        let read = read_config(&path);
         let at = Where { dir: self.files.dir, json: self.json };
-        let mistakes = match &read {
-            Ok(_) => Vec::new(),
+        let checked = read_config(&path).and_then(|it| Ok((run_tests(&self.tests, &it.policy)?, it)));
+        let mistakes = match &checked {
             Err(CliError::Config(found)) => {
                 let of = |it: &crate::config::Mistake| json!({"at": it.at, "what": it.what, "advice": it.advice});
                 found.mistakes.iter().map(of).collect()
             }
-            Err(_) => Vec::new(),
+            Ok(_) | Err(_) => Vec::new(),
         };
-        if self.json || read.is_ok() {
-            let json = json!({ "config": shown, "mistakes": mistakes });
-            at.print(&json, || format!("{shown} is fine"))?;
+        let tests = checked.as_ref().map_or(&[][..], |(tests, _)| tests);
+        if self.json || checked.is_ok() {
+            let of = |it: &Tested| json!({"file": it.file, "name": it.name, "passed": it.problems.is_empty(), "problems": it.problems});
+            let mut json = json!({ "config": shown, "mistakes": mistakes });
+            if !self.tests.is_empty() {
+                json["tests"] = tests.iter().map(of).collect();
+            }
+            at.print(&json, || {
+                let of = |it: &Tested| match &it.problems[..] {
+                    [] => format!("ok    {}\n", it.name),
+                    problems => format!("FAIL  {}\n        {}\n", it.name, problems.join("\n        ")),
+                };
+                format!("{shown} is fine\n{}", tests.iter().map(of).collect::<String>())
+            })?;
         }
-        read.map(drop)
+        let failed = tests.iter().filter(|it| !it.problems.is_empty()).count();
+        if failed > 0 {
+            return Err(CliError::TestsFailed { failed, all: tests.len() });
+        }
+        checked.map(drop)
     }
+}
+
+/// A test that was run.
+struct Tested {
+    file: String,
+    name: String,
+    problems: Vec<String>,
+}
+
+fn run_tests(files: &[PathBuf], policy: &Policy) -> Result<Vec<Tested>, CliError> {
+    let mut tested = Vec::new();
+    for path in files {
+        let file = path.display().to_string();
+        let of = |it: Expectation| Tested { problems: it.problems(policy, now()), name: it.name, file: file.clone() };
+        tested.extend(expectations::read(path, policy)?.into_iter().map(of));
+    }
+    Ok(tested)
 }
 
 impl Serve {
     pub(super) fn run(self) -> Result<(), CliError> {
-        let config = read_config(&self.files.config())?;
+        let file = self.files.config();
+        let mut config = read_config(&file)?;
         log_to_stderr(self.log_json);
         raise_descriptors();
         let directory = self.files.directory();
@@ -108,13 +163,21 @@ impl Serve {
             // Before the start, so that an early signal is not lost.
             let mut terminate = signal(SignalKind::terminate()).map_err(CliError::Runtime)?;
             let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::Runtime)?;
+            let mut hangup = signal(SignalKind::hangup()).map_err(CliError::Runtime)?;
             let mut repairs = 0;
             loop {
                 let mut collector = Collector::start(directory.clone(), config.clone(), now).await?;
-                let failed = tokio::select! {
-                    _ = terminate.recv() => None,
-                    _ = interrupt.recv() => None,
-                    failed = collector.failed() => Some(failed),
+                let failed = loop {
+                    tokio::select! {
+                        _ = terminate.recv() => break None,
+                        _ = interrupt.recv() => break None,
+                        failed = collector.failed() => break Some(failed),
+                        _ = hangup.recv() => {
+                            if let Some(taken) = reload(&mut collector, &file).await {
+                                config = taken;
+                            }
+                        }
+                    }
                 };
                 tracing::info!("collector drains");
                 let is_last = failed.is_none() || !is_suspected(&directory.store()) || repairs == REPAIRS;
@@ -131,11 +194,38 @@ impl Serve {
     }
 }
 
+/// Takes over what the file says now, or says why not.
+async fn reload(collector: &mut Collector, file: &Path) -> Option<Config> {
+    let config = match Config::read(file) {
+        Ok(config) => config,
+        Err(mistakes) => {
+            tracing::error!("the configuration stays as it was: {mistakes}");
+            return None;
+        }
+    };
+    match collector.reload(config.clone()).await {
+        Ok(fixed) if fixed.is_empty() => tracing::info!("the configuration was read again"),
+        Ok(fixed) => {
+            let parts = fixed.join(", ");
+            tracing::warn!(parts, "the configuration was read again; these parts of it need a new start");
+        }
+        Err(error) => {
+            tracing::error!(advice = error.advice(), "the configuration stays as it was: {error}");
+            return None;
+        }
+    }
+    Some(config)
+}
+
 /// Gives up, before anything is heard and before there is another thread, what no collector needs.
 fn confine(config: &Config, directory: &Path) {
     let mut paths = Paths::of_the_system();
     paths.write.push(directory.to_owned());
-    config.certificates.read_again().for_each(|file| paths.and_beside(file));
+    config
+        .certificates
+        .read_again()
+        .chain(config.files.iter().map(PathBuf::as_path))
+        .for_each(|it| paths.and_beside(it));
     let is_low = [config.agents, config.people].iter().any(|it| it.port() < 1024);
     let kept = if is_low { CapabilitySet::NET_BIND_SERVICE } else { CapabilitySet::empty() };
     let kept = kept | tickbird_confine::in_the_directory_of_another(directory);

@@ -1,5 +1,6 @@
 //! A table that is emptied key by key, so that what is left over is unknown.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
@@ -79,6 +80,18 @@ impl Fields {
             }
             other => self.wrong(key, &other, "a list of texts", advice, mistakes),
         }
+    }
+
+    /// All that is left of the table, by its keys: texts, which may be empty.
+    pub(super) fn all_texts(mut self, mistakes: &mut Vec<Mistake>) -> BTreeMap<String, String> {
+        let mut texts = BTreeMap::new();
+        for (key, value) in std::mem::take(&mut self.table) {
+            match value {
+                Value::String(text) => drop(texts.insert(key, text)),
+                other => drop(self.wrong::<()>(&key, &other, "a text", "write it in quotes", mistakes)),
+            }
+        }
+        texts
     }
 
     /// A number of at least one.

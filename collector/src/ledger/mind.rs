@@ -4,11 +4,11 @@
 //! loaded again.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use tickbird_shared::Timestamp;
 use tickbird_shared::batch::{Acknowledgement, Refused};
+use tickbird_shared::{Status, Timestamp};
 
 use crate::aggregate::{self, ChangeKind, IncidentChange, PoolSum, Presence, Strain};
 use crate::alert::{self, Policy, Silence, Withheld};
@@ -59,11 +59,17 @@ impl Mind {
         let incidents = rows.live_incidents(since)?;
         let by_key: HashMap<_, _> = agents.iter().map(|it| (key(it), it)).collect();
         let with_agent = incidents.iter().map(|it| (it, by_key.get(&AgentKey::new(&it.tenant, &it.agent)).copied()));
-        let mut alert = alert::State::load(rows.told(since)?, rows.outbox_waiting()?)
+        // Of what is over a receiver believes nothing more, but what waits in a group: one that was away from the configuration when an
+        // incident ended was not told, and is owed nothing.
+        let firing: HashSet<_> =
+            incidents.iter().filter(|it| it.status == Status::Firing).map(|it| (&it.tenant, &it.id)).collect();
+        let mut told = rows.told(since)?;
+        told.retain(|it| firing.contains(&(&it.tenant, &it.incident)));
+        let mut alert = alert::State::load(told, rows.outbox_waiting()?)
             .after(rows.newest_message()?.as_deref())
             .with_withheld(rows.withheld()?)
             .with_acknowledgements(rows.live_acknowledgements()?)
-            .with_groups(rows.groups()?, &rows.gathered()?, incidents.iter(), policy, now)
+            .with_groups(rows.groups()?, &rows.gathered(now)?, incidents.iter(), policy, now)
             .with_sources(with_agent.clone(), policy)
             .with_escalations(rows.escalations()?, with_agent.clone(), policy, now);
         alert.silence(silences(rows)?);
@@ -143,9 +149,6 @@ impl Mind {
                 transaction.ungather(tenant, incident, receiver, None, why)?;
             }
             flush.withheld.iter().try_for_each(|row| transaction.put_withheld(row))?;
-            if let Some(message) = &flush.gathered_for {
-                transaction.tell_gathered(tenant, message)?;
-            }
             for message in &flush.supersedes {
                 transaction.supersede_message(tenant, message, now)?;
             }
@@ -168,6 +171,11 @@ impl Mind {
             directory.set(agent, standing);
         }
         std::mem::take(&mut self.queued)
+    }
+
+    /// What receivers are owed.
+    pub(super) fn owed(&self) -> BTreeMap<String, usize> {
+        self.alert.owed()
     }
 
     pub(super) fn presence(&self, agents: &[AgentKey]) -> Vec<Presence> {
@@ -494,7 +502,11 @@ impl Mind {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         for mut change in changes {
-            transaction.put_incident(&change.incident)?;
+            if change.kind == ChangeKind::Opened {
+                transaction.add_incident(&change.incident)?;
+            } else {
+                transaction.put_incident(&change.incident)?;
+            }
             let is_over = change.kind == ChangeKind::Resolved;
             // Who is told of the end is told, too, who had it.
             let outgrown = if is_over { None } else { self.alert.ends_acknowledgement(&change, now) };

@@ -78,8 +78,11 @@ struct Running {
 impl Running {
     fn over(path: &Path, next: u64) -> Self {
         let config = Config {
-            policy: vec![Receiver::new("ops")].into(),
-            bounds: Bounds::default(),
+            rules: Rules {
+                policy: vec![Receiver::new("ops")].into(),
+                bounds: Bounds::default(),
+                abandoned: Vec::new(),
+            },
             certificates: tokio::sync::watch::channel(crate::pki::life::Kept::default()).1,
             strain: tokio::sync::watch::channel(None).1,
             store: path.to_owned(),

@@ -10,14 +10,14 @@ use tickbird_shared::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::aggregate::{PoolSum, Presence, Strain};
-use crate::alert::{AcknowledgementError, Policy};
+use crate::alert::AcknowledgementError;
 use crate::pki::life::Kept;
-use crate::store::{self, AcknowledgementRow, AgentRow, Aside, Bounds, Condition, StoreError, Tally, Writer};
+use crate::store::{self, AcknowledgementRow, AgentRow, Aside, Condition, StoreError, Tally, Writer};
 
 use super::mind::Mind;
 use super::{
     Acknowledging, AgentKey, Answer, Content, Counters, Delivery, Directory, Enrolment, Event, Excess, Guest, Handle,
-    Health, Incoming, Numbered, Renewal, Settled, Silencing, TokenRefusal, Unavailable,
+    Health, Incoming, Numbered, Owed, Renewal, Rules, Settled, Silencing, TokenRefusal, Unavailable,
 };
 
 /// Events that may wait. Each is a request that waits for its answer; over it agents are told to come back.
@@ -38,10 +38,8 @@ const RETENTION_EVERY: Duration = Duration::from_secs(60);
 /// What the ledger is told at start.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Who hears of incidents.
-    pub policy: Policy,
-    /// How long and how much is kept.
-    pub bounds: Bounds,
+    /// What it goes by at first.
+    pub rules: Rules,
     /// The collector's own certificates.
     pub certificates: watch::Receiver<Kept>,
     /// What the collector's own parts bear; none before the first look.
@@ -85,7 +83,10 @@ pub fn start(mut writer: Writer, config: Config) -> Result<(Handle, Running), St
         found.failing = Some(Unavailable::Full);
     }
     let (health, health_seen) = watch::channel(found);
-    let mut mind = Mind::load(writer.rows(), &config.policy, (config.clock)())?;
+    let mut mind = Mind::load(writer.rows(), &config.rules.policy, (config.clock)())?;
+    if let Some(owed) = Owed::beyond(&config.rules, mind.owed()) {
+        tracing::warn!(advice = Owed::ADVICE, "{owed}");
+    }
     mind.publish(&directory);
     let handle = Handle {
         events,
@@ -167,6 +168,15 @@ impl Ledger {
             let presence = self.mind.as_ref().map(|mind| mind.presence(&agents)).unwrap_or_default();
             // Whoever asked may have gone.
             let _ = answer.send(presence);
+        }
+        for (rules, answer) in std::mem::take(&mut group.reloads) {
+            match self.reload(*rules) {
+                Err(error) if error.is_damage() => return Err(error),
+                // The health says why; the answer ends unsaid.
+                Err(error) => tracing::warn!(error = error.in_full(), "the rules stay as they are"),
+                // Whoever asked may have gone.
+                Ok(done) => drop(answer.send(Ok(done))),
+            }
         }
         for (tenant, answer) in group.fleet.drain(..) {
             let pools = self.mind.as_ref().map(|mind| mind.fleet_pools(&tenant)).unwrap_or_default();
@@ -253,12 +263,12 @@ impl Ledger {
     fn tell_condition(&mut self, condition: &Condition, now: Timestamp) -> Result<(), StoreError> {
         let mind = match &mut self.mind {
             Some(mind) => mind,
-            lost => lost.insert(Mind::load(self.writer.rows(), &self.config.policy, now)?),
+            lost => lost.insert(Mind::load(self.writer.rows(), &self.config.rules.policy, now)?),
         };
         let strain = self.config.strain.borrow().clone();
         let transaction = self.writer.transaction()?;
         let told = mind
-            .store_stands(&transaction, &self.config.policy, condition, strain.as_ref(), now)
+            .store_stands(&transaction, &self.config.rules.policy, condition, strain.as_ref(), now)
             .and_then(|()| transaction.commit());
         if told.is_err() {
             self.mind = None;
@@ -270,15 +280,44 @@ impl Ledger {
         Ok(())
     }
 
+    /// Goes by other rules, unless somebody would never hear the end of something.
+    fn reload(&mut self, rules: Rules) -> Result<Result<(), Owed>, StoreError> {
+        let now = (self.config.clock)();
+        let mind = match &mut self.mind {
+            Some(mind) => mind,
+            lost => lost.insert(Mind::load(self.writer.rows(), &self.config.rules.policy, now)?),
+        };
+        if let Some(owed) = Owed::beyond(&rules, mind.owed()) {
+            return Ok(Err(owed));
+        }
+        self.save()?;
+        self.config.rules = rules;
+        // As at a start: what is held back or grouped is looked at by the rules that are.
+        self.mind = None;
+        self.kept_at = None;
+        Ok(Ok(()))
+    }
+
+    /// Writes what the store is behind with, because it is written now and then.
+    fn save(&mut self) -> Result<(), StoreError> {
+        if let Some(mind) = &mut self.mind {
+            let transaction = self.writer.transaction()?;
+            mind.write_seen(&transaction)?;
+            mind.write_use(&transaction)?;
+            transaction.commit()?;
+        }
+        Ok(())
+    }
+
     /// One transaction for the whole group; what became of each piece of work, in its order.
     fn commit(&mut self, group: &mut Group) -> Result<Vec<Done>, StoreError> {
         let now = (self.config.clock)();
-        let policy = &self.config.policy;
+        let policy = &self.config.rules.policy;
         // What others wrote may have been noticed by a transaction that came to nothing.
         self.first |= self.mind.is_none();
         let mind = match &mut self.mind {
             Some(mind) => mind,
-            lost => lost.insert(Mind::load(self.writer.rows(), &self.config.policy, now)?),
+            lost => lost.insert(Mind::load(self.writer.rows(), &self.config.rules.policy, now)?),
         };
         let commands = group.tick && self.writer.changed_elsewhere()?;
         let transaction = self.writer.transaction()?;
@@ -347,7 +386,7 @@ impl Ledger {
             return Ok(());
         }
         let transaction = self.writer.transaction()?;
-        let kept = transaction.keep_within(&self.config.bounds, (self.config.clock)())?;
+        let kept = transaction.keep_within(&self.config.rules.bounds, (self.config.clock)())?;
         transaction.commit()?;
         self.counters.expired.inc_by(kept.expired);
         self.counters.evicted.inc_by(kept.evicted);
@@ -362,15 +401,13 @@ impl Ledger {
     }
 
     fn finish(mut self) -> Result<(), StoreError> {
-        if let Some(mind) = &mut self.mind {
-            let transaction = self.writer.transaction()?;
-            mind.write_seen(&transaction)?;
-            mind.write_use(&transaction)?;
-            transaction.commit()?;
-        }
+        self.save()?;
         self.writer.close()
     }
 }
+
+/// Other rules, and who asks for them.
+type Reload = (Box<Rules>, Answer<Result<(), Owed>>);
 
 /// Events that are settled together.
 #[derive(Default)]
@@ -378,6 +415,7 @@ struct Group {
     work: Vec<Work>,
     presence: Vec<(Vec<AgentKey>, oneshot::Sender<Vec<Presence>>)>,
     fleet: Vec<(String, oneshot::Sender<Vec<PoolSum>>)>,
+    reloads: Vec<Reload>,
     tick: bool,
     findings: usize,
     body_bytes: usize,
@@ -422,6 +460,7 @@ impl Group {
             Event::Excess(excesses, answer) => self.work.push(Work::Excess(excesses, answer)),
             Event::Silence(silencing, answer) => self.work.push(Work::Silence(silencing, answer)),
             Event::Acknowledge(asked, answer) => self.work.push(Work::Acknowledge(asked, answer)),
+            Event::Reload(rules, answer) => self.reloads.push((rules, answer)),
             Event::Presence(agents, answer) => self.presence.push((agents, answer)),
             Event::Fleet(tenant, answer) => self.fleet.push((tenant, answer)),
             Event::Tick => self.tick = true,

@@ -1,6 +1,8 @@
 //! Groups of incidents that are told together, and what waits for their next message.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
+use std::time::Duration;
 
 use rusqlite::{OptionalExtension, Row, named_params};
 use tickbird_shared::Timestamp;
@@ -8,6 +10,19 @@ use tickbird_shared::Timestamp;
 use super::column::{At, Json, Seq};
 use super::incidents::read_decision;
 use super::{DecisionRow, OutboxRow, Rows, StoreError, Transaction, outbox, sums};
+
+/// A decision waits while its group waits with the message that it names. Otherwise it was told with that, and is not written
+/// again to say so: fifty thousand incidents are told in one message.
+pub(super) const WAITS: &str = "EXISTS (SELECT 1 FROM alert_groups WHERE alert_groups.tenant = decisions.tenant \
+     AND alert_groups.id = decisions.in_group AND alert_groups.message = decisions.message)";
+
+/// Whether a decision was told, by itself or with its group.
+pub(super) fn is_told() -> String {
+    format!("(decisions.told = 1 OR decisions.message IS NOT NULL AND NOT {WAITS})")
+}
+
+/// How old a decision may be that is taken for one whose group was lost: messages are kept for longer.
+const LOST: Duration = Duration::from_secs(3600);
 
 /// One receiver's incidents that are told together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,13 +95,29 @@ impl Rows<'_> {
         Ok(found)
     }
 
-    /// Every decision that waits for the next message of its group; of one incident and receiver the oldest first. Sorted here: in the
-    /// order of the key SQLite would read every decision there is.
-    pub fn gathered(&self) -> Result<Vec<DecisionRow>, StoreError> {
-        let mut query = self.0.prepare_cached(
-            "SELECT * FROM decisions INDEXED BY decisions_gathered WHERE told = 0 AND message IS NOT NULL",
+    /// Every decision that waits for the next message of its group; of one incident and receiver the oldest first. Of a group that was
+    /// lost with its page, those of the last hour that no message told. Sorted here: in the order of the key SQLite would read every
+    /// decision there is.
+    pub fn gathered(&self, now: Timestamp) -> Result<Vec<DecisionRow>, StoreError> {
+        let mut of_groups = self.0.prepare_cached(
+            "SELECT decisions.* FROM alert_groups CROSS JOIN decisions INDEXED BY decisions_gathered \
+                 ON decisions.tenant = alert_groups.tenant AND decisions.message = alert_groups.message \
+             WHERE alert_groups.message IS NOT NULL AND told = 0 AND decisions.message IS NOT NULL",
         )?;
-        let mut found: Vec<DecisionRow> = query.query_map([], read_decision)?.collect::<Result<_, _>>()?;
+        let mut of_none = self.0.prepare_cached(
+            "WITH live AS (SELECT tenant, id FROM incidents WHERE status = 'firing' \
+                 UNION ALL SELECT tenant, id FROM incidents WHERE status = 'resolved' AND resolved_at >= ?1) \
+             SELECT decisions.* FROM live \
+                 JOIN decisions ON decisions.tenant = live.tenant AND decisions.incident = live.id \
+             WHERE told = 0 AND message IS NOT NULL AND decided_at >= ?1 \
+                 AND NOT EXISTS (SELECT 1 FROM alert_groups WHERE alert_groups.tenant = decisions.tenant AND id = in_group) \
+                 AND NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.tenant = decisions.tenant AND outbox.id = message)",
+        )?;
+        let mut found: Vec<DecisionRow> = of_groups.query_map([], read_decision)?.collect::<Result<_, _>>()?;
+        let since = now.saturating_sub(LOST).unwrap_or(Timestamp::MIN);
+        for row in of_none.query_map([At(since)], read_decision)? {
+            found.push(row?);
+        }
         found.sort_by(|a, b| {
             let key =
                 |it: &'_ DecisionRow| (it.tenant.clone(), it.incident.clone(), it.receiver.clone(), it.state_epoch);
@@ -127,17 +158,8 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// All that waited for this message of a group is told with it.
-    pub fn tell_gathered(&self, tenant: &str, message: &str) -> Result<(), StoreError> {
-        self.connection()
-            .prepare_cached(
-                "UPDATE decisions SET told = 1 WHERE tenant = ?1 AND message = ?2 AND told = 0 AND message IS NOT NULL",
-            )?
-            .execute((tenant, message))?;
-        Ok(())
-    }
-
-    /// What was decided of an incident before a state epoch (or of every one) does not wait for a group any more, and why.
+    /// What was decided of an incident before a state epoch (or of every one) does not wait for a group any more, and why; while its
+    /// group waits still.
     pub fn ungather(
         &self,
         tenant: &str,
@@ -146,13 +168,14 @@ impl Transaction<'_> {
         before: Option<u64>,
         why: &str,
     ) -> Result<(), StoreError> {
-        self.connection()
-            .prepare_cached(
+        static UNGATHER: LazyLock<String> = LazyLock::new(|| {
+            format!(
                 "UPDATE decisions SET message = NULL, in_group = NULL, reason = reason || '; ' || ?5 \
                  WHERE tenant = ?1 AND incident = ?2 AND receiver = ?3 AND (?4 IS NULL OR state_epoch < ?4) \
-                     AND told = 0 AND message IS NOT NULL",
-            )?
-            .execute((tenant, incident, receiver, before.map(Seq), why))?;
+                     AND told = 0 AND message IS NOT NULL AND {WAITS}"
+            )
+        });
+        self.connection().prepare_cached(&UNGATHER)?.execute((tenant, incident, receiver, before.map(Seq), why))?;
         Ok(())
     }
 }

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY;
-use rusqlite::{OptionalExtension, Row, named_params, params};
+use rusqlite::{OptionalExtension, Row, params};
 use tickbird_shared::{Epoch, Severity, Status, Timestamp};
 
 use super::column::{At, Bytes, Seq, Word};
+use super::groups::is_told;
 use super::{DecisionRow, IncidentRow, Rows, StoreError, Transaction, newest, sums};
 
 /// Behind every ULID.
@@ -79,43 +80,59 @@ impl Rows<'_> {
 
     /// Every decision about one incident, oldest first.
     pub fn decisions(&self, tenant: &str, incident: &str) -> Result<Vec<DecisionRow>, StoreError> {
-        let mut query = self.0.prepare_cached(
-            "SELECT * FROM decisions WHERE tenant = ?1 AND incident = ?2 ORDER BY state_epoch, receiver",
-        )?;
+        static QUERY: LazyLock<String> = LazyLock::new(|| {
+            format!(
+                "SELECT *, {} AS is_told FROM decisions WHERE tenant = ?1 AND incident = ?2 ORDER BY state_epoch, receiver",
+                is_told()
+            )
+        });
+        let mut query = self.0.prepare_cached(&QUERY)?;
         Ok(query.query_map([tenant, incident], read_decision)?.collect::<Result<_, _>>()?)
     }
 
     /// The newest decisions about one incident, at most so many, the oldest of them first.
     pub fn newest_decisions(&self, tenant: &str, incident: &str, limit: u32) -> Result<Vec<DecisionRow>, StoreError> {
-        let mut query = self.0.prepare_cached(
-            "SELECT * FROM decisions WHERE tenant = ?1 AND incident = ?2 \
-                 AND state_epoch >= (SELECT coalesce(min(state_epoch), 0) FROM (SELECT state_epoch FROM decisions \
-                     WHERE tenant = ?1 AND incident = ?2 ORDER BY state_epoch DESC LIMIT ?3)) \
-             ORDER BY state_epoch, receiver",
-        )?;
+        static QUERY: LazyLock<String> = LazyLock::new(|| {
+            format!(
+                "SELECT *, {} AS is_told FROM decisions WHERE tenant = ?1 AND incident = ?2 \
+                     AND state_epoch >= (SELECT coalesce(min(state_epoch), 0) FROM (SELECT state_epoch FROM decisions \
+                         WHERE tenant = ?1 AND incident = ?2 ORDER BY state_epoch DESC LIMIT ?3)) \
+                 ORDER BY state_epoch, receiver",
+                is_told()
+            )
+        });
+        let mut query = self.0.prepare_cached(&QUERY)?;
         Ok(query.query_map((tenant, incident, limit), read_decision)?.collect::<Result<_, _>>()?)
     }
 
     /// What fires and a receiver was told of, and not that it is over: what it believes.
     pub fn believed_by(&self, receiver: &str) -> Result<Vec<IncidentRow>, StoreError> {
-        let mut query = self.0.prepare_cached(
-            "SELECT * FROM incidents WHERE status = 'firing' AND 'incident.resolved' <> \
-                 (SELECT kind FROM decisions WHERE tenant = incidents.tenant AND incident = incidents.id \
-                  AND receiver = ?1 AND told = 1 ORDER BY state_epoch DESC LIMIT 1)",
-        )?;
+        static QUERY: LazyLock<String> = LazyLock::new(|| {
+            format!(
+                "SELECT * FROM incidents WHERE status = 'firing' AND 'incident.resolved' <> \
+                     (SELECT kind FROM decisions WHERE tenant = incidents.tenant AND incident = incidents.id \
+                      AND receiver = ?1 AND {} ORDER BY state_epoch DESC LIMIT 1)",
+                is_told()
+            )
+        });
+        let mut query = self.0.prepare_cached(&QUERY)?;
         Ok(query.query_map([receiver], read)?.collect::<Result<_, _>>()?)
     }
 
     /// The newest decision that queued a message, per incident and receiver, of the incidents of
     /// [`Rows::live_incidents`]: who believes what.
     pub fn told(&self, since: Timestamp) -> Result<Vec<DecisionRow>, StoreError> {
-        let mut query = self.0.prepare_cached(
-            "WITH live AS (SELECT tenant, id FROM incidents WHERE status = 'firing' \
-                 UNION ALL SELECT tenant, id FROM incidents WHERE status = 'resolved' AND resolved_at >= ?1) \
-             SELECT decisions.*, max(state_epoch) FROM live \
-                 JOIN decisions ON decisions.tenant = live.tenant AND decisions.incident = live.id AND told = 1 \
-             GROUP BY decisions.tenant, decisions.incident, decisions.receiver",
-        )?;
+        static QUERY: LazyLock<String> = LazyLock::new(|| {
+            format!(
+                "WITH live AS (SELECT tenant, id FROM incidents WHERE status = 'firing' \
+                     UNION ALL SELECT tenant, id FROM incidents WHERE status = 'resolved' AND resolved_at >= ?1) \
+                 SELECT decisions.*, 1 AS is_told, max(state_epoch) FROM live \
+                     JOIN decisions ON decisions.tenant = live.tenant AND decisions.incident = live.id AND {} \
+                 GROUP BY decisions.tenant, decisions.incident, decisions.receiver",
+                is_told()
+            )
+        });
+        let mut query = self.0.prepare_cached(&QUERY)?;
         Ok(query.query_map([At(since)], read_decision)?.collect::<Result<_, _>>()?)
     }
 }
@@ -123,44 +140,44 @@ impl Rows<'_> {
 impl Transaction<'_> {
     /// Writes the whole row of an incident, new or known.
     pub fn put_incident(&self, incident: &IncidentRow) -> Result<(), StoreError> {
-        if self.update_incident(incident)? {
-            return Ok(());
-        }
+        if self.update_incident(incident)? { Ok(()) } else { self.add_incident(incident) }
+    }
+
+    /// Writes an incident that is new.
+    pub fn add_incident(&self, incident: &IncidentRow) -> Result<(), StoreError> {
         let added = self
             .connection()
             .prepare_cached(
                 "INSERT INTO incidents (tenant, id, fingerprint, agent, check_id, target, sub_key, status, severity, \
                  summary, advice, evidence, evidence_lost, since, opened_at, updated_at, resolved_at, resolved_reason, \
                  occurrences, state_epoch, state_since, seen_epoch, seen_at) \
-                 VALUES (:tenant, :id, :fingerprint, :agent, :check, :target, :sub_key, :status, :severity, \
-                 :summary, :advice, :evidence, :evidence_lost, :since, :opened_at, :updated_at, :resolved_at, \
-                 :resolved_reason, :occurrences, :state_epoch, :state_since, :seen_epoch, :seen_at)",
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)",
             )?
-            .execute(named_params! {
-                ":tenant": incident.tenant,
-                ":id": incident.id,
-                ":fingerprint": incident.fingerprint.as_bytes(),
-                ":agent": incident.agent,
-                ":check": incident.check,
-                ":target": incident.target,
-                ":sub_key": incident.sub_key,
-                ":status": incident.status.as_str(),
-                ":severity": incident.severity.as_str(),
-                ":summary": incident.summary,
-                ":advice": incident.advice,
-                ":evidence": incident.evidence,
-                ":evidence_lost": incident.evidence_lost,
-                ":since": At(incident.since),
-                ":opened_at": At(incident.opened_at),
-                ":updated_at": At(incident.updated_at),
-                ":resolved_at": incident.resolved_at.map(At),
-                ":resolved_reason": incident.resolved_reason,
-                ":occurrences": incident.occurrences,
-                ":state_epoch": Seq(incident.state_epoch),
-                ":state_since": At(incident.state_since),
-                ":seen_epoch": incident.seen_epoch.as_ref().map(Epoch::as_str),
-                ":seen_at": At(incident.seen_at),
-            });
+            .execute(params![
+                incident.tenant,
+                incident.id,
+                incident.fingerprint.as_bytes(),
+                incident.agent,
+                incident.check,
+                incident.target,
+                incident.sub_key,
+                incident.status.as_str(),
+                incident.severity.as_str(),
+                incident.summary,
+                incident.advice,
+                incident.evidence,
+                incident.evidence_lost,
+                At(incident.since),
+                At(incident.opened_at),
+                At(incident.updated_at),
+                incident.resolved_at.map(At),
+                incident.resolved_reason,
+                incident.occurrences,
+                Seq(incident.state_epoch),
+                At(incident.state_since),
+                incident.seen_epoch.as_ref().map(Epoch::as_str),
+                At(incident.seen_at),
+            ]);
         match added {
             // It is there, and was left alone.
             Err(rusqlite::Error::SqliteFailure(error, _)) if error.extended_code == SQLITE_CONSTRAINT_PRIMARYKEY => {
@@ -211,22 +228,20 @@ impl Transaction<'_> {
             .connection()
             .prepare_cached(
                 "INSERT OR IGNORE INTO decisions (tenant, incident, receiver, state_epoch, told, kind, reason, \
-                 decided_at, message, in_group) \
-                 VALUES (:tenant, :incident, :receiver, :state_epoch, :told, :kind, :reason, :decided_at, :message, \
-                 :in_group)",
+                 decided_at, message, in_group) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
             )?
-            .execute(named_params! {
-                ":tenant": decision.tenant,
-                ":incident": decision.incident,
-                ":receiver": decision.receiver,
-                ":state_epoch": Seq(decision.state_epoch),
-                ":told": decision.told,
-                ":kind": decision.kind,
-                ":reason": decision.reason,
-                ":decided_at": At(decision.decided_at),
-                ":message": decision.message,
-                ":in_group": decision.in_group,
-            })?;
+            .execute(params![
+                decision.tenant,
+                decision.incident,
+                decision.receiver,
+                Seq(decision.state_epoch),
+                decision.told,
+                decision.kind,
+                decision.reason,
+                At(decision.decided_at),
+                decision.message,
+                decision.in_group,
+            ])?;
         Ok(added > 0)
     }
 }
@@ -267,7 +282,10 @@ pub(super) fn read_decision(row: &Row<'_>) -> rusqlite::Result<DecisionRow> {
         incident: row.get("incident")?,
         receiver: row.get("receiver")?,
         state_epoch: row.get::<_, Seq>("state_epoch")?.0,
-        told: row.get("told")?,
+        told: match row.as_ref().column_index("is_told") {
+            Ok(place) => row.get(place)?,
+            Err(_) => row.get("told")?,
+        },
         kind: row.get("kind")?,
         reason: row.get("reason")?,
         decided_at: row.get::<_, At>("decided_at")?.0,

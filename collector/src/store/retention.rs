@@ -119,8 +119,10 @@ const DECISIONS_BEFORE: &str = "DELETE FROM decisions WHERE (tenant, incident, r
      WHERE status = 'resolved' AND resolved_at < ?1 AND NOT EXISTS \
          (SELECT 1 FROM outbox WHERE outbox.tenant = incidents.tenant AND outbox.incident = incidents.id \
           AND outbox.state = 'waiting') \
-         AND NOT EXISTS (SELECT 1 FROM decisions AS it WHERE it.tenant = incidents.tenant AND it.incident = incidents.id \
-             AND it.told = 0 AND it.message IS NOT NULL) \
+         AND NOT EXISTS (SELECT 1 FROM decisions AS it \
+             JOIN alert_groups ON alert_groups.tenant = it.tenant AND alert_groups.id = it.in_group \
+                 AND alert_groups.message = it.message \
+             WHERE it.tenant = incidents.tenant AND it.incident = incidents.id) \
      ORDER BY resolved_at LIMIT ?2)";
 // Of receivers that were not configured any more when their incident ended.
 const WITHHELD_BEFORE: &str = "DELETE FROM withheld WHERE (tenant, incident, receiver) IN \

@@ -379,6 +379,10 @@ proptest! {
             for row in &ward.decisions {
                 let message = ward.outbox.iter().find(|it| Some(&it.id) == row.message.as_ref());
                 prop_assert_eq!(row.told, message.is_some(), "told is what is queued: {:?}", row);
+                // The store tells them apart by that.
+                let group = row.in_group.as_ref().and_then(|id| ward.groups.get(id));
+                let waits = group.is_some_and(|it| it.message.is_some() && it.message == row.message);
+                prop_assert!(!(waits && row.told), "what its group waits with is not told: {:?}", row);
                 if let Some(id) = row.in_group.as_ref().filter(|_| !row.told) {
                     let group = ward.groups.get(id).expect("what waits has its group");
                     prop_assert_eq!(&group.message, &row.message, "and waits for its next message");

@@ -355,12 +355,11 @@ impl Ward {
         for row in flush.withheld {
             self.withheld.insert(row.incident.clone(), row);
         }
-        if let Some(message) = flush.gathered_for {
-            for row in self.decisions.iter_mut().filter(|it| it.message.as_ref() == Some(&message)) {
+        if let Some(message) = &flush.message {
+            for row in self.decisions.iter_mut().filter(|it| it.message.as_ref() == Some(&message.id)) {
                 assert!(!row.told, "told twice: {row:?}");
                 row.told = true;
             }
-            assert_eq!(flush.message.as_ref().map(|it| &it.id), Some(&message), "what waited for it is told with it");
         }
         self.supersede(&flush.supersedes);
         if let Some(message) = flush.message {

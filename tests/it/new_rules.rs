@@ -1,0 +1,165 @@
+//! A collector that reads its configuration again while it serves, and the tests that go with a configuration.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use tickbird_tests::collector::receiver;
+use tickbird_tests::webhook::{Message, firing, resolved};
+use tickbird_tests::{Agent, Application, Collector, Seconds, StageError, Webhook, alone};
+
+fn named(webhook: &Webhook, name: &str) -> String {
+    receiver(webhook).replace("\"ops\"", &format!("\"{name}\""))
+}
+
+fn about(page: &str) -> impl Fn(&Message) -> bool {
+    let page = page.to_owned();
+    move |it| it.check() == "http.status" && it.body.contains(&page)
+}
+
+/// The agents' ends of established connections to the collector.
+fn sessions(collector: &Collector) -> Result<BTreeSet<String>, StageError> {
+    let port: u16 = collector.agents().rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("a port");
+    let table = std::fs::read_to_string("/proc/net/tcp").map_err(StageError::system("read /proc/net/tcp"))?;
+    let end = |line: &str| {
+        let mut fields = line.split_whitespace().skip(1);
+        let (local, remote, state) = (fields.next()?, fields.next()?, fields.next()?);
+        (remote.ends_with(&format!(":{port:04X}")) && state == "01").then(|| local.to_owned())
+    };
+    Ok(table.lines().filter_map(end).collect())
+}
+
+#[test]
+fn other_rules_hold_at_once_and_every_end_goes_to_whoever_heard_of_the_beginning() {
+    alone(|stage| {
+        let [desk, night] = [Webhook::start(stage)?, Webhook::start(stage)?];
+        let mut collector = Collector::init(stage)?;
+        collector.configure(&named(&desk, "desk"))?;
+        collector.configure("[route]\nreceiver = \"desk\"\n")?;
+        collector.serve()?;
+        let mut web = Application::web(stage, "shop", 0)?;
+        let mut agent = Agent::asking(stage, &collector, &[&web.url()])?;
+        web.does("status 500")?;
+        desk.hears("that it fires", 60.s(), |it| firing("http.status")(it) && about("/health")(it))?;
+
+        // A mistake changes nothing.
+        let before = sessions(&collector)?;
+        collector.rewrite("receiver = \"desk\"\n", "receiver = \"nobody\"\n")?;
+        let said = collector.reload()?;
+        assert!(
+            said.contains("stays as it was") && collector.log().contains("there is no receiver `nobody`"),
+            "{said}"
+        );
+        collector.rewrite("receiver = \"nobody\"\n", "receiver = \"night\"\n")?;
+        // Its secret lies where the collector may read what nobody named when it began.
+        let secret = collector.directory().join("night.secret");
+        std::fs::copy(night.secret_file(), &secret).map_err(StageError::system("copy a secret"))?;
+        let of_night = named(&night, "night").replace(&night.secret_file().display().to_string(), "night.secret");
+        collector.configure(&of_night)?;
+        collector.configure("[limits]\nconnections = 3\n")?;
+        let said = collector.reload()?;
+        assert!(
+            said.contains("was read again") && said.contains("limits"),
+            "the limits of agents need a new start: {said}"
+        );
+        web.does("status 200")?;
+        desk.hears("that it is over", 60.s(), |it| resolved("http.status")(it) && about("/health")(it))?;
+        web.does("status 500")?;
+        let again =
+            night.hears("that it fires again", 60.s(), |it| firing("http.status")(it) && about("/health")(it))?;
+        assert!(
+            desk.attempts().iter().all(|it| it.at < again.at || !firing("http.status")(it)),
+            "its route leads away"
+        );
+        assert_eq!(sessions(&collector)?, before, "no session was ended for it");
+
+        // Killed and started again it goes by the file that it had read.
+        collector.kill()?;
+        collector.serve()?;
+        web.does("status 200")?;
+        night.hears("that it is over", 60.s(), |it| it.at > again.at && resolved("http.status")(it))?;
+        agent.stop().map(drop)
+    });
+}
+
+#[test]
+fn a_receiver_that_is_owed_an_end_is_taken_out_only_by_name() {
+    alone(|stage| {
+        let [desk, night] = [Webhook::start(stage)?, Webhook::start(stage)?];
+        let mut collector = Collector::init(stage)?;
+        let of_desk = named(&desk, "desk");
+        collector.configure(&named(&night, "night"))?;
+        collector.configure(&of_desk)?;
+        collector.serve()?;
+        let mut web = Application::web(stage, "shop", 0)?;
+        let mut agent = Agent::asking(stage, &collector, &[&web.url()])?;
+        web.does("status 500")?;
+        for webhook in [&desk, &night] {
+            webhook.hears("that it fires", 60.s(), firing("http.status"))?;
+        }
+        collector.rewrite(&of_desk, "")?;
+        let said = collector.reload()?;
+        assert!(said.contains("stays as it was") && said.contains("`desk` was told of what fires"), "{said}");
+        collector.rewrite("name = \"collector\"", "name = \"collector\"\nabandoned_receivers = [\"desk\"]")?;
+        let said = collector.reload()?;
+        assert!(said.contains("was read again"), "{said}");
+        web.does("status 200")?;
+        night.hears("that it is over", 60.s(), resolved("http.status"))?;
+        let incident = collector.has_incident("its end", 30.s(), |it| it["status"] == "resolved")?;
+        let id = incident["id"].as_str().expect("an id");
+        let explained: Value = collector.get(&format!("/v1/incidents/{id}/explanation"))?.json()?;
+        let end = explained["decisions"].as_array().into_iter().flatten().rfind(|it| it["receiver"] == "desk").cloned();
+        let end = end.expect("a decision");
+        assert!(end["reason"].to_string().contains("not configured any more") && end["told"] == false, "{explained}");
+        assert!(!desk.attempts().iter().any(resolved("http.status")), "it was abandoned");
+
+        // Nothing is owed now, so it comes back and goes without a word.
+        collector.rewrite("\nabandoned_receivers = [\"desk\"]", "")?;
+        collector.configure(&of_desk)?;
+        assert!(collector.reload()?.contains("was read again"));
+        collector.rewrite(&of_desk, "")?;
+        assert!(collector.reload()?.contains("was read again"));
+        agent.stop().map(drop)
+    });
+}
+
+const TESTS: &str = r#"
+[[test]]
+name = "at night a full database wakes the DBA alone"
+at = "2026-11-21T03:00:00Z"
+labels = { check = "db.headroom", severity = "critical", team = "db" }
+told = ["dba"]
+not_told.desk = "nights"
+[[test]]
+name = "by day the desk hears of it, too"
+at = "2026-11-21T12:00:00Z"
+labels = { check = "db.headroom", severity = "critical", team = "db" }
+told = ["dba", "desk"]
+"#;
+
+#[test]
+fn the_tests_of_a_configuration_pass_and_fail_with_it() {
+    alone(|stage| {
+        let webhook = Webhook::start(stage)?;
+        let collector = Collector::init(stage)?;
+        collector.configure(&named(&webhook, "dba"))?;
+        collector.configure(&named(&webhook, "desk"))?;
+        collector.configure(
+            "[route]\nreceiver = \"desk\"\n[[route.routes]]\nreceiver = \"dba\"\nmatchers = [\"team=db\"]\ncontinue = true\n\
+             [[route.routes]]\nreceiver = \"desk\"\nmute_time_intervals = [\"nights\"]\n\
+             [[time_intervals]]\nname = \"nights\"\n[[time_intervals.time_intervals]]\n\
+             times = [{ start_time = \"00:00\", end_time = \"06:00\" }]\n",
+        )?;
+        let file = collector.directory().join("tests.toml");
+        std::fs::write(&file, TESTS).map_err(StageError::system("write the tests"))?;
+        let path = file.to_string_lossy().into_owned();
+        let check = ["check-config", "--tests", &path];
+        let said = collector.command(&check)?;
+        assert_eq!(said.matches("ok    ").count(), 2, "{said}");
+        collector.rewrite("continue = true", "continue = false")?;
+        let said = collector.command(&check).expect_err("the desk hears nothing by day").to_string();
+        assert!(said.contains("1 of 2 tests failed") || said.contains("2 of 2 tests failed"), "{said}");
+        let said = collector.command(&[&check[..], &["--json"]].concat()).expect_err("the same").to_string();
+        assert!(said.contains("desk is not told: no route leads there") || said.contains("tests failed"), "{said}");
+        Ok::<_, StageError>(())
+    });
+}

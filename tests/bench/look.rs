@@ -1,4 +1,5 @@
-//! What one look of the agent costs the watched PostgreSQL: the CPU of the agent's own backend, at 20, 100 and 350 idle sessions.
+//! What one look of the agent costs the watched PostgreSQL: the CPU of the agent's own backend, at 20, 100 and 350 idle sessions, and
+//! at 100 that each ask something between any two looks.
 //! Beside it, in the same seconds and with the same right, somebody asks the view `pg_stat_activity` for all that it has,
 //! prepared once: the least that any observer pays who reads it.
 
@@ -12,7 +13,8 @@ use tickbird_tests::{Agent, Postgres, Seconds, Stage, StageError, until};
 use crate::cost::{run_seconds, warm_up};
 use crate::{Figure, median};
 
-const SIZES: [usize; 3] = [20, 100, 350];
+/// Sessions, and whether they ask something.
+const SIZES: [(usize, bool); 4] = [(20, false), (100, false), (350, false), (100, true)];
 /// Each of so many parts of a run is one value; the middle of them is the figure.
 const PARTS: u64 = 5;
 /// Looks in a part: one a second.
@@ -20,13 +22,13 @@ const LOOKS: u64 = 20;
 const MONITOR: &str = "tickbird";
 
 pub(crate) fn look(stage: &Stage) -> Result<Vec<Figure>, StageError> {
-    let figures = SIZES.map(|sessions| look_at(stage, sessions));
+    let figures = SIZES.map(|(sessions, ask)| look_at(stage, sessions, ask));
     figures.into_iter().collect::<Result<Vec<_>, _>>().map(|all| all.into_iter().flatten().collect())
 }
 
-fn look_at(stage: &Stage, sessions: usize) -> Result<Vec<Figure>, StageError> {
+fn look_at(stage: &Stage, sessions: usize, ask: bool) -> Result<Vec<Figure>, StageError> {
     let server = Postgres::start(stage, u16::try_from(sessions).unwrap_or(u16::MAX) + 35)?;
-    let _clients =
+    let mut clients =
         (0..sessions).map(|_| Client::start(&server, APPLICATION, STATEMENT)).collect::<Result<Vec<_>, _>>()?;
     let mut bare = Client::start(&server, (MONITOR, APPLICATION.1), BARE)?;
     let section = postgres(&server.dsn_file(MONITOR)?) + "interval = \"1s\"\n";
@@ -57,6 +59,9 @@ fn look_at(stage: &Stage, sessions: usize) -> Result<Vec<Figure>, StageError> {
         for _ in 0..LOOKS {
             warm_up(1.s())?;
             bare.asks("EXECUTE bare;")?;
+            if ask {
+                clients.iter_mut().try_for_each(|it| it.asks("SELECT 1;"))?;
+            }
         }
         let milliseconds = |seconds: f64| 1000.0 * seconds / LOOKS as f64;
         looks.push(milliseconds(run_seconds(of_agent)? - before.0));
@@ -66,10 +71,12 @@ fn look_at(stage: &Stage, sessions: usize) -> Result<Vec<Figure>, StageError> {
     agent.stop()?;
     let ratio = median(&looks) / median(&bares);
     let mut figures = Vec::new();
-    let of = |what: &str, values| Figure::of_all(format!("{sessions} idle sessions: {what}"), values, "ms");
-    figures.push(of("a look, the server's CPU", looks));
+    let who = format!("{sessions} {} sessions", if ask { "busy" } else { "idle" });
+    let of = |what: &str, values| Figure::of_all(format!("{who}: {what}"), values, "ms");
+    let look = of("a look, the server's CPU", looks);
+    figures.push(if sessions == 100 && !ask { look.at_most(0.3) } else { look });
     figures.push(of("a bare SELECT * FROM pg_stat_activity", bares).for_comparison());
-    figures.push(Figure::of(format!("{sessions} idle sessions: look to bare view"), ratio, ""));
+    figures.push(Figure::of(format!("{who}: look to bare view"), ratio, ""));
     figures.push(Figure::of("connections of the agent", connections as f64, "").at_most(1.0));
     Ok(figures)
 }

@@ -49,6 +49,16 @@ impl Shop {
     }
 
     /// Everything that was decided about the incident of a page, once there is one.
+    /// Waits until the incident of a page has this status.
+    fn stands(&self, page: &str, status: &str) -> Result<(), StageError> {
+        let is_it = |it: &Value| {
+            it["status"] == status
+                && it["check"] == "http.status"
+                && it["target"].as_str().is_some_and(|it| it.ends_with(page))
+        };
+        self.collector.has_incident(&format!("{page} {status}"), 60.s(), is_it).map(drop)
+    }
+
     fn explained(&self, page: &str) -> Result<Value, StageError> {
         let id = until(format!("an incident of {page}"), 60.s(), || {
             let found = self.collector.items("incidents", "check=http.status").map_err(|error| error.to_string())?;
@@ -90,11 +100,14 @@ fn a_silence_holds_through_a_kill_and_what_was_missed_is_told_at_its_end() {
         // The page without a silence is well and ill again: what is not silenced is told as ever.
         shop.web.does("status 200")?;
         shop.hears("incident.resolved", "/shelf")?;
+        shop.stands("/till", "resolved")?;
         shop.web.does("status 500")?;
         until("the shelf fires again", 60.s(), || match shop.heard("incident.firing", "/shelf").len() {
             2.. => Ok(()),
             few => Err(format!("told {few} times")),
         })?;
+        // Else its return could be later than the end of the silence, and nothing would be held back.
+        shop.stands("/till", "firing")?;
         let told = [shop.heard("incident.firing", "/till"), shop.heard("incident.resolved", "/till")].concat();
         assert!(told.is_empty(), "{}", titles(&told));
 

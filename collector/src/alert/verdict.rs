@@ -86,13 +86,14 @@ pub(super) fn judge(
     };
     // What it missed is told with what it hears next, unless that took it back.
     let kind = match held {
-        Some(Kind::Repeated) if kind == Kind::Eased => Kind::Repeated,
+        // Nobody has it any more, or it came back: that it is better than then takes back neither.
+        Some(held @ (Kind::Repeated | Kind::Firing)) if kind == Kind::Eased => held,
         Some(held) if kind != Kind::Eased => kind.graver(held),
         _ => kind,
     };
     let silent = if matches!(way, Way::None) {
         Some("no route leads there".to_owned())
-    } else if change.kind == ChangeKind::Eased && kind != Kind::Repeated && (believes || held.is_none()) {
+    } else if change.kind == ChangeKind::Eased && (held.is_none() || kind == Kind::Eased) {
         Some(format!("nobody is told that a fault eased ({})", change.reason))
     } else if is_about(incident, &receiver.name) {
         Some("it is about this receiver itself, which would hear of it once it is over".to_owned())

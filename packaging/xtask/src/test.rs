@@ -26,6 +26,7 @@ pub(crate) fn test(arguments: &Arguments) -> Result<(), TaskError> {
     if arguments.only.is_none() {
         lint::run(&mut steps);
         steps.run("unit tests", unit);
+        steps.run("models of alerting", models);
     }
     let mut binaries = None;
     steps.run("release build", || build_release().map(|folder| binaries = Some(folder)));
@@ -59,6 +60,13 @@ fn unit() -> Result<(), TaskError> {
     all()?;
     println!("unsteady: {first}: what failed stands above");
     Ok(())
+}
+
+/// A million steps and more of random histories, against models of who has to be told: of silences, acknowledgements, reloads, crashes and
+/// receivers that fail. In the inner loop they are a few thousand.
+fn models() -> Result<(), TaskError> {
+    let command = ["test", "--locked", "-p", "tickbird-collector", "--lib", "--", "alert::tests"];
+    cargo(&command, &[("PROPTEST_CASES", "12000")])
 }
 
 /// All scenarios; one that failed and then passed twice is shown, and too many of them are a failure.

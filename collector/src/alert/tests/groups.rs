@@ -271,6 +271,22 @@ fn each_by_itself_is_a_group_of_one() {
     assert_eq!(groups.len(), 4);
 }
 
+/// The return, which nobody was told of while somebody had it, is not taken back by being better than it was.
+#[test]
+fn what_came_back_while_somebody_had_it_is_told_afterwards_though_it_eased() {
+    let mut ward = Ward::new(escalating(Some(grouping())));
+    ward.change(0, Opened, Critical);
+    ward.pass(WAIT);
+    ward.change(0, Resolved, Critical);
+    ward.change(0, Reopened, Critical);
+    ward.acknowledge(0, 16);
+    ward.pass(16);
+    ward.change(0, Eased, Warning);
+    ward.pass(WAIT + INTERVAL);
+    assert_eq!(ward.kinds(), ["group.firing"; 2]);
+    assert!(ward.owed_again.is_empty());
+}
+
 #[test]
 fn of_many_some_are_told_in_full_more_are_named_and_all_are_counted() {
     let all = Grouping { by: By::Labels(Vec::new()), ..grouping() };

@@ -205,7 +205,7 @@ impl State {
             }
             let fingerprint = row.fingerprint;
             if row.status == Status::Firing {
-                state.away.extend(own::receiver_of(&row).map(str::to_owned));
+                state.away.extend(own::receiver_of(&row.check, &row.target).map(str::to_owned));
                 match state.agents.get_mut(&key(&row.tenant, &row.agent)) {
                     // While nobody served.
                     Some(agent) if agent.denied => state.orphans.push((fingerprint, "agent denied", DENIED)),
@@ -695,7 +695,12 @@ pub fn is_own(incident: &IncidentRow) -> bool {
 
 /// Whether an incident is that this receiver is away.
 pub fn is_about(incident: &IncidentRow, receiver: &str) -> bool {
-    own::receiver_of(incident) == Some(receiver)
+    own::receiver_of(&incident.check, &incident.target) == Some(receiver)
+}
+
+/// The same of a check and a target.
+pub fn tells_of_receiver(check: &str, target: &str, receiver: &str) -> bool {
+    own::receiver_of(check, target) == Some(receiver)
 }
 
 /// Whether a finding that was taken in fires without an incident: its agent has as many as it may.

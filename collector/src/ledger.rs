@@ -397,6 +397,9 @@ mod tests {
         outside.execute_batch(refuse).expect("refuses");
         assert_eq!(ledger.batch(incoming("a-1", 1, &["leaks"])).await, Err(Unavailable::Failed));
         assert_eq!(ledger.health().failing, Some(Unavailable::Failed));
+        // Workers that end now would take with them what became of their attempts.
+        let rules = Rules { policy: Vec::new().into(), bounds: Bounds::default(), abandoned: Vec::new() };
+        assert_eq!(ledger.reload(rules).await, Err(Unavailable::Failed));
         outside.execute_batch("DROP TRIGGER refuse").expect("allows");
 
         let recovered = async {

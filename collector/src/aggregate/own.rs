@@ -305,8 +305,8 @@ pub(super) fn receiver_fingerprint(name: &str) -> Fingerprint {
 }
 
 /// The receiver that such an incident is about.
-pub(super) fn receiver_of(incident: &IncidentRow) -> Option<&str> {
-    (incident.check == RECEIVER).then(|| incident.target.strip_prefix("receiver:")).flatten()
+pub(super) fn receiver_of<'a>(check: &str, target: &'a str) -> Option<&'a str> {
+    (check == RECEIVER).then(|| target.strip_prefix("receiver:")).flatten()
 }
 
 pub(super) fn store_damaged(damage: &Damage, now: Timestamp) -> FindingRow {

@@ -157,6 +157,11 @@ impl State {
         self.acknowledgements = rows.into_iter().map(|it| ((it.tenant.clone(), it.incident.clone()), it)).collect();
     }
 
+    /// Whether somebody has an incident, as far as was taken over.
+    pub fn has_owner(&self, tenant: &str, incident: &str) -> bool {
+        self.acknowledgements.contains_key(&(tenant.to_owned(), incident.to_owned()))
+    }
+
     /// Takes out those whose time has passed, or that somebody ended; not all of them at once.
     pub fn acknowledgements_over(&mut self, now: Timestamp) -> Vec<AcknowledgementRow> {
         let over = self.acknowledgements.extract_if(|_, it| it.ends_at <= now);

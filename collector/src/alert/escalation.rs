@@ -337,6 +337,7 @@ impl State {
             let holder = self.holder(policy, &key, &facts, now);
             let Some(clock) = self.escalations.of.get_mut(&key).and_then(|it| it.get_mut(&receiver)) else { continue };
             clock.look_at = later(now, SELDOM);
+            clock.not_before = clock.not_before.min(later(now, GRACE));
             if clock.row.since > now {
                 // A clock that was ahead said so.
                 clock.row.since = now;

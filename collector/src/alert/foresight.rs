@@ -8,6 +8,7 @@ use tickbird_shared::{Severity, Timestamp};
 use super::group::By;
 use super::route::Facts;
 use super::{Policy, Route};
+use crate::aggregate::tells_of_receiver;
 
 /// One receiver to which an incident leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +39,11 @@ impl Policy {
             let receiver = self.receivers.iter().find(|it| it.name == name)?;
             let check = facts.get("check").or_else(|| facts.get("alertname")).map_or("", String::as_str);
             let severity: Option<Severity> = facts.get("severity").and_then(|it| it.parse().ok());
-            let silent = severity.and_then(|severity| receiver.does_not_want(check, severity));
+            let target = facts.get("target").map_or("", String::as_str);
+            // Without a severity none is too low.
+            let silent = receiver.does_not_want(check, severity.unwrap_or(Severity::Critical));
+            let silent = silent
+                .or_else(|| tells_of_receiver(check, target, name).then(|| "it is about this receiver itself".into()));
             let mute = || route.and_then(|it| self.is_mute(it, now));
             Some(Foreseen {
                 receiver: name.to_owned(),
@@ -88,6 +93,16 @@ mod tests {
         };
         assert_eq!(silent("warning"), [false, true]);
         assert_eq!(silent("critical"), [false, false]);
+    }
+
+    #[test]
+    fn what_a_receiver_never_hears_of_is_said_without_a_severity_too() {
+        let policy = Policy::from(vec![Receiver::new("ops")]);
+        let silent = |labels: &[(&str, &str)]| policy.foresee(&facts(labels), &[], Timestamp::now()).remove(0).silent;
+        assert_eq!(silent(&[("check", "agent.blind")]).as_deref(), Some("skip_checks holds agent.blind"));
+        let away = [("check", "collector.receiver"), ("target", "receiver:ops"), ("severity", "warning")];
+        assert_eq!(silent(&away).as_deref(), Some("it is about this receiver itself"));
+        assert_eq!(silent(&[("check", "collector.receiver"), ("target", "receiver:desk")]), None);
     }
 
     /// The same as [`super::super::inhibition::Sources`] decides of incidents.

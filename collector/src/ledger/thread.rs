@@ -169,7 +169,15 @@ impl Ledger {
             // Whoever asked may have gone.
             let _ = answer.send(presence);
         }
+        for (tenant, answer) in group.fleet.drain(..) {
+            let pools = self.mind.as_ref().map(|mind| mind.fleet_pools(&tenant)).unwrap_or_default();
+            let _ = answer.send(pools);
+        }
         for (rules, answer) in std::mem::take(&mut group.reloads) {
+            // What became of attempts waits to be written, and would be lost with the workers that know it: the answer ends unsaid.
+            if self.health.borrow().failing.is_some() {
+                continue;
+            }
             match self.reload(*rules) {
                 Err(error) if error.is_damage() => return Err(error),
                 // The health says why; the answer ends unsaid.
@@ -177,10 +185,6 @@ impl Ledger {
                 // Whoever asked may have gone.
                 Ok(done) => drop(answer.send(Ok(done))),
             }
-        }
-        for (tenant, answer) in group.fleet.drain(..) {
-            let pools = self.mind.as_ref().map(|mind| mind.fleet_pools(&tenant)).unwrap_or_default();
-            let _ = answer.send(pools);
         }
         if self.paused_until.is_some_and(|until| Instant::now() < until) {
             // The health says why; the answers end unsaid.

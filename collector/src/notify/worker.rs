@@ -160,18 +160,21 @@ impl Worker {
         let ends_at = (self.clock)().saturating_add(every * FORGETS_AFTER).unwrap_or(Timestamp::MAX);
         let agent = |it: &IncidentRow| agents.get(&(it.tenant.clone(), it.agent.clone()))?.as_ref();
         for request in alert::refresh(incidents.iter().map(|it| (it, agent(it))), ends_at) {
-            if *stopping.borrow() {
+            // Who is so slow would get what has ended by the time it comes.
+            if *stopping.borrow() || self.started.elapsed() > now + every * (FORGETS_AFTER - 1) {
                 return;
             }
             let result = self.destination.send(REFRESH, (self.clock)(), &request).await;
             self.status.counters().count_refresh(&self.name, &result);
-            let is_taken = result.is_ok();
+            // One that is about what is in it says nothing of the next.
+            let goes_on = result.as_ref().err().is_none_or(NotifyError::is_about_the_message);
             self.heard(result);
-            if !is_taken {
+            if !goes_on {
                 return;
             }
         }
-        self.refresh_at = now + every;
+        // From the end of it, or a slow one would be told nothing else.
+        self.refresh_at = self.started.elapsed() + every;
     }
 
     fn is_refresh_due(&self) -> bool {

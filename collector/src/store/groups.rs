@@ -159,7 +159,7 @@ impl Transaction<'_> {
     }
 
     /// What was decided of an incident before a state epoch (or of every one) does not wait for a group any more, and why; while its
-    /// group waits still.
+    /// group waits still, or was lost with it.
     pub fn ungather(
         &self,
         tenant: &str,
@@ -172,7 +172,9 @@ impl Transaction<'_> {
             format!(
                 "UPDATE decisions SET message = NULL, in_group = NULL, reason = reason || '; ' || ?5 \
                  WHERE tenant = ?1 AND incident = ?2 AND receiver = ?3 AND (?4 IS NULL OR state_epoch < ?4) \
-                     AND told = 0 AND message IS NOT NULL AND {WAITS}"
+                     AND told = 0 AND message IS NOT NULL AND ({WAITS} \
+                         OR NOT EXISTS (SELECT 1 FROM alert_groups WHERE alert_groups.tenant = ?1 AND id = in_group) \
+                             AND NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.tenant = ?1 AND outbox.id = message))"
             )
         });
         self.connection().prepare_cached(&UNGATHER)?.execute((tenant, incident, receiver, before.map(Seq), why))?;

@@ -1,10 +1,14 @@
 //! Whether anything happened at a server since its sessions were read, which costs it a third of reading them again.
 //!
-//! A session that is not active changes by a statement, which gives it another `query_start`, or by its end. So while none
-//! is active and the server has the same backends with the same `query_start`, the rows that were read are true still, and only
+//! A session that is idle changes by a statement, which gives it another `query_start`, or by its end. So while all are idle and the
+//! server has the same backends with the same `query_start`, the rows that were read are true still, and only
 //! their ages grow. The question is put before the sessions are read: what is the same at two of them was the same in between.
+//!
+//! What is called by the protocol alone, without a statement (`lo_read` of large objects), leaves `query_start` as it is. It belongs in
+//! a transaction, and one is never believed to stand still; outside of any, what was read is believed for a minute.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use tokio_postgres::Row;
 
@@ -16,6 +20,8 @@ pub(super) const BACKENDS: &str = "/* tickbird */ \
 SELECT array_agg(pg_stat_get_backend_pid(id)), array_agg(pg_stat_get_backend_activity_start(id)), statement_timestamp() \
   FROM pg_stat_get_backend_idset() AS id WHERE pg_stat_get_backend_pid(id) <> pg_backend_pid()";
 
+/// How long what was read is believed.
+const TRUSTED: Duration = Duration::from_secs(60);
 /// Looks in which it is not asked after something happened, at most: a busy server pays a thirty-second of the question.
 const LONGEST: u32 = 31;
 
@@ -80,6 +86,8 @@ impl<R> Still<R> {
         let is_same = self.known.as_ref().is_some_and(|(before, _)| now.is_as(before, own));
         if is_same {
             self.pause = 0;
+            // Nothing happened that anybody could see; it is read again all the same.
+            self.known.take_if(|(before, _)| now.asked_at.since(before.asked_at) >= TRUSTED);
             return self.known.as_ref().map(|(_, rows)| rows);
         }
         if self.known.take().is_some() {
@@ -110,8 +118,7 @@ impl<R> Still<R> {
 
 /// Whether a session changes only by a statement or its end.
 pub(super) fn is_quiet(session: &Session) -> bool {
-    use SessionState::{Idle, IdleInTransaction, IdleInTransactionAborted};
-    matches!(session.state, Idle | IdleInTransaction | IdleInTransactionAborted)
+    session.state == SessionState::Idle
 }
 
 #[cfg(test)]
@@ -159,6 +166,16 @@ mod tests {
             still.read(before.clone(), true, 7);
             assert_eq!(look(&mut still, &backends(other), &none(), true), (true, true), "{other:?}");
         }
+    }
+
+    #[test]
+    fn what_was_read_is_read_again_after_a_minute_and_without_a_pause() {
+        let at = |seconds: i64| Backends { asked_at: Micros::of(seconds * 1_000_000), ..backends(&[(11, Some(5))]) };
+        let mut still = Still::default();
+        let looks = (0..130).map(|second| look(&mut still, &at(second), &none(), true));
+        let read: Vec<usize> =
+            looks.enumerate().filter(|(_, it)| *it == (true, true)).map(|(second, _)| second).collect();
+        assert_eq!(read, [0, 60, 120]);
     }
 
     #[test]

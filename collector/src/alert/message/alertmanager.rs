@@ -49,7 +49,9 @@ pub fn refresh<'a>(
 ) -> Vec<Vec<u8>> {
     let (mut requests, mut alerts, mut length) = (Vec::new(), Vec::new(), 0);
     for (incident, agent) in incidents {
-        let alert = Alert { ends_at: Some(ends_at), ..alert(incident, agent, incident.severity) };
+        let mut alert = Alert { ends_at: Some(ends_at), ..alert(incident, agent, incident.severity) };
+        // A clock that was ahead said so.
+        alert.starts_at = alert.starts_at.min(ends_at);
         length += alert.labels.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         length += alert.annotations.values().map(String::len).sum::<usize>();
         alerts.push(alert);

@@ -67,7 +67,14 @@ impl Mind {
                 Some(_) => None,
             };
             if let Some(why) = why {
-                transaction.mark_acknowledgement(&row.over(Some(why), now))?;
+                let row = row.over(Some(why), now);
+                transaction.mark_acknowledgement(&row)?;
+                // What one before it held, which is known here still, nobody else lets go of.
+                if self.alert.has_owner(&row.tenant, &row.incident) {
+                    self.alert.escalate_anew(&row.tenant, &row.incident, now);
+                    let why = (ChangeKind::Unacknowledged, row.ended());
+                    reasons.insert((row.tenant, row.incident), why);
+                }
                 continue;
             }
             let is_new = row.taken_at.is_none();

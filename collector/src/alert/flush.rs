@@ -74,7 +74,8 @@ impl State {
             let mute = || policy.way(receiver, &facts, now).1.or_else(of_step).filter(|_| is_asked);
             state.holder(policy, place, &facts, now).or_else(mute)
         };
-        let (mut told, mut ungathered, mut withheld) = (Vec::new(), Vec::new(), Vec::new());
+        // Fifty thousand may wait: what grows by doubling is copied again and again.
+        let (mut told, mut ungathered, mut withheld) = (Vec::with_capacity(gathered.len()), Vec::new(), Vec::new());
         for (incident, it) in gathered {
             let place = (tenant.clone(), incident);
             let found = find(&place, it.fingerprint)?;
@@ -142,6 +143,7 @@ impl State {
             message::of_group(id, &before, &parts, configured.map_or(&Form::Own, |it| &it.form), now)
         });
         let escalates = policy.escalates();
+        self.believers.reserve(told.len());
         for (it, place, (row, agent)) in &told {
             self.told_in_group(place, receiver, key, *it);
             if escalates && it.kind != Kind::Resolved {

@@ -376,24 +376,16 @@ fn name(tenant: &str, route: &Route, labels: &BTreeMap<String, String>) -> Strin
         add(label);
         add(value);
     }
-    hash.finalize()[..16].iter().fold("grp_".to_owned(), |id, byte| format!("{id}{byte:02x}"))
+    let mut id = String::with_capacity(36);
+    id.push_str("grp_");
+    for byte in &hash.finalize()[..16] {
+        id.extend([byte >> 4, byte & 15].map(|it| char::from_digit(it.into(), 16).unwrap_or_default()));
+    }
+    id
 }
 
 fn later(than: Timestamp, by: Duration) -> Timestamp {
     than.saturating_add(by).unwrap_or(Timestamp::MAX)
-}
-
-/// Facts that all of them have with the same value.
-pub(super) fn common(all: impl IntoIterator<Item = Facts>) -> Facts {
-    let mut all = all.into_iter();
-    let mut common = all.next().unwrap_or_default();
-    for facts in all {
-        if common.is_empty() {
-            break;
-        }
-        common.retain(|name, value| facts.get(name) == Some(value));
-    }
-    common
 }
 
 /// Counts what there is of each check, in words: `5 pool.exhausted of pool:shop, 2 http.status of 2 targets`.

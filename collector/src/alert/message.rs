@@ -18,8 +18,8 @@ use crate::aggregate::Priority;
 use crate::store::{AcknowledgementRow, AgentRow, GroupRow, IncidentRow, OutboxRow};
 
 use super::acknowledgement::AcknowledgementDocument;
-use super::group::{common, in_words};
-use super::route::{Facts, facts};
+use super::group::in_words;
+use super::route::{Facts, common};
 use super::{Found, Kind, Receiver};
 
 pub use alertmanager::refresh;
@@ -356,7 +356,7 @@ impl<'a> GroupTold<'a> {
                 id: &self.group.id,
                 route: &self.group.route,
                 labels: &self.group.labels,
-                common: common(self.about().map(|(_, row, agent)| facts(row, *agent))),
+                common: common(self.about().map(|(_, row, agent)| (*row, *agent))),
                 status: if self.firing == 0 { Status::Resolved } else { Status::Firing },
                 severity: self.severity,
                 firing: self.firing,

@@ -46,17 +46,47 @@ pub fn facts(incident: &IncidentRow, agent: Option<&AgentRow>) -> Facts {
         facts.extend(agent.labels().iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
         facts.insert("host".into(), agent.host.clone());
     }
-    let own = [
-        ("alertname", incident.check.as_str()),
+    facts.extend(own(incident).into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
+    facts
+}
+
+/// Those that are of the incident itself.
+fn own(incident: &IncidentRow) -> [(&'static str, &str); 7] {
+    [
+        ("alertname", &incident.check),
         ("check", &incident.check),
         ("severity", incident.severity.as_str()),
         ("target", &incident.target),
         ("sub_key", incident.sub_key.as_deref().unwrap_or_default()),
         ("agent", &incident.agent),
         ("tenant", &incident.tenant),
-    ];
-    facts.extend(own.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
-    facts
+    ]
+}
+
+/// Facts that all of them have with the same value. Fifty thousand maps of texts would be made to be dropped, so only the first is.
+pub(super) fn common<'a>(all: impl IntoIterator<Item = (&'a IncidentRow, Option<&'a AgentRow>)>) -> Facts {
+    let mut all = all.into_iter();
+    let Some((first, agent)) = all.next() else { return Facts::new() };
+    let (mut common, mut last) = (facts(first, agent), agent);
+    for (incident, agent) in all {
+        if common.is_empty() {
+            break;
+        }
+        // What is left was the same at the last one; of the same agent its labels are still.
+        let is_same_agent = match (last, agent) {
+            (Some(last), Some(agent)) => std::ptr::eq(last, agent),
+            (last, agent) => last.is_none() && agent.is_none(),
+        };
+        let of_agent = if is_same_agent { None } else { Some(facts(incident, agent)) };
+        let own = own(incident);
+        common.retain(|name, value| match (own.iter().find(|(it, _)| it == name), &of_agent) {
+            (Some((_, own)), _) => own == value,
+            (None, Some(facts)) => facts.get(name) == Some(value),
+            (None, None) => true,
+        });
+        last = agent;
+    }
+    common
 }
 
 impl Route {
@@ -98,8 +128,11 @@ impl Route {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+    use tickbird_shared::Severity;
+
+    use super::*;
+    use crate::alert::tests;
 
     fn route(receiver: &str, matchers: &[&str], goes_on: bool, routes: Vec<Route>) -> Route {
         let matchers = matchers.iter().map(|it| it.parse().expect("a matcher")).collect();
@@ -140,7 +173,27 @@ mod tests {
         assert_eq!(ends(&[("severity", "info"), ("check", "pool.leak")]), ["archive"], "a child took it");
     }
 
+    /// An incident, and whose it is; two of the same host are of the same agent.
+    fn incident(check: &str, target: &str, host: u8) -> (IncidentRow, AgentRow) {
+        let row = tests::incident(check, Severity::Warning, 1);
+        let agent = AgentRow { host: format!("web-{host}"), ..tests::an_agent() };
+        (IncidentRow { target: target.into(), ..row }, agent)
+    }
+
     proptest! {
+        #[test]
+        fn what_all_have_in_common_is_what_the_facts_of_each_say(
+            all in proptest::collection::vec(("pool.leak|http.status", "a|b", 0..3_u8, any::<bool>()), 0..6),
+        ) {
+            let rows: Vec<_> = all.iter().map(|(check, target, host, _)| incident(check, target, *host)).collect();
+            let hosts: BTreeMap<_, _> = rows.iter().map(|(_, agent)| (&agent.host, agent)).collect();
+            let found: Vec<_> = rows.iter().zip(&all).map(|((row, agent), it)| (row, it.3.then(|| hosts[&agent.host]))).collect();
+            let each: Vec<Facts> = found.iter().map(|(row, agent)| facts(row, *agent)).collect();
+            let mut expected = each.first().cloned().unwrap_or_default();
+            expected.retain(|name, value| each.iter().all(|it| it.get(name) == Some(value)));
+            prop_assert_eq!(common(found), expected);
+        }
+
         #[test]
         fn an_incident_always_leads_somewhere(severity in "info|warning|critical", team in "|db|web", check in "pool.leak|http.status") {
             let ends = ends(&[("severity", &severity), ("team", &team), ("check", &check)]);

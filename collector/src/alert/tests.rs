@@ -18,7 +18,7 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_790_000_000 + second).expect("in range")
 }
 
-fn incident(check: &str, severity: Severity, state_epoch: u64) -> IncidentRow {
+pub(super) fn incident(check: &str, severity: Severity, state_epoch: u64) -> IncidentRow {
     IncidentRow {
         tenant: "default".into(),
         id: "01JCZZZZZZZZZZZZZZZZZZZZZZ".into(),
@@ -200,7 +200,7 @@ fn a_receiver_that_is_not_configured_any_more_is_named_in_the_decision() {
     assert_eq!(told, [("new", "was not told that it fires"), ("old", "the receiver is not configured any more")]);
 }
 
-fn an_agent() -> AgentRow {
+pub(super) fn an_agent() -> AgentRow {
     AgentRow {
         tenant: "default".into(),
         id: "a".into(),

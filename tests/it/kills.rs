@@ -13,6 +13,7 @@ use serde_json::Value;
 use tickbird_tests::accounts::{are_whole, lanes, nothing_is_stuck};
 use tickbird_tests::agent::{User, check};
 use tickbird_tests::alone::alone_within;
+use tickbird_tests::chance::{Chance, number};
 use tickbird_tests::collector::titles;
 use tickbird_tests::process::{installed, run};
 use tickbird_tests::report::report;
@@ -53,18 +54,6 @@ const WINDOWS: [Window; 8] = [
     Window::Anywhere,
     Window::AnswerToMark,
 ];
-
-/// Numbers by chance, the same for the same seed.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-}
 
 struct Pair {
     webhook: Webhook,
@@ -113,7 +102,7 @@ impl Pair {
         let mut agent = Agent::prepare(stage, &settings, User::Same)?;
         agent.enrol(&collector)?;
         agent.run()?;
-        Ok(Self { webhook, collector, relay, agent, load, chance: Chance(seed), hits: BTreeMap::new(), owed: 0 })
+        Ok(Self { webhook, collector, relay, agent, load, chance: Chance::of(seed), hits: BTreeMap::new(), owed: 0 })
     }
 
     fn cycle(&mut self, window: Window) -> Result<(), StageError> {
@@ -338,10 +327,6 @@ fn total(lanes: &Value, what: &str) -> u64 {
 /// Urgent records that wait, by the files of the buffer.
 fn backlog(agent: &Agent) -> Result<u64, StageError> {
     Ok(agent.report("buffer stat", &[])?["lanes"][0]["backlog"].as_u64().unwrap_or_default())
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().and_then(|it| it.parse().ok())
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tickbird_tests::agent::{User, check};
 use tickbird_tests::alone::alone_within;
+use tickbird_tests::chance::{Chance, number};
 use tickbird_tests::collector::{receiver, titles};
 use tickbird_tests::process::{installed, run};
 use tickbird_tests::report::report;
@@ -50,26 +51,14 @@ for it in store.execute("SELECT id, receiver, state, uncertain FROM outbox UNION
                         "SELECT id, receiver, 'waiting', 0 FROM alert_groups WHERE message IS NOT NULL"):
     print(*it)"#;
 
-/// Numbers by chance, the same for the same seed.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-
-    /// Mostly well, or nobody would ever hear anything.
-    fn manner(&mut self) -> Manner {
-        match self.below(9) {
-            0 => Manner::Fails,
-            1 => Manner::SaysNothing,
-            2 => Manner::Late(TOO_LATE),
-            3 | 4 => Manner::Late(Duration::from_millis(self.below(600))),
-            _ => Manner::Accepts,
-        }
+/// Mostly well, or nobody would ever hear anything.
+fn manner(chance: &mut Chance) -> Manner {
+    match chance.below(9) {
+        0 => Manner::Fails,
+        1 => Manner::SaysNothing,
+        2 => Manner::Late(TOO_LATE),
+        3 | 4 => Manner::Late(Duration::from_millis(chance.below(600))),
+        _ => Manner::Accepts,
     }
 }
 
@@ -140,10 +129,6 @@ fn compare(name: &str, webhook: &Webhook, messages: &BTreeMap<String, Told>) -> 
     Ok((times.len(), times.values().filter(|count| **count > 1).count()))
 }
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().and_then(|it| it.parse().ok())
-}
-
 fn collector_with(stage: &Stage, webhooks: &[Webhook]) -> Result<Collector, StageError> {
     let mut collector = Collector::init(stage)?;
     for (name, webhook) in NAMES.iter().zip(webhooks) {
@@ -160,7 +145,7 @@ fn kills_in_the_middle_of_telling_cost_nobody_a_word_and_tell_nobody_what_was_no
     alone_within(900.s() + Duration::from_secs(5) * kills as u32, move |stage| {
         let seed = number("TICKBIRD_KILL_SEED").unwrap_or_else(|| u64::from(std::process::id()) << 20 | 1);
         println!("TICKBIRD_KILL_SEED={seed}");
-        let mut chance = Chance(seed);
+        let mut chance = Chance::of(seed);
         let webhooks = NAMES.iter().map(|_| Webhook::start(stage)).collect::<Result<Vec<_>, _>>()?;
         let mut collector = collector_with(stage, &webhooks)?;
         let load = Moody::start()?;
@@ -175,7 +160,7 @@ fn kills_in_the_middle_of_telling_cost_nobody_a_word_and_tell_nobody_what_was_no
         agent.run()?;
         webhooks[0].hears("of the first fault", 60.s(), |it| it.check() == "http.status")?;
         for _ in 0..kills {
-            webhooks.iter().for_each(|it| it.becomes(chance.manner()));
+            webhooks.iter().for_each(|it| it.becomes(manner(&mut chance)));
             // The moment is what is left to chance.
             std::thread::sleep(Duration::from_millis(200 + chance.below(700)));
             collector.kill()?;

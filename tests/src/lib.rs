@@ -15,6 +15,7 @@ pub mod application;
 pub mod canary;
 pub mod canned;
 pub mod certificate;
+pub mod chance;
 pub mod clock;
 pub mod collector;
 pub mod coverage;

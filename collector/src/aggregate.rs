@@ -6,6 +6,7 @@
 //! when that life is over (`lives`).
 
 mod excess;
+mod flap;
 mod fleet;
 mod incident;
 mod lives;
@@ -27,6 +28,7 @@ use ulid::Ulid;
 use crate::pki::life::Kept;
 use crate::store::{AgentRow, Condition, FindingRow, IncidentRow, LevelsRow, LossRow, MessageState, OutboxRow, UseRow};
 
+pub use flap::{Flapping, MOST_RETURNS};
 pub use fleet::{PoolSum, Range, Share, Used, of_rows};
 pub use incident::{ChangeKind, IncidentChange};
 pub use presence::Presence;
@@ -44,6 +46,8 @@ use presence::{Listening, Voice};
 const REMEMBERED: usize = 2 * MAX_FIRING;
 /// Silence after which an ephemeral agent is forgotten.
 const EPHEMERAL: Duration = Duration::from_secs(3600);
+/// After a start, the time in which agents say what happened while nobody listened.
+const SETTLED: Duration = Duration::from_secs(60);
 /// Why what fires at a denied agent ends.
 const DENIED: &str = "an operator denied the agent";
 /// Why an open list ends an incident.
@@ -170,6 +174,10 @@ pub struct State {
     held: BTreeSet<(Timestamp, Fingerprint)>,
     /// Resolved incidents and when they can no longer return.
     ended: BTreeSet<(Timestamp, Fingerprint)>,
+    /// Those that flap.
+    flapping: BTreeSet<Fingerprint>,
+    /// When something flaps.
+    flaps: Flapping,
     /// What fires of agents that are denied or no longer known; ended at the first tick.
     orphans: Vec<Orphan>,
     /// Receivers of which it was told that they are away, and not yet that they are back.
@@ -187,6 +195,8 @@ impl State {
             incidents: HashMap::new(),
             held: BTreeSet::new(),
             ended: BTreeSet::new(),
+            flapping: BTreeSet::new(),
+            flaps: Flapping::NEVER,
             orphans: Vec::new(),
             away: BTreeSet::new(),
             fleet: Fleet::default(),
@@ -209,7 +219,7 @@ impl State {
                 match state.agents.get_mut(&key(&row.tenant, &row.agent)) {
                     // While nobody served.
                     Some(agent) if agent.denied => state.orphans.push((fingerprint, "agent denied", DENIED)),
-                    Some(agent) if row.check == own::MISSING => agent.voice.still_missing(),
+                    Some(agent) if row.check == own::MISSING && !row.is_calm() => agent.voice.still_missing(),
                     Some(_) => (),
                     None if [own::COLLECTOR, fleet::FLEET].contains(&row.agent.as_str()) => (),
                     None => state.orphans.push((fingerprint, "agent forgotten", "its agent is not known")),
@@ -227,6 +237,13 @@ impl State {
         let of_fleet = |it: &&IncidentRow| it.status == Status::Firing && it.agent == fleet::FLEET;
         let firing = self.incidents.values().map(|it| it.row()).filter(of_fleet);
         self.fleet = Fleet::load(levels, used, firing);
+        self
+    }
+
+    /// The same where incidents flap as these settings say; without them none does.
+    #[must_use]
+    pub const fn with_flapping(mut self, flaps: Flapping) -> Self {
+        self.flaps = flaps;
         self
     }
 
@@ -366,7 +383,8 @@ impl State {
         let heard = match self.incidents.get_mut(&fingerprint) {
             Some(incident) => {
                 unqueue(&mut self.held, incident.held_until(), fingerprint);
-                incident.hear(finding, sight.clone(), now)
+                let flaps = if may_flap(finding) { &self.flaps } else { &Flapping::NEVER };
+                incident.hear(finding, sight.clone(), flaps, now)
             }
             None => Heard::Anew,
         };
@@ -511,10 +529,10 @@ impl State {
         let mut changes: Vec<_> = missing.into_iter().flat_map(|finding| self.raise(finding, now)).collect();
         changes.extend(self.look_at_doubts(now));
         changes.extend(self.look_at_fleet(now));
+        changes.extend(self.look_at_flapping(now));
 
         for (orphan, why, reason) in std::mem::take(&mut self.orphans) {
-            let sight = Sight { epoch: None, at: now };
-            changes.extend(self.end(orphan, why, reason, sight, now));
+            changes.extend(self.end_for_good(orphan, why, reason, now));
         }
         // After the clock was set back the last ones come first: see `Incident::release`.
         let is_due = |(until, _): &(Timestamp, Fingerprint)| *until <= now || later(now, UPDATE_EVERY) < *until;
@@ -541,6 +559,21 @@ impl State {
             {
                 agent.remembered = agent.remembered.saturating_sub(1);
             }
+        }
+        changes
+    }
+
+    /// Ends the flapping of what has stayed as it is. Not at once after a start: agents are to say first what happened meanwhile.
+    fn look_at_flapping(&mut self, now: Timestamp) -> Vec<IncidentChange> {
+        if self.flapping.is_empty() || self.listening.total() < SETTLED {
+            return Vec::new();
+        }
+        let mut changes = Vec::new();
+        for fingerprint in self.flapping.clone() {
+            let Some(incident) = self.incidents.get_mut(&fingerprint) else { continue };
+            unqueue(&mut self.held, incident.held_until(), fingerprint);
+            changes.extend(incident.settle(&self.flaps, now));
+            self.schedule(fingerprint);
         }
         changes
     }
@@ -579,6 +612,21 @@ impl State {
         unqueue(&mut self.held, incident.held_until(), fingerprint);
         let change = incident.end(why, reason, sight, now);
         self.schedule(fingerprint);
+        change
+    }
+
+    /// The same of what nobody will speak of any more.
+    fn end_for_good(
+        &mut self,
+        fingerprint: Fingerprint,
+        why: &str,
+        reason: &str,
+        now: Timestamp,
+    ) -> Option<IncidentChange> {
+        let incident = self.incidents.get_mut(&fingerprint).filter(|it| it.is_firing())?;
+        unqueue(&mut self.held, incident.held_until(), fingerprint);
+        let change = incident.end_for_good(why, reason, now);
+        self.schedule(fingerprint);
         Some(change)
     }
 
@@ -593,8 +641,7 @@ impl State {
     fn end_all(&mut self, owner: &Key, why: &str, reason: &str, now: Timestamp) -> Vec<IncidentChange> {
         let Some(agent) = self.agents.get(owner) else { return Vec::new() };
         let firing: Vec<_> = agent.firing.iter().copied().collect();
-        let sight = Sight { epoch: None, at: now };
-        firing.into_iter().filter_map(|it| self.end(it, why, reason, sight.clone(), now)).collect()
+        firing.into_iter().filter_map(|it| self.end_for_good(it, why, reason, now)).collect()
     }
 
     fn remember(&mut self, fingerprint: Fingerprint, incident: Incident) {
@@ -612,6 +659,11 @@ impl State {
         let row = incident.row();
         if let Some(until) = incident.held_until() {
             self.held.insert((until, fingerprint));
+        }
+        if row.flaps() {
+            self.flapping.insert(fingerprint);
+        } else {
+            self.flapping.remove(&fingerprint);
         }
         if let Some(resolved_at) = row.resolved_at {
             self.ended.insert((later(resolved_at, RECURRENCE), fingerprint));
@@ -701,6 +753,13 @@ pub fn is_about(incident: &IncidentRow, receiver: &str) -> bool {
 /// The same of a check and a target.
 pub fn tells_of_receiver(check: &str, target: &str, receiver: &str) -> bool {
     own::receiver_of(check, target) == Some(receiver)
+}
+
+/// Whether what a finding is about may flap: what agents say, and whether they are there. What the collector says of itself and of
+/// many agents goes by holds of its own, and is raised only when it changes.
+fn may_flap(finding: &FindingRow) -> bool {
+    let is_own = [own::COLLECTOR, fleet::FLEET].contains(&finding.agent.as_str());
+    finding.check == own::MISSING || !is_own && !own::is_reserved(&finding.check)
 }
 
 /// Whether a finding that was taken in fires without an incident: its agent has as many as it may.

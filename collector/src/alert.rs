@@ -42,7 +42,7 @@ use sha2::{Digest, Sha256};
 use tickbird_shared::{Severity, Status, Timestamp};
 use ulid::Ulid;
 
-use crate::aggregate::{ChangeKind, IncidentChange, is_own};
+use crate::aggregate::{ChangeKind, Flapping, IncidentChange, is_own};
 use crate::store::{AcknowledgementRow, AgentRow, DecisionRow, GroupRow, IncidentRow, OutboxRow, WithheldRow};
 
 pub use acknowledgement::{AcknowledgementDocument, AcknowledgementError, Ask};
@@ -116,6 +116,8 @@ pub struct Policy {
     pub inhibitions: Vec<Inhibition>,
     /// Named times in which routes are mute, or are not.
     pub windows: Vec<Window>,
+    /// When what returns again and again is told once.
+    pub flapping: Flapping,
 }
 
 impl Policy {
@@ -148,7 +150,7 @@ impl Policy {
 
 impl From<Vec<Receiver>> for Policy {
     fn from(receivers: Vec<Receiver>) -> Self {
-        Self { receivers, route: None, inhibitions: Vec::new(), windows: Vec::new() }
+        Self { receivers, route: None, inhibitions: Vec::new(), windows: Vec::new(), flapping: Flapping::NEVER }
     }
 }
 
@@ -188,6 +190,9 @@ struct Waiting {
 }
 
 type IncidentKey = (String, String);
+
+/// What a decision is called that tells nobody: what flaps went away for now, or is back.
+const FLAPPED: &str = "incident.flapped";
 
 /// Which receivers believe what.
 #[derive(Debug, Default)]
@@ -290,7 +295,7 @@ impl State {
         incidents: impl Iterator<Item = (&'a IncidentRow, Option<&'a AgentRow>)>,
         policy: &Policy,
     ) -> Self {
-        for (incident, agent) in incidents.filter(|(it, _)| it.status == Status::Firing) {
+        for (incident, agent) in incidents.filter(|(it, _)| it.status == Status::Firing && !it.is_calm()) {
             self.sources.take(&policy.inhibitions, incident, true, &facts(incident, agent));
         }
         self
@@ -333,7 +338,7 @@ impl State {
     ) {
         for incident in incidents {
             let key = (incident.tenant.clone(), incident.id.clone());
-            if self.sources.take(&policy.inhibitions, incident, true, &facts(incident, Some(agent))) {
+            if self.sources.take(&policy.inhibitions, incident, !incident.is_calm(), &facts(incident, Some(agent))) {
                 self.let_go_of(key.clone(), now);
             }
             if self.withheld.has(&key) {
@@ -402,7 +407,8 @@ impl State {
         }
         let key = (change.incident.tenant.clone(), change.incident.id.clone());
         match change.kind {
-            ChangeKind::Acknowledged => return self.write_down_owner(change, policy, now),
+            ChangeKind::Acknowledged => return self.note(change, acknowledgement::KIND, policy, now),
+            ChangeKind::Flapped => return self.flapped((change, agent), policy, now),
             ChangeKind::Escalated => return self.escalate((change, agent), policy, now),
             ChangeKind::Worsened | ChangeKind::Eased => self.escalations.look_again(&key, now),
             ChangeKind::Resolved => self.escalations.remove(&key),
@@ -531,6 +537,51 @@ impl State {
                 self.waiting.remove(&key);
             }
         }
+    }
+
+    /// What flaps went away for now, or is back: while it is away it explains nothing. Who was told of it knows that it flaps.
+    fn flapped(
+        &mut self,
+        (change, agent): (&IncidentChange, Option<&AgentRow>),
+        policy: &Policy,
+        now: Timestamp,
+    ) -> Vec<Decision> {
+        if !policy.inhibitions.is_empty() {
+            let explains = !change.incident.is_calm();
+            let facts = facts(&change.incident, agent);
+            if self.sources.take(&policy.inhibitions, &change.incident, explains, &facts) {
+                self.let_go_of((change.incident.tenant.clone(), change.incident.id.clone()), now);
+            }
+        }
+        self.note(change, FLAPPED, policy, now)
+    }
+
+    /// Writes down for everybody who was told of an incident what happened that they are not told of.
+    fn note(&self, change: &IncidentChange, kind: &str, policy: &Policy, now: Timestamp) -> Vec<Decision> {
+        let incident = &change.incident;
+        let key = (incident.tenant.clone(), incident.id.clone());
+        let believers = self.believers.get(&key);
+        let hears = |name: &String| believers.is_some_and(|them| them.get(name).is_some());
+        let of = |receiver: &String| Decision {
+            row: DecisionRow {
+                tenant: incident.tenant.clone(),
+                incident: incident.id.clone(),
+                receiver: receiver.clone(),
+                state_epoch: incident.state_epoch,
+                told: false,
+                kind: kind.into(),
+                reason: change.reason.clone(),
+                decided_at: now,
+                message: None,
+                in_group: None,
+            },
+            message: None,
+            supersedes: Vec::new(),
+            withheld: Withheld::Nothing,
+            group: None,
+            ungathers: None,
+        };
+        policy.receivers.iter().map(|it| &it.name).filter(|it| hears(it)).map(of).collect()
     }
 
     fn write_down(

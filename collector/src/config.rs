@@ -10,7 +10,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use crate::aggregate;
+use crate::aggregate::{self, Flapping, MOST_RETURNS};
 use crate::alert::Policy;
 use crate::certificates::{Brought, Naming, ServerFiles, Settings};
 use crate::ingest::Limits;
@@ -149,6 +149,7 @@ impl Config {
         let lives = lives(root.table("certificates", &mut mistakes), &mut mistakes);
         let limits = limits(root.table("limits", &mut mistakes), &mut mistakes);
         let own = own(root.table("own", &mut mistakes), &mut mistakes);
+        let flapping = flapping(root.table("flapping", &mut mistakes), &mut mistakes);
         let (mut receivers, mut destinations, mut names) = (Vec::new(), Vec::new(), HashSet::new());
         for fields in root.tables("receiver", &mut mistakes) {
             if let Some((receiver, destination)) = receivers::one(fields, directory, &mut names, &mut mistakes) {
@@ -180,7 +181,7 @@ impl Config {
                 certificates,
                 limits,
                 own,
-                policy: Policy { receivers, route, inhibitions, windows },
+                policy: Policy { receivers, route, inhibitions, windows, flapping },
                 destinations,
                 abandoned,
                 files,
@@ -370,6 +371,36 @@ fn own(mut fields: Fields, mistakes: &mut Vec<Mistake>) -> aggregate::Settings {
     own
 }
 
+/// For tests; an agent looks each second, and most checks hold for longer.
+const SHORTEST_CALM: std::time::Duration = std::time::Duration::from_secs(5);
+const LONGEST_FLAP: std::time::Duration = std::time::Duration::from_secs(86_400);
+
+fn flapping(mut fields: Fields, mistakes: &mut Vec<Mistake>) -> Flapping {
+    let mut flapping = Flapping::default();
+    let enabled = fields.flag("enabled", mistakes).unwrap_or(true);
+    if let Some(returns) = fields.count("returns", mistakes) {
+        flapping.returns = returns;
+        if returns < 2 {
+            let what = "would hold back the end of whatever returns once".to_owned();
+            fields.mistake("returns", what, "write at least 2, or enabled = false", mistakes);
+        } else if returns > MOST_RETURNS {
+            let advice = format!("write at most {MOST_RETURNS}");
+            fields.mistake("returns", "is more than is remembered".into(), &advice, mistakes);
+        }
+    }
+    for (key, time) in [("within", &mut flapping.within), ("calm", &mut flapping.calm)] {
+        if let Some(written) = fields.duration(key, mistakes) {
+            *time = written;
+            if !(SHORTEST_CALM..=LONGEST_FLAP).contains(&written) {
+                let what = "is no time in which something flaps".to_owned();
+                fields.mistake(key, what, "write from \"5s\" to \"1d\"", mistakes);
+            }
+        }
+    }
+    fields.finish(mistakes);
+    if enabled { flapping } else { Flapping::NEVER }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -382,6 +413,27 @@ mod tests {
     fn mistakes(text: &str) -> Vec<String> {
         let found = Config::parse(text, Path::new("/nonexistent")).expect_err("must be refused");
         found.into_iter().map(|it| format!("{}: {}", it.at, it.what)).collect()
+    }
+
+    #[test]
+    fn when_something_flaps_is_written_in_three_keys() {
+        let read = |text: &str| Config::parse(text, Path::new("/nonexistent")).expect("is read").policy.flapping;
+        assert_eq!(read(""), Flapping::default());
+        let written = read("[flapping]\nreturns = 5\nwithin = \"2h\"\ncalm = \"30m\"");
+        let (within, calm) = (Duration::from_secs(7_200), Duration::from_secs(1_800));
+        assert_eq!(written, Flapping { returns: 5, within, calm });
+        assert_eq!(read("[flapping]\nenabled = false\nreturns = 5"), Flapping::NEVER);
+        let text = "[flapping]\nreturns = 1\nwithin = \"1s\"\ncalm = \"2d\"\nfrom = 3";
+        assert_eq!(
+            mistakes(text),
+            [
+                "flapping.returns: would hold back the end of whatever returns once",
+                "flapping.within: is no time in which something flaps",
+                "flapping.calm: is no time in which something flaps",
+                "flapping.from: is not a key here",
+            ]
+        );
+        assert_eq!(mistakes("[flapping]\nreturns = 21"), ["flapping.returns: is more than is remembered"]);
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod copy;
 mod escalations;
 mod excesses;
 mod findings;
+mod flaps;
 mod groups;
 mod incidents;
 mod lanes;
@@ -48,6 +49,7 @@ pub use copy::{Contents, copy, verify};
 pub use escalations::EscalationRow;
 pub use excesses::ExcessRow;
 pub use findings::FindingFilter;
+pub use flaps::FlapRow;
 pub use groups::{Gathering, GroupRow};
 pub use incidents::IncidentFilter;
 pub use lanes::LaneKey;
@@ -326,6 +328,20 @@ pub struct IncidentRow {
     pub seen_epoch: Option<Epoch>,
     /// When the newest finding was seen, moved to the collector's clock: what is older is history.
     pub seen_at: Timestamp,
+    /// How it returned lately; a row of its own, of those that did.
+    pub flap: Option<Box<FlapRow>>,
+}
+
+impl IncidentRow {
+    /// Whether it goes away and comes back too often to tell of each time.
+    pub fn flaps(&self) -> bool {
+        self.status == Status::Firing && self.flap.as_ref().is_some_and(|it| it.since.is_some())
+    }
+
+    /// Whether it flaps and has gone away for now.
+    pub fn is_calm(&self) -> bool {
+        self.flaps() && self.flap.as_ref().is_some_and(|it| it.calm_since.is_some())
+    }
 }
 
 /// One decision of alert about one (incident, receiver, state epoch), with its reason. Written once; where it waits for the message

@@ -135,6 +135,8 @@ fn collector_with(stage: &Stage, webhooks: &[Webhook]) -> Result<Collector, Stag
         collector.configure(&receiver(webhook).replace("\"ops\"", &format!("\"{name}\"")))?;
     }
     collector.configure(ROUTES)?;
+    // It would be told once, and there would be nothing to be killed in the middle of.
+    collector.configure("[flapping]\nenabled = false\n")?;
     collector.serve()?;
     Ok(collector)
 }

@@ -18,6 +18,7 @@ mod endpoints;
 mod error_paths;
 mod escalations;
 mod exhaustion;
+mod flapping;
 mod fleet;
 mod fleet_params;
 mod forks;

@@ -67,18 +67,25 @@ fn finding(check: &str, severity: Severity, change: Change, observed_at: Timesta
 /// A collector without its disk: the state, and the rows that would be stored.
 struct World {
     state: State,
+    flaps: Flapping,
     stored: BTreeMap<String, IncidentRow>,
     now: i64,
 }
 
 impl World {
     fn new(agents: Vec<AgentRow>) -> Self {
-        Self { state: State::load(agents, Vec::new(), at(0)), stored: BTreeMap::new(), now: 0 }
+        Self::flapping(agents, Flapping::NEVER)
+    }
+
+    fn flapping(agents: Vec<AgentRow>, flaps: Flapping) -> Self {
+        let state = State::load(agents, Vec::new(), at(0)).with_flapping(flaps);
+        Self { state, flaps, stored: BTreeMap::new(), now: 0 }
     }
 
     /// Applies an event, checks each change against the row before it, stores it, and says what was changed.
     fn apply(&mut self, event: Event<'_>) -> Vec<String> {
         let changes = self.state.apply(event, at(self.now));
+        let never = self.flaps == Flapping::NEVER;
         let told = changes.into_iter().map(|change| {
             let IncidentChange { incident, kind, reason } = change;
             let before = self.stored.get(&incident.id);
@@ -94,6 +101,7 @@ impl World {
             let counted = incident.state_epoch - before.map_or(0, |it| it.state_epoch);
             assert_eq!(counted, u64::from(kind != ChangeKind::Refreshed), "{kind:?}");
             assert!(!reason.is_empty());
+            assert!(!never || kind != ChangeKind::Flapped && !incident.flaps());
             let line = format!("{kind:?} {}", incident.check);
             self.stored.insert(incident.id.clone(), incident);
             line
@@ -106,7 +114,8 @@ impl World {
     }
 
     fn restart(&mut self, agents: Vec<AgentRow>) {
-        self.state = State::load(agents, self.stored.values().cloned().collect(), at(self.now));
+        self.state =
+            State::load(agents, self.stored.values().cloned().collect(), at(self.now)).with_flapping(self.flaps);
     }
 
     fn hear(&mut self, name: char) -> Vec<String> {
@@ -176,10 +185,15 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
+const FLAPPING: Flapping = Flapping { returns: 2, within: Duration::from_secs(1_000), calm: Duration::from_secs(30) };
+
 proptest! {
     #[test]
-    fn whatever_happens_incidents_follow_what_was_said_last(acts in proptest::collection::vec(act(), 1..60)) {
-        let mut world = World::new(vec![agent("a")]);
+    fn whatever_happens_incidents_follow_what_was_said_last(
+        acts in proptest::collection::vec(act(), 1..60),
+        flaps in prop_oneof![Just(Flapping::NEVER), Just(FLAPPING)],
+    ) {
+        let mut world = World::flapping(vec![agent("a")], flaps);
         let mut model: BTreeSet<Fingerprint> = BTreeSet::new();
         let of = |check: usize| Fingerprint::of(TENANT, "a", CHECKS[check], "pool:shop", None);
         for act in acts {
@@ -222,13 +236,19 @@ proptest! {
                 }
             }
             let firing: BTreeSet<_> = world.stored.values()
-                .filter(|it| it.status == Status::Firing && it.check != own::MISSING).map(|it| it.fingerprint).collect();
+                .filter(|it| it.status == Status::Firing && !it.is_calm() && it.check != own::MISSING)
+                .map(|it| it.fingerprint).collect();
             prop_assert_eq!(&firing, &model);
         }
         // Whatever was lost on the way, a list of nothing ends everything.
         world.hear('A');
         let open = Open { checks: CHECKS.map(Into::into).into(), firing: Vec::new(), observed_at: at(world.now) };
         world.apply(Event::Open { tenant: TENANT, agent: "a", open: &open });
+        // Somebody speaks all the while.
+        for _ in 0..i64::try_from(flaps.calm.as_secs()).unwrap_or(0) + 61 {
+            world.wait(1);
+            world.hear('A');
+        }
         prop_assert!(world.firing().is_empty(), "no incident stays open for ever");
     }
 }
@@ -308,6 +328,110 @@ fn an_agent_that_was_denied_while_nobody_served_has_its_incidents_ended_too() {
     world.restart(vec![AgentRow { denied_at: Some(at(1)), ..agent("a") }, agent("b")]);
     assert_eq!(world.wait(1), ["Resolved pool.leak"]);
     assert_eq!(world.stored.values().next().and_then(|it| it.resolved_reason.as_deref()), Some("agent denied"));
+}
+
+/// An incident that has gone away for now.
+fn calm() -> World {
+    let mut world = World::flapping(vec![agent("a")], FLAPPING);
+    for _ in 0..3 {
+        world.hear('A');
+        world.find("pool.leak", Severity::Warning, Change::Began);
+        world.find("pool.leak", Severity::Warning, Change::Cleared);
+    }
+    assert!(world.stored.values().all(IncidentRow::is_calm));
+    world
+}
+
+#[test]
+fn what_flaps_and_is_denied_is_over_at_once() {
+    let mut world = calm();
+    assert_eq!(world.apply(Event::Denied { tenant: TENANT, agent: "a" }), ["Resolved pool.leak"]);
+    let row = world.stored.values().next().expect("one");
+    assert_eq!(row.resolved_reason.as_deref(), Some("agent denied"));
+    assert_eq!(world.wait(100), Vec::<String>::new());
+}
+
+#[test]
+fn what_was_calm_at_our_end_is_over_only_when_its_agent_could_say_otherwise() {
+    for returns in [false, true] {
+        let mut world = calm();
+        world.now += 7_200;
+        let mut row = agent("a");
+        row.last_seen_at = Some(at(0));
+        world.restart(vec![row]);
+        let mut told = Vec::new();
+        for second in 0..70 {
+            told.extend(world.wait(1));
+            world.hear('A');
+            if returns && second == 20 {
+                told.extend(world.find("pool.leak", Severity::Warning, Change::Began));
+            }
+        }
+        let expected: &[_] =
+            if returns { &["Flapped pool.leak", "Updated pool.leak"] } else { &["Resolved pool.leak"] };
+        assert_eq!(told, expected);
+    }
+}
+
+#[test]
+fn an_agent_that_comes_and_goes_is_told_once_and_is_missed_again_after_our_restart() {
+    let mut world = World::flapping(vec![agent("a")], FLAPPING);
+    let mut told = Vec::new();
+    for _ in 0..4 {
+        told.extend(world.hear('A'));
+        told.extend(world.wait(32));
+    }
+    let all = ["Opened", "Resolved", "Reopened", "Resolved", "Reopened", "Flapped", "Flapped"];
+    assert_eq!(told, all.map(|it| format!("{it} agent.missing")));
+    assert_eq!(world.hear('A'), ["Flapped agent.missing"]);
+    let mut row = agent("a");
+    row.last_seen_at = Some(at(world.now));
+    world.restart(vec![row]);
+    assert_eq!(world.state.presence(TENANT, "a"), Presence::Unknown);
+    assert_eq!(world.wait(32), ["Flapped agent.missing"], "it is gone once more");
+    assert_eq!(world.state.presence(TENANT, "a"), Presence::Missing);
+}
+
+#[test]
+fn what_flapped_goes_on_as_anything_else_when_flapping_counts_no_more() {
+    let mut world = calm();
+    world.flaps = Flapping::NEVER;
+    world.restart(vec![agent("a")]);
+    world.hear('A');
+    let told: Vec<_> = (0..61)
+        .flat_map(|_| {
+            let told = world.wait(1);
+            world.hear('A');
+            told
+        })
+        .collect();
+    assert_eq!(told, ["Resolved pool.leak"]);
+}
+
+#[test]
+fn what_the_collector_says_of_itself_does_not_flap() {
+    let mut world = World::flapping(vec![agent("a")], FLAPPING);
+    let message = |state| OutboxRow {
+        tenant: TENANT.into(),
+        id: "msg_1".into(),
+        receiver: "ops".into(),
+        incident: "i".into(),
+        kind: "incident.firing".into(),
+        body: Vec::new(),
+        decided_at: at(0),
+        state,
+        attempts: 1,
+        uncertain: 0,
+        next_attempt_at: at(0),
+        settled_at: None,
+        last_error: None,
+    };
+    let mut told = Vec::new();
+    for _ in 0..4 {
+        told.extend(world.apply(Event::Message(&message(MessageState::Dead))));
+        told.extend(world.apply(Event::Message(&message(MessageState::Delivered))));
+    }
+    assert_eq!((told.len(), told.iter().filter(|it| it.starts_with("Resolved")).count()), (8, 4), "{told:?}");
 }
 
 #[test]

@@ -5,9 +5,11 @@
 
 use std::time::Duration;
 
+use tickbird_shared::units::show_duration;
 use tickbird_shared::{Change, Epoch, Severity, Status, Timestamp};
 
-use crate::store::{FindingRow, IncidentRow};
+use super::flap::Flapping;
+use crate::store::{FindingRow, FlapRow, IncidentRow};
 
 /// A return within this time of the end reopens the incident and counts; a later one is a new incident.
 pub(super) const RECURRENCE: Duration = Duration::from_secs(3600);
@@ -37,6 +39,8 @@ pub enum ChangeKind {
     Unacknowledged,
     /// The time of a step has come, after which others are told; the incident itself did not change.
     Escalated,
+    /// It flaps, and went away for now, or came back.
+    Flapped,
     /// Its row changed in a way that nobody is told of now; the state epoch stays.
     Refreshed,
     /// It is over; the row says why.
@@ -114,6 +118,7 @@ impl Incident {
             state_since: now,
             seen_epoch: sight.epoch,
             seen_at: sight.at,
+            flap: None,
         };
         let mut incident = Self { row, news: false, update_from: later(now, FIRST_UPDATE) };
         let word = match finding.change {
@@ -138,7 +143,7 @@ impl Incident {
     }
 
     /// Takes a finding of this fingerprint.
-    pub(super) fn hear(&mut self, finding: &FindingRow, sight: Sight, now: Timestamp) -> Heard {
+    pub(super) fn hear(&mut self, finding: &FindingRow, sight: Sight, flapping: &Flapping, now: Timestamp) -> Heard {
         if self.is_history(&sight) {
             return Heard::Nothing;
         }
@@ -147,12 +152,14 @@ impl Incident {
         match (self.is_firing(), firing) {
             (false, false) => return Heard::Nothing,
             (false, true) if since_then > RECURRENCE => return Heard::Anew,
+            (true, false) if self.row.is_calm() => return Heard::Nothing,
             _ => (),
         }
         self.row.seen_epoch = sight.epoch;
         self.row.seen_at = sight.at;
         Heard::Changed(Box::new(match (self.is_firing(), firing) {
-            (false, _) => self.reopen(finding, now),
+            (false, _) => self.reopen(finding, flapping, now),
+            (true, true) if self.row.is_calm() => self.return_again(finding, flapping, now),
             (true, true) => self.go_on(finding, now),
             (true, false) => {
                 let why = match (finding.status, finding.change) {
@@ -162,16 +169,44 @@ impl Incident {
                 };
                 self.row.severity = self.row.severity.max(finding.severity);
                 self.describe(finding);
-                self.resolve(why, &finding.reason, now)
+                self.stop(why, &finding.reason, now)
             }
         }))
     }
 
-    /// Ends it at the word of `sight`: an open list, or the collector itself.
-    pub(super) fn end(&mut self, why: &str, reason: &str, sight: Sight, now: Timestamp) -> IncidentChange {
+    /// Ends it at the word of `sight`: an open list, or the collector itself. None when it flaps and has gone away before.
+    pub(super) fn end(&mut self, why: &str, reason: &str, sight: Sight, now: Timestamp) -> Option<IncidentChange> {
+        if self.row.is_calm() {
+            return None;
+        }
         self.row.seen_epoch = sight.epoch;
         self.row.seen_at = self.row.seen_at.max(sight.at);
+        Some(self.stop(why, reason, now))
+    }
+
+    /// Ends it for good, also while it flaps: nobody will say any more whether it returns.
+    pub(super) fn end_for_good(&mut self, why: &str, reason: &str, now: Timestamp) -> IncidentChange {
+        self.row.seen_epoch = None;
+        self.row.seen_at = self.row.seen_at.max(now);
         self.resolve(why, reason, now)
+    }
+
+    /// What the end of its flapping changes, if that is over.
+    pub(super) fn settle(&mut self, flapping: &Flapping, now: Timestamp) -> Option<IncidentChange> {
+        let is_calm = self.row.is_calm();
+        let flap = self.row.flap.as_mut().filter(|it| it.since.is_some())?;
+        let goes = flapping.returns > 0;
+        if goes && !flapping.is_over(flap, now) {
+            return None;
+        }
+        **flap = FlapRow::default();
+        let calm = show_duration(flapping.calm);
+        Some(match (is_calm, goes) {
+            (true, true) => self.resolve("calm", &format!("it flapped, and has stayed away for {calm}"), now),
+            (true, false) => self.resolve("cleared", "it had gone away, and flapping counts no more", now),
+            (false, true) => self.update(format!("it flaps no more: it has stayed for {calm}"), now),
+            (false, false) => self.refresh("flapping counts no more".into(), now),
+        })
     }
 
     /// When news that is held back may be told.
@@ -195,7 +230,7 @@ impl Incident {
         self.change(kind, reason.to_owned())
     }
 
-    fn reopen(&mut self, finding: &FindingRow, now: Timestamp) -> IncidentChange {
+    fn reopen(&mut self, finding: &FindingRow, flapping: &Flapping, now: Timestamp) -> IncidentChange {
         self.row.status = Status::Firing;
         self.row.severity = finding.severity;
         self.row.since = finding.since;
@@ -206,30 +241,60 @@ impl Incident {
         self.row.evidence_lost = finding.change == Change::EvidenceLost;
         self.describe(finding);
         self.update_from = later(now, FIRST_UPDATE);
-        self.turn(ChangeKind::Reopened, format!("returned, time {}: {}", self.row.occurrences, finding.reason), now)
+        let mut reason = format!("returned, time {}: {}", self.row.occurrences, finding.reason);
+        if flapping.returns > 0 {
+            let flap = self.row.flap.get_or_insert_default();
+            if flapping.returned(flap, now) {
+                let (within, calm) = (show_duration(flapping.within), show_duration(flapping.calm));
+                let returns = flap.returns.len();
+                reason += &format!(
+                    "; it flaps: {returns} returns within {within}, and is over when it stays away for {calm}"
+                );
+            }
+        }
+        self.turn(ChangeKind::Reopened, reason, now)
+    }
+
+    /// It flaps, had gone away, and is back.
+    fn return_again(&mut self, finding: &FindingRow, flapping: &Flapping, now: Timestamp) -> IncidentChange {
+        self.row.occurrences = self.row.occurrences.saturating_add(1);
+        if let Some(flap) = &mut self.row.flap {
+            flap.calm_since = None;
+            flapping.returned(flap, now);
+        }
+        if finding.severity > self.row.severity {
+            return self.go_on(finding, now);
+        }
+        self.row.since = finding.since;
+        self.row.evidence_lost = finding.change == Change::EvidenceLost;
+        self.describe(finding);
+        self.turn(ChangeKind::Flapped, format!("back, time {}: {}", self.row.occurrences, finding.reason), now)
     }
 
     fn go_on(&mut self, finding: &FindingRow, now: Timestamp) -> IncidentChange {
         let before = self.row.severity;
         let lost = finding.change == Change::EvidenceLost;
         self.row.evidence_lost = lost;
-        self.row.severity = finding.severity;
+        // While it flaps it is as bad as it was at its worst.
+        let severity = if self.row.flaps() { finding.severity.max(before) } else { finding.severity };
+        self.row.severity = severity;
         // An agent that forgot its history says that it began just now.
         self.row.since = self.row.since.min(finding.since);
         if !lost {
             self.describe(finding);
         }
-        let from_to = format!("from {before} to {}: {}", finding.severity, finding.reason);
+        let from_to = format!("from {before} to {severity}: {}", finding.reason);
         match finding.change {
-            _ if finding.severity > before => {
+            _ if severity > before => {
                 self.update_from = later(now, UPDATE_EVERY);
                 self.turn(ChangeKind::Worsened, format!("worsened {from_to}"), now)
             }
-            _ if finding.severity < before => self.turn(ChangeKind::Eased, format!("eased {from_to}"), now),
+            _ if severity < before => self.turn(ChangeKind::Eased, format!("eased {from_to}"), now),
             Change::EvidenceLost => self.refresh(format!("evidence lost: {}", finding.reason), now),
             Change::EvidenceBack => self.refresh(format!("evidence back: {}", finding.reason), now),
             // An agent that started anew repeats what is known: no reason to tell anybody again.
             Change::Began => self.refresh(format!("still fires: {}", finding.reason), now),
+            _ if self.row.flaps() => self.refresh(format!("evidence changed while it flaps: {}", finding.reason), now),
             _ if self.may_be_told(now) => self.update(format!("evidence changed: {}", finding.reason), now),
             _ => {
                 self.news = true;
@@ -244,7 +309,24 @@ impl Incident {
         self.turn(ChangeKind::Updated, reason, now)
     }
 
+    /// It is over, unless it flaps: then it has gone away for now.
+    fn stop(&mut self, why: &str, reason: &str, now: Timestamp) -> IncidentChange {
+        match &mut self.row.flap {
+            Some(flap) if flap.since.is_some() => {
+                flap.calm_since = Some(now);
+                self.row.evidence_lost = false;
+                self.turn(ChangeKind::Flapped, format!("gone for now, {why}: {reason}"), now)
+            }
+            _ => self.resolve(why, reason, now),
+        }
+    }
+
     fn resolve(&mut self, why: &str, reason: &str, now: Timestamp) -> IncidentChange {
+        if let Some(flap) = &mut self.row.flap
+            && flap.since.is_some()
+        {
+            **flap = FlapRow::default();
+        }
         self.row.status = Status::Resolved;
         self.row.evidence_lost = false;
         self.row.resolved_at = Some(now);
@@ -301,6 +383,8 @@ mod tests {
     use super::*;
     use tickbird_shared::Fingerprint;
 
+    const FLAPPING: Flapping = Flapping { returns: 3, within: Duration::from_secs(100), calm: Duration::from_secs(50) };
+
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_790_000_000 + second).expect("in range")
     }
@@ -343,12 +427,15 @@ mod tests {
                     format!("{:?}", change.kind)
                 }
                 Some(known) => {
-                    let released = known.release(at(second)).map(|it| format!("{:?}, ", it.kind));
-                    let heard = match known.hear(&finding, sight, at(second)) {
+                    let settled = known.settle(&FLAPPING, at(second));
+                    let released = known.release(at(second));
+                    let said = settled.into_iter().chain(released).map(|it| format!("{:?}, ", it.kind));
+                    let said: String = said.collect();
+                    let heard = match known.hear(&finding, sight, &FLAPPING, at(second)) {
                         Heard::Changed(change) => format!("{:?}", change.kind),
                         other => format!("{other:?}"),
                     };
-                    released.unwrap_or_default() + &heard
+                    said + &heard
                 }
             };
             let row = incident.as_ref().expect("opened by the first").row();
@@ -423,6 +510,58 @@ mod tests {
     }
 
     #[test]
+    fn what_returns_too_often_flaps_until_it_stays_away() {
+        let told = play(&[
+            (0, Warning, Began),
+            (5, Warning, Cleared),
+            (10, Warning, Began),
+            (15, Warning, Cleared),
+            (20, Warning, Began),
+            (25, Warning, Cleared),
+            (30, Warning, Began),
+            (33, Warning, Evidence),
+            (35, Warning, Cleared),
+            (36, Warning, Cleared),
+            (40, Warning, Began),
+            (42, Critical, Worsened),
+            (44, Warning, Eased),
+            (50, Warning, Cleared),
+            (101, Warning, Cleared),
+            (110, Warning, Began),
+            (115, Warning, Cleared),
+        ]);
+        assert_eq!(
+            told,
+            "0: Opened epoch 1 times 1\n5: Resolved epoch 2 times 1\n10: Reopened epoch 3 times 2\n\
+             15: Resolved epoch 4 times 2\n20: Reopened epoch 5 times 3\n25: Resolved epoch 6 times 3\n\
+             30: Reopened epoch 7 times 4\n33: Refreshed epoch 7 times 4\n35: Flapped epoch 8 times 4\n\
+             36: Nothing epoch 8 times 4\n40: Flapped epoch 9 times 5\n42: Worsened epoch 10 times 5\n\
+             44: Refreshed epoch 10 times 5\n50: Flapped epoch 11 times 5\n\
+             101: Resolved, Nothing epoch 12 times 5\n110: Reopened epoch 13 times 6\n\
+             115: Resolved epoch 14 times 6\n"
+        );
+    }
+
+    #[test]
+    fn what_returns_rarely_is_told_each_time() {
+        let story: Vec<_> =
+            (0..9).flat_map(|at| [(51 * at, Warning, Began), (51 * at + 9, Warning, Cleared)]).collect();
+        let told = play(&story);
+        assert_eq!((told.matches("Reopened").count(), told.matches("Resolved").count()), (8, 9), "{told}");
+    }
+
+    #[test]
+    fn what_flapped_and_stays_is_told_as_anything_else() {
+        let mut story: Vec<_> =
+            (0..4).flat_map(|at| [(10 * at, Warning, Began), (10 * at + 5, Warning, Cleared)]).collect();
+        story.extend([(40, Warning, Began), (89, Warning, Evidence), (91, Warning, Evidence), (99, Warning, Cleared)]);
+        let told = play(&story);
+        let end = "40: Flapped epoch 9 times 5\n89: Refreshed epoch 9 times 5\n\
+                   91: Updated, Refreshed epoch 10 times 5\n99: Resolved epoch 11 times 5\n";
+        assert!(told.ends_with(end), "{told}");
+    }
+
+    #[test]
     fn what_eases_to_info_is_over() {
         let told = play(&[(0, Warning, Began), (10, Info, Eased), (20, Info, Evidence), (30, Warning, Worsened)]);
         assert!(
@@ -435,7 +574,7 @@ mod tests {
     fn the_proof_outlives_the_fault() {
         let (mut incident, _) =
             Incident::opened("I".into(), &finding(3, Warning, Began), Sight { epoch: None, at: at(3) }, at(3));
-        incident.hear(&finding(9, Warning, Cleared), Sight { epoch: None, at: at(9) }, at(9));
+        incident.hear(&finding(9, Warning, Cleared), Sight { epoch: None, at: at(9) }, &FLAPPING, at(9));
         assert_eq!((incident.row().evidence.as_str(), incident.row().summary.as_str()), (r#"{"at":3}"#, "seen at 9"));
     }
 
@@ -444,12 +583,14 @@ mod tests {
         let epoch = |name: char| Epoch::try_from(name.to_string().repeat(26)).ok();
         let (mut incident, _) =
             Incident::opened("I".into(), &finding(50, Warning, Began), Sight { epoch: epoch('B'), at: at(50) }, at(50));
-        incident.hear(&finding(60, Warning, Cleared), Sight { epoch: epoch('B'), at: at(60) }, at(60));
+        incident.hear(&finding(60, Warning, Cleared), Sight { epoch: epoch('B'), at: at(60) }, &FLAPPING, at(60));
         // The older buffer is drained late: its beginning was over long ago.
-        let late = incident.hear(&finding(40, Critical, Began), Sight { epoch: epoch('A'), at: at(40) }, at(70));
+        let late =
+            incident.hear(&finding(40, Critical, Began), Sight { epoch: epoch('A'), at: at(40) }, &FLAPPING, at(70));
         assert!(matches!(late, Heard::Nothing), "{late:?}");
         // The same life is in order whatever the agent's clock says.
-        let stepped = incident.hear(&finding(10, Warning, Began), Sight { epoch: epoch('B'), at: at(10) }, at(70));
+        let stepped =
+            incident.hear(&finding(10, Warning, Began), Sight { epoch: epoch('B'), at: at(10) }, &FLAPPING, at(70));
         assert!(matches!(stepped, Heard::Changed(_)), "{stepped:?}");
     }
 
@@ -457,7 +598,7 @@ mod tests {
     fn news_held_back_survives_a_restart() {
         let (mut incident, _) =
             Incident::opened("I".into(), &finding(0, Warning, Began), Sight { epoch: None, at: at(0) }, at(0));
-        incident.hear(&finding(5, Warning, Evidence), Sight { epoch: None, at: at(5) }, at(5));
+        incident.hear(&finding(5, Warning, Evidence), Sight { epoch: None, at: at(5) }, &FLAPPING, at(5));
         let mut again = Incident::loaded(incident.row().clone());
         assert!(again.release(at(59)).is_none());
         let change = again.release(at(60)).expect("its time has come");

@@ -5,14 +5,14 @@ use serde::Serialize;
 use tickbird_shared::{Status, Timestamp};
 use ulid::Ulid;
 
-use super::{Decision, Policy, State, Withheld};
-use crate::aggregate::{ChangeKind, IncidentChange};
-use crate::store::{AcknowledgementRow, DecisionRow, IncidentRow};
+use super::State;
+use crate::aggregate::IncidentChange;
+use crate::store::{AcknowledgementRow, IncidentRow};
 
 /// What holds back begins with it where it is an acknowledgement.
 pub(super) const ACKNOWLEDGED: &str = "ack_";
 /// How a decision calls what was decided when somebody took an incident.
-const KIND: &str = "incident.acknowledged";
+pub(super) const KIND: &str = "incident.acknowledged";
 /// Ends that are noticed at once.
 const AT_ONCE: usize = 500;
 
@@ -184,34 +184,5 @@ impl State {
             return None;
         };
         self.acknowledgements.remove(&key).map(|it| it.over(Some(why), now))
-    }
-
-    /// Writes down for everybody who was told of an incident that somebody has it, and until when.
-    pub(super) fn write_down_owner(&self, change: &IncidentChange, policy: &Policy, now: Timestamp) -> Vec<Decision> {
-        debug_assert!(change.kind == ChangeKind::Acknowledged, "nothing else is written down so");
-        let incident = &change.incident;
-        let key = (incident.tenant.clone(), incident.id.clone());
-        let believers = self.believers.get(&key);
-        let hears = |name: &String| believers.is_some_and(|them| them.get(name).is_some());
-        let of = |receiver: &String| Decision {
-            row: DecisionRow {
-                tenant: incident.tenant.clone(),
-                incident: incident.id.clone(),
-                receiver: receiver.clone(),
-                state_epoch: incident.state_epoch,
-                told: false,
-                kind: KIND.into(),
-                reason: change.reason.clone(),
-                decided_at: now,
-                message: None,
-                in_group: None,
-            },
-            message: None,
-            supersedes: Vec::new(),
-            withheld: Withheld::Nothing,
-            group: None,
-            ungathers: None,
-        };
-        policy.receivers.iter().map(|it| &it.name).filter(|it| hears(it)).map(of).collect()
     }
 }

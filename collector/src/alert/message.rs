@@ -90,7 +90,23 @@ pub struct IncidentDocument<'a> {
     resolved_at: Option<Timestamp>,
     resolved_reason: Option<&'a str>,
     occurrences: u32,
+    flapping: Option<FlappingDocument>,
     acknowledged: Option<AcknowledgementDocument<'a>>,
+}
+
+/// That it goes away and comes back too often to tell of each time.
+#[derive(Debug, Serialize)]
+struct FlappingDocument {
+    since: Timestamp,
+    /// Since when it has gone away for now.
+    calm_since: Option<Timestamp>,
+}
+
+impl FlappingDocument {
+    fn of(row: &IncidentRow) -> Option<Self> {
+        let flap = row.flap.as_ref().filter(|_| row.flaps())?;
+        Some(Self { since: flap.since?, calm_since: flap.calm_since })
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -140,6 +156,7 @@ impl<'a> IncidentDocument<'a> {
             resolved_at: row.resolved_at,
             resolved_reason: row.resolved_reason.as_deref(),
             occurrences: row.occurrences,
+            flapping: FlappingDocument::of(row),
             acknowledged: acknowledged.map(AcknowledgementDocument::from),
         }
     }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tickbird_shared::{Fingerprint, Labels, Status};
 
 use super::*;
-use crate::store::{MessageState, SilenceRow};
+use crate::store::{FlapRow, MessageState, SilenceRow};
 
 mod acknowledgements;
 mod escalations;
@@ -43,6 +43,7 @@ pub(super) fn incident(check: &str, severity: Severity, state_epoch: u64) -> Inc
         state_since: at(1),
         seen_epoch: None,
         seen_at: at(1),
+        flap: None,
     }
 }
 
@@ -76,7 +77,7 @@ fn hear(changes: &[(ChangeKind, Severity)]) -> Vec<String> {
 }
 
 use ChangeKind::{
-    Eased, Escalated, Opened, Reconsidered, Refreshed, Reopened, Resolved, Unacknowledged, Updated, Worsened,
+    Eased, Escalated, Flapped, Opened, Reconsidered, Refreshed, Reopened, Resolved, Unacknowledged, Updated, Worsened,
 };
 use Severity::{Critical, Warning};
 
@@ -236,6 +237,7 @@ fn the_body_is_the_documented_one() {
             "status": "firing", "severity": "warning", "check": "pool.leak", "target": "pool:shop", "sub_key": null,
             "agent": { "id": "a", "host": "web-1", "labels": { "service": "grants-api" } },
             "summary": "14 of 20 held", "advice": null, "evidence": { "open": 20 }, "evidence_lost": false,
+            "flapping": null,
             "priority": { "value": 4.0, "impact": "outage", "probability": 0.8 },
             "since": "2026-09-21T14:13:20Z", "opened_at": "2026-09-21T14:13:21Z", "updated_at": "2026-09-21T14:13:21Z",
             "resolved_at": null, "resolved_reason": null, "occurrences": 1, "acknowledged": null,

@@ -82,6 +82,7 @@ pub(super) fn judge(
         | ChangeKind::Refreshed
         | ChangeKind::Reconsidered
         | ChangeKind::Acknowledged
+        | ChangeKind::Flapped
         | ChangeKind::Escalated => Kind::Updated,
     };
     // What it missed is told with what it hears next, unless that took it back.

@@ -309,7 +309,7 @@ async fn incidents_findings_and_agents_are_shown_as_documented() {
     assert_eq!((&agent["id"], &agent["presence"], &agent["denied"]), (&AGENT.into(), &"live".into(), &false.into()));
     let mut keys: Vec<_> = incident.as_object().expect("an object").keys().cloned().collect();
     keys.sort();
-    let expected = "acknowledged advice agent check evidence evidence_lost fingerprint id occurrences opened_at priority \
+    let expected = "acknowledged advice agent check evidence evidence_lost fingerprint flapping id occurrences opened_at priority \
                     resolved_at resolved_reason severity since status sub_key summary target updated_at";
     assert_eq!(keys.join(" "), expected);
 }

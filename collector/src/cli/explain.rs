@@ -40,6 +40,11 @@ fn text(explanation: &Explanation) -> String {
         let why = incident.resolved_reason.as_deref().unwrap_or_default();
         lines.push(format!("  resolved {}: {}", time(at), plain(why)));
     }
+    if let Some(flap) = incident.flap.as_ref().filter(|_| incident.flaps()) {
+        let now =
+            flap.calm_since.map_or_else(|| "it is there".to_owned(), |at| format!("gone for now, since {}", time(at)));
+        lines.push(format!("  flaps since {}; {now}", flap.since.map(time).unwrap_or_default()));
+    }
     lines.extend(explanation.escalations.iter().map(escalation));
     let decided = explanation.decisions.iter().map(|it| (it.decided_at, decision(explanation, it)));
     let again = explanation.gathering.repeats.iter().map(|it| {

@@ -76,6 +76,7 @@ impl Mind {
         alert.look_for_strays(with_agent, policy, now);
         Ok(Self {
             aggregate: aggregate::State::load(agents.clone(), incidents, now)
+                .with_flapping(policy.flapping)
                 .with_fleet(rows.levels()?, rows.pool_use(since)?),
             used_written_at: now,
             alert,

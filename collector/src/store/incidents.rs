@@ -51,13 +51,18 @@ impl Rows<'_> {
         let between = newest::Between { after: String::new(), before };
         let ids = newest::ids(self.0, "incidents", &of, between, filter.limit)?;
         let mut query = self.0.prepare_cached("SELECT * FROM incidents WHERE tenant = ?1 AND id = ?2")?;
-        ids.iter().map(|id| newest::row(query.query_row([&filter.tenant, id], read))).collect()
+        let rows = ids.iter().map(|id| newest::row(query.query_row([&filter.tenant, id], read)));
+        let mut rows = rows.collect::<Result<Vec<_>, _>>()?;
+        self.with_flaps(&mut rows, false)?;
+        Ok(rows)
     }
 
     /// One incident, if it is there.
     pub fn incident(&self, tenant: &str, id: &str) -> Result<Option<IncidentRow>, StoreError> {
         let mut query = self.0.prepare_cached("SELECT * FROM incidents WHERE tenant = ?1 AND id = ?2")?;
-        Ok(query.query_row([tenant, id], read).optional()?)
+        let mut row = query.query_row([tenant, id], read).optional()?;
+        self.with_flaps(row.as_mut_slice(), false)?;
+        Ok(row)
     }
 
     /// What aggregate needs at start: all that fire, and those resolved at `since` or later. Every tenant.
@@ -66,7 +71,9 @@ impl Rows<'_> {
             "SELECT * FROM incidents WHERE status = 'firing' \
              UNION ALL SELECT * FROM incidents WHERE status = 'resolved' AND resolved_at >= ?1",
         )?;
-        Ok(query.query_map([At(since)], read)?.collect::<Result<_, _>>()?)
+        let mut rows = query.query_map([At(since)], read)?.collect::<Result<Vec<_>, _>>()?;
+        self.with_flaps(&mut rows, true)?;
+        Ok(rows)
     }
 
     /// How many incidents of a tenant fire, by severity.
@@ -140,7 +147,10 @@ impl Rows<'_> {
 impl Transaction<'_> {
     /// Writes the whole row of an incident, new or known.
     pub fn put_incident(&self, incident: &IncidentRow) -> Result<(), StoreError> {
-        if self.update_incident(incident)? { Ok(()) } else { self.add_incident(incident) }
+        if !self.update_incident(incident)? {
+            self.add_incident(incident)?;
+        }
+        self.put_flap(incident)
     }
 
     /// Writes an incident that is new.
@@ -272,6 +282,7 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<IncidentRow> {
         state_since: row.get::<_, At>("state_since")?.0,
         seen_epoch: row.get::<_, Option<Word<_>>>("seen_epoch")?.map(|epoch| epoch.0),
         seen_at: row.get::<_, At>("seen_at")?.0,
+        flap: None,
     })
 }
 

@@ -11,7 +11,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::{StoreError, sums};
 
-const STEPS: [&str; 11] = [
+const STEPS: [&str; 12] = [
     include_str!("schema/0001.sql"),
     include_str!("schema/0002.sql"),
     include_str!("schema/0003.sql"),
@@ -23,6 +23,7 @@ const STEPS: [&str; 11] = [
     include_str!("schema/0009.sql"),
     include_str!("schema/0010.sql"),
     include_str!("schema/0011.sql"),
+    include_str!("schema/0012.sql"),
 ];
 
 /// The step that writes every decision anew, since it has checksums.
@@ -199,7 +200,7 @@ mod tests {
         let (newer, older) = (room.path().join("newer.db"), room.path().join("older.db"));
         filled(&newer);
         let later = "DELETE FROM silences; DELETE FROM withheld; DELETE FROM alert_groups; \
-             DELETE FROM acknowledgements; DELETE FROM escalations";
+             DELETE FROM acknowledgements; DELETE FROM escalations; DELETE FROM flaps";
         Connection::open(&newer).and_then(|it| it.execute_batch(later)).expect("what the older one has no tables for");
         let mut connection = Connection::open(&older).expect("makes");
         STEPS[..5].iter().for_each(|step| connection.execute_batch(step).expect("an older schema"));

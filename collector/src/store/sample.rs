@@ -64,6 +64,7 @@ pub(super) fn incident(number: u32) -> IncidentRow {
         state_since: at(1),
         seen_epoch: Some(epoch(1)),
         seen_at: at(2),
+        flap: None,
     }
 }
 
@@ -144,6 +145,10 @@ pub(super) fn filled(path: &Path) {
             steps: BTreeMap::from([("1 boss".into(), "told".into())]),
         };
         transaction.put_escalation(&escalation).expect("writes");
+        let mut returned = incident(number);
+        returned.occurrences = 2;
+        returned.flap = Some(Box::new(FlapRow { returns: vec![at(2)], since: Some(at(2)), calm_since: None }));
+        transaction.put_incident(&returned).expect("writes");
         let group = GroupRow {
             tenant: "default".into(),
             id: format!("grp_{number:032}"),

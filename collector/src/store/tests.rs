@@ -90,6 +90,7 @@ fn incident(id: &str, resolved_at: Option<Timestamp>) -> IncidentRow {
         state_since: day(0),
         seen_epoch: Some(epoch()),
         seen_at: day(0),
+        flap: None,
     }
 }
 

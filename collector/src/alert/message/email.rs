@@ -107,7 +107,8 @@ fn state(kind: &str, of: &str) -> String {
 fn title(incident: &IncidentRow, agent: Option<&AgentRow>, longest: usize) -> String {
     let short = |text: &str| plain(text).chars().take(longest).collect::<String>();
     let host = agent.map(|it| format!(" on {}", short(&it.host))).unwrap_or_default();
-    format!("{} {} of {}{host}", incident.severity, short(&incident.check), short(&incident.target))
+    let flaps = if incident.flaps() { " (flapping)" } else { "" };
+    format!("{} {} of {}{host}{flaps}", incident.severity, short(&incident.check), short(&incident.target))
 }
 
 fn about(incident: &IncidentRow, agent: Option<&AgentRow>) -> String {

@@ -38,6 +38,7 @@ pub(super) fn incident(tenant: &str, receiver: &str, now: Timestamp) -> Incident
         state_since: now,
         seen_epoch: None,
         seen_at: now,
+        flap: None,
     }
 }
 

@@ -79,7 +79,8 @@ pub(super) fn of_group(told: &GroupTold<'_>) -> Vec<u8> {
 
 fn title(incident: &IncidentRow, agent: Option<&AgentRow>) -> String {
     let host = agent.map(|it| format!(" on {}", plain(&it.host))).unwrap_or_default();
-    format!("{} *{}* of {}{host}", incident.severity, plain(&incident.check), plain(&incident.target))
+    let flaps = if incident.flaps() { " (flapping)" } else { "" };
+    format!("{} *{}* of {}{host}{flaps}", incident.severity, plain(&incident.check), plain(&incident.target))
 }
 
 fn text(incident: &IncidentRow) -> String {

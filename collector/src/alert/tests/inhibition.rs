@@ -58,7 +58,12 @@ impl Estate {
     /// Whether a database of its key fires: what is explained.
     fn is_explained(&self, number: usize) -> bool {
         let is_pool = number % 4 > 1;
-        let is_source = |of: usize| of % 4 < 2 && self.fires(of) && self.rows[of].sub_key == self.rows[number].sub_key;
+        let is_source = |of: usize| {
+            of % 4 < 2
+                && self.fires(of)
+                && !self.rows[of].is_calm()
+                && self.rows[of].sub_key == self.rows[number].sub_key
+        };
         self.explains() && is_pool && (0..8).any(is_source)
     }
 
@@ -67,8 +72,18 @@ impl Estate {
         told.is_some_and(|it| it.kind != "incident.resolved")
     }
 
+    /// It flaps, and goes away for now or comes back.
+    fn flap(&mut self, number: usize, is_calm: bool) {
+        let flap = FlapRow { since: Some(at(0)), calm_since: is_calm.then(|| at(0)), ..FlapRow::default() };
+        self.rows[number].flap = Some(Box::new(flap));
+        self.change(number, Flapped);
+    }
+
     fn change(&mut self, number: usize, kind: ChangeKind) {
         let row = &mut self.rows[number];
+        if [Opened, Reopened, Resolved].contains(&kind) {
+            row.flap = None;
+        }
         row.state_epoch += 1;
         row.status = if kind == Resolved { Status::Resolved } else { Status::Firing };
         let change = IncidentChange { incident: row.clone(), kind, reason: format!("{kind:?}") };
@@ -124,7 +139,7 @@ impl Estate {
 proptest! {
     #[test]
     fn what_is_explained_is_told_when_its_explanation_ends_and_everything_else_at_once(
-        acts in proptest::collection::vec((0..18_usize, any::<bool>()), 1..60),
+        acts in proptest::collection::vec((0..26_usize, any::<bool>()), 1..60),
     ) {
         let mut estate = Estate::new();
         for (number, fires) in acts {
@@ -136,7 +151,11 @@ proptest! {
                     estate.policy.inhibitions = if fires { rules } else { rules.split_off(1) };
                     estate.restart();
                 }
-                10.. => estate.relabel(number - 10),
+                10..18 => estate.relabel(number - 10),
+                18.. if estate.fires(number - 18) && estate.rows[number - 18].is_calm() != fires => {
+                    estate.flap(number - 18, fires);
+                }
+                18.. => (),
                 _ if fires && !estate.fires(number) => {
                     let kind = if estate.rows[number].state_epoch == 0 { Opened } else { Reopened };
                     estate.change(number, kind);

@@ -53,10 +53,14 @@ impl TargetKey {
         Self(format!("server:{address}/{database}").into())
     }
 
+    /// Name or address and port in the key of a database server; `None` for another target.
+    pub fn server_address(&self) -> Option<&str> {
+        Some(self.0.strip_prefix("server:")?.split_once('/')?.0)
+    }
+
     /// The name or address in the key of a database server; `None` for another target.
     pub fn server_host(&self) -> Option<&str> {
-        let (address, _) = self.0.strip_prefix("server:")?.split_once('/')?;
-        let (host, _) = address.rsplit_once(':')?;
+        let (host, _) = self.server_address()?.rsplit_once(':')?;
         Some(host.trim_start_matches('[').trim_end_matches(']'))
     }
 

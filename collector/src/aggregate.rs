@@ -30,6 +30,7 @@ use crate::store::{AgentRow, Condition, FindingRow, IncidentRow, LevelsRow, Loss
 
 pub use flap::{Flapping, MOST_RETURNS};
 pub use fleet::{PoolSum, Range, Share, Used, of_rows};
+pub(crate) use fleet::{identity, place};
 pub use incident::{ChangeKind, IncidentChange};
 pub use presence::Presence;
 pub use priority::{Impact, Priority, Probability};

@@ -22,6 +22,7 @@
 
 mod acknowledgement;
 mod by_receiver;
+mod dependency;
 mod escalation;
 mod explanation;
 mod flush;
@@ -43,9 +44,12 @@ use tickbird_shared::{Severity, Status, Timestamp};
 use ulid::Ulid;
 
 use crate::aggregate::{ChangeKind, Flapping, IncidentChange, is_own};
-use crate::store::{AcknowledgementRow, AgentRow, DecisionRow, GroupRow, IncidentRow, OutboxRow, WithheldRow};
+use crate::store::{
+    AcknowledgementRow, AgentRow, DecisionRow, DependencyRow, GroupRow, IncidentRow, LevelsRow, OutboxRow, WithheldRow,
+};
 
 pub use acknowledgement::{AcknowledgementDocument, AcknowledgementError, Ask};
+pub use dependency::{Declared, Dependencies};
 pub use escalation::Step;
 pub use explanation::Explanation;
 pub use flush::{Flush, Found};
@@ -63,6 +67,7 @@ pub use withheld::Lapse;
 
 use acknowledgement::ACKNOWLEDGED;
 use by_receiver::ByReceiver;
+use dependency::Graph;
 use escalation::Escalations;
 use group::Groups;
 use inhibition::Sources;
@@ -118,6 +123,8 @@ pub struct Policy {
     pub windows: Vec<Window>,
     /// When what returns again and again is told once.
     pub flapping: Flapping,
+    /// What of a server explains what of its clients.
+    pub dependencies: Dependencies,
 }
 
 impl Policy {
@@ -150,7 +157,14 @@ impl Policy {
 
 impl From<Vec<Receiver>> for Policy {
     fn from(receivers: Vec<Receiver>) -> Self {
-        Self { receivers, route: None, inhibitions: Vec::new(), windows: Vec::new(), flapping: Flapping::NEVER }
+        Self {
+            receivers,
+            route: None,
+            inhibitions: Vec::new(),
+            windows: Vec::new(),
+            flapping: Flapping::NEVER,
+            dependencies: Dependencies::NONE,
+        }
     }
 }
 
@@ -194,6 +208,16 @@ type IncidentKey = (String, String);
 /// What a decision is called that tells nobody: what flaps went away for now, or is back.
 const FLAPPED: &str = "incident.flapped";
 
+/// What holds an incident back.
+#[derive(Debug)]
+struct Hold {
+    /// Id of the silence, the incident or the acknowledgement.
+    by: String,
+    why: String,
+    /// It is the incident of a server.
+    is_of_server: bool,
+}
+
 /// Which receivers believe what.
 #[derive(Debug, Default)]
 pub struct State {
@@ -206,6 +230,8 @@ pub struct State {
     withheld: Holdings,
     /// What fires and explains others.
     sources: Sources,
+    /// Who depends on which server, and which of them are down.
+    graph: Graph,
     /// Incidents that are somebody's, and whose end was not noticed yet.
     acknowledgements: HashMap<IncidentKey, AcknowledgementRow>,
     /// How long what was told is nobody's.
@@ -296,7 +322,7 @@ impl State {
         policy: &Policy,
     ) -> Self {
         for (incident, agent) in incidents.filter(|(it, _)| it.status == Status::Firing && !it.is_calm()) {
-            self.sources.take(&policy.inhibitions, incident, true, &facts(incident, agent));
+            self.take_source(policy, incident, true, &facts(incident, agent));
         }
         self
     }
@@ -313,14 +339,19 @@ impl State {
         let silences: HashSet<_> = self.silences.iter().map(|it| (&*it.row().tenant, &*it.row().id)).collect();
         for (incident, agent) in incidents.filter(|(it, _)| it.status == Status::Firing) {
             let key = (incident.tenant.clone(), incident.id.clone());
-            let holder = self.sources.holder(&policy.inhibitions, &key, &facts(incident, agent));
-            let holder = holder.map(|it| it.incident.to_owned());
+            let facts = facts(incident, agent);
+            let inhibited = self.sources.holder(&policy.inhibitions, &key, &facts).map(|it| it.incident.to_owned());
+            let depends = self.graph.holder(&policy.dependencies, &key, &facts).map(|it| it.incident.to_owned());
             // Whether a route is mute is asked each time.
             let holds = |by: &String| {
                 // Whoever took it over goes on holding it.
                 let is_owned = by.starts_with(ACKNOWLEDGED) && self.acknowledgements.contains_key(&key);
                 let is_silenced = silences.contains(&(&*key.0, by.as_str()));
-                by.starts_with(MUTE) || is_owned || is_silenced || holder.as_ref() == Some(by)
+                by.starts_with(MUTE)
+                    || is_owned
+                    || is_silenced
+                    || inhibited.as_ref() == Some(by)
+                    || depends.as_ref() == Some(by)
             };
             if !self.withheld.holders_of(&key).iter().all(holds) {
                 self.withheld.release_one(&key, "what held it back does not any more".into(), due);
@@ -338,13 +369,50 @@ impl State {
     ) {
         for incident in incidents {
             let key = (incident.tenant.clone(), incident.id.clone());
-            if self.sources.take(&policy.inhibitions, incident, !incident.is_calm(), &facts(incident, Some(agent))) {
+            if self.take_source(policy, incident, !incident.is_calm(), &facts(incident, Some(agent))) {
                 self.let_go_of(key.clone(), now);
             }
             if self.withheld.has(&key) {
                 self.withheld.release_one(&key, "the labels of its agent are others now".into(), now);
             }
         }
+    }
+
+    /// The same with what agents said of who uses which server.
+    #[must_use]
+    pub fn with_dependencies<'a>(
+        mut self,
+        rows: Vec<DependencyRow>,
+        agents: impl IntoIterator<Item = &'a AgentRow>,
+    ) -> Self {
+        self.graph = Graph::load(rows);
+        agents.into_iter().for_each(|it| self.graph.know(it));
+        self
+    }
+
+    /// Learns from an agent's description of its host what listens where.
+    pub fn know(&mut self, agent: &AgentRow) {
+        self.graph.know(agent);
+    }
+
+    /// Learns from levels who uses which server; the row when it is to be written.
+    pub fn learn(&mut self, levels: &LevelsRow, now: Timestamp) -> Option<DependencyRow> {
+        self.graph.learn(&levels.tenant, &levels.agent, &levels.levels, now)
+    }
+
+    /// Forgets what an agent said of who uses which server.
+    pub fn forget(&mut self, tenant: &str, agent: &str) {
+        self.graph.forget(tenant, agent);
+    }
+
+    /// Takes an incident as one that may explain others; true when it explained something that it does not any more.
+    fn take_source(&mut self, policy: &Policy, incident: &IncidentRow, fires: bool, facts: &Facts) -> bool {
+        let inhibited = self.sources.take(&policy.inhibitions, incident, fires, facts);
+        if !policy.dependencies.concern(incident) {
+            return inhibited;
+        }
+        let key = (incident.tenant.clone(), incident.id.clone());
+        self.graph.take(&policy.dependencies, &key, fires, facts) || inhibited
     }
 
     /// What an incident explained may clear with it, and is decided anew after a while if it does not.
@@ -415,11 +483,14 @@ impl State {
             _ => (),
         }
         // Only routes, silences and inhibitions ask for them, and there is one change for each finding.
-        let are_asked =
-            policy.route.is_some() || !policy.inhibitions.is_empty() || self.silences.iter().any(|it| it.holds(now));
+        let are_asked = policy.route.is_some()
+            || !policy.inhibitions.is_empty()
+            || !self.graph.is_quiet()
+            || policy.dependencies.concern(&change.incident)
+            || self.silences.iter().any(|it| it.holds(now));
         let facts = if are_asked { facts(&change.incident, agent) } else { Facts::new() };
         let fires = change.incident.status == Status::Firing;
-        if self.sources.take(&policy.inhibitions, &change.incident, fires, &facts) {
+        if self.take_source(policy, &change.incident, fires, &facts) {
             self.let_go_of(key.clone(), now);
         }
         let holder = self.holder(policy, &key, &facts, now);
@@ -441,9 +512,9 @@ impl State {
             }
             let (kind, mut verdict) = judge(change, receiver, told_in.is_some(), held, way);
             let mut by = None;
-            if let Some((id, why)) =
-                holder.as_ref().or(mute.as_ref()).filter(|_| verdict.is_ok() && kind != Kind::Resolved)
-            {
+            let holder = self.hold_for(&receiver.name, holder.as_ref(), &key).map(|it| (&it.by, &it.why));
+            let mute = mute.as_ref().map(|(at, why)| (at, why));
+            if let Some((id, why)) = holder.or(mute).filter(|_| verdict.is_ok() && kind != Kind::Resolved) {
                 verdict = Err(why.clone());
                 by = Some(id.clone());
             }
@@ -507,15 +578,32 @@ impl State {
         decisions
     }
 
-    /// The silence, the incident or the acknowledgement that holds an incident back, and why.
-    fn holder(&self, policy: &Policy, key: &IncidentKey, facts: &Facts, now: Timestamp) -> Option<(String, String)> {
+    /// What holds an incident back, and why: a silence, another incident, an acknowledgement, or that it depends on a server.
+    fn holder(&self, policy: &Policy, key: &IncidentKey, facts: &Facts, now: Timestamp) -> Option<Hold> {
+        let hold = |by: &str, why: String| Hold { by: by.to_owned(), why, is_of_server: false };
         let silence = self.silences.iter().find(|it| it.holds(now) && it.matches(facts));
-        let owner = || self.acknowledgements.get(key).map(|it| (it.id.clone(), it.why()));
-        let explained = || {
-            let it = self.sources.holder(&policy.inhibitions, key, facts)?;
-            Some((it.incident.to_owned(), it.why()))
+        let inhibited = || self.sources.holder(&policy.inhibitions, key, facts).map(|it| hold(it.incident, it.why()));
+        let owned = || self.acknowledgements.get(key).map(|it| hold(&it.id, it.why()));
+        let depends = || {
+            let it = self.graph.holder(&policy.dependencies, key, facts)?;
+            Some(Hold { is_of_server: true, ..hold(it.incident, it.why()) })
         };
-        silence.map(|it| (it.row().id.clone(), it.why())).or_else(explained).or_else(owner)
+        silence.map(|it| hold(&it.row().id, it.why())).or_else(inhibited).or_else(owned).or_else(depends)
+    }
+
+    /// The same as far as it holds for a receiver: that a server is down spares those who know that it is, or chose not to hear of it.
+    fn hold_for<'a>(&self, receiver: &str, hold: Option<&'a Hold>, key: &IncidentKey) -> Option<&'a Hold> {
+        hold.filter(|it| {
+            let source = || (key.0.clone(), it.by.clone());
+            !it.is_of_server || self.knows(receiver, &source())
+        })
+    }
+
+    /// Whether a receiver was told of an incident, is about to be, or is spared it by somebody's choice.
+    fn knows(&self, receiver: &str, key: &IncidentKey) -> bool {
+        let believes = self.believers.get(key).is_some_and(|them| them.get(receiver).is_some());
+        let is_spared = || self.withheld.get(key, receiver).is_some_and(|it| !it.by.starts_with(MUTE));
+        believes || self.groups.gathered(key, receiver).is_some() || is_spared()
     }
 
     /// A receiver was told that an incident fires, by itself or with a group.
@@ -546,10 +634,9 @@ impl State {
         policy: &Policy,
         now: Timestamp,
     ) -> Vec<Decision> {
-        if !policy.inhibitions.is_empty() {
-            let explains = !change.incident.is_calm();
+        if !policy.inhibitions.is_empty() || policy.dependencies.concern(&change.incident) {
             let facts = facts(&change.incident, agent);
-            if self.sources.take(&policy.inhibitions, &change.incident, explains, &facts) {
+            if self.take_source(policy, &change.incident, !change.incident.is_calm(), &facts) {
                 self.let_go_of((change.incident.tenant.clone(), change.incident.id.clone()), now);
             }
         }

@@ -3,6 +3,7 @@
 mod ack;
 mod agent;
 mod backup;
+mod dependency;
 mod explain;
 mod init;
 mod receiver;
@@ -56,6 +57,8 @@ enum Command {
     #[command(subcommand)]
     Silence(silence::Silence),
     Ack(ack::Acknowledge),
+    #[command(subcommand)]
+    Dependency(dependency::Dependency),
     Explain(explain::Explain),
     /// Lists and tests receivers, and sends again what one did not take for seven days.
     #[command(subcommand)]
@@ -169,6 +172,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Route(it) => it.run(),
         Command::Silence(it) => it.run(),
         Command::Ack(it) => it.run(),
+        Command::Dependency(it) => it.run(),
         Command::Explain(it) => it.run(),
         Command::Receiver(it) => it.run(),
     };

@@ -168,6 +168,9 @@ impl Config {
         let route = route.and_then(|fields| routing::top(fields, &known, &mut mistakes));
         let rules = root.tables("inhibit_rules", &mut mistakes);
         let inhibitions: Vec<_> = rules.into_iter().filter_map(|it| routing::inhibition(it, &mut mistakes)).collect();
+        let mut dependencies = routing::dependencies(root.table("dependencies", &mut mistakes), &mut mistakes);
+        let declared = root.tables("depends_on", &mut mistakes).into_iter();
+        dependencies.declared = declared.filter_map(|it| routing::declared(it, &mut mistakes)).collect();
         root.finish(&mut mistakes);
         if mistakes.is_empty() {
             let (agents, people) = (agents_listen, people_listen);
@@ -181,7 +184,7 @@ impl Config {
                 certificates,
                 limits,
                 own,
-                policy: Policy { receivers, route, inhibitions, windows, flapping },
+                policy: Policy { receivers, route, inhibitions, windows, flapping, dependencies },
                 destinations,
                 abandoned,
                 files,
@@ -408,11 +411,35 @@ mod tests {
 
     use tickbird_shared::Severity;
 
-    use crate::alert::{By, Grouping};
+    use crate::alert::{By, Dependencies, Grouping};
 
     fn mistakes(text: &str) -> Vec<String> {
         let found = Config::parse(text, Path::new("/nonexistent")).expect_err("must be refused");
         found.into_iter().map(|it| format!("{}: {}", it.at, it.what)).collect()
+    }
+
+    #[test]
+    fn who_depends_on_what_is_learnt_unless_written_otherwise() {
+        let read = |text: &str| Config::parse(text, Path::new("/nonexistent")).expect("is read").policy.dependencies;
+        assert_eq!(read(""), Dependencies::default());
+        let text = "[dependencies]\nlearn = false\nsource_matchers = ['check=\"db.connect\"']\n\
+                    [[depends_on]]\nmatchers = ['team=\"shop\"']\nserver = \"db.internal:5432\"";
+        let read = read(text);
+        assert_eq!((read.learnt, read.sources.len(), read.targets.len(), read.declared.len()), (false, 1, 1, 1));
+        let text = "[dependencies]\nlearn = 1\nsource_matchers = []\ntarget_matchers = ['check']\n\
+                    [[depends_on]]\nserver = \"db.internal\"\n[[depends_on]]\nmatchers = ['team=\"shop\"']\non = 3";
+        assert_eq!(
+            mistakes(text),
+            [
+                "dependencies.learn: is not true or false but an integer",
+                "dependencies.source_matchers: is empty: every incident would match",
+                "dependencies.target_matchers: `check`: has none of =, !=, =~ and !~",
+                "depends_on[0].matchers: is missing: without it everything would depend on it",
+                "depends_on[0].server: `db.internal` names no server",
+                "depends_on[1].server: is missing",
+                "depends_on[1].on: is not a key here",
+            ]
+        );
     }
 
     #[test]

@@ -143,6 +143,9 @@ pub struct ServerLevel {
     pub server: ServerName,
     /// Every address by which the agent's host may reach it.
     pub addresses: Vec<String>,
+    /// What its DSN calls it, with the port: `db.internal:5432`. Its incidents are named so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_as: Option<String>,
     /// Sessions that ordinary roles may have at once.
     pub slots: Amount,
     /// How many of them are used, by whomever.
@@ -173,7 +176,7 @@ impl Levels {
         let keys = self.pools.iter().flat_map(|it| [&it.target, &it.application]);
         let keys = keys.chain(self.pools.iter().flat_map(|it| it.database.iter().chain(&it.user)));
         let keys = keys.chain(names.flat_map(|it| it.system.iter().chain([&it.address])));
-        let keys = keys.chain(self.servers.iter().flat_map(|it| &it.addresses));
+        let keys = keys.chain(self.servers.iter().flat_map(|it| it.addresses.iter().chain(&it.asked_as)));
         let reasons = self.pools.iter().flat_map(|it| [&it.limit, &it.leased]);
         let reasons = reasons.chain(self.servers.iter().flat_map(|it| [&it.slots, &it.used]));
         let is_long = |it: &Amount| matches!(it, Amount::Unknown(reason) if reason.len() > MAX_LABEL_BYTES);

@@ -1,6 +1,8 @@
 """A small web server and its worst habits, on command. Same conversation as pooled.py: a line in, a line of JSON out.
 
-    web.py [--port P] [--tls CERTIFICATE KEY] [--imports SECONDS] [--name NAME]
+    web.py [--port P] [--tls CERTIFICATE KEY] [--imports SECONDS] [--name NAME] [--database]
+
+With --database each page asks the server of libpq's environment variables over a pool of SQLAlchemy, and answers 500 when that fails.
 
     status S      answers with status S from now on
     delay S       waits S seconds before each answer
@@ -27,7 +29,15 @@ arguments.add_argument("--port", type=int, default=0)
 arguments.add_argument("--tls", nargs=2)
 arguments.add_argument("--imports", type=float, default=0, help="seconds before it listens, as real applications take")
 arguments.add_argument("--name", help="only there to be seen in the command line")
+arguments.add_argument("--database", action="store_true")
 arguments = arguments.parse_args()
+
+engine = None
+if arguments.database:
+    import sqlalchemy
+
+    # A connection that broke is noticed before a page is made of it.
+    engine = sqlalchemy.create_engine("postgresql+psycopg2://", pool_size=3, pool_pre_ping=True)
 
 answer = {"status": 200, "delay": 0.0, "body": '{"database": {"ok": true}}'}
 pause = threading.Event()
@@ -41,11 +51,20 @@ class Page(BaseHTTPRequestHandler):
     def do_GET(self):
         pause.wait(answer["delay"])
         body = answer["body"].encode()
-        self.send_response(answer["status"])
+        self.send_response(self.status())
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def status(self):
+        try:
+            if engine is not None:
+                with engine.connect() as connection:
+                    connection.execute(sqlalchemy.text("SELECT 1"))
+        except sqlalchemy.exc.OperationalError:
+            return 500
+        return answer["status"]
 
     def log_message(self, *_):
         pass

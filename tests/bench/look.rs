@@ -1,11 +1,12 @@
 //! What one look of the agent costs the watched PostgreSQL: the CPU of the agent's own backend, at 20, 100 and 350 idle sessions, and
 //! at 100 that each ask something between any two looks.
-//! In turns with it, with the same right and as often, somebody asks the view `pg_stat_activity` for all that it has,
+//! In turns with it (A B A B), with the same right and as often, somebody asks the view `pg_stat_activity` for all that it has,
 //! prepared once: the least that any observer pays who reads it. Not at the same time: one who asks each second is for the other
 //! a session in which something happens.
 
 use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use tickbird_tests::agent::{User, postgres};
 use tickbird_tests::postgres::{APPLICATION, password};
@@ -16,10 +17,14 @@ use crate::{Figure, median};
 
 /// Sessions, and whether they ask something.
 const SIZES: [(usize, bool); 4] = [(20, false), (100, false), (350, false), (100, true)];
-/// Each observer has so many parts of a run, each of them one value; the middle of them is the figure.
-const PARTS: u64 = 5;
+/// Each observer has so many turns, and in each so many parts, each of them one value; the middle of them is the figure.
+const TURNS: u64 = 2;
+const PARTS: u64 = 3;
 /// Looks in a part: one a second.
 const LOOKS: u64 = 20;
+/// On a server where something happens all the time the agent asks more and more seldom whether nothing did: at last every 32 looks. So
+/// long it takes after the other's turn until it looks as it does where nothing happens.
+const CALM: Duration = Duration::from_secs(35);
 const MONITOR: &str = "tickbird";
 
 pub(crate) fn look(stage: &Stage) -> Result<Vec<Figure>, StageError> {
@@ -69,9 +74,16 @@ fn look_at(stage: &Stage, sessions: usize, ask: bool) -> Result<Vec<Figure>, Sta
         Ok(1000.0 * (run_seconds(of)? - before) / LOOKS as f64)
     };
     let (mut looks, mut bares) = (Vec::new(), Vec::new());
-    for _ in 0..PARTS {
-        looks.push(part(of_agent, None)?);
-        bares.push(part(of_bare, Some(&mut bare))?);
+    for _ in 0..TURNS {
+        if !ask {
+            warm_up(CALM)?;
+        }
+        for _ in 0..PARTS {
+            looks.push(part(of_agent, None)?);
+        }
+        for _ in 0..PARTS {
+            bares.push(part(of_bare, Some(&mut bare))?);
+        }
     }
     let connections = ours("tickbird-agent")?.len();
     agent.stop()?;

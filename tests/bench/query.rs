@@ -246,6 +246,7 @@ fn incident(number: u64, at: Timestamp) -> IncidentRow {
         state_since: at,
         seen_epoch: Epoch::try_from("01JD7Z5W0000000000000000AA".to_owned()).ok(),
         seen_at: at,
+        flap: None,
     }
 }
 

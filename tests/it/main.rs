@@ -14,6 +14,7 @@ mod commands;
 mod damage;
 mod databases;
 mod delivery;
+mod dependencies;
 mod endpoints;
 mod error_paths;
 mod escalations;

@@ -198,6 +198,15 @@ impl Application {
         Self::start(name, Kind::web(stage, name, arguments)?)
     }
 
+    /// The same on a free port, each of whose pages asks a server over a pool of SQLAlchemy.
+    pub fn web_of(stage: &Stage, name: &str, server: &Postgres) -> Result<Self, StageError> {
+        installed("/usr/lib/python3/dist-packages/sqlalchemy", "python3-sqlalchemy")?;
+        installed("/usr/lib/python3/dist-packages/psycopg2", "python3-psycopg2")?;
+        let arguments = ["--name", name, "--port", "0", "--database"].map(str::to_owned).into();
+        let environment = server.environment("app", Route::V4);
+        Self::start(name, Kind { environment, ..Kind::web(stage, name, arguments)? })
+    }
+
     /// The same, that takes so many seconds from its start to the moment when it listens.
     pub fn slow_web(stage: &Stage, name: &str, seconds: u64) -> Result<Self, StageError> {
         let mut arguments: Vec<String> = ["--name", name, "--port", "0", "--imports"].map(str::to_owned).into();

@@ -198,7 +198,8 @@ impl<'a> Group<'a> {
 fn server_level(look: &ServerLook, known: &Known) -> ServerLevel {
     let addresses = look.addresses.iter().take(MAX_ADDRESSES).map(ToString::to_string).collect();
     let Known { name, slots, by_transaction } = known.clone();
-    ServerLevel { server: name, addresses, slots, used: amount(&look.used), by_transaction }
+    let asked_as = look.target.server_address().map(|it| cut(it, MAX_KEY_BYTES).to_owned());
+    ServerLevel { server: name, addresses, asked_as, slots, used: amount(&look.used), by_transaction }
 }
 
 /// Most connections of one instance, as far as that may be added up.

@@ -21,6 +21,7 @@ use super::incident::elapsed;
 use super::{Key, Presence};
 use crate::store::{FindingRow, IncidentRow, LevelsRow, UseRow};
 
+pub(crate) use identity::{identity, place};
 pub(super) use params::POOL_PARAMS;
 pub use sum::{Range, Share};
 pub use usage::{Used, of_rows};

@@ -67,12 +67,17 @@ impl State {
         let (tenant, receiver) = (&key.0, &before.receiver);
         let configured = policy.receivers.iter().find(|it| it.name == *receiver);
         let is_configured = configured.is_some();
-        let is_asked = !self.silences.is_empty() || !policy.inhibitions.is_empty() || !policy.windows.is_empty();
+        let is_asked = !self.silences.is_empty()
+            || !policy.inhibitions.is_empty()
+            || !policy.windows.is_empty()
+            || !self.graph.is_quiet();
         let holds = |state: &Self, place: &IncidentKey, (row, agent): &Found<'_>| {
             let facts = if is_asked { facts(row, *agent) } else { Facts::new() };
             let of_step = || policy.is_mute_for_step(&before.route, now).map(|why| (before.route.clone(), why));
             let mute = || policy.way(receiver, &facts, now).1.or_else(of_step).filter(|_| is_asked);
-            state.holder(policy, place, &facts, now).or_else(mute)
+            let hold = state.holder(policy, place, &facts, now);
+            let held = state.hold_for(receiver, hold.as_ref(), place).map(|it| (it.by.clone(), it.why.clone()));
+            held.or_else(mute)
         };
         // Fifty thousand may wait: what grows by doubling is copied again and again.
         let (mut told, mut ungathered, mut withheld) = (Vec::with_capacity(gathered.len()), Vec::new(), Vec::new());

@@ -19,7 +19,7 @@ pub struct Inhibition {
     pub equal: Vec<String>,
 }
 
-fn all(matchers: &[Matcher], facts: &Facts) -> bool {
+pub(super) fn all(matchers: &[Matcher], facts: &Facts) -> bool {
     matchers.iter().all(|it| it.matches(facts.get(it.label()).map_or("", String::as_str)))
 }
 

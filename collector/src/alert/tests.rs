@@ -9,6 +9,7 @@ use super::*;
 use crate::store::{FlapRow, MessageState, SilenceRow};
 
 mod acknowledgements;
+mod dependencies;
 mod escalations;
 mod groups;
 mod inhibition;

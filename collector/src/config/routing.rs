@@ -10,7 +10,8 @@ use tickbird_shared::Severity;
 use super::Mistake;
 use super::fields::Fields;
 use crate::alert::{
-    By, Grouping, Inhibition, Matcher, MatcherError, Route, Span, Step, Window, day, minutes, month, range, weekday,
+    By, Declared, Dependencies, Grouping, Inhibition, Matcher, MatcherError, Route, Span, Step, Window, day, minutes,
+    month, range, weekday,
 };
 
 /// Routes within routes; more would be a mistake of whatever wrote the file.
@@ -337,4 +338,48 @@ pub(super) fn inhibition(mut fields: Fields, mistakes: &mut Vec<Mistake>) -> Opt
     let equal = fields.texts("equal", mistakes).unwrap_or_default();
     fields.finish(mistakes);
     (mistakes.len() == before).then_some(Inhibition { at, sources, targets, equal })
+}
+
+/// What of servers explains what of their clients.
+pub(super) fn dependencies(mut fields: Fields, mistakes: &mut Vec<Mistake>) -> Dependencies {
+    let mut dependencies = Dependencies::default();
+    if let Some(learn) = fields.flag("learn", mistakes) {
+        dependencies.learnt = learn;
+    }
+    let keys = [("source_matchers", &mut dependencies.sources), ("target_matchers", &mut dependencies.targets)];
+    for (key, of) in keys {
+        if fields.has(key) {
+            let before = mistakes.len();
+            *of = matchers(&mut fields, key, mistakes);
+            if of.is_empty() && mistakes.len() == before {
+                let what = "is empty: every incident would match".into();
+                fields.mistake(key, what, MatcherError::advice(), mistakes);
+            }
+        }
+    }
+    fields.finish(mistakes);
+    dependencies
+}
+
+/// That some incidents depend on a server.
+pub(super) fn declared(mut fields: Fields, mistakes: &mut Vec<Mistake>) -> Option<Declared> {
+    let (at, before) = (fields.at().to_owned(), mistakes.len());
+    let found = matchers(&mut fields, "matchers", mistakes);
+    if found.is_empty() && mistakes.len() == before {
+        let what = "is missing: without it everything would depend on it".into();
+        fields.mistake("matchers", what, MatcherError::advice(), mistakes);
+    }
+    let advice = "write its host or address and its port, as the agent that asks it: \"db.internal:5432\"";
+    if !fields.has("server") {
+        fields.mistake("server", "is missing".into(), advice, mistakes);
+    }
+    let server = fields.text("server", mistakes);
+    match &server {
+        Some(it) if it.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) => {
+            fields.mistake("server", format!("`{it}` names no server"), advice, mistakes);
+        }
+        _ => (),
+    }
+    fields.finish(mistakes);
+    (mistakes.len() == before).then_some(Declared { at, matchers: found, server: server? })
 }

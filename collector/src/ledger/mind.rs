@@ -70,6 +70,7 @@ impl Mind {
             .with_withheld(rows.withheld()?)
             .with_acknowledgements(rows.live_acknowledgements()?)
             .with_groups(rows.groups()?, &rows.gathered(now)?, incidents.iter(), policy, now)
+            .with_dependencies(rows.dependencies()?, &agents)
             .with_sources(with_agent.clone(), policy)
             .with_escalations(rows.escalations()?, with_agent.clone(), policy, now);
         alert.silence(silences(rows)?);
@@ -320,6 +321,9 @@ impl Mind {
                     // History of a buffer that was found again is taken and changes nothing.
                     if self.aggregate.levels(levels, now) {
                         transaction.put_levels(levels)?;
+                        if let Some(row) = self.alert.learn(levels, now) {
+                            transaction.put_dependencies(&row)?;
+                        }
                     }
                 }
                 Content::InBody => body_through = Some(end),

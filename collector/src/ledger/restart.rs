@@ -63,8 +63,14 @@ fn levels(limit: u32) -> Levels {
         ..pool.clone()
     };
     let addresses = vec![server.address.clone()];
-    let server =
-        ServerLevel { server, addresses, slots: Amount::Known(57), used: Amount::Known(11), by_transaction: None };
+    let server = ServerLevel {
+        server,
+        addresses,
+        asked_as: None,
+        slots: Amount::Known(57),
+        used: Amount::Known(11),
+        by_transaction: None,
+    };
     Levels { form: FORM, observed_at: clock(), pools: vec![pool, person], left_out: 0, servers: vec![server] }
 }
 

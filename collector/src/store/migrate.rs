@@ -11,7 +11,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::{StoreError, sums};
 
-const STEPS: [&str; 12] = [
+const STEPS: [&str; 13] = [
     include_str!("schema/0001.sql"),
     include_str!("schema/0002.sql"),
     include_str!("schema/0003.sql"),
@@ -24,6 +24,7 @@ const STEPS: [&str; 12] = [
     include_str!("schema/0010.sql"),
     include_str!("schema/0011.sql"),
     include_str!("schema/0012.sql"),
+    include_str!("schema/0013.sql"),
 ];
 
 /// The step that writes every decision anew, since it has checksums.
@@ -200,7 +201,7 @@ mod tests {
         let (newer, older) = (room.path().join("newer.db"), room.path().join("older.db"));
         filled(&newer);
         let later = "DELETE FROM silences; DELETE FROM withheld; DELETE FROM alert_groups; \
-             DELETE FROM acknowledgements; DELETE FROM escalations; DELETE FROM flaps";
+             DELETE FROM acknowledgements; DELETE FROM escalations; DELETE FROM flaps; DELETE FROM dependencies";
         Connection::open(&newer).and_then(|it| it.execute_batch(later)).expect("what the older one has no tables for");
         let mut connection = Connection::open(&older).expect("makes");
         STEPS[..5].iter().for_each(|step| connection.execute_batch(step).expect("an older schema"));

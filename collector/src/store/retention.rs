@@ -74,6 +74,7 @@ impl Transaction<'_> {
             (FLAPS_BEFORE, before(bounds.incidents)),
             (LANES_BEFORE, before(LANES)),
             (LEVELS_BEFORE, before(LEVELS)),
+            (DEPENDENCIES_BEFORE, before(LEVELS)),
             (USE_BEFORE, before(USE)),
             (SILENCES_BEFORE, before(bounds.incidents)),
             (ACKNOWLEDGEMENTS_BEFORE, before(bounds.incidents)),
@@ -145,6 +146,9 @@ const LANES_BEFORE: &str = "DELETE FROM lanes WHERE (tenant, agent, epoch, lane)
     (SELECT tenant, agent, epoch, lane FROM lanes WHERE updated_at < ?1 LIMIT ?2)";
 const LEVELS_BEFORE: &str = "DELETE FROM levels WHERE (tenant, agent) IN \
     (SELECT tenant, agent FROM levels WHERE received_at < ?1 LIMIT ?2)";
+// What is seen still is written anew each hour.
+const DEPENDENCIES_BEFORE: &str = "DELETE FROM dependencies WHERE (tenant, agent) IN \
+    (SELECT tenant, agent FROM dependencies WHERE seen_at < ?1 LIMIT ?2)";
 const USE_BEFORE: &str = "DELETE FROM pool_use WHERE (tenant, server, application, day) IN \
     (SELECT tenant, server, application, day FROM pool_use WHERE day < ?1 LIMIT ?2)";
 const SILENCES_BEFORE: &str = "DELETE FROM silences WHERE (tenant, id) IN \

@@ -88,6 +88,19 @@ pub(super) fn filled(path: &Path) {
             };
             transaction.put_lane(&row).expect("writes");
         }
+        let edge = Edge {
+            pools: ["pool:shop/main>10.0.0.5:5432".to_owned()].into(),
+            applications: ["shop".to_owned()].into(),
+            names: ["db.internal:5432".to_owned()].into(),
+            seen_at: at(2),
+        };
+        let row = DependencyRow {
+            tenant: "default".into(),
+            agent: format!("agent-{number:04}"),
+            edges: [(format!("db.internal:{number}"), edge)].into(),
+            seen_at: at(2),
+        };
+        transaction.put_dependencies(&row).expect("writes");
         let row = incident(number);
         transaction.put_incident(&row).expect("writes");
         let decision = DecisionRow {

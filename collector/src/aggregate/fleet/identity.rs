@@ -41,7 +41,7 @@ impl Addresses {
 }
 
 /// What a server is told apart by: its own identifier, of a replica with its place, else its place alone.
-pub(super) fn identity(agent: &str, name: &ServerName) -> String {
+pub(crate) fn identity(agent: &str, name: &ServerName) -> String {
     match &name.system {
         Some(system) if name.replica => format!("system/{system}/{}", place(agent, &name.address)),
         Some(system) => format!("system/{system}"),
@@ -50,7 +50,7 @@ pub(super) fn identity(agent: &str, name: &ServerName) -> String {
 }
 
 /// An address as everybody may know it: one that only means something on its host is named with its agent.
-pub(super) fn place(agent: &str, address: &str) -> String {
+pub(crate) fn place(agent: &str, address: &str) -> String {
     let is_shared = |it: SocketAddr| !it.ip().to_canonical().is_loopback() && !it.ip().is_unspecified();
     // A name with a port is resolved by each host for itself; `localhost` is what it mostly is when it is not resolved.
     let is_name = |it: &str| !["unix", "localhost", "netns:"].iter().any(|local| it.starts_with(local));

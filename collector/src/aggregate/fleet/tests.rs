@@ -67,7 +67,14 @@ fn pool(application: &str, server: ServerName, limit: Amount) -> PoolLevel {
 
 fn asked(server: ServerName, slots: u32) -> ServerLevel {
     let addresses = vec![server.address.clone()];
-    ServerLevel { server, addresses, slots: Amount::Known(slots), used: Amount::Known(9), by_transaction: None }
+    ServerLevel {
+        server,
+        addresses,
+        asked_as: None,
+        slots: Amount::Known(slots),
+        used: Amount::Known(9),
+        by_transaction: None,
+    }
 }
 
 /// A collector without its disk.

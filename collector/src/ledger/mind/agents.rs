@@ -147,6 +147,8 @@ impl Mind {
             } else if newly_denied {
                 self.standings.push((key.clone(), Some(Standing::Denied)));
                 transaction.delete_levels(&key.tenant, &key.id)?;
+                transaction.delete_dependencies(&key.tenant, &key.id)?;
+                self.alert.forget(&key.tenant, &key.id);
                 let event = aggregate::Event::Denied { tenant: &key.tenant, agent: &key.id };
                 let changes = self.aggregate.apply(event, now);
                 self.follow(transaction, policy, changes, now)?;
@@ -199,6 +201,7 @@ impl Mind {
         row.own_labels = inventory.labels.clone();
         row.targets.clone_from(&inventory.targets);
         transaction.put_agent(row)?;
+        self.alert.know(row);
         if is_relabelled {
             self.alert.relabelled(self.aggregate.firing_of(&agent.tenant, &agent.id), row, policy, now);
         }
@@ -218,6 +221,8 @@ impl Mind {
         // While its row is still here: what is told of it needs its host and labels.
         self.follow(transaction, policy, changes, now)?;
         transaction.delete_agent(&agent.tenant, &agent.id)?;
+        transaction.delete_dependencies(&agent.tenant, &agent.id)?;
+        self.alert.forget(&agent.tenant, &agent.id);
         self.agents.remove(agent);
         self.seen.remove(agent);
         self.lanes.retain(|key, _| key.agent != *agent.id || key.tenant != *agent.tenant);

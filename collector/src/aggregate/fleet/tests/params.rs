@@ -161,6 +161,7 @@ fn what_leads_to_no_pooler_by_transaction_is_not_compared() {
     // An agent beside the pooler, which runs none of the services.
     let mut world = as_said(None, "10.0.0.5:7000");
     let pooler = ServerLevel {
+        asked_as: None,
         addresses: vec!["127.0.0.1:7000".into(), "10.0.0.5:7000".into()],
         by_transaction: Some(true),
         ..asked(unasked("127.0.0.1:7000"), SLOTS)

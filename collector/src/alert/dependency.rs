@@ -1,0 +1,513 @@
+//! Dependencies: while a server does not answer, nobody hears of what its clients suffer from it.
+//!
+//! Who depends on which server is learnt from sockets: agents tell where each pool leads (levels), and that is remembered for a day,
+//! since a server that is down has no connections. Operators may declare more. Only what people hear is held back: checks go
+//! on, incidents open and end.
+//!
+//! A server has many names: its own identifier, the addresses at which it is reached, and what a DSN calls it. Whoever asks it says
+//! which belong together; a dependant needs to know one of them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tickbird_shared::Timestamp;
+use tickbird_shared::levels::Levels;
+
+use super::inhibition::all;
+use super::{Facts, IncidentKey, Matcher};
+use crate::aggregate::{identity, place};
+use crate::store::{AgentRow, DependencyRow, Edge, Edges, IncidentRow};
+
+/// What is not seen for so long is not there any more.
+const REMEMBERED: Duration = Duration::from_secs(86_400);
+/// What is seen still is written anew after so long.
+const WRITTEN_EVERY: Duration = Duration::from_secs(3_600);
+/// Pools that are remembered of one agent: what it may tell of at once, twice.
+const MOST_POOLS: usize = 400;
+/// What stands for a server in a target's key.
+const SERVER: &str = "server:";
+
+/// What of a server explains what of its clients, and who depends on what besides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dependencies {
+    /// All have to match an incident about a server for it to explain others; without any, nothing does.
+    pub sources: Vec<Matcher>,
+    /// All have to match an incident of a client.
+    pub targets: Vec<Matcher>,
+    /// Whether what was learnt from sockets counts.
+    pub learnt: bool,
+    /// What operators say.
+    pub declared: Vec<Declared>,
+}
+
+/// That incidents which match depend on a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Declared {
+    /// Where it stands in the configuration: `depends_on[0]`.
+    pub at: String,
+    /// All have to match.
+    pub matchers: Vec<Matcher>,
+    /// Any name of the server, with its port: `db.internal:5432`.
+    pub server: String,
+}
+
+impl Dependencies {
+    /// Whether an incident may be one that explains others.
+    pub(super) fn concern(&self, incident: &IncidentRow) -> bool {
+        !self.sources.is_empty() && incident.target.starts_with(SERVER)
+    }
+
+    /// Nothing depends on anything.
+    pub const NONE: Self = Self { sources: Vec::new(), targets: Vec::new(), learnt: false, declared: Vec::new() };
+}
+
+impl Default for Dependencies {
+    fn default() -> Self {
+        let matchers = |texts: &[&str]| texts.iter().filter_map(|it| it.parse().ok()).collect();
+        Self {
+            sources: matchers(&["check=~\"db\\.connect|db\\.headroom\"", "severity=\"critical\""]),
+            targets: matchers(&[TARGETS]),
+            learnt: true,
+            declared: Vec::new(),
+        }
+    }
+}
+
+/// What clients suffer from a server that is away or full: not what they do to it, as a leak.
+const TARGETS: &str =
+    "check=~\"pool\\.(exhausted|absent|churn|connect_stuck|storm|timeout|close_wait|half_open|utilization)|http\\..*\"";
+
+/// Everything that was learnt, and which servers do not answer.
+#[derive(Debug, Default)]
+pub(super) struct Graph {
+    edges: HashMap<IncidentKey, Edges>,
+    /// Per agent the applications that listen on a port.
+    ports: HashMap<IncidentKey, BTreeMap<u16, String>>,
+    /// Incidents that fire, by tenant and each name of the server that they are about; with words for people.
+    down: HashMap<IncidentKey, BTreeMap<String, String>>,
+    places: HashMap<IncidentKey, Vec<IncidentKey>>,
+}
+
+/// What holds an incident back.
+pub(super) struct Holder<'a> {
+    /// The incident of the server.
+    pub(super) incident: &'a str,
+    what: &'a str,
+    why: String,
+}
+
+impl Holder<'_> {
+    /// Why nobody is told, for the record.
+    pub(super) fn why(&self) -> String {
+        format!("depends on a server with incident {}, {}, {}", self.incident, self.what, self.why)
+    }
+}
+
+impl Graph {
+    /// As stored.
+    pub(super) fn load(rows: Vec<DependencyRow>) -> Self {
+        let edges = rows.into_iter().map(|row| ((row.tenant, row.agent), row.edges)).collect();
+        Self { edges, ..Self::default() }
+    }
+
+    /// Learns which application listens where. Of several that have one name nobody knows which of them has the pool.
+    pub(super) fn know(&mut self, agent: &AgentRow) {
+        let mut ports: BTreeMap<_, _> = agent.targets.iter().filter_map(|it| listener(it)).collect();
+        let mut times: BTreeMap<String, u32> = BTreeMap::new();
+        ports.values().for_each(|it| *times.entry(it.clone()).or_default() += 1);
+        ports.retain(|_, it| times[it] == 1);
+        let key = (agent.tenant.clone(), agent.id.clone());
+        if ports.is_empty() {
+            self.ports.remove(&key);
+        } else {
+            self.ports.insert(key, ports);
+        }
+    }
+
+    /// Learns from levels; the row when it is to be written.
+    pub(super) fn learn(
+        &mut self,
+        tenant: &str,
+        agent: &str,
+        levels: &Levels,
+        now: Timestamp,
+    ) -> Option<DependencyRow> {
+        let mut seen: BTreeMap<String, Edge> = BTreeMap::new();
+        let edge =
+            || Edge { pools: BTreeSet::new(), applications: BTreeSet::new(), names: BTreeSet::new(), seen_at: now };
+        for pool in &levels.pools {
+            let edge = seen.entry(identity(agent, &pool.server)).or_insert_with(edge);
+            edge.pools.insert(pool.target.clone());
+            edge.applications.insert(pool.application.clone());
+        }
+        for server in &levels.servers {
+            let edge = seen.entry(identity(agent, &server.server)).or_insert_with(edge);
+            let names = server.addresses.iter().chain(&server.asked_as).chain([&server.server.address]);
+            edge.names.extend(names.map(|it| place(agent, it)));
+        }
+        let key = (tenant.to_owned(), agent.to_owned());
+        if seen.is_empty() && !self.edges.contains_key(&key) {
+            return None;
+        }
+        let known = self.edges.entry(key).or_default();
+        let mut is_news = false;
+        for (server, new) in seen {
+            match known.get_mut(&server) {
+                Some(old) => {
+                    let is_old = new.pools.is_subset(&old.pools)
+                        && new.applications.is_subset(&old.applications)
+                        && new.names.is_subset(&old.names);
+                    if is_old && elapsed(old.seen_at, now) < WRITTEN_EVERY && old.seen_at <= now {
+                        continue;
+                    }
+                    // A pool that was not seen for a while goes with the others that were not.
+                    if elapsed(old.seen_at, now) >= REMEMBERED {
+                        *old = new;
+                    } else {
+                        old.pools.extend(new.pools);
+                        old.applications.extend(new.applications);
+                        old.names.extend(new.names);
+                        old.seen_at = now;
+                    }
+                }
+                None => drop(known.insert(server, new)),
+            }
+            is_news = true;
+        }
+        let before = known.len();
+        known.retain(|_, edge| elapsed(edge.seen_at, now) < REMEMBERED);
+        is_news |= known.len() != before;
+        while known.values().map(|it| it.pools.len().max(1)).sum::<usize>() > MOST_POOLS {
+            let oldest = known.iter().min_by_key(|(_, edge)| edge.seen_at).map(|(server, _)| server.clone());
+            let Some(oldest) = oldest else { break };
+            known.remove(&oldest);
+        }
+        is_news.then(|| DependencyRow {
+            tenant: tenant.into(),
+            agent: agent.into(),
+            edges: known.clone(),
+            seen_at: now,
+        })
+    }
+
+    /// Forgets an agent.
+    pub(super) fn forget(&mut self, tenant: &str, agent: &str) {
+        let key = (tenant.to_owned(), agent.to_owned());
+        self.edges.remove(&key);
+        self.ports.remove(&key);
+    }
+
+    /// Whether nothing is known to be down.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.down.is_empty()
+    }
+
+    /// Takes an incident as it is now; true when it explained something and does not any more.
+    pub(super) fn take(&mut self, rules: &Dependencies, key: &IncidentKey, fires: bool, facts: &Facts) -> bool {
+        let Some(target) = facts.get("target").and_then(|it| it.strip_prefix(SERVER)) else { return false };
+        if rules.sources.is_empty() {
+            return false;
+        }
+        let agent = facts.get("agent").map_or("", String::as_str);
+        let before = self.places.remove(key);
+        for place in before.iter().flatten() {
+            if let Some(there) = self.down.get_mut(place) {
+                there.remove(&key.1);
+                if there.is_empty() {
+                    self.down.remove(place);
+                }
+            }
+        }
+        if !fires || !all(&rules.sources, facts) {
+            return before.is_some();
+        }
+        let check = facts.get("check").map_or("", String::as_str);
+        let places: Vec<_> = self.names(&key.0, agent, target).into_iter().map(|it| (key.0.clone(), it)).collect();
+        for place in &places {
+            let there = self.down.entry(place.clone()).or_default();
+            there.insert(key.1.clone(), format!("{check} of {SERVER}{target}"));
+        }
+        self.places.insert(key.clone(), places);
+        false
+    }
+
+    /// All names of the server that an agent's DSN calls so: `db.internal:5432/shop`.
+    fn names(&self, tenant: &str, agent: &str, target: &str) -> BTreeSet<String> {
+        let address = target.split_once('/').map_or(target, |(address, _)| address);
+        let (called, bare) = (place(agent, address), address.to_owned());
+        let edges = self.edges.get(&(tenant.to_owned(), agent.to_owned()));
+        let is_it = |edge: &&(&String, &Edge)| edge.1.names.contains(&called);
+        let known = edges.into_iter().flatten().filter(|it| is_it(&it));
+        let known = known.flat_map(|(server, edge)| edge.names.iter().chain([server]).cloned());
+        known.chain([called.clone(), bare]).collect()
+    }
+
+    /// What explains an incident of these facts.
+    pub(super) fn holder<'a>(&'a self, rules: &Dependencies, key: &IncidentKey, facts: &Facts) -> Option<Holder<'a>> {
+        // What explains others is not explained: two servers could hold back one another.
+        if self.down.is_empty() || self.places.contains_key(key) || !all(&rules.targets, facts) {
+            return None;
+        }
+        let of = |name: &str| facts.get(name).map_or("", String::as_str);
+        let (tenant, agent, target) = (of("tenant"), of("agent"), of("target"));
+        let down = |server: &str, why: &dyn Fn() -> String| {
+            let (incident, what) = self.down.get(&(tenant.to_owned(), server.to_owned()))?.first_key_value()?;
+            Some(Holder { incident, what, why: why() })
+        };
+        let declared = rules.declared.iter().filter(|it| all(&it.matchers, facts));
+        let declared = declared.into_iter().find_map(|it| down(&it.server, &|| format!("by {}", it.at)));
+        declared.or_else(|| {
+            let edges = self.edges.get(&(tenant.to_owned(), agent.to_owned())).filter(|_| rules.learnt)?;
+            let application = self.application(tenant, agent, target, of("host"));
+            let leads = |edge: &Edge| match target.strip_prefix("pool:") {
+                Some(_) => edge.pools.iter().any(|it| is_of_pool(target, it)),
+                None => application.is_some_and(|it| edge.applications.contains(it)),
+            };
+            edges.iter().filter(|(_, edge)| leads(edge)).find_map(|(server, edge)| {
+                let at = edge.seen_at;
+                down(server, &|| format!("as its sockets said ({server}, at {at})"))
+            })
+        })
+    }
+
+    /// Which application a target is of, or stands behind it on the same host.
+    fn application<'a>(&'a self, tenant: &str, agent: &str, target: &'a str, host: &str) -> Option<&'a str> {
+        if let Some(rest) = target.strip_prefix("process:") {
+            return rest.rsplit_once('/').map(|(application, _)| application);
+        }
+        if let Some(rest) = target.strip_prefix("log:") {
+            return rest.split_once(":/").map(|(application, _)| application);
+        }
+        let uri: axum::http::Uri = target.strip_prefix("endpoint:")?.parse().ok()?;
+        let named = uri.host()?.trim_start_matches('[').trim_end_matches(']');
+        let is_loopback = named.parse::<IpAddr>().is_ok_and(|it| it.to_canonical().is_loopback());
+        if !is_loopback && named != "localhost" && named != host {
+            return None;
+        }
+        let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+        self.ports.get(&(tenant.to_owned(), agent.to_owned()))?.get(&port).map(String::as_str)
+    }
+}
+
+/// Whether a target is a pool, or part of one that the server's view tells apart by database and user.
+fn is_of_pool(target: &str, pool: &str) -> bool {
+    target.strip_prefix(pool).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        || pool.strip_prefix(target).is_some_and(|rest| rest.starts_with('/'))
+}
+
+/// Port and application of `process:<application>/<role>:<port>`.
+fn listener(target: &str) -> Option<(u16, String)> {
+    let (application, role) = target.strip_prefix("process:")?.rsplit_once('/')?;
+    let (_, port) = role.rsplit_once(':')?;
+    Some((port.parse().ok()?, application.to_owned()))
+}
+
+fn elapsed(from: Timestamp, to: Timestamp) -> Duration {
+    to.duration_since(from).try_into().unwrap_or(Duration::ZERO)
+}
+
+#[cfg(test)]
+mod tests {
+    use tickbird_shared::Labels;
+    use tickbird_shared::levels::{Amount, FORM, PoolLevel, ServerLevel, ServerName};
+
+    use super::*;
+
+    const TENANT: &str = "default";
+    const ADDRESS: &str = "10.0.0.5:5432";
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_790_000_000 + second).expect("in range")
+    }
+
+    fn name(address: &str, system: Option<&str>) -> ServerName {
+        ServerName { system: system.map(str::to_owned), replica: false, address: address.into() }
+    }
+
+    fn pool(application: &str, server: ServerName) -> PoolLevel {
+        PoolLevel {
+            target: format!("pool:{application}/main>{}", server.address),
+            server,
+            database: None,
+            user: None,
+            application: application.into(),
+            instances: 1,
+            limit: Amount::Known(20),
+            open: 3,
+            leased: Amount::Known(1),
+            dsn: None,
+            by_transaction: None,
+        }
+    }
+
+    fn levels(pools: Vec<PoolLevel>, asked: Option<(ServerName, &str)>) -> Levels {
+        let server = |(server, asked_as): (ServerName, &str)| ServerLevel {
+            addresses: vec![server.address.clone()],
+            server,
+            asked_as: Some(asked_as.into()),
+            slots: Amount::Known(97),
+            used: Amount::Known(9),
+            by_transaction: None,
+        };
+        let servers = asked.map(server).into_iter().collect();
+        Levels { form: FORM, observed_at: at(0), pools, left_out: 0, servers }
+    }
+
+    fn facts(agent: &str, check: &str, target: &str) -> Facts {
+        let severity = if check.starts_with("db.") { "critical" } else { "warning" };
+        let all = [("tenant", TENANT), ("agent", agent), ("host", "web-1"), ("check", check), ("target", target)];
+        let all = all.into_iter().chain([("severity", severity)]);
+        all.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
+    fn key(id: &str) -> IncidentKey {
+        (TENANT.into(), id.into())
+    }
+
+    fn agent(id: &str, targets: &[&str]) -> AgentRow {
+        AgentRow {
+            tenant: TENANT.into(),
+            id: id.into(),
+            host: "web-1".into(),
+            version: None,
+            system: None,
+            token_labels: Labels::default(),
+            own_labels: Labels::default(),
+            targets: targets.iter().map(|it| (*it).to_owned()).collect(),
+            ephemeral: false,
+            enrolled_at: at(0),
+            certificate_expires_at: at(9),
+            denied_at: None,
+            forget_at: None,
+            last_seen_at: None,
+            stopped_at: None,
+        }
+    }
+
+    /// Agent `web` sees the pools of `shop` and `blog` to two servers, agent `watch` asks the first of them by a name.
+    fn graph() -> Graph {
+        let mut graph = Graph::default();
+        let pools = vec![pool("shop", name(ADDRESS, None)), pool("blog", name("10.0.0.6:5432", None))];
+        assert!(graph.learn(TENANT, "web", &levels(pools, None), at(0)).is_some());
+        let asked = levels(Vec::new(), Some((name(ADDRESS, Some("731")), "db.internal:5432")));
+        assert!(graph.learn(TENANT, "watch", &asked, at(0)).is_some());
+        graph.know(&agent("web", &["process:shop/main:8000", "process:blog/main:8001", "process:nginx/main"]));
+        graph
+    }
+
+    /// What of `web` the server's incident explains.
+    fn explained(graph: &Graph, rules: &Dependencies) -> Vec<&'static str> {
+        let all = [
+            ("pool.exhausted", "pool:shop/main>10.0.0.5:5432"),
+            ("pool.exhausted", "pool:shop/main>10.0.0.5:5432/shop?user=shop"),
+            ("http.status", "endpoint:http://127.0.0.1:8000/till"),
+            ("http.latency", "endpoint:http://web-1:8000/"),
+            ("http.status", "endpoint:http://127.0.0.1:8001/"),
+            ("http.status", "endpoint:http://10.9.9.9:8000/"),
+            ("pool.exhausted", "pool:blog/main>10.0.0.6:5432"),
+            ("pool.exhausted", "pool:shop/main>10.0.0.5:54321"),
+            ("pool.leak", "pool:shop/main>10.0.0.5:5432"),
+            ("proc.memory", "process:shop/main:8000"),
+        ];
+        let is_held = |it: &&(&str, &str)| graph.holder(rules, &key("02"), &facts("web", it.0, it.1)).is_some();
+        all.iter().filter(is_held).map(|it| it.1).collect()
+    }
+
+    const OF_SHOP: [&str; 4] = [
+        "pool:shop/main>10.0.0.5:5432",
+        "pool:shop/main>10.0.0.5:5432/shop?user=shop",
+        "endpoint:http://127.0.0.1:8000/till",
+        "endpoint:http://web-1:8000/",
+    ];
+
+    #[test]
+    fn a_server_that_is_down_explains_what_its_clients_suffer_and_nothing_else() {
+        let (mut graph, rules) = (graph(), Dependencies::default());
+        assert_eq!(explained(&graph, &rules), [""; 0]);
+        let down = facts("watch", "db.connect", "server:db.internal:5432/shop");
+        assert!(!graph.take(&rules, &key("01"), true, &down));
+        assert_eq!(explained(&graph, &rules), OF_SHOP);
+        let it = graph.holder(&rules, &key("02"), &facts("web", "http.status", OF_SHOP[2])).expect("held");
+        let why = "depends on a server with incident 01, db.connect of server:db.internal:5432/shop, as its sockets said \
+                   (10.0.0.5:5432, at 2026-09-21T14:13:20Z)";
+        assert_eq!((it.incident, it.why().as_str()), ("01", why));
+        // Another tenant's application of the same name.
+        let mut other = facts("web", "http.status", OF_SHOP[2]);
+        other.insert("tenant".into(), "other".into());
+        assert!(graph.holder(&rules, &key("02"), &other).is_none());
+        assert!(graph.take(&rules, &key("01"), false, &down));
+        assert_eq!(explained(&graph, &rules), [""; 0]);
+    }
+
+    #[test]
+    fn of_two_applications_with_one_name_neither_is_taken_for_the_other() {
+        let (mut graph, rules) = (graph(), Dependencies::default());
+        graph.take(&rules, &key("01"), true, &facts("watch", "db.connect", "server:db.internal:5432/shop"));
+        graph.know(&agent("web", &["process:shop/main:8000", "process:shop/worker:8000", "process:shop/main:8001"]));
+        assert_eq!(explained(&graph, &rules), OF_SHOP[..2]);
+    }
+
+    #[test]
+    fn what_a_server_suffers_short_of_being_away_or_full_explains_nothing() {
+        let (mut graph, rules) = (graph(), Dependencies::default());
+        for (check, severity) in [("db.locks", "critical"), ("db.headroom", "warning")] {
+            let mut facts = facts("watch", check, "server:db.internal:5432/shop");
+            facts.insert("severity".into(), severity.into());
+            graph.take(&rules, &key("01"), true, &facts);
+            assert_eq!(explained(&graph, &rules), [""; 0], "{check}");
+        }
+    }
+
+    #[test]
+    fn it_is_remembered_for_a_day_and_written_each_hour() {
+        let (mut graph, rules) = (graph(), Dependencies::default());
+        // The server is down: no socket leads there.
+        let none = levels(Vec::new(), None);
+        assert_eq!(graph.learn(TENANT, "web", &none, at(600)), None);
+        let pools = || levels(vec![pool("shop", name(ADDRESS, None))], None);
+        assert_eq!(graph.learn(TENANT, "web", &pools(), at(601)), None, "nothing is new");
+        let row = graph.learn(TENANT, "web", &pools(), at(3_601)).expect("is written anew");
+        assert_eq!((row.edges.len(), row.edges[ADDRESS].seen_at), (2, at(3_601)));
+        let row = graph.learn(TENANT, "web", &pools(), at(86_401)).expect("one is forgotten");
+        assert_eq!(row.edges.keys().collect::<Vec<_>>(), [ADDRESS]);
+        // As after a restart.
+        let asked = levels(Vec::new(), Some((name(ADDRESS, Some("731")), "db.internal:5432")));
+        let asked = Graph::default().learn(TENANT, "watch", &asked, at(0)).expect("is new");
+        let mut again = Graph::load(vec![row, asked]);
+        again.know(&agent("web", &["process:shop/main:8000"]));
+        again.take(&rules, &key("01"), true, &facts("watch", "db.connect", "server:db.internal:5432/shop"));
+        assert_eq!(explained(&again, &rules), OF_SHOP);
+        again.forget(TENANT, "web");
+        assert_eq!(explained(&again, &rules), [""; 0]);
+    }
+
+    #[test]
+    fn what_operators_declare_holds_beside_what_is_learnt() {
+        let mut graph = Graph::default();
+        let declared = Declared {
+            at: "depends_on[0]".into(),
+            matchers: vec!["target=~\"endpoint:http://127.0.0.1:8001/.*\"".parse().expect("a matcher")],
+            server: "db.internal:5432".into(),
+        };
+        let rules = Dependencies { declared: vec![declared], learnt: false, ..Dependencies::default() };
+        graph.take(&rules, &key("01"), true, &facts("watch", "db.connect", "server:db.internal:5432/shop"));
+        assert_eq!(explained(&graph, &rules), ["endpoint:http://127.0.0.1:8001/"]);
+        // Nothing holds back what explains it.
+        assert!(
+            graph.holder(&rules, &key("01"), &facts("web", "http.status", "endpoint:http://127.0.0.1:8001/")).is_none()
+        );
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut graph = Graph::default();
+        for number in 0..1_000 {
+            let pools = vec![pool("shop", name(&format!("10.0.{}.{}:5432", number / 250, number % 250), None))];
+            graph.learn(TENANT, "web", &levels(pools, None), at(number));
+        }
+        let edges = &graph.edges[&(TENANT.to_owned(), "web".to_owned())];
+        assert_eq!(edges.len(), MOST_POOLS);
+        assert!(edges.contains_key("10.0.3.249:5432") && !edges.contains_key("10.0.0.0:5432"), "the oldest go");
+    }
+}

@@ -1,0 +1,149 @@
+//! Dependencies: who knows that a server is down is spared what its clients suffer, and nobody else is.
+
+use super::*;
+use crate::store::{DependencyRow, Edge};
+
+const SERVER: &str = "10.0.0.5:5432";
+const POOL: &str = "pool:shop/main>10.0.0.5:5432";
+
+/// Receiver `db` hears of servers, `team` of pools, and of servers too if it `knows`.
+fn policy(knows: bool) -> Policy {
+    let route = |receiver: &str, matchers: &[&str], routes: Vec<Route>| Route {
+        at: format!("route of {receiver}"),
+        path: receiver.into(),
+        receiver: receiver.into(),
+        matchers: matchers.iter().map(|it| it.parse().expect("a matcher")).collect(),
+        goes_on: true,
+        routes,
+        grouping: None,
+        mute: Vec::new(),
+        active: Vec::new(),
+        escalate: Vec::new(),
+    };
+    let of_team = if knows { "check=~\"pool.*|db.*\"" } else { "check=~\"pool.*\"" };
+    let routes = vec![route("team", &[of_team], Vec::new()), route("db", &["check=~\"db.*\""], Vec::new())];
+    let receivers = vec![Receiver::new("db"), Receiver::new("team")];
+    let dependencies = Dependencies::default();
+    Policy { route: Some(route("db", &[], routes)), dependencies, ..Policy::from(receivers) }
+}
+
+fn row(id: char, check: &str, target: &str) -> IncidentRow {
+    let fingerprint = Fingerprint::of("default", "a", check, target, None);
+    let id = format!("01JCZZZZZZZZZZZZZZZZZZZZZ{id}");
+    IncidentRow { id, target: target.into(), fingerprint, ..incident(check, Critical, 0) }
+}
+
+struct Estate {
+    policy: Policy,
+    state: State,
+    told: Vec<String>,
+}
+
+impl Estate {
+    fn new(knows: bool) -> Self {
+        let edge = Edge {
+            pools: [POOL.to_owned()].into(),
+            applications: ["shop".to_owned()].into(),
+            names: [SERVER.to_owned()].into(),
+            seen_at: at(0),
+        };
+        let edges = [(SERVER.to_owned(), edge)].into();
+        let row = DependencyRow { tenant: "default".into(), agent: "a".into(), edges, seen_at: at(0) };
+        let state = State::default().with_dependencies(vec![row], []);
+        Self { policy: policy(knows), state, told: Vec::new() }
+    }
+
+    /// Decides, and writes down who is told of what, or what is held back from whom.
+    fn change(&mut self, row: &mut IncidentRow, kind: ChangeKind, second: i64) {
+        row.state_epoch += 1;
+        row.status = if kind == Resolved { Status::Resolved } else { Status::Firing };
+        let change = IncidentChange { incident: row.clone(), kind, reason: format!("{kind:?}") };
+        for decision in self.state.decide(&change, None, &self.policy, at(second)) {
+            let it = decision.row;
+            let held = matches!(decision.withheld, Withheld::Put(_));
+            if it.told || held {
+                let word = if held { "spared" } else { "told" };
+                self.told.push(format!("{} {word} {}", it.receiver, it.kind.trim_start_matches("incident.")));
+            }
+        }
+    }
+
+    fn take(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.told)
+    }
+}
+
+#[test]
+fn who_hears_of_the_server_is_spared_and_hears_of_what_is_left_when_it_is_back() {
+    let mut estate = Estate::new(true);
+    let (mut server, mut pool) =
+        (row('0', "db.connect", "server:10.0.0.5:5432/shop"), row('1', "pool.exhausted", POOL));
+    estate.change(&mut server, Opened, 1);
+    assert_eq!(estate.take(), ["db told firing", "team told firing"]);
+    estate.change(&mut pool, Opened, 2);
+    assert_eq!(estate.take(), ["team spared firing"]);
+    estate.change(&mut server, Resolved, 3);
+    assert_eq!(estate.take(), ["db told resolved", "team told resolved"]);
+    let mut due = estate.state.lapses(&estate.policy, at(3));
+    assert!(due.is_empty(), "what had one cause mostly clears with it");
+    due = estate.state.lapses(&estate.policy, at(3).saturating_add(GRACE).expect("in range"));
+    assert_eq!(due[0].incidents, [pool.id.clone()].into());
+    estate.change(&mut pool, Reconsidered, 40);
+    assert_eq!(estate.take(), ["team told firing"]);
+    estate.change(&mut pool, Resolved, 50);
+    assert_eq!(estate.take(), ["team told resolved"]);
+}
+
+#[test]
+fn who_does_not_hear_of_the_server_is_told_of_its_clients() {
+    let mut estate = Estate::new(false);
+    let (mut server, mut pool) =
+        (row('0', "db.connect", "server:10.0.0.5:5432/shop"), row('1', "pool.exhausted", POOL));
+    estate.change(&mut server, Opened, 1);
+    estate.change(&mut pool, Opened, 2);
+    assert_eq!(estate.take(), ["db told firing", "team told firing"]);
+}
+
+#[test]
+fn who_silenced_the_server_is_spared_its_clients_too() {
+    let mut estate = Estate::new(true);
+    let silence = SilenceRow {
+        tenant: "default".into(),
+        id: "sil_1".into(),
+        matchers: vec!["check=\"db.connect\"".into()],
+        author: "anna".into(),
+        reason: "it moves".into(),
+        created_at: at(0),
+        starts_at: at(0),
+        ends_at: at(1_000),
+        over_at: None,
+    };
+    estate.state.silence(vec![Silence::new(silence).expect("sound")]);
+    let (mut server, mut pool) =
+        (row('0', "db.connect", "server:10.0.0.5:5432/shop"), row('1', "pool.exhausted", POOL));
+    estate.change(&mut server, Opened, 1);
+    estate.change(&mut pool, Opened, 2);
+    assert_eq!(estate.take(), ["db spared firing", "team spared firing", "team spared firing"]);
+}
+
+#[test]
+fn a_restart_in_the_middle_changes_nothing() {
+    let mut estate = Estate::new(true);
+    let (mut server, mut pool) =
+        (row('0', "db.connect", "server:10.0.0.5:5432/shop"), row('1', "pool.exhausted", POOL));
+    estate.change(&mut server, Opened, 1);
+    estate.change(&mut pool, Opened, 2);
+    let held = WithheldRow {
+        tenant: "default".into(),
+        incident: pool.id.clone(),
+        receiver: "team".into(),
+        kind: "incident.firing".into(),
+        held_by: server.id.clone(),
+    };
+    let again = Estate::new(true).state.with_withheld(vec![held]);
+    let rows = [&server, &pool];
+    let mut again = again.with_sources(rows.iter().map(|it| (*it, None)), &estate.policy);
+    again.look_for_strays(rows.iter().map(|it| (*it, None)), &estate.policy, at(3));
+    let later = at(3).saturating_add(GRACE).expect("in range");
+    assert!(again.lapses(&estate.policy, later).is_empty(), "the server holds it back still");
+}

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use super::Matcher;
 use super::escalation::Step;
 use super::group::Grouping;
-use super::matcher::Matcher;
 use crate::store::{AgentRow, IncidentRow};
 
 /// A node.

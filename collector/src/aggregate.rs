@@ -30,7 +30,10 @@ use crate::pki::life::Kept;
 use crate::store::{AgentRow, Condition, FindingRow, IncidentRow, LevelsRow, LossRow, MessageState, OutboxRow, UseRow};
 
 pub use flap::{Flapping, MOST_RETURNS};
-pub use fleet::{PoolSum, Range, Share, Used, of_rows};
+pub use fleet::{
+    Aggregate, Bounds, Given, MAX_BY, MAX_RULES, Measure, PoolSum, RULE_HOLD, Range, Rule, Share, Side, Span, Trial,
+    Used, of_rows,
+};
 pub(crate) use fleet::{identity, place};
 pub use incident::{ChangeKind, IncidentChange};
 pub use matcher::{Matcher, MatcherError};
@@ -247,6 +250,15 @@ impl State {
     #[must_use]
     pub const fn with_flapping(mut self, flaps: Flapping) -> Self {
         self.flaps = flaps;
+        self
+    }
+
+    /// The same going by rules that operators wrote. What fires of rules that are no more ends at the first tick.
+    #[must_use]
+    pub fn with_rules(mut self, rules: &[Rule], agents: &[AgentRow]) -> Self {
+        let of_fleet = |it: &&IncidentRow| it.status == Status::Firing && it.agent == fleet::FLEET;
+        let firing = self.incidents.values().map(|it| it.row()).filter(of_fleet);
+        self.orphans.extend(self.fleet.follow(rules, agents, firing));
         self
     }
 
@@ -684,6 +696,7 @@ impl State {
         let known = self.agents.entry(key(&row.tenant, &row.id)).or_insert_with(|| Agent::stored(row));
         known.host.clone_from(&row.host);
         known.targets = row.targets.len();
+        self.fleet.describe(row);
     }
 
     fn host(&self, tenant: &str, agent: &str) -> String {
@@ -746,6 +759,12 @@ fn unqueue(queue: &mut BTreeSet<(Timestamp, Fingerprint)>, at: Option<Timestamp>
 /// Whether an incident is about the collector itself.
 pub fn is_own(incident: &IncidentRow) -> bool {
     incident.agent == own::COLLECTOR
+}
+
+/// The labels of the group that an incident of an operator's rule is about; none of any other.
+pub fn rule_labels(incident: &IncidentRow) -> Vec<(String, String)> {
+    let is_of_rule = incident.agent == fleet::FLEET && incident.check.starts_with(fleet::RULE_PREFIX);
+    if is_of_rule { fleet::labels_of(&incident.target).unwrap_or_default() } else { Vec::new() }
 }
 
 /// Whether an incident is that this receiver is away.

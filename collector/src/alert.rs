@@ -47,6 +47,7 @@ use crate::store::{
     AcknowledgementRow, AgentRow, DecisionRow, DependencyRow, GroupRow, IncidentRow, LevelsRow, OutboxRow, WithheldRow,
 };
 
+pub use crate::aggregate::{Matcher, MatcherError};
 pub use acknowledgement::{AcknowledgementDocument, AcknowledgementError, Ask};
 pub use dependency::{Declared, Dependencies};
 pub use escalation::Step;
@@ -55,7 +56,6 @@ pub use flush::{Flush, Found};
 pub use foresight::{Foreseen, given};
 pub use group::{By, Grouping};
 pub use inhibition::Inhibition;
-pub use crate::aggregate::{Matcher, MatcherError};
 pub(crate) use message::object;
 pub use message::{AgentDocument, Form, IncidentDocument, Letter, Template, TemplateError, refresh, sample};
 pub use route::{Facts, Route, facts};

@@ -303,11 +303,11 @@ impl Collector {
     pub async fn reload(&mut self, config: Config) -> Result<Vec<&'static str>, ReloadError> {
         let fixed = self.config.fixed_parts(&config);
         self.handle.reload(rules(&config)).await??;
-        let Config { policy, destinations, bounds, abandoned, .. } = config;
+        let Config { policy, rules, destinations, bounds, abandoned, .. } = config;
         let receivers = notify::Config { receivers: destinations.clone(), clock: self.now };
         self.notify.reload(receivers).await;
         (self.config.policy, self.config.destinations) = (policy, destinations);
-        (self.config.bounds, self.config.abandoned) = (bounds, abandoned);
+        (self.config.bounds, self.config.abandoned, self.config.rules) = (bounds, abandoned, rules);
         Ok(fixed)
     }
 
@@ -353,7 +353,8 @@ impl Collector {
 
 /// What the ledger goes by.
 fn rules(config: &Config) -> Rules {
-    Rules { policy: config.policy.clone(), bounds: config.bounds, abandoned: config.abandoned.clone() }
+    let Config { policy, rules, bounds, abandoned, .. } = config.clone();
+    Rules { policy, fleet: rules, bounds, abandoned }
 }
 
 /// What the agents' listener bears. A fleet that reconnects at once still finds room; each connection takes some 25 KiB.

@@ -4,6 +4,8 @@ pub mod expectations;
 mod fields;
 mod receivers;
 mod routing;
+mod rules;
+pub mod trials;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -41,6 +43,8 @@ pub struct Config {
     pub own: aggregate::Settings,
     /// Who hears of incidents, and of which.
     pub policy: Policy,
+    /// What is added up over many agents.
+    pub rules: Vec<aggregate::Rule>,
     /// Receivers that were taken out and never hear the end of what they were told of.
     pub abandoned: Vec<String>,
     /// Files that it names: another reading looks for their successors beside them.
@@ -171,6 +175,7 @@ impl Config {
         let mut dependencies = routing::dependencies(root.table("dependencies", &mut mistakes), &mut mistakes);
         let declared = root.tables("depends_on", &mut mistakes).into_iter();
         dependencies.declared = declared.filter_map(|it| routing::declared(it, &mut mistakes)).collect();
+        let fleet = rules::rules(root.tables("rule", &mut mistakes), &mut mistakes);
         root.finish(&mut mistakes);
         if mistakes.is_empty() {
             let (agents, people) = (agents_listen, people_listen);
@@ -185,6 +190,7 @@ impl Config {
                 limits,
                 own,
                 policy: Policy { receivers, route, inhibitions, windows, flapping, dependencies },
+                rules: fleet,
                 destinations,
                 abandoned,
                 files,

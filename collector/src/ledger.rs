@@ -374,6 +374,7 @@ mod tests {
         let config = Config {
             rules: Rules {
                 policy: vec![Receiver::new("ops")].into(),
+                fleet: Vec::new(),
                 bounds: Bounds::default(),
                 abandoned: Vec::new(),
             },
@@ -398,7 +399,8 @@ mod tests {
         assert_eq!(ledger.batch(incoming("a-1", 1, &["leaks"])).await, Err(Unavailable::Failed));
         assert_eq!(ledger.health().failing, Some(Unavailable::Failed));
         // Workers that end now would take with them what became of their attempts.
-        let rules = Rules { policy: Vec::new().into(), bounds: Bounds::default(), abandoned: Vec::new() };
+        let rules =
+            Rules { policy: Vec::new().into(), fleet: Vec::new(), bounds: Bounds::default(), abandoned: Vec::new() };
         assert_eq!(ledger.reload(rules).await, Err(Unavailable::Failed));
         outside.execute_batch("DROP TRIGGER refuse").expect("allows");
 

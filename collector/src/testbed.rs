@@ -71,7 +71,12 @@ impl Testbed {
     fn over(directory: PathBuf, room: Option<TempDir>, receivers: Vec<Receiver>, epoch: char) -> Self {
         let path = directory.join("store.db");
         let config = ledger::Config {
-            rules: Rules { policy: receivers.into(), bounds: Bounds::default(), abandoned: Vec::new() },
+            rules: Rules {
+                policy: receivers.into(),
+                fleet: Vec::new(),
+                bounds: Bounds::default(),
+                abandoned: Vec::new(),
+            },
             certificates: tokio::sync::watch::channel(Kept::default()).1,
             strain: tokio::sync::watch::channel(None).1,
             store: path.clone(),

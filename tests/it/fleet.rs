@@ -11,17 +11,19 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tickbird_tests::agent::{app, postgres};
 use tickbird_tests::process::{Running, run};
 use tickbird_tests::webhook::firing;
-use tickbird_tests::{Agent, Application, Library, Postgres, Seconds, Sizes, Stage, StageError, Watch, alone, until};
+use tickbird_tests::{
+    Agent, Application, Collector, Library, Postgres, Seconds, Sizes, Stage, StageError, Watch, alone, until,
+};
 
 const CHECK: &str = "fleet.pool_budget";
 
 /// A second host: a network of its own, from which some ports of this one are reached through a proxy, by its loopback.
-struct Host {
+pub(crate) struct Host {
     holder: Running,
 }
 
 impl Host {
-    fn new(stage: &Stage) -> Result<Self, StageError> {
+    pub(crate) fn new(stage: &Stage) -> Result<Self, StageError> {
         let mut command = Command::new("/usr/bin/unshare");
         command.args(["--net", "/bin/sleep", "infinity"]).stdin(Stdio::null()).stdout(Stdio::null());
         let holder = Running::start("host", &mut command, &stage.room("host")?.join("log"))?;
@@ -36,7 +38,7 @@ impl Host {
     }
 
     /// Does something there: what is started belongs to that host.
-    fn runs<T: Send>(&self, act: impl FnOnce() -> Result<T, StageError> + Send) -> Result<T, StageError> {
+    pub(crate) fn runs<T: Send>(&self, act: impl FnOnce() -> Result<T, StageError> + Send) -> Result<T, StageError> {
         let network = File::open(format!("/proc/{}/ns/net", self.holder.pid()))
             .map_err(StageError::system("open the second host's network"))?;
         let enter = move || {
@@ -49,7 +51,7 @@ impl Host {
     }
 
     /// Lets it reach a port of this host at the same port of its own loopback.
-    fn reaches(&self, port: u16) -> Result<(), StageError> {
+    pub(crate) fn reaches(&self, port: u16) -> Result<(), StageError> {
         let bind = || TcpListener::bind(("127.0.0.1", port)).map_err(StageError::system("listen on the second host"));
         let listener = self.runs(bind)?;
         // This thread, and all it starts, is on the first host.
@@ -80,13 +82,13 @@ fn application(stage: &Stage, name: &str, server: &Postgres, most: u16) -> Resul
     Application::of_library(stage, name, Library::PsycopgPool, server, Sizes { most, least: 2 })
 }
 
-fn watched(it: &Application, limit: u16) -> String {
+pub(crate) fn watched(it: &Application, limit: u16) -> String {
     format!("{}pool.limit = {limit}\n", app(it.name(), &it.command()))
 }
 
 /// Ports that the collector listens on, as its configuration says.
-fn ports(watch: &Watch) -> Result<Vec<u16>, StageError> {
-    let path = watch.collector.directory().join("collector.toml");
+pub(crate) fn ports(collector: &Collector) -> Result<Vec<u16>, StageError> {
+    let path = collector.directory().join("collector.toml");
     let text = std::fs::read_to_string(path).map_err(StageError::system("read the collector's configuration"))?;
     let listens = text.lines().filter(|line| line.starts_with("listen"));
     Ok(listens.filter_map(|line| line.rsplit(':').next()?.trim_matches('"').parse().ok()).collect())
@@ -114,7 +116,7 @@ fn pools_of_two_hosts_that_together_can_exhaust_a_server_are_named_and_those_of_
         let workers = app("shop-api", "--name shop-api") + "pool.limit = 10\n";
         let here = [servers.clone(), workers, watched(&billing, 20), watched(&calm, 14)].concat();
         let watch = Watch::begin(stage, &here)?;
-        for port in ports(&watch)? {
+        for port in ports(&watch.collector)? {
             host.reaches(port)?;
         }
         let there = [servers, watched(&search, 20), watched(&quiet, 14)].concat();

@@ -22,6 +22,7 @@ mod exhaustion;
 mod flapping;
 mod fleet;
 mod fleet_params;
+mod fleet_rules;
 mod forks;
 mod forms;
 mod full_disk;

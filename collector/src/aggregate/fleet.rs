@@ -3,11 +3,12 @@
 //!
 //! Agents tell levels; every ten seconds they are added up (`sum`), and three looks in a row decide. An agent that fell
 //! silent or stopped leaves the sum two minutes later, until then it counts in the upper end alone: a rolling restart
-//! neither raises nor ends anything. What was used is kept day by day (`usage`) and suggests a size.
+//! neither raises nor ends anything. Operators' own rules add up the same (`rule`). What was used is kept day by day (`usage`) and suggests a size.
 
 mod evidence;
 mod identity;
 mod params;
+mod rule;
 mod sum;
 mod usage;
 
@@ -18,16 +19,20 @@ use tickbird_shared::levels::Levels;
 use tickbird_shared::{Epoch, Fingerprint, Severity, Timestamp};
 
 use super::incident::elapsed;
-use super::{Key, Presence};
-use crate::store::{FindingRow, IncidentRow, LevelsRow, UseRow};
+use super::{Key, Orphan, Presence};
+use crate::store::{AgentRow, FindingRow, IncidentRow, LevelsRow, UseRow};
 
 pub(crate) use identity::{identity, place};
 pub(super) use params::POOL_PARAMS;
+pub(super) use rule::PREFIX as RULE_PREFIX;
+pub(super) use rule::labels_of;
+pub use rule::{Aggregate, Bounds, Given, HOLD as RULE_HOLD, MAX_BY, MAX_RULES, Measure, Rule, Side, Span, Trial};
 pub use sum::{Range, Share};
 pub use usage::{Used, of_rows};
 
-use identity::Server;
+use identity::{Addresses, Server};
 use params::Comparison;
+use rule::Rules;
 use sum::{Sum, Told};
 use usage::Usage;
 
@@ -59,6 +64,9 @@ pub(super) struct Fleet {
     comparison: Comparison,
     usage: Usage,
     sums: BTreeMap<Server, Sum>,
+    rules: Rules,
+    /// What leads where, as of the last look; empty while no rule asks.
+    addresses: Addresses,
     looked: Option<Duration>,
 }
 
@@ -151,6 +159,23 @@ impl Fleet {
         Self { agents, looks, comparison, usage: Usage::load(used), ..Self::default() }
     }
 
+    /// Goes by these rules. `firing` are the incidents of the fleet that fire; those of rules that are no more are given back.
+    pub(super) fn follow<'a>(
+        &mut self,
+        rules: &[Rule],
+        agents: &[AgentRow],
+        firing: impl Iterator<Item = &'a IncidentRow>,
+    ) -> Vec<Orphan> {
+        let (rules, orphans) = Rules::load(rules, agents, firing);
+        self.rules = rules;
+        orphans
+    }
+
+    /// An agent as its row says.
+    pub(super) fn describe(&mut self, row: &AgentRow) {
+        self.rules.describe(row);
+    }
+
     /// Takes levels in; false when newer ones of another life of the agent's buffer are known.
     pub(super) fn hear(&mut self, row: &LevelsRow, listened: Duration) -> bool {
         let key = (row.tenant.clone(), row.agent.clone());
@@ -165,6 +190,7 @@ impl Fleet {
     /// An operator took the agent away; nothing of it counts from now on.
     pub(super) fn forget(&mut self, agent: &Key) {
         self.agents.remove(agent);
+        self.rules.forget(agent);
     }
 
     /// Looks, when it is time to.
@@ -174,6 +200,12 @@ impl Fleet {
         listened: Duration,
         presence: impl Fn(&Key) -> Presence,
     ) -> Vec<Outcome> {
+        let mut outcomes = self.look(now, listened, &presence);
+        outcomes.extend(self.rules.tick(&self.agents, &self.addresses, (now, listened), &presence));
+        outcomes
+    }
+
+    fn look(&mut self, now: Timestamp, listened: Duration, presence: impl Fn(&Key) -> Presence) -> Vec<Outcome> {
         if self.looked.is_some_and(|at| listened.saturating_sub(at) < LOOK_EVERY) {
             return Vec::new();
         }
@@ -189,6 +221,9 @@ impl Fleet {
             (key, Told { levels: &it.levels, is_fresh })
         });
         self.sums = sum::sums(told.clone());
+        if self.rules.need_servers() {
+            self.addresses = Addresses::of(told.clone());
+        }
         let mut outcomes = self.comparison.look(told, now);
         self.sample(now);
         for server in self.sums.keys() {

@@ -51,8 +51,7 @@ const QUIET: Duration = Duration::from_secs(3600);
 const DEAD_LETTER_QUIET: Duration = Duration::from_secs(24 * 3600);
 
 pub(super) fn is_reserved(check: &str) -> bool {
-    check.starts_with("fleet.")
-        || check.starts_with("collector.")
+    ["fleet.", super::fleet::RULE_PREFIX, "collector."].iter().any(|it| check.starts_with(it))
         || [MISSING, LOSS, CLONED_IDENTITY, TOO_MANY_FIRING, EXCESS, DEAD_LETTER].contains(&check)
 }
 
@@ -362,12 +361,12 @@ fn receiver_target(receiver: &str) -> String {
 pub(super) struct Own<'a> {
     pub(super) tenant: &'a str,
     pub(super) agent: &'a str,
-    pub(super) check: &'static str,
+    pub(super) check: &'a str,
     pub(super) target: String,
     pub(super) severity: Severity,
     pub(super) summary: String,
     pub(super) reason: String,
-    pub(super) advice: &'static str,
+    pub(super) advice: &'a str,
     pub(super) evidence: serde_json::Value,
     pub(super) since: Timestamp,
 }

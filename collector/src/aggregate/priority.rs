@@ -114,6 +114,7 @@ const TABLE: &[(&str, Impact, Probability)] = &[
     // Pools and sessions.
     ("pool.*", Degraded, Medium),
     ("db.*", Degraded, Medium),
+    ("rule.*", Degraded, High),
     ("pool.exhausted", Outage, High),
     ("pool.timeout", Outage, High),
     ("pool.leak", Outage, High),

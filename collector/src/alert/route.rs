@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use super::Matcher;
 use super::escalation::Step;
 use super::group::Grouping;
+use crate::aggregate::rule_labels;
 use crate::store::{AgentRow, IncidentRow};
 
 /// A node.
@@ -38,7 +39,7 @@ pub struct Route {
 /// What matchers ask: labels of the agent, and what the incident is about, which wins.
 pub type Facts = BTreeMap<String, String>;
 
-/// What is known of an incident: its agent's labels, `alertname` and `check`, `severity`, `target`, `sub_key`, `agent`, `host` and
+/// What is known of an incident: its agent's labels, or those that a rule groups by; `alertname` and `check`, `severity`, `target`, `sub_key`, `agent`, `host` and
 /// `tenant`.
 pub fn facts(incident: &IncidentRow, agent: Option<&AgentRow>) -> Facts {
     let mut facts = Facts::new();
@@ -46,6 +47,7 @@ pub fn facts(incident: &IncidentRow, agent: Option<&AgentRow>) -> Facts {
         facts.extend(agent.labels().iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
         facts.insert("host".into(), agent.host.clone());
     }
+    facts.extend(rule_labels(incident));
     facts.extend(own(incident).into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
     facts
 }
@@ -68,15 +70,20 @@ pub(super) fn common<'a>(all: impl IntoIterator<Item = (&'a IncidentRow, Option<
     let mut all = all.into_iter();
     let Some((first, agent)) = all.next() else { return Facts::new() };
     let (mut common, mut last) = (facts(first, agent), agent);
+    // A rule's labels are of its incident alone.
+    let mut had_labels = !rule_labels(first).is_empty();
     for (incident, agent) in all {
         if common.is_empty() {
             break;
         }
+        let has_labels = !rule_labels(incident).is_empty();
         // What is left was the same at the last one; of the same agent its labels are still.
         let is_same_agent = match (last, agent) {
             (Some(last), Some(agent)) => std::ptr::eq(last, agent),
             (last, agent) => last.is_none() && agent.is_none(),
-        };
+        } && !had_labels
+            && !has_labels;
+        had_labels = has_labels;
         let of_agent = if is_same_agent { None } else { Some(facts(incident, agent)) };
         let own = own(incident);
         common.retain(|name, value| match (own.iter().find(|(it, _)| it == name), &of_agent) {
@@ -173,17 +180,31 @@ mod tests {
         assert_eq!(ends(&[("severity", "info"), ("check", "pool.leak")]), ["archive"], "a child took it");
     }
 
+    #[test]
+    fn what_a_rule_groups_by_leads_its_incidents() {
+        let rule = incident("rule.open", r#"fleet{env="pro\"d",team="db"}"#, 1).0;
+        let found = facts(&rule, None);
+        let of = |name: &str| found.get(name).map(String::as_str);
+        assert_eq!((of("env"), of("team"), of("check")), (Some("pro\"d"), Some("db"), Some("rule.open")));
+        let of_agent = IncidentRow { agent: "a-1".into(), ..rule };
+        assert_eq!(facts(&of_agent, None).get("env"), None, "an agent's own target says nothing of the kind");
+    }
+
     /// An incident, and whose it is; two of the same host are of the same agent.
     fn incident(check: &str, target: &str, host: u8) -> (IncidentRow, AgentRow) {
         let row = tests::incident(check, Severity::Warning, 1);
         let agent = AgentRow { host: format!("web-{host}"), ..tests::an_agent() };
-        (IncidentRow { target: target.into(), ..row }, agent)
+        let of_rule = check.starts_with("rule.") && target.starts_with("fleet");
+        let owner = if of_rule { "fleet".to_owned() } else { row.agent.clone() };
+        (IncidentRow { target: target.into(), agent: owner, ..row }, agent)
     }
 
     proptest! {
         #[test]
         fn what_all_have_in_common_is_what_the_facts_of_each_say(
-            all in proptest::collection::vec(("pool.leak|http.status", "a|b", 0..3_u8, any::<bool>()), 0..6),
+            all in proptest::collection::vec(
+                ("pool.leak|rule.open", "a|fleet[{]env=\"[ab]\"[}]", 0..3_u8, any::<bool>()), 0..6,
+            ),
         ) {
             let rows: Vec<_> = all.iter().map(|(check, target, host, _)| incident(check, target, *host)).collect();
             let hosts: BTreeMap<_, _> = rows.iter().map(|(_, agent)| (&agent.host, agent)).collect();

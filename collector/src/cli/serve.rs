@@ -10,10 +10,9 @@ use tickbird_confine::{CapabilitySet, Paths};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{CliError, Where, now, read_config};
-use crate::alert::Policy;
 use crate::collector::{Collector, Directory};
 use crate::config::Config;
-use crate::config::expectations::{self, Expectation};
+use crate::config::expectations;
 use crate::store::is_suspected;
 
 /// How often one life opens its store anew because it was damaged. Whose disk fails that often should be looked at.
@@ -24,7 +23,7 @@ const REPAIRS: u32 = 5;
 /// Writes DIR/addresses.json when it is ready, with the ports it really listens on, and removes it at the end. Logs to
 /// standard error. On SIGTERM or SIGINT it accepts nothing new, answers what was asked, commits, and exits 0.
 ///
-/// On SIGHUP it reads the configuration again and goes by its receivers, routes, inhibitions, time intervals and retention; the log
+/// On SIGHUP it reads the configuration again and goes by its receivers, routes, rules, inhibitions, time intervals and retention; the log
 /// names what needs a new start. One with a mistake, or without a receiver that is owed the end of something, changes nothing.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
@@ -50,6 +49,18 @@ pub(super) struct Serve {
 ///
 /// `labels` are what fires, `firing` what fires besides, `told` exactly who is told. The rest may be left out: the time (now), who is led to and
 /// not told with a part of the reason, and the values by which a receiver's messages are grouped. One test that fails is exit code 1.
+///
+/// What a [[rule]] makes of values that last for a time is tested with
+///
+///   [[rule_test]]
+///   name = "nine of ten connections for a minute are a warning"
+///   rule = "shop-connections"
+///   [[rule_test.step]]
+///   for = "1m"
+///   series = [{ server = "db", "pool.open" = 90 }, { server = "db", "server.slots" = 100 }]
+///   fires = [{ server = "db", severity = "warning" }]
+///
+/// `series` are labels and measures, a value of which is a number, [least, most] or "unknown"; `fires` is exactly what fires at the step's end.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct CheckConfig {
@@ -93,7 +104,7 @@ impl CheckConfig {
         let path = self.files.config();
         let shown = path.display().to_string();
         let at = Where { dir: self.files.dir, json: self.json };
-        let checked = read_config(&path).and_then(|it| Ok((run_tests(&self.tests, &it.policy)?, it)));
+        let checked = read_config(&path).and_then(|it| Ok((run_tests(&self.tests, &it)?, it)));
         let mistakes = match &checked {
             Err(CliError::Config(found)) => {
                 let of = |it: &crate::config::Mistake| json!({"at": it.at, "what": it.what, "advice": it.advice});
@@ -104,7 +115,11 @@ impl CheckConfig {
         let tests = checked.as_ref().map_or(&[][..], |(tests, _)| tests);
         if self.json || checked.is_ok() {
             let of = |it: &Tested| json!({"file": it.file, "name": it.name, "passed": it.problems.is_empty(), "problems": it.problems});
+            let rules: Vec<_> = checked.iter().flat_map(|(_, it)| &it.rules).collect();
             let mut json = json!({ "config": shown, "mistakes": mistakes });
+            if !rules.is_empty() {
+                json["rules"] = rules.iter().map(|it| json!({ "name": it.name, "rule": it.to_string() })).collect();
+            }
             if !self.tests.is_empty() {
                 json["tests"] = tests.iter().map(of).collect();
             }
@@ -113,7 +128,8 @@ impl CheckConfig {
                     [] => format!("ok    {}\n", it.name),
                     problems => format!("FAIL  {}\n        {}\n", it.name, problems.join("\n        ")),
                 };
-                format!("{shown} is fine\n{}", tests.iter().map(of).collect::<String>())
+                let rules: String = rules.iter().map(|it| format!("rule  {}: {it}\n", it.name)).collect();
+                format!("{shown} is fine\n{rules}{}", tests.iter().map(of).collect::<String>())
             })?;
         }
         let failed = tests.iter().filter(|it| !it.problems.is_empty()).count();
@@ -131,12 +147,15 @@ struct Tested {
     problems: Vec<String>,
 }
 
-fn run_tests(files: &[PathBuf], policy: &Policy) -> Result<Vec<Tested>, CliError> {
+fn run_tests(files: &[PathBuf], config: &Config) -> Result<Vec<Tested>, CliError> {
     let mut tested = Vec::new();
     for path in files {
         let file = path.display().to_string();
-        let of = |it: Expectation| Tested { problems: it.problems(policy, now()), name: it.name, file: file.clone() };
-        tested.extend(expectations::read(path, policy)?.into_iter().map(of));
+        let tests = expectations::read(path, config)?;
+        let of = |name, problems| Tested { file: file.clone(), name, problems };
+        let told = tests.told.into_iter().map(|it| of(it.name.clone(), it.problems(&config.policy, now())));
+        let rules = tests.rules.into_iter().map(|it| of(it.name.clone(), it.problems(&config.rules)));
+        tested.extend(told.chain(rules));
     }
     Ok(tested)
 }

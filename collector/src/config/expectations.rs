@@ -6,7 +6,9 @@ use std::path::Path;
 use tickbird_shared::{Severity, Timestamp};
 
 use super::fields::Fields;
-use super::{Mistake, Mistakes, table};
+use super::trials::{self, RuleTest};
+use super::{Config, Mistake, Mistakes, table};
+use crate::aggregate::Rule;
 use crate::alert::{Facts, Foreseen, Policy, given};
 
 /// One `[[test]]`.
@@ -28,29 +30,42 @@ pub struct Expectation {
     pub group: BTreeMap<String, BTreeMap<String, String>>,
 }
 
+/// All tests of one file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tests {
+    /// Who is told.
+    pub told: Vec<Expectation>,
+    /// What rules make fire.
+    pub rules: Vec<RuleTest>,
+}
+
 /// Reads a file of tests.
 ///
 /// # Errors
 /// Every mistake, not only the first.
-pub fn read(path: &Path, policy: &Policy) -> Result<Vec<Expectation>, Mistakes> {
+pub fn read(path: &Path, config: &Config) -> Result<Tests, Mistakes> {
     let failed = |mistakes| Mistakes { path: path.into(), mistakes };
     let text = std::fs::read_to_string(path).map_err(|error| {
-        let (what, advice) = (format!("cannot be read: {error}"), "name a file of [[test]] tables".into());
+        let (what, advice) =
+            (format!("cannot be read: {error}"), "name a file of [[test]] and [[rule_test]] tables".into());
         failed(vec![Mistake { at: String::new(), what, advice }])
     })?;
-    parse(&text, policy).map_err(failed)
+    parse(&text, &config.policy, &config.rules).map_err(failed)
 }
 
-fn parse(text: &str, policy: &Policy) -> Result<Vec<Expectation>, Vec<Mistake>> {
+fn parse(text: &str, policy: &Policy, rules: &[Rule]) -> Result<Tests, Vec<Mistake>> {
     let mut mistakes = Vec::new();
     let mut root = Fields::new(String::new(), table(text).map_err(|it| vec![it])?);
     let tables = root.tables("test", &mut mistakes);
-    if tables.is_empty() && mistakes.is_empty() {
-        root.mistake("test", "is missing: nothing is tested".into(), "write [[test]] tables", &mut mistakes);
+    let of_rules = root.tables("rule_test", &mut mistakes);
+    if tables.is_empty() && of_rules.is_empty() && mistakes.is_empty() {
+        let advice = "write [[test]] or [[rule_test]] tables";
+        root.mistake("test", "is missing: nothing is tested".into(), advice, &mut mistakes);
     }
-    let found: Vec<_> = tables.into_iter().map(|it| expectation(it, policy, &mut mistakes)).collect();
+    let told = tables.into_iter().map(|it| expectation(it, policy, &mut mistakes)).collect();
+    let rules = trials::tests(of_rules, rules, &mut mistakes);
     root.finish(&mut mistakes);
-    if mistakes.is_empty() { Ok(found) } else { Err(mistakes) }
+    if mistakes.is_empty() { Ok(Tests { told, rules }) } else { Err(mistakes) }
 }
 
 fn expectation(mut fields: Fields, policy: &Policy, mistakes: &mut Vec<Mistake>) -> Expectation {
@@ -153,7 +168,6 @@ impl Expectation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
 
     const CONFIG: &str = r#"
 [[receiver]]
@@ -189,8 +203,8 @@ equal = ["host"]
 
     fn problems(test: &str) -> Vec<String> {
         let policy = policy();
-        let found = parse(&format!("[[test]]\n{test}"), &policy).expect("sound");
-        found[0].problems(&policy, "2026-11-21T12:00:00Z".parse().expect("a time"))
+        let found = parse(&format!("[[test]]\n{test}"), &policy, &[]).expect("sound");
+        found.told[0].problems(&policy, "2026-11-21T12:00:00Z".parse().expect("a time"))
     }
 
     #[test]
@@ -237,7 +251,7 @@ equal = ["host"]
     #[test]
     fn mistakes_are_told_all_at_once() {
         let said = |text: &str| {
-            let mistakes = parse(text, &policy()).expect_err("wrong");
+            let mistakes = parse(text, &policy(), &[]).expect_err("wrong");
             mistakes.into_iter().map(|it| format!("{}: {}", it.at, it.what)).collect::<Vec<_>>()
         };
         assert_eq!(said(""), ["test: is missing: nothing is tested"]);

@@ -105,6 +105,21 @@ impl Fields {
         }
     }
 
+    /// A number that is not negative, whole or not.
+    pub(super) fn number(&mut self, key: &str, mistakes: &mut Vec<Mistake>) -> Option<f64> {
+        let value = self.table.remove(key)?;
+        match number_of(&value) {
+            Some(number) if number >= 0.0 => Some(number),
+            Some(_) => self.no(key, "is out of range", "write a number of at least 0", mistakes),
+            None => self.wrong(key, &value, "a number", "write it without quotes, like 100 or 0.8", mistakes),
+        }
+    }
+
+    /// All that is left of the table, by its keys, as it is written.
+    pub(super) fn all(self) -> Table {
+        self.table
+    }
+
     pub(super) fn duration(&mut self, key: &str, mistakes: &mut Vec<Mistake>) -> Option<Duration> {
         self.measured(key, units::parse_duration, "write \"90s\", \"36h\" or \"30d\"", mistakes)
     }
@@ -210,6 +225,17 @@ impl Fields {
     fn path(&self, key: &str) -> String {
         if self.at.is_empty() { key.into() } else { format!("{}.{key}", self.at) }
     }
+}
+
+/// A number, whole or not, that is finite.
+pub(super) fn number_of(value: &Value) -> Option<f64> {
+    let number = match value {
+        Value::Float(number) => *number,
+        // A bound has fewer digits than would be lost.
+        Value::Integer(number) => *number as f64,
+        _ => return None,
+    };
+    number.is_finite().then_some(number)
 }
 
 const fn article(value: &Value) -> &'static str {

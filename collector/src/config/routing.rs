@@ -307,7 +307,7 @@ fn ranges<T: PartialOrd + Copy>(
     found
 }
 
-fn matchers(fields: &mut Fields, key: &str, mistakes: &mut Vec<Mistake>) -> Vec<Matcher> {
+pub(super) fn matchers(fields: &mut Fields, key: &str, mistakes: &mut Vec<Mistake>) -> Vec<Matcher> {
     let mut matchers = Vec::new();
     for text in fields.texts(key, mistakes).unwrap_or_default() {
         match text.parse::<Matcher>() {

@@ -19,7 +19,7 @@ use crate::store::{
 };
 
 use super::lane::{Admission, admit};
-use super::{AgentKey, Content, Delivery, Directory, Incoming, Numbered, Outcome, Settled, Silencing, Standing};
+use super::{AgentKey, Content, Delivery, Directory, Incoming, Numbered, Outcome, Rules, Settled, Silencing, Standing};
 
 mod acknowledgements;
 mod agents;
@@ -52,7 +52,8 @@ pub(super) struct Mind {
 
 impl Mind {
     /// Reads everything back. `now` is the moment from which agents are expected to speak again.
-    pub(super) fn load(rows: Rows<'_>, policy: &Policy, now: Timestamp) -> Result<Self, StoreError> {
+    pub(super) fn load(rows: Rows<'_>, rules: &Rules, now: Timestamp) -> Result<Self, StoreError> {
+        let policy = &rules.policy;
         let since = now.saturating_sub(REMEMBERED).unwrap_or(Timestamp::MIN);
         let agents = rows.all_agents()?;
         let key = |agent: &AgentRow| AgentKey::new(&agent.tenant, &agent.id);
@@ -78,7 +79,8 @@ impl Mind {
         Ok(Self {
             aggregate: aggregate::State::load(agents.clone(), incidents, now)
                 .with_flapping(policy.flapping)
-                .with_fleet(rows.levels()?, rows.pool_use(since)?),
+                .with_fleet(rows.levels()?, rows.pool_use(since)?)
+                .with_rules(&rules.fleet, &agents),
             used_written_at: now,
             alert,
             standings: agents.iter().map(|agent| (key(agent), Some(standing(agent)))).collect(),

@@ -86,6 +86,7 @@ impl Running {
         let config = Config {
             rules: Rules {
                 policy: vec![Receiver::new("ops")].into(),
+                fleet: Vec::new(),
                 bounds: Bounds::default(),
                 abandoned: Vec::new(),
             },

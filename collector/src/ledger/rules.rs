@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::aggregate::Rule;
 use crate::alert::Policy;
 use crate::store::Bounds;
 
@@ -11,6 +12,8 @@ use crate::store::Bounds;
 pub struct Rules {
     /// Who hears of incidents.
     pub policy: Policy,
+    /// What operators have added up over many agents.
+    pub fleet: Vec<Rule>,
     /// How long and how much is kept.
     pub bounds: Bounds,
     /// Receivers that were taken out though they are owed something: they never hear it.

@@ -83,7 +83,7 @@ pub fn start(mut writer: Writer, config: Config) -> Result<(Handle, Running), St
         found.failing = Some(Unavailable::Full);
     }
     let (health, health_seen) = watch::channel(found);
-    let mut mind = Mind::load(writer.rows(), &config.rules.policy, (config.clock)())?;
+    let mut mind = Mind::load(writer.rows(), &config.rules, (config.clock)())?;
     if let Some(owed) = Owed::beyond(&config.rules, mind.owed()) {
         tracing::warn!(advice = Owed::ADVICE, "{owed}");
     }
@@ -267,7 +267,7 @@ impl Ledger {
     fn tell_condition(&mut self, condition: &Condition, now: Timestamp) -> Result<(), StoreError> {
         let mind = match &mut self.mind {
             Some(mind) => mind,
-            lost => lost.insert(Mind::load(self.writer.rows(), &self.config.rules.policy, now)?),
+            lost => lost.insert(Mind::load(self.writer.rows(), &self.config.rules, now)?),
         };
         let strain = self.config.strain.borrow().clone();
         let transaction = self.writer.transaction()?;
@@ -289,7 +289,7 @@ impl Ledger {
         let now = (self.config.clock)();
         let mind = match &mut self.mind {
             Some(mind) => mind,
-            lost => lost.insert(Mind::load(self.writer.rows(), &self.config.rules.policy, now)?),
+            lost => lost.insert(Mind::load(self.writer.rows(), &self.config.rules, now)?),
         };
         if let Some(owed) = Owed::beyond(&rules, mind.owed()) {
             return Ok(Err(owed));
@@ -321,7 +321,7 @@ impl Ledger {
         self.first |= self.mind.is_none();
         let mind = match &mut self.mind {
             Some(mind) => mind,
-            lost => lost.insert(Mind::load(self.writer.rows(), &self.config.rules.policy, now)?),
+            lost => lost.insert(Mind::load(self.writer.rows(), &self.config.rules, now)?),
         };
         let commands = group.tick && self.writer.changed_elsewhere()?;
         let transaction = self.writer.transaction()?;

@@ -49,12 +49,15 @@ use crate::status::{self, CollectorPart, socket};
 
 mod accept;
 mod budget;
+mod canary;
 mod once;
 mod separation;
 mod service;
 
 pub use budget::Budget;
 use budget::Pace;
+use canary::Canaries;
+pub use canary::EVERY as CANARY_EVERY;
 pub use once::Once;
 pub use separation::Separation;
 use service::Watchdog;
@@ -192,6 +195,7 @@ pub async fn run(config: Config, reader: Reader, mut orders: mpsc::Receiver<Orde
             order = orders.recv() => match order {
                 Some(Order::Reload(config)) => {
                     watcher.reconfigure(*config).await;
+                    watcher.canaries_anew(rand::rng().random());
                     page = elsewhere(page, watcher.config.listen, &asks).await;
                     eyes = Eyes::open(&watcher.config, &reader, clock);
                     watcher.judge.begin_anew(eyes.intervals.iter().map(|it| it.inspector.clone()), watcher.moment());
@@ -202,6 +206,7 @@ pub async fn run(config: Config, reader: Reader, mut orders: mpsc::Receiver<Orde
         }
         // Whatever it was that woke us: with a look each second the timer alone may never come round.
         watcher.look_at_itself().await;
+        watcher.let_canary_go().await;
         watcher.tell_open_list().await;
     }
     tracing::info!("agent stopping");
@@ -290,6 +295,7 @@ struct Watcher {
     levels: Telling,
     recorder: Recorder,
     pace: Pace,
+    canaries: Canaries,
     clock: Clock,
     started_at: Timestamp,
     targets_told: Option<Vec<String>>,
@@ -329,6 +335,7 @@ impl Watcher {
             .map_or_else(Who::alone, |it| Who { tenant: it.card().tenant.clone(), agent: it.card().agent.clone() });
         let mut judge = Judge::new(who, config.checks.clone());
         judge.watches_servers(!servers(&config).is_empty());
+        let canaries = Canaries::begin(config.canary, clock.now(), rand::rng().random());
         Self {
             config,
             identity,
@@ -339,6 +346,7 @@ impl Watcher {
             levels: Telling::default(),
             recorder: Recorder::default(),
             pace: Pace::default(),
+            canaries,
             clock,
             started_at: wall(),
             targets_told: None,
@@ -362,7 +370,9 @@ impl Watcher {
     /// When something is due that no look brings along. Each wake on an idle host costs more than what is done in it.
     fn due_at(&self) -> Duration {
         let itself = self.itself_seen.map_or(Duration::ZERO, |last| last + OWN_INTERVAL);
-        self.judge.wake_at().map_or(itself, |at| at.min(itself)).min(self.open_due)
+        // An agent without a collector lets none go.
+        let canary = if self.shipping.is_some() { self.canaries.due_at() } else { Duration::MAX };
+        self.judge.wake_at().map_or(itself, |at| at.min(itself)).min(self.open_due).min(canary)
     }
 
     async fn reconfigure(&mut self, config: Config) {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tickbird_shared::Labels;
 use toml::Value;
 
-use crate::agent::Budget;
+use crate::agent::{Budget, CANARY_EVERY};
 use crate::buffer;
 use crate::identity::files::Files;
 #[cfg(feature = "mysql")]
@@ -74,6 +74,8 @@ pub struct Config {
     pub buffer: buffer::Config,
     /// What the agent may take of its host.
     pub budget: Budget,
+    /// Between two canaries. Default 60 s; none when none goes.
+    pub canary: Option<Duration>,
     /// Loopback address on which health and metrics are served. Default none: nothing listens.
     pub listen: Option<SocketAddr>,
     /// Between two looks at sockets and processes. Default 1 s.
@@ -241,6 +243,7 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
         budget.cpu = section.percent("cpu", 0.001, 64.0).unwrap_or(budget.cpu);
         budget.memory = section.bytes("memory", 1 << 20, 64 << 30).unwrap_or(budget.memory);
     }
+    let canary = root.section("canary").map_or(Some(CANARY_EVERY), canary);
     let listen = root.section("local").and_then(|mut it| listen(&mut it));
     let mut resolver_interval = RESOLVER_INTERVAL;
     if let Some(mut section) = root.section("resolver") {
@@ -271,6 +274,7 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
         checks,
         buffer,
         budget,
+        canary,
         listen,
         host_interval,
         resolver_interval,
@@ -279,6 +283,12 @@ fn compose(mut root: Section, place: &Place, files: Vec<PathBuf>) -> Config {
         files,
         warnings: Vec::new(),
     }
+}
+
+/// Between a second, for tests, and an hour.
+fn canary(mut section: Section) -> Option<Duration> {
+    let every = section.duration("interval", SECOND, HOUR).unwrap_or(CANARY_EVERY);
+    section.flag("enabled").unwrap_or(true).then_some(every)
 }
 
 fn labels(root: &mut Section) -> Labels {
@@ -543,6 +553,17 @@ mod tests {
     }
 
     #[test]
+    fn canaries_go_each_minute_unless_they_are_switched_off() {
+        assert_eq!(check("").expect("good").canary, Some(Duration::from_secs(60)));
+        assert_eq!(check("[canary]").expect("good").canary, Some(Duration::from_secs(60)));
+        assert_eq!(check("canary.enabled = false").expect("good").canary, None);
+        let said = check("[canary]\ninterval = \"10ms\"\nenabled = \"no\"\nevery = \"1s\"").expect_err("mistakes");
+        for key in ["canary.interval", "canary.enabled", "canary.every"] {
+            assert!(said.contains(key), "{said}");
+        }
+    }
+
+    #[test]
     fn an_empty_file_is_a_configuration() {
         let config = check("").expect("defaults");
         assert_eq!(config.state_dir, Path::new("/var/lib/tickbird-agent"));
@@ -558,6 +579,7 @@ mod tests {
             collector.url = "https://collector.internal:7443"
             buffer.max_bytes = "128MiB"
             buffer.min_free = "8MiB"
+            canary.interval = "90s"
             host.interval = "2s"
             host.namespaces = true
             [[app]]
@@ -587,6 +609,7 @@ mod tests {
         .expect("no mistake");
         assert_eq!(config.labels.get("service"), Some("grants-api"));
         assert!(config.namespaces);
+        assert_eq!(config.canary, Some(Duration::from_secs(90)));
         assert_eq!(config.apps[0].pool_limit, Some(30));
         assert_eq!(config.pools.iter().map(|it| it.interval.as_secs()).collect::<Vec<_>>(), [10, 10]);
         assert_eq!(config.postgres[0].interval, Duration::from_secs(7));

@@ -1,10 +1,11 @@
 //! Findings of many agents in, incident changes out. Pure: what is heard and when is all it knows.
 //!
-//! One incident per fingerprint (`incident`); presence of agents (`presence`); and the incidents that the collector
+//! One incident per fingerprint (`incident`); presence of agents (`presence`); canaries (`canary`); and the incidents that the collector
 //! raises itself, about agents and about its own parts (`own`, `parts`, `strain`) and about many agents together (`fleet`). An agent's list of what fires resolves what is
 //! missing from it, so that no lost message leaves an incident open for ever; what another life of its buffer said, only
 //! when that life is over (`lives`).
 
+mod canary;
 mod excess;
 mod flap;
 mod fleet;
@@ -22,13 +23,14 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tickbird_shared::batch::Open;
-use tickbird_shared::protocol::MAX_FIRING;
+use tickbird_shared::protocol::{CANARY_CHECK, MAX_FIRING};
 use tickbird_shared::{Epoch, Fingerprint, Lane, Severity, Status, Timestamp};
 use ulid::Ulid;
 
 use crate::pki::life::Kept;
 use crate::store::{AgentRow, Condition, FindingRow, IncidentRow, LevelsRow, LossRow, MessageState, OutboxRow, UseRow};
 
+pub use canary::{CANARY, CanarySeen, CanarySettings, Flown};
 pub use flap::{Flapping, MOST_RETURNS};
 pub use fleet::{
     Aggregate, Bounds, Given, MAX_BY, MAX_RULES, Measure, PoolSum, RULE_HOLD, Range, Rule, Share, Side, Span, Trial,
@@ -41,6 +43,7 @@ pub use presence::Presence;
 pub use priority::{Impact, Priority, Probability};
 pub use strain::{Backlog, Disk, Judged, Look, Queue, Reach, Settings, Strain, Strains, Verdict};
 
+use canary::{Bird, Canaries};
 use excess::Excess;
 use fleet::{Fleet, Outcome};
 use incident::{Heard, Incident, RECURRENCE, Sight, UPDATE_EVERY, elapsed, later};
@@ -160,6 +163,7 @@ struct Agent {
     /// Life of the buffer and clock of the newest batch, to place what is in it.
     batch: Option<(Epoch, Timestamp)>,
     lives: Lives,
+    bird: Bird,
     firing: BTreeSet<Fingerprint>,
     /// Incidents of it that are remembered: those that fire, and those that may still return.
     remembered: usize,
@@ -188,6 +192,7 @@ pub struct State {
     orphans: Vec<Orphan>,
     /// Receivers of which it was told that they are away, and not yet that they are back.
     away: BTreeSet<String>,
+    canaries: Canaries,
     fleet: Fleet,
     listening: Listening,
     last_id: Ulid,
@@ -205,6 +210,7 @@ impl State {
             flaps: Flapping::NEVER,
             orphans: Vec::new(),
             away: BTreeSet::new(),
+            canaries: Canaries::default(),
             fleet: Fleet::default(),
             listening: Listening::default(),
             // So that ids go on upwards, also when the clock has stepped back meanwhile.
@@ -226,6 +232,7 @@ impl State {
                     // While nobody served.
                     Some(agent) if agent.denied => state.orphans.push((fingerprint, "agent denied", DENIED)),
                     Some(agent) if row.check == own::MISSING && !row.is_calm() => agent.voice.still_missing(),
+                    Some(agent) if row.check == canary::MISSING => agent.bird.still_missed(),
                     Some(_) => (),
                     None if [own::COLLECTOR, fleet::FLEET].contains(&row.agent.as_str()) => (),
                     None => state.orphans.push((fingerprint, "agent forgotten", "its agent is not known")),
@@ -281,6 +288,7 @@ impl State {
     /// Takes an event and says what it changes, in order.
     pub fn apply(&mut self, event: Event<'_>, now: Timestamp) -> Vec<IncidentChange> {
         match event {
+            Event::Finding(finding) if finding.check == CANARY_CHECK => self.canary(finding, now),
             Event::Finding(finding) => self.finding(finding, now),
             Event::Open { tenant, agent, open } => self.open(&key(tenant, agent), open, now),
             Event::Enrolled(row) | Event::Inventory(row) => {
@@ -507,9 +515,9 @@ impl State {
             MessageState::Delivered => {
                 let fingerprint = own::dead_letter_fingerprint(&message.tenant, &message.receiver);
                 let sight = Sight { epoch: None, at: now };
-                self.end(fingerprint, "delivered again", "the receiver took a message", sight, now)
-                    .into_iter()
-                    .collect()
+                let ended = self.end(fingerprint, "delivered again", "the receiver took a message", sight, now);
+                let of_canaries = if message.kind == CANARY { self.canaries_taken(message, now) } else { Vec::new() };
+                ended.into_iter().chain(of_canaries).collect()
             }
             MessageState::Waiting | MessageState::Superseded => Vec::new(),
         }
@@ -742,6 +750,7 @@ impl Agent {
             voice,
             batch: None,
             lives: Lives::default(),
+            bird: Bird::default(),
             firing: BTreeSet::new(),
             remembered: 0,
             excess: Excess::default(),

@@ -22,6 +22,7 @@
 
 mod acknowledgement;
 mod by_receiver;
+mod canary;
 mod dependency;
 mod escalation;
 mod explanation;
@@ -42,7 +43,7 @@ use sha2::{Digest, Sha256};
 use tickbird_shared::{Severity, Status, Timestamp};
 use ulid::Ulid;
 
-use crate::aggregate::{ChangeKind, Flapping, IncidentChange, is_own};
+use crate::aggregate::{CANARY, CanarySettings, ChangeKind, Flapping, IncidentChange, is_own};
 use crate::store::{
     AcknowledgementRow, AgentRow, DecisionRow, DependencyRow, GroupRow, IncidentRow, LevelsRow, OutboxRow, WithheldRow,
 };
@@ -124,6 +125,8 @@ pub struct Policy {
     pub flapping: Flapping,
     /// What of a server explains what of its clients.
     pub dependencies: Dependencies,
+    /// Who waits for canaries.
+    pub canary: Option<CanarySettings>,
 }
 
 impl Policy {
@@ -163,6 +166,7 @@ impl From<Vec<Receiver>> for Policy {
             windows: Vec::new(),
             flapping: Flapping::NEVER,
             dependencies: Dependencies::NONE,
+            canary: None,
         }
     }
 }
@@ -252,7 +256,8 @@ impl State {
         for row in told.into_iter().filter(|row| row.told && row.kind != Kind::Resolved.as_str()) {
             state.believers.entry((row.tenant, row.incident)).or_default().insert(&row.receiver, row.in_group);
         }
-        for row in waiting {
+        // Who waits for a canary is owed nothing when it does not come.
+        for row in waiting.into_iter().filter(|row| row.kind != CANARY) {
             state.wait(&row);
         }
         state

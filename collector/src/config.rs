@@ -1,5 +1,6 @@
 //! Text in, a configuration that cannot be wrong out, or every mistake at once.
 
+mod canary;
 pub mod expectations;
 mod fields;
 mod receivers;
@@ -170,6 +171,8 @@ impl Config {
         let windows = routing::windows(root.tables("time_intervals", &mut mistakes), &mut mistakes);
         let known = routing::Names { receivers: &names, windows: &windows.iter().map(|it| it.name.clone()).collect() };
         let route = route.and_then(|fields| routing::top(fields, &known, &mut mistakes));
+        let canary = root.has("canary").then(|| root.table("canary", &mut mistakes));
+        let canary = canary.and_then(|fields| canary::read(fields, &names, &mut mistakes));
         let rules = root.tables("inhibit_rules", &mut mistakes);
         let inhibitions: Vec<_> = rules.into_iter().filter_map(|it| routing::inhibition(it, &mut mistakes)).collect();
         let mut dependencies = routing::dependencies(root.table("dependencies", &mut mistakes), &mut mistakes);
@@ -189,7 +192,7 @@ impl Config {
                 certificates,
                 limits,
                 own,
-                policy: Policy { receivers, route, inhibitions, windows, flapping, dependencies },
+                policy: Policy { receivers, route, inhibitions, windows, flapping, dependencies, canary },
                 rules: fleet,
                 destinations,
                 abandoned,
@@ -417,6 +420,7 @@ mod tests {
 
     use tickbird_shared::Severity;
 
+    use crate::aggregate::CanarySettings;
     use crate::alert::{By, Dependencies, Grouping};
 
     fn mistakes(text: &str) -> Vec<String> {
@@ -541,6 +545,12 @@ mod tests {
             group_interval = "500ms"
             repeat_interval = { critical = "0s", loud = "1h" }
             mute_time_intervals = ["night"]
+            [canary]
+            receiver = "nobody"
+            every = "2h"
+            missing_after = "500ms"
+            slow = 5
+            loud = true
             [[inhibit_rules]]
             source_matchers = ["severity"]
             [[time_intervals]]
@@ -596,6 +606,12 @@ mod tests {
         route.routes[0].repeat_interval.loud: is not a key here
         route.routes[0].mute_time_intervals: there is no time interval `night`
         route.routes[0].group: is not a key here
+        canary.receiver: there is no receiver `nobody`
+        canary.every: is not between a second and an hour
+        canary.missing_after: is not between a second and an hour
+        canary.slow: `5` has no unit
+        canary.missing_after: is less than `every`: each one would be missed before it can be told
+        canary.loud: is not a key here
         inhibit_rules[0].source_matchers: `severity`: has none of =, !=, =~ and !~
         inhibit_rules[0].target_matchers: is missing: without it every incident would match
         nmae: is not a key here
@@ -673,6 +689,23 @@ mod tests {
         route.escalate[1].min_severity: `loud` is no severity
         route.escalate[1].to: is not a key here
         "#);
+    }
+
+    #[test]
+    fn who_waits_for_canaries_is_read_and_nobody_does_without_a_word() {
+        let receiver = "[[receiver]]\nname = \"switch\"\nwebhook.url = \"https://hooks.example.org/alive\"\n";
+        let read = |text: &str| Config::parse(&format!("{receiver}{text}"), Path::new("."));
+        assert_eq!(read("").expect("reads").policy.canary, None);
+        let canary = |text: &str| read(text).expect("reads").policy.canary.expect("somebody waits");
+        let defaults = CanarySettings::new("switch".into());
+        assert_eq!(canary("[canary]\nreceiver = \"switch\""), defaults);
+        let s = Duration::from_secs;
+        let (every, missing_after, slow, slow_hold) = (s(30), s(120), s(5), s(90));
+        let written = "every = \"30s\"\nmissing_after = \"2m\"\nslow = \"5s\"\nslow_hold = \"90s\"";
+        let settings = CanarySettings { every, missing_after, slow, slow_hold, ..defaults };
+        assert_eq!(canary(&format!("[canary]\nreceiver = \"switch\"\n{written}")), settings);
+        let wrong = read("[canary]\nevery = \"30s\"").expect_err("nobody is named");
+        assert_eq!(wrong.iter().map(|it| it.at.as_str()).collect::<Vec<_>>(), ["canary.receiver"]);
     }
 
     #[test]

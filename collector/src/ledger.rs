@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::aggregate::{PoolSum, Presence, Queue};
+use crate::aggregate::{CanarySeen, PoolSum, Presence, Queue};
 use crate::alert::AcknowledgementError;
 use crate::store::{AcknowledgementRow, AgentRow};
 
@@ -104,6 +104,7 @@ enum Event {
     Acknowledge(Acknowledging, Answer<Result<AcknowledgementRow, AcknowledgementError>>),
     Reload(Box<Rules>, Answer<Result<(), Owed>>),
     Presence(Vec<AgentKey>, oneshot::Sender<Vec<Presence>>),
+    Canaries(Vec<AgentKey>, oneshot::Sender<Vec<Option<CanarySeen>>>),
     Fleet(String, oneshot::Sender<Vec<PoolSum>>),
     Tick,
     Close,
@@ -214,6 +215,16 @@ impl Handle {
     pub async fn presence(&self, agents: Vec<AgentKey>) -> Result<Vec<Presence>, Unavailable> {
         let (answer, answered) = oneshot::channel();
         self.send(Event::Presence(agents, answer)).await?;
+        answered.await.map_err(|_| self.why())
+    }
+
+    /// What is known of the canaries of these agents, in the same order; none of one that sends none.
+    ///
+    /// # Errors
+    /// When the collector closes.
+    pub async fn canaries(&self, agents: Vec<AgentKey>) -> Result<Vec<Option<CanarySeen>>, Unavailable> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Event::Canaries(agents, answer)).await?;
         answered.await.map_err(|_| self.why())
     }
 

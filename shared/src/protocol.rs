@@ -14,6 +14,12 @@ pub const RENEW_PATH: &str = "/v1/renew";
 /// `other_agent`, so that nothing is judged, and refused for ever, under a wrong name.
 pub const AGENT_HEADER: &str = "tickbird-agent";
 
+/// Check of the finding by which an agent proves the way of all others: `info`, so a collector that does not know it stores it and tells
+/// nobody. It fires each time; resolved, it says that none comes any more.
+pub const CANARY_CHECK: &str = "agent.canary";
+/// Member of its evidence: seconds until the next one.
+pub const CANARY_EVERY: &str = "every_seconds";
+
 /// Largest body as sent (compressed), in bytes. Enforced while reading; more is answered 413.
 pub const MAX_COMPRESSED_BYTES: usize = 1 << 20;
 /// Largest body after decompression, in bytes. Enforced while reading; more is answered 413.

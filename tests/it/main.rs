@@ -7,6 +7,7 @@ mod alertmanagers;
 mod api;
 mod backup;
 mod bad_input;
+mod canaries;
 mod clocks;
 mod clones;
 mod collector_own;

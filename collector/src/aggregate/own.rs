@@ -11,7 +11,7 @@ use tickbird_shared::{Change, Epoch, Fingerprint, Lane, Severity, Status, Timest
 
 use super::incident::elapsed;
 use super::strain::{Backlog, Disk, Judged, Queue, Reach};
-use super::{Agent, Key};
+use super::{Agent, Key, canary};
 use crate::pki::life::{Life, Standing};
 use crate::store::{Damage, FindingRow, IncidentRow, LossRow, OutboxRow};
 use crate::token::DEFAULT_TENANT;
@@ -52,7 +52,7 @@ const DEAD_LETTER_QUIET: Duration = Duration::from_secs(24 * 3600);
 
 pub(super) fn is_reserved(check: &str) -> bool {
     ["fleet.", super::fleet::RULE_PREFIX, "collector."].iter().any(|it| check.starts_with(it))
-        || [MISSING, LOSS, CLONED_IDENTITY, TOO_MANY_FIRING, EXCESS, DEAD_LETTER].contains(&check)
+        || [MISSING, canary::MISSING, LOSS, CLONED_IDENTITY, TOO_MANY_FIRING, EXCESS, DEAD_LETTER].contains(&check)
 }
 
 /// Whether an incident is of the kind that ends by itself, and its time has come.

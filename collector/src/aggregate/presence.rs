@@ -92,6 +92,11 @@ impl Voice {
         self.presence
     }
 
+    /// When it was last heard, on the clock of [`Listening`].
+    pub(super) const fn heard(&self) -> Duration {
+        self.heard
+    }
+
     /// It was missing when the collector ended.
     pub(super) const fn still_missing(&mut self) {
         self.presence = Presence::Missing;

@@ -13,7 +13,7 @@ use super::access::Caller;
 use super::page::{Document, Page};
 use super::query::Query;
 use super::{Shared, unavailable, unreadable};
-use crate::aggregate::Presence;
+use crate::aggregate::{CanarySeen, Presence};
 use crate::ledger::AgentKey;
 use crate::problem::Problem;
 use crate::store::{AgentFilter, AgentRow, Rows};
@@ -34,6 +34,16 @@ struct AgentDocument<'a> {
     certificate_expires_at: Timestamp,
     /// How often it went over each of its limits.
     excess: &'a BTreeMap<String, u64>,
+    /// None of one that sends none, or of which none came since the collector's start.
+    canary: Option<CanaryDocument>,
+}
+
+#[derive(Debug, Serialize)]
+struct CanaryDocument {
+    missing: bool,
+    /// From the agent to the yes of the receiver, of the newest that got there.
+    latency_ms: Option<u64>,
+    taken_at: Option<Timestamp>,
 }
 
 /// An agent with what is known of it elsewhere.
@@ -41,10 +51,11 @@ struct Found {
     row: AgentRow,
     excess: BTreeMap<String, u64>,
     presence: Presence,
+    canary: Option<CanarySeen>,
 }
 
 impl<'a> AgentDocument<'a> {
-    fn new(Found { row, excess, presence }: &'a Found) -> Self {
+    fn new(Found { row, excess, presence, canary }: &'a Found) -> Self {
         Self {
             id: &row.id,
             host: &row.host,
@@ -59,6 +70,11 @@ impl<'a> AgentDocument<'a> {
             enrolled_at: row.enrolled_at,
             certificate_expires_at: row.certificate_expires_at,
             excess,
+            canary: canary.map(|it| CanaryDocument {
+                missing: it.is_missing,
+                latency_ms: it.latency.map(|it| it.as_millis() as u64),
+                taken_at: it.taken_at,
+            }),
         }
     }
 }
@@ -84,13 +100,15 @@ pub(super) async fn list(
     for it in excesses {
         by_agent.entry(it.agent).or_default().insert(it.limit, it.times);
     }
-    let keys = found.iter().map(|row| AgentKey::new(&row.tenant, &row.id)).collect();
+    let keys: Vec<_> = found.iter().map(|row| AgentKey::new(&row.tenant, &row.id)).collect();
+    let canaries = shared.context.ledger.canaries(keys.clone()).await.map_err(unavailable)?;
+    let mut canaries = canaries.into_iter().chain(std::iter::repeat(None));
     let presence = shared.context.ledger.presence(keys).await.map_err(unavailable)?;
     // While the ledger recovers it knows of nobody.
     let presence = presence.into_iter().chain(std::iter::repeat(Presence::Unknown));
     let with = |(row, presence): (AgentRow, Presence)| {
         let excess = by_agent.remove(&row.id).unwrap_or_default();
-        Found { row, excess, presence }
+        Found { row, excess, presence, canary: canaries.next().flatten() }
     };
     let found: Vec<Found> = found.into_iter().zip(presence).map(with).collect();
     Ok(page.document(&found, |it| it.row.id.clone(), AgentDocument::new))

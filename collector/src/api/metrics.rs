@@ -19,7 +19,7 @@ use tickbird_shared::Severity;
 use super::access::Caller;
 use super::query::Query;
 use super::{Shared, unavailable, unreadable};
-use crate::aggregate::Presence;
+use crate::aggregate::{CanarySeen, Presence};
 use crate::ledger::AgentKey;
 use crate::notify::BreakerState;
 use crate::problem::Problem;
@@ -64,7 +64,8 @@ async fn levels(shared: &Shared, caller: &Caller) -> Result<Registry, Problem> {
         Ok((rows.firing_by_severity(&tenant)?, rows.agent_ids(&tenant)?, waiting?))
     };
     let (firing, agents, waiting) = context.readers.read(look).await.map_err(|error| unreadable(&error))?;
-    let keys = agents.iter().map(|id| AgentKey::new(&caller.tenant, id)).collect();
+    let keys: Vec<_> = agents.iter().map(|id| AgentKey::new(&caller.tenant, id)).collect();
+    let canaries = context.ledger.canaries(keys.clone()).await.map_err(unavailable)?;
     let mut presence: BTreeMap<&str, u64> = Presence::ALL.map(|it| (it.as_str(), 0)).into();
     for it in context.ledger.presence(keys).await.map_err(unavailable)? {
         *presence.entry(it.as_str()).or_default() += 1;
@@ -92,6 +93,7 @@ async fn levels(shared: &Shared, caller: &Caller) -> Result<Registry, Problem> {
     level(&mut registry, "tickbird_notify_oldest_seconds", help, "receiver", of(|it| it.1));
     let help = "1 while a receiver is not asked, or only now and then";
     level(&mut registry, "tickbird_notify_breaker_open", help, "receiver", of(|it| it.2));
+    register_canaries(&mut registry, &canaries);
     let queue = context.ledger.queue();
     single(&mut registry, "tickbird_ledger_waiting", "Events that wait for the ledger", queue.waiting as u64);
     single(&mut registry, "tickbird_ledger_places", "Events that may wait for the ledger", queue.places as u64);
@@ -106,6 +108,28 @@ async fn levels(shared: &Shared, caller: &Caller) -> Result<Registry, Problem> {
     let help = "Time until a certificate of the collector itself ends";
     level(&mut registry, "tickbird_certificate_left_seconds", help, "certificate", left);
     Ok(registry)
+}
+
+/// How many agents send canaries, and what the newest of each needed.
+fn register_canaries(registry: &mut Registry, canaries: &[Option<CanarySeen>]) {
+    let known = || canaries.iter().flatten();
+    let missing = known().filter(|it| it.is_missing).count();
+    let taken = known().filter(|it| !it.is_missing && it.latency.is_some()).count();
+    let counts = [("missing", missing), ("taken", taken), ("untold", known().count() - missing - taken)];
+    let counts = counts.map(|(state, count)| (state.to_owned(), count as u64));
+    let help = "Agents that send canaries: missing, taken by the receiver, or not known to be either";
+    level(registry, "tickbird_canary_agents", help, "state", counts);
+    let mut latencies: Vec<_> = known().filter_map(|it| it.latency).collect();
+    latencies.sort_unstable();
+    let newest = Family::<Vec<(&'static str, String)>, Gauge<f64, AtomicU64>>::default();
+    if let Some(last) = latencies.len().checked_sub(1) {
+        for quantile in [0.5, 0.99, 1.0] {
+            let at = (last as f64 * quantile).ceil() as usize;
+            newest.get_or_create(&vec![("quantile", quantile.to_string())]).set(latencies[at].as_secs_f64());
+        }
+    }
+    let help = "Newest latency of each agent's canary: the median, the 99th percentile and the worst";
+    registry.register("tickbird_canary_newest_seconds", help, newest);
 }
 
 fn single(registry: &mut Registry, name: &str, help: &str, number: u64) {

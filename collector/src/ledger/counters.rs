@@ -1,13 +1,14 @@
 //! What the ledger counts.
 
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::store::Tally;
 
 /// What the ledger has done. `received = committed + duplicate + refused`, always; these and `lost` are kept in the
 /// store and count on after a restart.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Counters {
     /// Records of settled batches.
     pub received: Counter,
@@ -29,6 +30,29 @@ pub struct Counters {
     pub expired: Counter,
     /// Rows deleted because of the bound on bytes.
     pub evicted: Counter,
+    /// Seconds from an agent to the yes of the receiver, of each canary that got there.
+    pub canaries: Histogram,
+}
+
+/// From what a well path needs to what a fault leaves: an agent's backoff, an outage of the collector.
+const CANARY_SECONDS: [f64; 10] = [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            received: Counter::default(),
+            committed: Counter::default(),
+            duplicate: Counter::default(),
+            refused: Counter::default(),
+            lost: Counter::default(),
+            superseded: Counter::default(),
+            transactions: Counter::default(),
+            failures: Counter::default(),
+            expired: Counter::default(),
+            evicted: Counter::default(),
+            canaries: Histogram::new(CANARY_SECONDS),
+        }
+    }
 }
 
 impl Counters {
@@ -55,6 +79,8 @@ impl Counters {
             ("tickbird_store_rows_expired", "Rows deleted because of their age", &self.expired),
             ("tickbird_store_rows_evicted", "Rows deleted because of the bound on bytes", &self.evicted),
         ];
+        let help = "From an agent to the yes of the receiver that waits for canaries";
+        registry.register("tickbird_canary_latency_seconds", help, self.canaries.clone());
         for (name, help, counter) in others {
             registry.register(name, help, counter.clone());
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tickbird_shared::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::aggregate::{PoolSum, Presence, Strain};
+use crate::aggregate::{CanarySeen, PoolSum, Presence, Strain};
 use crate::alert::AcknowledgementError;
 use crate::pki::life::Kept;
 use crate::store::{self, AcknowledgementRow, AgentRow, Aside, Condition, StoreError, Tally, Writer};
@@ -168,6 +168,10 @@ impl Ledger {
             let presence = self.mind.as_ref().map(|mind| mind.presence(&agents)).unwrap_or_default();
             // Whoever asked may have gone.
             let _ = answer.send(presence);
+        }
+        for (agents, answer) in group.canaries.drain(..) {
+            let canaries = self.mind.as_ref().map(|mind| mind.canaries(&agents)).unwrap_or_default();
+            let _ = answer.send(canaries);
         }
         for (tenant, answer) in group.fleet.drain(..) {
             let pools = self.mind.as_ref().map(|mind| mind.fleet_pools(&tenant)).unwrap_or_default();
@@ -378,6 +382,7 @@ impl Ledger {
         }
         transaction.commit()?;
         self.counters.transactions.inc();
+        mind.take_canary_latencies().into_iter().for_each(|it| self.counters.canaries.observe(f64::from(it) / 1_000.0));
         if mind.publish(&self.directory) {
             self.outbox.send_modify(|changes| *changes += 1);
         }
@@ -413,11 +418,15 @@ impl Ledger {
 /// Other rules, and who asks for them.
 type Reload = (Box<Rules>, Answer<Result<(), Owed>>);
 
+/// Agents, and who asks what is known of their canaries.
+type OfCanaries = (Vec<AgentKey>, oneshot::Sender<Vec<Option<CanarySeen>>>);
+
 /// Events that are settled together.
 #[derive(Default)]
 struct Group {
     work: Vec<Work>,
     presence: Vec<(Vec<AgentKey>, oneshot::Sender<Vec<Presence>>)>,
+    canaries: Vec<OfCanaries>,
     fleet: Vec<(String, oneshot::Sender<Vec<PoolSum>>)>,
     reloads: Vec<Reload>,
     tick: bool,
@@ -466,6 +475,7 @@ impl Group {
             Event::Acknowledge(asked, answer) => self.work.push(Work::Acknowledge(asked, answer)),
             Event::Reload(rules, answer) => self.reloads.push((rules, answer)),
             Event::Presence(agents, answer) => self.presence.push((agents, answer)),
+            Event::Canaries(agents, answer) => self.canaries.push((agents, answer)),
             Event::Fleet(tenant, answer) => self.fleet.push((tenant, answer)),
             Event::Tick => self.tick = true,
             Event::Close => return true,

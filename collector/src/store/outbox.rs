@@ -216,6 +216,31 @@ impl Transaction<'_> {
     }
 }
 
+impl Transaction<'_> {
+    /// Takes out what waits about no incident but always about this same thing: of a tenant, or of all. Also what may have been heard: it is
+    /// told anew with the next one.
+    pub fn supersede_all_of(&self, tenant: Option<&str>, incident: &str, now: Timestamp) -> Result<(), StoreError> {
+        let all = "UPDATE outbox SET state = 'superseded', settled_at = ?1 WHERE state = 'waiting' AND incident = ?2";
+        match tenant {
+            None => self.connection().prepare_cached(all)?.execute((At(now), incident))?,
+            Some(tenant) => {
+                let statement = format!("{all} AND tenant = ?3");
+                self.connection().prepare_cached(&statement)?.execute((At(now), incident, tenant))?
+            }
+        };
+        Ok(())
+    }
+
+    /// Deletes a message that does not wait.
+    pub fn delete_message(&self, tenant: &str, id: &str) -> Result<(), StoreError> {
+        let mut delete = self
+            .connection()
+            .prepare_cached("DELETE FROM outbox WHERE tenant = ?1 AND id = ?2 AND state <> 'waiting'")?;
+        delete.execute((tenant, id))?;
+        Ok(())
+    }
+}
+
 pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<OutboxRow> {
     sums::check("outbox", row)?;
     let state: String = row.get("state")?;

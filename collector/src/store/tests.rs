@@ -279,6 +279,28 @@ fn messages_of_one_incident_leave_in_order_and_do_not_hold_up_others() {
 }
 
 #[test]
+fn what_is_told_anew_each_time_gives_up_what_waits_and_nothing_else() {
+    let mut scene = Scene::new();
+    scene.write(|it| {
+        // It may have been heard, and is told anew all the same.
+        it.add_message(&OutboxRow { attempts: 2, uncertain: 1, ..message("msg_1", "canary") })?;
+        it.add_message(&message("msg_2", "01A"))?;
+        it.add_message(&OutboxRow { tenant: "other".into(), ..message("msg_3", "canary") })
+    });
+    let waiting = |scene: &Scene| {
+        let rows = scene.writer.rows().outbox_waiting().expect("reads");
+        rows.into_iter().map(|it| it.id).collect::<Vec<_>>()
+    };
+    scene.write(|it| it.supersede_all_of(Some("default"), "canary", day(1)));
+    assert_eq!(waiting(&scene), ["msg_2", "msg_3"]);
+    scene.write(|it| it.supersede_all_of(None, "canary", day(1)));
+    assert_eq!(waiting(&scene), ["msg_2"]);
+    scene.write(|it| it.delete_message("default", "msg_1").and_then(|()| it.delete_message("default", "msg_2")));
+    let is_there = |id| scene.writer.rows().message("default", id).expect("reads").is_some();
+    assert_eq!((is_there("msg_1"), is_there("msg_2")), (false, true), "what waits is not deleted");
+}
+
+#[test]
 fn what_a_clock_that_was_ahead_put_off_is_due_once_the_clock_is_right() {
     let mut scene = Scene::new();
     let hour = Duration::from_secs(3_600);

@@ -6,11 +6,15 @@
 //! another alert, and what it was before is ended with the same message.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::Value;
+use tickbird_shared::protocol::CANARY_EVERY;
 use tickbird_shared::{Severity, Status, Timestamp};
 
 use super::{GroupTold, REPEATED, Told, UNCHANGED, bytes};
+use crate::aggregate::CANARY;
 use crate::alert::Kind;
 use crate::alert::route::facts;
 use crate::store::{AgentRow, IncidentRow};
@@ -20,6 +24,9 @@ const AT_ONCE: usize = 500;
 const BYTES_AT_ONCE: usize = 512 << 10;
 /// Letters of a text; nobody reads more in a list.
 const LONGEST: usize = 2_000;
+
+/// Canaries that did not come until the one that did before is forgotten.
+const FORGOTTEN_AFTER: u32 = 4;
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -32,7 +39,19 @@ struct Alert {
 }
 
 pub(super) fn of_incident(told: Told<'_>) -> Vec<u8> {
+    if told.kind == CANARY {
+        return bytes(&[watchdog(told)]);
+    }
     bytes(&alerts(told.kind, told.incident, told.agent, told.decided_at))
+}
+
+/// What always fires while all works, as Prometheus' `Watchdog`: told each time anew, and over when it was not told for a while.
+fn watchdog(told: Told<'_>) -> Alert {
+    let mut alert = alert(told.incident, told.agent, told.incident.severity);
+    alert.labels.insert("alertname".into(), "Watchdog".into());
+    let evidence: Value = serde_json::from_str(&told.incident.evidence).unwrap_or_default();
+    let every = Duration::from_secs(evidence[CANARY_EVERY].as_u64().unwrap_or(60));
+    Alert { ends_at: told.decided_at.saturating_add(every * FORGOTTEN_AFTER).ok(), ..alert }
 }
 
 /// What changed; the rest is refreshed. A repeat is everything that fires.

@@ -5,6 +5,7 @@ use serde_json::Value;
 use tickbird_shared::{Severity, Status, Timestamp};
 
 use super::{GroupTold, Part, SAMPLE, Told, bytes};
+use crate::aggregate::CANARY;
 use crate::store::{AgentRow, IncidentRow};
 
 /// Incidents of a group that are told one by one.
@@ -45,7 +46,11 @@ impl Letter {
 
 pub(super) fn of_incident(told: Told<'_>) -> Vec<u8> {
     let Told { id, kind, receiver, incident, agent, acknowledged, reason, decided_at } = told;
-    let state = if kind == SAMPLE { "TEST".into() } else { state(kind, "incident.") };
+    let state = match kind {
+        SAMPLE => "TEST".into(),
+        CANARY => "ALIVE".into(),
+        _ => state(kind, "incident."),
+    };
     let mut text = format!("{}\n\n", plain(&incident.summary));
     text += &about(incident, agent);
     if incident.status == Status::Firing
@@ -64,7 +69,7 @@ pub(super) fn of_incident(told: Told<'_>) -> Vec<u8> {
         text += &format!("\nAcknowledged by {}.\n", plain(&it.owner));
     }
     text += &format!("\nTold to {receiver}: {}.\n", plain(reason));
-    if kind != SAMPLE {
+    if ![SAMPLE, CANARY].contains(&kind) {
         text += &format!("Who else was told, and why: tickbird-collector explain {}\n", incident.id);
     }
     text += &format!("Message {id}\n");

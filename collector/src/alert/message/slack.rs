@@ -4,6 +4,7 @@ use serde::Serialize;
 use tickbird_shared::{Severity, Status};
 
 use super::{GroupTold, Part, SAMPLE, Told, bytes};
+use crate::aggregate::CANARY;
 use crate::store::{AcknowledgementRow, AgentRow, IncidentRow};
 
 /// Incidents of a group that are told one by one; Slack shows no more than some twenty well.
@@ -40,13 +41,14 @@ pub(super) fn of_incident(told: Told<'_>) -> Vec<u8> {
     let state = match kind.strip_prefix("incident.") {
         Some(state) => state.to_uppercase(),
         None if kind == SAMPLE => "TEST".into(),
+        None if kind == CANARY => "ALIVE".into(),
         None => kind.to_owned(),
     };
     let line = format!("[{state}] {}", title(incident, agent));
     bytes(&Post {
         text: line.clone(),
         attachments: vec![Attachment {
-            color: color(incident),
+            color: if kind == CANARY { "good" } else { color(incident) },
             fallback: line,
             text: text(incident),
             fields: fields(incident, agent, acknowledged),

@@ -53,7 +53,7 @@ pub use acknowledgement::{AcknowledgementDocument, AcknowledgementError, Ask};
 pub use dependency::{Declared, Dependencies};
 pub use escalation::Step;
 pub use explanation::Explanation;
-pub use flush::{Flush, Found};
+pub use flush::{Flush, Found, Sought};
 pub use foresight::{Foreseen, given};
 pub use group::{By, Grouping};
 pub use inhibition::Inhibition;

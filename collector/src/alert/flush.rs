@@ -1,7 +1,7 @@
 //! What groups tell at their time: each that waits is looked at once more, and what is over or held back by now is not told.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
+use std::ops::Deref;
 
 use tickbird_shared::{Fingerprint, Status, Timestamp};
 
@@ -10,7 +10,27 @@ use super::{Form, IncidentKey, Kind, Policy, State, Withheld, group, message, ne
 use crate::store::{AgentRow, GroupRow, IncidentRow, OutboxRow, WithheldRow};
 
 /// An incident as it is now, and its agent where that is known.
-pub type Found<'a> = (Cow<'a, IncidentRow>, Option<&'a AgentRow>);
+pub type Found<'a> = (Sought<'a>, Option<&'a AgentRow>);
+
+/// The row of an incident: fifty thousand may stand in a row, so one that had to be read stands elsewhere.
+#[derive(Debug)]
+pub enum Sought<'a> {
+    /// It was there.
+    Known(&'a IncidentRow),
+    /// It was read from the store.
+    Read(Box<IncidentRow>),
+}
+
+impl Deref for Sought<'_> {
+    type Target = IncidentRow;
+
+    fn deref(&self) -> &IncidentRow {
+        match self {
+            Self::Known(row) => row,
+            Self::Read(row) => row,
+        }
+    }
+}
 
 /// What a group tells at its time, and what becomes of it.
 #[derive(Debug)]

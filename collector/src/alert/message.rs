@@ -7,7 +7,6 @@ mod samples;
 mod slack;
 mod template;
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
@@ -285,8 +284,8 @@ impl<'a> GroupTold<'a> {
         decided_at: Timestamp,
     ) -> Self {
         let (over, fires): (Vec<_>, Vec<_>) = changed.iter().partition(|(kind, _)| *kind == Kind::Resolved);
-        let part = |(kind, (row, agent)): &&'a (Kind, &'a Found<'a>)| (kind.as_str(), Cow::as_ref(row), *agent);
-        let known = others.iter().map(|(row, agent)| (UNCHANGED, Cow::as_ref(row), *agent));
+        let part = |(kind, (row, agent)): &&'a (Kind, &'a Found<'a>)| (kind.as_str(), &**row, *agent);
+        let known = others.iter().map(|(row, agent)| (UNCHANGED, &**row, *agent));
         let mut parts: Vec<Part<'a>> = fires.iter().chain(&over).map(part).chain(known).collect();
         let rank = |(change, row, _): &Part<'_>| (*change == UNCHANGED, row.status != Status::Firing);
         parts.sort_by_key(|it| (rank(it), std::cmp::Reverse(it.1.severity)));

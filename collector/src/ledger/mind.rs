@@ -3,7 +3,6 @@
 //! Everything here may run ahead of the store only while a transaction is open. When one fails, this is dropped and
 //! loaded again.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use tickbird_shared::protocol::CANARY_CHECK;
 use tickbird_shared::{Status, Timestamp};
 
 use crate::aggregate::{self, ChangeKind, IncidentChange, PoolSum, Presence, Strain};
-use crate::alert::{self, Policy, Silence, Withheld};
+use crate::alert::{self, Policy, Silence, Sought, Withheld};
 use crate::pki::life::Kept;
 use crate::store::{
     AgentRow, BodyRow, Condition, DecisionRow, GroupRow, LaneKey, LaneRow, LaneStart, LossRow, MessageState, Rows,
@@ -144,8 +143,8 @@ impl Mind {
         let flushes = alert.flush(policy, now, |(tenant, id), fingerprint| {
             let known = fingerprint.and_then(|it| aggregate.incident(it)).filter(|it| it.id == *id);
             let row = match known {
-                Some(row) => Some(Cow::Borrowed(row)),
-                None => transaction.rows().incident(tenant, id)?.map(Cow::Owned),
+                Some(row) => Some(Sought::Known(row)),
+                None => transaction.rows().incident(tenant, id)?.map(|row| Sought::Read(Box::new(row))),
             };
             Ok::<_, StoreError>(row.map(|row| {
                 let agent = agents.get(&AgentKey::new(tenant, &row.agent));

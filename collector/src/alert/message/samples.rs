@@ -1,6 +1,5 @@
 //! What can be told, made up: to try a receiver with, and to try a body with before anything happens.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde_json::Value;
@@ -8,7 +7,7 @@ use tickbird_shared::{Fingerprint, Labels, Severity, Status, Timestamp};
 use ulid::Ulid;
 
 use super::{GroupTold, Parts, SAMPLE, Told};
-use crate::alert::{Found, Kind};
+use crate::alert::{Found, Kind, Sought};
 use crate::store::{AgentRow, GroupRow, IncidentRow};
 
 /// An incident that nothing is behind.
@@ -108,7 +107,7 @@ pub(super) fn documents() -> Vec<(&'static str, Value)> {
         serde_json::to_value(told.document()).expect("texts, numbers and checked JSON serialise")
     };
     let [first, second, last]: [Found<'_>; 3] =
-        [(Cow::Borrowed(&full), Some(&agent)), (Cow::Borrowed(&bare), None), (Cow::Borrowed(&over), None)];
+        [(Sought::Known(&full), Some(&agent)), (Sought::Known(&bare), None), (Sought::Known(&over), None)];
     vec![
         ("a sample that fires", one("incident.firing", &full, Some(&agent))),
         ("a sample that fires and has nothing that need not be there", one("incident.firing", &bare, None)),

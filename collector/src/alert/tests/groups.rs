@@ -1,12 +1,11 @@
 //! Incidents that are told together: moment by moment, then random histories with what a person would have to say of them.
 
-use std::borrow::Cow;
 use std::convert::Infallible;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::super::{By, Found, Grouping};
+use super::super::{By, Found, Grouping, Sought};
 use super::ward::{AFTER, INTERVAL, REPEAT, WAIT, Ward, body, changes, escalating, grouping, policy, seconds};
 use super::*;
 
@@ -307,7 +306,7 @@ fn of_many_some_are_told_in_full_more_are_named_and_all_are_counted() {
     }
     let find = |(_, id): &IncidentKey, _: Option<Fingerprint>| {
         let found = rows.iter().find(|it| it.id == *id);
-        Ok::<_, Infallible>(found.map(|it| -> Found<'_> { (Cow::Borrowed(it), None) }))
+        Ok::<_, Infallible>(found.map(|it| -> Found<'_> { (Sought::Known(it), None) }))
     };
     let Ok(flushes) = state.flush(&policy, at(WAIT), find);
     let said = body(flushes[0].message.as_ref().expect("told"));

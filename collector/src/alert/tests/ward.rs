@@ -1,12 +1,11 @@
 //! The tables that the ledger writes about incidents that are told together, and what a person would have to say of them at any time.
 
-use std::borrow::Cow;
 use std::convert::Infallible;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::super::{Ask, By, Flush, Found, Grouping, Step};
+use super::super::{Ask, By, Flush, Found, Grouping, Sought, Step};
 use super::*;
 use crate::store::EscalationRow;
 
@@ -320,7 +319,7 @@ impl Ward {
         let rows = self.rows.clone();
         let find = |(_, id): &IncidentKey| {
             let found = rows.iter().find(|it| it.id == *id);
-            Ok::<_, Infallible>(found.map(|it| -> Found<'_> { (Cow::Borrowed(it), None) }))
+            Ok::<_, Infallible>(found.map(|it| -> Found<'_> { (Sought::Known(it), None) }))
         };
         let Ok(due) = self.state.escalations_due(&self.policy, now, find);
         for number in 0..4 {
@@ -332,7 +331,7 @@ impl Ward {
         let find = |(_, id): &IncidentKey, fingerprint: Option<Fingerprint>| {
             let found = rows.iter().find(|it| it.id == *id);
             assert!(fingerprint.is_none() || fingerprint == found.map(|it| it.fingerprint));
-            Ok::<_, Infallible>(found.map(|it| -> Found<'_> { (Cow::Borrowed(it), None) }))
+            Ok::<_, Infallible>(found.map(|it| -> Found<'_> { (Sought::Known(it), None) }))
         };
         let Ok(flushes) = self.state.flush(&self.policy, now, find);
         for flush in flushes {

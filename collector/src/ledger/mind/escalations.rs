@@ -1,13 +1,11 @@
 //! Whom else is told of what was told and is nobody's, once its time has come.
 
-use std::borrow::Cow;
-
 use tickbird_shared::Timestamp;
 
 use super::Mind;
 use super::acknowledgements::Reasons;
 use crate::aggregate::ChangeKind;
-use crate::alert::Policy;
+use crate::alert::{Policy, Sought};
 use crate::ledger::AgentKey;
 use crate::store::{StoreError, Transaction};
 
@@ -24,7 +22,7 @@ impl Mind {
             let row = transaction.rows().incident(tenant, id)?;
             Ok::<_, StoreError>(row.map(|row| {
                 let agent = agents.get(&AgentKey::new(tenant, &row.agent));
-                (Cow::Owned(row), agent)
+                (Sought::Read(Box::new(row)), agent)
             }))
         })?;
         // Each step has a reason of its own.

@@ -14,7 +14,7 @@ use tickbird_tests::accounts::{are_whole, lanes, nothing_is_stuck};
 use tickbird_tests::agent::{User, check};
 use tickbird_tests::alone::alone_within;
 use tickbird_tests::chance::{Chance, number};
-use tickbird_tests::collector::titles;
+use tickbird_tests::collector::{receiver, titles};
 use tickbird_tests::process::{installed, run};
 use tickbird_tests::report::report;
 use tickbird_tests::standstill::files_written_by;
@@ -88,7 +88,10 @@ for it in store.execute('SELECT id, uncertain FROM outbox'):
 impl Pair {
     fn begin(stage: &Stage, seed: u64) -> Result<Self, StageError> {
         let webhook = Webhook::start(stage)?;
-        let collector = Collector::serving(stage, &webhook)?;
+        let mut collector = Collector::init(stage)?;
+        // What fires and ends all the time would flap, and be over a quarter of an hour after the last kill.
+        collector.configure(&format!("\n[flapping]\nenabled = false\n{}", receiver(&webhook)))?;
+        collector.serve()?;
         let target: SocketAddr = collector.agents().parse().expect("the stage wrote the address");
         let relay = Relay::start(target)?;
         let load = Moody::start()?;

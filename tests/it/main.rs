@@ -40,6 +40,7 @@ mod leak;
 mod limits;
 mod logs;
 mod mail;
+mod moments;
 mod names;
 mod new_rules;
 mod newer_store;

@@ -493,6 +493,10 @@ impl State {
         let other = agent.lives.hear(word, listened);
         let was_missing = agent.voice.presence() == Presence::Missing;
         let is_live = agent.voice.hear(word.sent_at, word.goodbye, listened);
+        if word.goodbye {
+            // What starts in its place may be older, and send none.
+            agent.bird.stops();
+        }
         if is_live {
             agent.last_seen_at = Some(now);
         }
@@ -778,12 +782,12 @@ pub fn rule_labels(incident: &IncidentRow) -> Vec<(String, String)> {
 
 /// Whether an incident is that this receiver is away.
 pub fn is_about(incident: &IncidentRow, receiver: &str) -> bool {
-    own::receiver_of(&incident.check, &incident.target) == Some(receiver)
+    tells_of_receiver(&incident.check, &incident.target, receiver)
 }
 
 /// The same of a check and a target.
 pub fn tells_of_receiver(check: &str, target: &str, receiver: &str) -> bool {
-    own::receiver_of(check, target) == Some(receiver)
+    own::receiver_of(check, target).or_else(|| canary::receiver_of(check, target)) == Some(receiver)
 }
 
 /// Whether what a finding is about may flap: what agents say, and whether they are there. What the collector says of itself and of

@@ -208,17 +208,19 @@ struct Waiting {
 
 type IncidentKey = (String, String);
 
+/// How ids of silences begin.
+const SILENCE: &str = "sil_";
+/// What holds back what flaps and has gone away for now: it is told when it is back.
+const CALM: &str = "calm";
 /// What a decision is called that tells nobody: what flaps went away for now, or is back.
 const FLAPPED: &str = "incident.flapped";
 
-/// What holds an incident back.
+/// What holds an incident back: the id of the silence, the incident or the acknowledgement, and why.
 #[derive(Debug)]
-struct Hold {
-    /// Id of the silence, the incident or the acknowledgement.
-    by: String,
-    why: String,
-    /// It is the incident of a server.
-    is_of_server: bool,
+enum Hold {
+    ForAll((String, String)),
+    /// Incidents of a server, each for those who know of it.
+    ForWhoKnows(Vec<(String, String)>),
 }
 
 /// Which receivers believe what.
@@ -345,19 +347,20 @@ impl State {
             let key = (incident.tenant.clone(), incident.id.clone());
             let facts = facts(incident, agent);
             let inhibited = self.sources.holder(&policy.inhibitions, &key, &facts).map(|it| it.incident.to_owned());
-            let depends = self.graph.holder(&policy.dependencies, &key, &facts).map(|it| it.incident.to_owned());
+            let depends: Vec<_> = self.graph.holders(&policy.dependencies, &key, &facts);
+            let depends: HashSet<_> = depends.iter().map(|it| it.incident).collect();
             // Whether a route is mute is asked each time.
-            let holds = |by: &String| {
+            let holds = |(receiver, by): (&str, &str)| {
                 // Whoever took it over goes on holding it.
                 let is_owned = by.starts_with(ACKNOWLEDGED) && self.acknowledgements.contains_key(&key);
-                let is_silenced = silences.contains(&(&*key.0, by.as_str()));
-                by.starts_with(MUTE)
-                    || is_owned
-                    || is_silenced
-                    || inhibited.as_ref() == Some(by)
-                    || depends.as_ref() == Some(by)
+                let is_silenced = silences.contains(&(&*key.0, by));
+                let is_inhibited = inhibited.as_deref() == Some(by);
+                // Its routes may be others now.
+                let is_spared = || depends.contains(by) && self.knows(receiver, &(key.0.clone(), by.to_owned()));
+                let is_calm = by == CALM && incident.is_calm();
+                by.starts_with(MUTE) || is_calm || is_owned || is_silenced || is_inhibited || is_spared()
             };
-            if !self.withheld.holders_of(&key).iter().all(holds) {
+            if !self.withheld.of(&key).all(holds) {
                 self.withheld.release_one(&key, "what held it back does not any more".into(), due);
             }
         }
@@ -493,11 +496,11 @@ impl State {
             || policy.dependencies.concern(&change.incident)
             || self.silences.iter().any(|it| it.holds(now));
         let facts = if are_asked { facts(&change.incident, agent) } else { Facts::new() };
-        let fires = change.incident.status == Status::Firing;
+        let fires = change.incident.status == Status::Firing && !change.incident.is_calm();
         if self.take_source(policy, &change.incident, fires, &facts) {
             self.let_go_of(key.clone(), now);
         }
-        let holder = self.holder(policy, &key, &facts, now);
+        let holder = self.holder(policy, &change.incident, &facts, now);
         let receivers = &policy.receivers;
         let mut decisions = Vec::with_capacity(receivers.len());
         for receiver in receivers {
@@ -516,11 +519,11 @@ impl State {
             }
             let (kind, mut verdict) = judge(change, receiver, told_in.is_some(), held, way);
             let mut by = None;
-            let holder = self.hold_for(&receiver.name, holder.as_ref(), &key).map(|it| (&it.by, &it.why));
-            let mute = mute.as_ref().map(|(at, why)| (at, why));
+            let holder = self.hold_for(&receiver.name, holder.as_ref(), &key);
+            let mute = mute.as_ref().map(|(at, why)| (at.as_str(), why.as_str()));
             if let Some((id, why)) = holder.or(mute).filter(|_| verdict.is_ok() && kind != Kind::Resolved) {
-                verdict = Err(why.clone());
-                by = Some(id.clone());
+                verdict = Err(why.to_owned());
+                by = Some(id.to_owned());
             }
             // While it fires, it is told as it was told first: two queues of one receiver have no order between them.
             let thread = told_in.clone().flatten().filter(|id| self.groups.has(&change.incident.tenant, id));
@@ -582,31 +585,39 @@ impl State {
         decisions
     }
 
-    /// What holds an incident back, and why: a silence, another incident, an acknowledgement, or that it depends on a server.
-    fn holder(&self, policy: &Policy, key: &IncidentKey, facts: &Facts, now: Timestamp) -> Option<Hold> {
-        let hold = |by: &str, why: String| Hold { by: by.to_owned(), why, is_of_server: false };
+    /// What holds an incident back, and why: that it has gone away, a silence, another incident, an acknowledgement, or that it depends on a
+    /// server.
+    fn holder(&self, policy: &Policy, incident: &IncidentRow, facts: &Facts, now: Timestamp) -> Option<Hold> {
+        let key = (incident.tenant.clone(), incident.id.clone());
+        let all = |by: &str, why: String| Hold::ForAll((by.to_owned(), why));
+        if incident.is_calm() {
+            return Some(all(CALM, "it flaps, and has gone away for now".into()));
+        }
         let silence = self.silences.iter().find(|it| it.holds(now) && it.matches(facts));
-        let inhibited = || self.sources.holder(&policy.inhibitions, key, facts).map(|it| hold(it.incident, it.why()));
-        let owned = || self.acknowledgements.get(key).map(|it| hold(&it.id, it.why()));
+        let inhibited = || self.sources.holder(&policy.inhibitions, &key, facts).map(|it| all(it.incident, it.why()));
+        let owned = || self.acknowledgements.get(&key).map(|it| all(&it.id, it.why()));
         let depends = || {
-            let it = self.graph.holder(&policy.dependencies, key, facts)?;
-            Some(Hold { is_of_server: true, ..hold(it.incident, it.why()) })
+            let all = self.graph.holders(&policy.dependencies, &key, facts);
+            (!all.is_empty())
+                .then(|| Hold::ForWhoKnows(all.iter().map(|it| (it.incident.to_owned(), it.why())).collect()))
         };
-        silence.map(|it| hold(&it.row().id, it.why())).or_else(inhibited).or_else(owned).or_else(depends)
+        silence.map(|it| all(&it.row().id, it.why())).or_else(inhibited).or_else(owned).or_else(depends)
     }
 
     /// The same as far as it holds for a receiver: that a server is down spares those who know that it is, or chose not to hear of it.
-    fn hold_for<'a>(&self, receiver: &str, hold: Option<&'a Hold>, key: &IncidentKey) -> Option<&'a Hold> {
-        hold.filter(|it| {
-            let source = || (key.0.clone(), it.by.clone());
-            !it.is_of_server || self.knows(receiver, &source())
-        })
+    fn hold_for<'a>(&self, receiver: &str, hold: Option<&'a Hold>, key: &IncidentKey) -> Option<(&'a str, &'a str)> {
+        let (by, why) = match hold? {
+            Hold::ForAll(it) => it,
+            Hold::ForWhoKnows(all) => all.iter().find(|(by, _)| self.knows(receiver, &(key.0.clone(), by.clone())))?,
+        };
+        Some((by, why))
     }
 
     /// Whether a receiver was told of an incident, is about to be, or is spared it by somebody's choice.
     fn knows(&self, receiver: &str, key: &IncidentKey) -> bool {
         let believes = self.believers.get(key).is_some_and(|them| them.get(receiver).is_some());
-        let is_spared = || self.withheld.get(key, receiver).is_some_and(|it| !it.by.starts_with(MUTE));
+        let chose = |by: &str| by.starts_with(SILENCE) || by.starts_with(ACKNOWLEDGED);
+        let is_spared = || self.withheld.get(key, receiver).is_some_and(|it| chose(&it.by));
         believes || self.groups.gathered(key, receiver).is_some() || is_spared()
     }
 
@@ -643,6 +654,10 @@ impl State {
             if self.take_source(policy, &change.incident, !change.incident.is_calm(), &facts) {
                 self.let_go_of((change.incident.tenant.clone(), change.incident.id.clone()), now);
             }
+        }
+        let key = (change.incident.tenant.clone(), change.incident.id.clone());
+        if !change.incident.is_calm() && self.withheld.has(&key) {
+            self.withheld.release_one(&key, "it is back".into(), now);
         }
         self.note(change, FLAPPED, policy, now)
     }

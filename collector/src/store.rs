@@ -340,6 +340,12 @@ impl IncidentRow {
         self.status == Status::Firing && self.flap.as_ref().is_some_and(|it| it.since.is_some())
     }
 
+    /// The highest severity that anybody may have been told of lately.
+    pub fn worst(&self) -> Severity {
+        let worst = self.flap.as_ref().and_then(|it| it.worst);
+        worst.map_or(self.severity, |worst| worst.max(self.severity))
+    }
+
     /// Whether it flaps and has gone away for now.
     pub fn is_calm(&self) -> bool {
         self.flaps() && self.flap.as_ref().is_some_and(|it| it.calm_since.is_some())

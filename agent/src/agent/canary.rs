@@ -46,6 +46,13 @@ impl Canaries {
         }
         is_due
     }
+
+    /// The word that none goes is said until it is taken: else one would be waited for.
+    fn was_refused(&mut self, now: Duration) {
+        if self.every.is_none() {
+            self.due = now + EVERY;
+        }
+    }
 }
 
 impl Watcher {
@@ -65,6 +72,7 @@ impl Watcher {
         let Ok(encoded) = serde_json::to_vec(&Record::Finding(canary)) else { return };
         if let Err(error) = shipping.buffer.append(Lane::Urgent, vec![encoded]).await {
             tracing::debug!(%error, "a canary was not buffered");
+            self.canaries.was_refused(self.clock.now());
         }
     }
 }
@@ -112,5 +120,10 @@ mod tests {
     fn that_none_goes_is_said_once() {
         let mut canaries = Canaries::begin(None, s(100), 0.7);
         assert!(canaries.take(s(100)) && !canaries.take(s(100_000)));
+        canaries.was_refused(s(100_000));
+        assert!(
+            !canaries.take(s(100_059)) && canaries.take(s(100_060)) && !canaries.take(s(999_999)),
+            "until it is taken"
+        );
     }
 }

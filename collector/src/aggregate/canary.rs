@@ -136,11 +136,18 @@ impl Bird {
         self.is_missed = true;
     }
 
+    /// Its agent said goodbye.
+    pub(super) const fn stops(&mut self) {
+        self.every = 0;
+    }
+
     const fn is_known(&self) -> bool {
         self.every > 0 || self.is_missed
     }
 
-    const fn is_slow(&self, listened: u32, hold: u32) -> bool {
+    /// `hold` is at least two intervals of the messages; of one that sings more seldom it is two of its own, or one slow canary were enough.
+    fn is_slow(&self, listened: u32, hold: u32) -> bool {
+        let hold = hold.max(self.every.saturating_mul(2));
         self.slow_since != NONE && listened.saturating_sub(self.slow_since) >= hold
     }
 }
@@ -264,6 +271,22 @@ impl State {
         (changes, flown)
     }
 
+    /// Agents that send canaries and are not missed, and the seconds between two of each.
+    pub fn flock(&self) -> Vec<((String, String), u32)> {
+        let sings = |bird: &Bird| bird.every > 0 && !bird.is_missed;
+        self.agents.iter().filter(|(_, it)| sings(&it.bird)).map(|(key, it)| (key.clone(), it.bird.every)).collect()
+    }
+
+    /// Waits for canaries of agents that sent some before this state was loaded, as if the newest had come just now.
+    pub fn expect_canaries(&mut self, flock: Vec<((String, String), u32)>) {
+        let listened = seconds(self.listening.total());
+        for (owner, every) in flock {
+            if let Some(agent) = self.agents.get_mut(&owner).filter(|it| !it.denied) {
+                (agent.bird.every, agent.bird.came) = (every, listened);
+            }
+        }
+    }
+
     /// The message of a tenant was queued.
     pub fn flew(&mut self, tenant: &str, message: &str) {
         if let Some(flight) = self.canaries.flights.get_mut(tenant) {
@@ -313,7 +336,7 @@ impl State {
     }
 
     fn count_canaries(&mut self, settings: &CanarySettings) -> Count {
-        let (listened, hold) = (seconds(self.listening.total()), seconds(settings.slow_hold));
+        let (listened, hold) = (seconds(self.listening.total()), seconds(settings.slow_hold.max(settings.every * 2)));
         let (mut missed, mut gone) = (Vec::new(), Vec::new());
         // A switch outside waits for the first one's word also while there is no agent.
         let mut flocks = BTreeMap::from([(DEFAULT_TENANT, Flock::default())]);
@@ -523,6 +546,11 @@ fn missing(owner: &Key, host: &str, silent: u32, now: Timestamp) -> FindingRow {
 
 fn fingerprint(tenant: &str, target: &str) -> Fingerprint {
     Fingerprint::of(tenant, COLLECTOR, LATE, target, None)
+}
+
+/// Which receiver an incident is about that takes no canaries.
+pub(super) fn receiver_of<'a>(check: &str, target: &'a str) -> Option<&'a str> {
+    (check == LATE).then(|| target.strip_prefix("canary:")).flatten()
 }
 
 fn receiver_target(receiver: &str) -> String {

@@ -34,14 +34,15 @@ impl Flapping {
     /// Nothing flaps.
     pub const NEVER: Self = Self { returns: 0, within: Duration::ZERO, calm: Duration::ZERO };
 
-    /// Remembers a return; true when from now on it flaps.
-    pub(super) fn returned(&self, flap: &mut FlapRow, now: Timestamp) -> bool {
+    /// Remembers a return that was seen at `at`; true when from now on it flaps. What is drained late came no closer together.
+    pub(super) fn returned(&self, flap: &mut FlapRow, at: Timestamp, now: Timestamp) -> bool {
         if self.returns == 0 {
             return false;
         }
-        flap.returns.push(now);
+        let at = at.min(now);
+        flap.returns.push(at);
         // What is later was before the clock was set back.
-        flap.returns.retain(|at| *at <= now && elapsed(*at, now) <= self.within);
+        flap.returns.retain(|it| *it <= at && elapsed(*it, at) <= self.within);
         let known = flap.returns.len();
         flap.returns.drain(..known.saturating_sub(MOST_RETURNS as usize));
         let flaps = flap.since.is_none() && flap.returns.len() >= self.returns as usize;

@@ -157,9 +157,10 @@ impl Incident {
         }
         self.row.seen_epoch = sight.epoch;
         self.row.seen_at = sight.at;
+        let seen = (sight.at, now);
         Heard::Changed(Box::new(match (self.is_firing(), firing) {
-            (false, _) => self.reopen(finding, flapping, now),
-            (true, true) if self.row.is_calm() => self.return_again(finding, flapping, now),
+            (false, _) => self.reopen(finding, flapping, seen),
+            (true, true) if self.row.is_calm() => self.return_again(finding, flapping, seen),
             (true, true) => self.go_on(finding, now),
             (true, false) => {
                 let why = match (finding.status, finding.change) {
@@ -199,7 +200,12 @@ impl Incident {
         if goes && !flapping.is_over(flap, now) {
             return None;
         }
+        let worst = flap.worst.take();
         **flap = FlapRow::default();
+        if is_calm && let Some(worst) = worst {
+            // What is over says how bad it was.
+            self.row.severity = self.row.severity.max(worst);
+        }
         let calm = show_duration(flapping.calm);
         Some(match (is_calm, goes) {
             (true, true) => self.resolve("calm", &format!("it flapped, and has stayed away for {calm}"), now),
@@ -230,7 +236,12 @@ impl Incident {
         self.change(kind, reason.to_owned())
     }
 
-    fn reopen(&mut self, finding: &FindingRow, flapping: &Flapping, now: Timestamp) -> IncidentChange {
+    fn reopen(
+        &mut self,
+        finding: &FindingRow,
+        flapping: &Flapping,
+        (at, now): (Timestamp, Timestamp),
+    ) -> IncidentChange {
         self.row.status = Status::Firing;
         self.row.severity = finding.severity;
         self.row.since = finding.since;
@@ -244,7 +255,8 @@ impl Incident {
         let mut reason = format!("returned, time {}: {}", self.row.occurrences, finding.reason);
         if flapping.returns > 0 {
             let flap = self.row.flap.get_or_insert_default();
-            if flapping.returned(flap, now) {
+            if flapping.returned(flap, at, now) {
+                flap.worst = Some(finding.severity);
                 let (within, calm) = (show_duration(flapping.within), show_duration(flapping.calm));
                 let returns = flap.returns.len();
                 reason += &format!(
@@ -256,15 +268,21 @@ impl Incident {
     }
 
     /// It flaps, had gone away, and is back.
-    fn return_again(&mut self, finding: &FindingRow, flapping: &Flapping, now: Timestamp) -> IncidentChange {
+    fn return_again(
+        &mut self,
+        finding: &FindingRow,
+        flapping: &Flapping,
+        (at, now): (Timestamp, Timestamp),
+    ) -> IncidentChange {
         self.row.occurrences = self.row.occurrences.saturating_add(1);
         if let Some(flap) = &mut self.row.flap {
             flap.calm_since = None;
-            flapping.returned(flap, now);
+            flapping.returned(flap, at, now);
         }
-        if finding.severity > self.row.severity {
+        if finding.severity > self.row.worst() {
             return self.go_on(finding, now);
         }
+        self.row.severity = finding.severity;
         self.row.since = finding.since;
         self.row.evidence_lost = finding.change == Change::EvidenceLost;
         self.describe(finding);
@@ -275,9 +293,12 @@ impl Incident {
         let before = self.row.severity;
         let lost = finding.change == Change::EvidenceLost;
         self.row.evidence_lost = lost;
-        // While it flaps it is as bad as it was at its worst.
-        let severity = if self.row.flaps() { finding.severity.max(before) } else { finding.severity };
+        let severity = finding.severity;
+        let worst = self.row.worst();
         self.row.severity = severity;
+        if let Some(worst) = self.row.flap.as_mut().and_then(|it| it.worst.as_mut()) {
+            *worst = severity.max(*worst);
+        }
         // An agent that forgot its history says that it began just now.
         self.row.since = self.row.since.min(finding.since);
         if !lost {
@@ -285,6 +306,10 @@ impl Incident {
         }
         let from_to = format!("from {before} to {severity}: {}", finding.reason);
         match finding.change {
+            // While it flaps, what is no worse than it was is nothing new.
+            _ if self.row.flaps() && severity != before && severity <= worst => {
+                self.turn(ChangeKind::Flapped, format!("while it flaps {from_to}"), now)
+            }
             _ if severity > before => {
                 self.update_from = later(now, UPDATE_EVERY);
                 self.turn(ChangeKind::Worsened, format!("worsened {from_to}"), now)
@@ -536,9 +561,9 @@ mod tests {
              15: Resolved epoch 4 times 2\n20: Reopened epoch 5 times 3\n25: Resolved epoch 6 times 3\n\
              30: Reopened epoch 7 times 4\n33: Refreshed epoch 7 times 4\n35: Flapped epoch 8 times 4\n\
              36: Nothing epoch 8 times 4\n40: Flapped epoch 9 times 5\n42: Worsened epoch 10 times 5\n\
-             44: Refreshed epoch 10 times 5\n50: Flapped epoch 11 times 5\n\
-             101: Resolved, Nothing epoch 12 times 5\n110: Reopened epoch 13 times 6\n\
-             115: Resolved epoch 14 times 6\n"
+             44: Flapped epoch 11 times 5\n50: Flapped epoch 12 times 5\n\
+             101: Resolved, Nothing epoch 13 times 5\n110: Reopened epoch 14 times 6\n\
+             115: Resolved epoch 15 times 6\n"
         );
     }
 

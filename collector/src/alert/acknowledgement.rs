@@ -106,7 +106,7 @@ impl Ask {
             id: format!("{ACKNOWLEDGED}{}", self.id),
             owner: self.owner,
             note: self.note,
-            severity: incident.severity,
+            severity: incident.worst(),
             created_at: now,
             ends_at,
             taken_at: None,

@@ -39,6 +39,11 @@ impl<T> ByReceiver<T> {
     }
 
     /// Whose they are.
+    /// All of them, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
+        self.0.iter().map(|(receiver, it)| (&**receiver, it))
+    }
+
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|(name, _)| &**name)
     }

@@ -25,6 +25,12 @@ const REMEMBERED: Duration = Duration::from_secs(86_400);
 const WRITTEN_EVERY: Duration = Duration::from_secs(3_600);
 /// Pools that are remembered of one agent: what it may tell of at once, twice.
 const MOST_POOLS: usize = 400;
+/// Names of one server that are remembered of one agent.
+const MOST_NAMES: usize = 64;
+/// Incidents of one server that are looked at to find one that a receiver knows.
+const MOST_SOURCES: usize = 16;
+/// How an identity begins that a server gave itself.
+const SYSTEM: &str = "system/";
 /// What stands for a server in a target's key.
 const SERVER: &str = "server:";
 
@@ -87,6 +93,8 @@ pub(super) struct Graph {
     /// Incidents that fire, by tenant and each name of the server that they are about; with words for people.
     down: HashMap<IncidentKey, BTreeMap<String, String>>,
     places: HashMap<IncidentKey, Vec<IncidentKey>>,
+    /// Servers that said which they are, by tenant and each of their names. Two sites may have one address.
+    claims: HashMap<IncidentKey, BTreeSet<String>>,
 }
 
 /// What holds an incident back.
@@ -108,7 +116,11 @@ impl Graph {
     /// As stored.
     pub(super) fn load(rows: Vec<DependencyRow>) -> Self {
         let edges = rows.into_iter().map(|row| ((row.tenant, row.agent), row.edges)).collect();
-        Self { edges, ..Self::default() }
+        let mut graph = Self { edges, ..Self::default() };
+        for ((tenant, _), edges) in &graph.edges {
+            edges.iter().for_each(|(server, edge)| claim(&mut graph.claims, tenant, server, edge));
+        }
+        graph
     }
 
     /// Learns which application listens where. Of several that have one name nobody knows which of them has the pool.
@@ -152,7 +164,11 @@ impl Graph {
         }
         let known = self.edges.entry(key).or_default();
         let mut is_news = false;
-        for (server, new) in seen {
+        for (server, mut new) in seen {
+            while new.names.len() > MOST_NAMES {
+                new.names.pop_last();
+            }
+            claim(&mut self.claims, tenant, &server, &new);
             match known.get_mut(&server) {
                 Some(old) => {
                     let is_old = new.pools.is_subset(&old.pools)
@@ -167,7 +183,10 @@ impl Graph {
                     } else {
                         old.pools.extend(new.pools);
                         old.applications.extend(new.applications);
-                        old.names.extend(new.names);
+                        old.names.extend(new.names.iter().cloned());
+                        if old.names.len() > MOST_NAMES {
+                            old.names = new.names;
+                        }
                         old.seen_at = now;
                     }
                 }
@@ -244,31 +263,37 @@ impl Graph {
     }
 
     /// What explains an incident of these facts.
-    pub(super) fn holder<'a>(&'a self, rules: &Dependencies, key: &IncidentKey, facts: &Facts) -> Option<Holder<'a>> {
+    pub(super) fn holders<'a>(&'a self, rules: &Dependencies, key: &IncidentKey, facts: &Facts) -> Vec<Holder<'a>> {
         // What explains others is not explained: two servers could hold back one another.
         if self.down.is_empty() || self.places.contains_key(key) || !all(&rules.targets, facts) {
-            return None;
+            return Vec::new();
         }
         let of = |name: &str| facts.get(name).map_or("", String::as_str);
         let (tenant, agent, target) = (of("tenant"), of("agent"), of("target"));
-        let down = |server: &str, why: &dyn Fn() -> String| {
-            let (incident, what) = self.down.get(&(tenant.to_owned(), server.to_owned()))?.first_key_value()?;
-            Some(Holder { incident, what, why: why() })
+        let mut found = Vec::new();
+        let mut take = |server: &str, why: String| {
+            let down = self.down.get(&(tenant.to_owned(), server.to_owned())).into_iter().flatten();
+            let room = MOST_SOURCES.saturating_sub(found.len());
+            found.extend(down.take(room).map(|(incident, what)| Holder { incident, what, why: why.clone() }));
         };
-        let declared = rules.declared.iter().filter(|it| all(&it.matchers, facts));
-        let declared = declared.into_iter().find_map(|it| down(&it.server, &|| format!("by {}", it.at)));
-        declared.or_else(|| {
-            let edges = self.edges.get(&(tenant.to_owned(), agent.to_owned())).filter(|_| rules.learnt)?;
-            let application = self.application(tenant, agent, target, of("host"));
-            let leads = |edge: &Edge| match target.strip_prefix("pool:") {
-                Some(_) => edge.pools.iter().any(|it| is_of_pool(target, it)),
-                None => application.is_some_and(|it| edge.applications.contains(it)),
-            };
-            edges.iter().filter(|(_, edge)| leads(edge)).find_map(|(server, edge)| {
-                let at = edge.seen_at;
-                down(server, &|| format!("as its sockets said ({server}, at {at})"))
-            })
-        })
+        for it in rules.declared.iter().filter(|it| all(&it.matchers, facts)) {
+            take(&it.server, format!("by {}", it.at));
+        }
+        let edges = self.edges.get(&(tenant.to_owned(), agent.to_owned())).filter(|_| rules.learnt);
+        let application = self.application(tenant, agent, target, of("host"));
+        let leads = |edge: &Edge| match target.strip_prefix("pool:") {
+            Some(_) => edge.pools.iter().any(|it| is_of_pool(target, it)),
+            None => application.is_some_and(|it| edge.applications.contains(it)),
+        };
+        let clear = |server: &str| {
+            // An address to which two servers lay claim may be that of either.
+            let claims = self.claims.get(&(tenant.to_owned(), server.to_owned()));
+            server.starts_with(SYSTEM) || claims.is_none_or(|it| it.len() < 2)
+        };
+        for (server, edge) in edges.into_iter().flatten().filter(|(server, edge)| leads(edge) && clear(server)) {
+            take(server, format!("as its sockets said ({server}, at {})", edge.seen_at));
+        }
+        found
     }
 
     /// Which application a target is of, or stands behind it on the same host.
@@ -287,6 +312,20 @@ impl Graph {
         }
         let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
         self.ports.get(&(tenant.to_owned(), agent.to_owned()))?.get(&port).map(String::as_str)
+    }
+}
+
+/// Notes the names of a server that said which it is.
+fn claim(claims: &mut HashMap<IncidentKey, BTreeSet<String>>, tenant: &str, server: &str, edge: &Edge) {
+    if !server.starts_with(SYSTEM) {
+        return;
+    }
+    for name in &edge.names {
+        let those = claims.entry((tenant.to_owned(), name.clone())).or_default();
+        // Which two they are does not matter.
+        if those.len() < 2 && !those.contains(server) {
+            those.insert(server.to_owned());
+        }
     }
 }
 
@@ -410,7 +449,7 @@ mod tests {
             ("pool.leak", "pool:shop/main>10.0.0.5:5432"),
             ("proc.memory", "process:shop/main:8000"),
         ];
-        let is_held = |it: &&(&str, &str)| graph.holder(rules, &key("02"), &facts("web", it.0, it.1)).is_some();
+        let is_held = |it: &&(&str, &str)| !graph.holders(rules, &key("02"), &facts("web", it.0, it.1)).is_empty();
         all.iter().filter(is_held).map(|it| it.1).collect()
     }
 
@@ -428,14 +467,15 @@ mod tests {
         let down = facts("watch", "db.connect", "server:db.internal:5432/shop");
         assert!(!graph.take(&rules, &key("01"), true, &down));
         assert_eq!(explained(&graph, &rules), OF_SHOP);
-        let it = graph.holder(&rules, &key("02"), &facts("web", "http.status", OF_SHOP[2])).expect("held");
+        let held = graph.holders(&rules, &key("02"), &facts("web", "http.status", OF_SHOP[2]));
+        let [it] = &held[..] else { panic!("{} holders", held.len()) };
         let why = "depends on a server with incident 01, db.connect of server:db.internal:5432/shop, as its sockets said \
                    (10.0.0.5:5432, at 2026-09-21T14:13:20Z)";
         assert_eq!((it.incident, it.why().as_str()), ("01", why));
         // Another tenant's application of the same name.
         let mut other = facts("web", "http.status", OF_SHOP[2]);
         other.insert("tenant".into(), "other".into());
-        assert!(graph.holder(&rules, &key("02"), &other).is_none());
+        assert!(graph.holders(&rules, &key("02"), &other).is_empty());
         assert!(graph.take(&rules, &key("01"), false, &down));
         assert_eq!(explained(&graph, &rules), [""; 0]);
     }
@@ -495,8 +535,27 @@ mod tests {
         assert_eq!(explained(&graph, &rules), ["endpoint:http://127.0.0.1:8001/"]);
         // Nothing holds back what explains it.
         assert!(
-            graph.holder(&rules, &key("01"), &facts("web", "http.status", "endpoint:http://127.0.0.1:8001/")).is_none()
+            graph
+                .holders(&rules, &key("01"), &facts("web", "http.status", "endpoint:http://127.0.0.1:8001/"))
+                .is_empty()
         );
+    }
+
+    #[test]
+    fn an_address_of_two_servers_explains_nothing() {
+        let (mut graph, rules) = (graph(), Dependencies::default());
+        graph.take(&rules, &key("01"), true, &facts("watch", "db.connect", "server:db.internal:5432/shop"));
+        // Another site has its own server at that address.
+        let asked = levels(Vec::new(), Some((name(ADDRESS, Some("999")), "10.0.0.5:5432")));
+        let row = graph.learn(TENANT, "elsewhere", &asked, at(1)).expect("is new");
+        assert_eq!(explained(&graph, &rules), [""; 0]);
+        // Who asks the server itself knows which it is.
+        let mut pools = vec![pool("shop", name(ADDRESS, Some("731")))];
+        pools[0].target = OF_SHOP[0].into();
+        let own = levels(pools, Some((name(ADDRESS, Some("731")), "10.0.0.5:5432")));
+        graph.learn(TENANT, "web", &own, at(2));
+        assert_eq!(explained(&graph, &rules), OF_SHOP);
+        assert_eq!(Graph::load(vec![row]).claims.len(), 1, "also after a restart");
     }
 
     #[test]
@@ -506,6 +565,12 @@ mod tests {
             let pools = vec![pool("shop", name(&format!("10.0.{}.{}:5432", number / 250, number % 250), None))];
             graph.learn(TENANT, "web", &levels(pools, None), at(number));
         }
+        for number in 0..1_000 {
+            let asked = levels(Vec::new(), Some((name(ADDRESS, Some("731")), &*format!("db-{number}:5432"))));
+            graph.learn(TENANT, "watch", &asked, at(number));
+        }
+        let names = &graph.edges[&(TENANT.to_owned(), "watch".to_owned())]["system/731"].names;
+        assert!(names.len() <= MOST_NAMES && names.contains("db-999:5432"), "the newest stay: {names:?}");
         let edges = &graph.edges[&(TENANT.to_owned(), "web".to_owned())];
         assert_eq!(edges.len(), MOST_POOLS);
         assert!(edges.contains_key("10.0.3.249:5432") && !edges.contains_key("10.0.0.0:5432"), "the oldest go");

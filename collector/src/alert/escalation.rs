@@ -14,7 +14,7 @@ use super::flush::Found;
 use super::group::Grouping;
 use super::route::{Facts, facts};
 use super::withheld::GRACE;
-use super::{Decision, IncidentKey, Kind, Policy, Route, State};
+use super::{Decision, IncidentKey, Kind, Policy, Route, SILENCE, State};
 use crate::aggregate::{IncidentChange, is_about};
 use crate::store::{AgentRow, EscalationRow, IncidentRow};
 
@@ -334,7 +334,7 @@ impl State {
             };
             let is_owned = self.acknowledgements.contains_key(&key);
             let facts = facts(&row, agent);
-            let hold = self.holder(policy, &key, &facts, now);
+            let hold = self.holder(policy, &row, &facts, now);
             let holder = self.hold_for(&receiver, hold.as_ref(), &key);
             let Some(clock) = self.escalations.of.get_mut(&key).and_then(|it| it.get_mut(&receiver)) else { continue };
             clock.look_at = later(now, SELDOM);
@@ -345,10 +345,10 @@ impl State {
                 self.escalations.unsaved.insert((key.clone(), receiver.clone()));
             }
             let Some(route) = policy.steps_for(&receiver, &facts).filter(|_| !is_owned) else { continue };
-            if holder.is_some_and(|it| !it.by.starts_with("sil_")) {
+            if holder.is_some_and(|(by, _)| !by.starts_with(SILENCE)) {
                 clock.not_before = later(now, GRACE);
             }
-            let held = holder.map(|it| it.why.clone()).or_else(|| policy.is_mute(route, now));
+            let held = holder.map(|(_, why)| why.to_owned()).or_else(|| policy.is_mute(route, now));
             let (found, next) = clock.look(route, policy, &row, held.as_deref(), now);
             clock.look_at = next;
             if !found.is_empty() {
@@ -368,13 +368,13 @@ impl State {
         let incident = &change.incident;
         let key = (incident.tenant.clone(), incident.id.clone());
         let facts = facts(incident, agent);
-        let hold = self.holder(policy, &key, &facts, now);
+        let hold = self.holder(policy, incident, &facts, now);
         let told: Vec<_> = self.escalations.of.get(&key).into_iter().flatten().map(|it| it.0.clone()).collect();
         let (mut decisions, mut decided) = (Vec::new(), HashSet::new());
         for of in told {
             let Some(route) = policy.steps_for(&of, &facts) else { continue };
             let holder = self.hold_for(&of, hold.as_ref(), &key);
-            let held = holder.map(|it| it.why.clone()).or_else(|| policy.is_mute(route, now));
+            let held = holder.map(|(_, why)| why.to_owned()).or_else(|| policy.is_mute(route, now));
             let Some(clock) = self.escalations.of.get(&key).and_then(|it| it.get(&of)) else { continue };
             for (step, word, reason) in clock.look(route, policy, incident, held.as_deref(), now).0 {
                 self.escalations.set(&key, &of, step, word, now);

@@ -95,9 +95,9 @@ impl State {
             let facts = if is_asked { facts(row, *agent) } else { Facts::new() };
             let of_step = || policy.is_mute_for_step(&before.route, now).map(|why| (before.route.clone(), why));
             let mute = || policy.way(receiver, &facts, now).1.or_else(of_step).filter(|_| is_asked);
-            let hold = state.holder(policy, place, &facts, now);
-            let held = state.hold_for(receiver, hold.as_ref(), place).map(|it| (it.by.clone(), it.why.clone()));
-            held.or_else(mute)
+            let hold = state.holder(policy, row, &facts, now);
+            let held = state.hold_for(receiver, hold.as_ref(), place);
+            held.map(|(by, why)| (by.to_owned(), why.to_owned())).or_else(mute)
         };
         // Fifty thousand may wait: what grows by doubling is copied again and again.
         let (mut told, mut ungathered, mut withheld) = (Vec::with_capacity(gathered.len()), Vec::new(), Vec::new());

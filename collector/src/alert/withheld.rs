@@ -110,9 +110,9 @@ impl Holdings {
         self.by.keys()
     }
 
-    /// What holds an incident back.
-    pub(super) fn holders_of(&self, key: &IncidentKey) -> BTreeSet<String> {
-        self.of.get(key).into_iter().flat_map(ByReceiver::values).map(|it| it.by.clone()).collect()
+    /// What holds an incident back, and from which receiver.
+    pub(super) fn of(&self, key: &IncidentKey) -> impl Iterator<Item = (&str, &str)> {
+        self.of.get(key).into_iter().flat_map(ByReceiver::iter).map(|(receiver, it)| (receiver, it.by.as_str()))
     }
 
     /// Whether something of an incident is held back.
@@ -126,6 +126,8 @@ impl Holdings {
         let is_same = |it: &&mut Release| it.tenant == tenant && it.holder == holder;
         if let Some(there) = self.releases.iter_mut().find(is_same) {
             there.left.extend(left);
+            // It held again meanwhile.
+            there.due = there.due.max(due);
         } else if !left.is_empty() || is_silence {
             self.releases.push(Release { tenant, holder, is_silence, reason, due, left });
         }
@@ -224,6 +226,8 @@ mod tests {
         assert!(holdings.due(at(29)).is_empty());
         assert_eq!(holdings.due(at(30)).len(), 1);
         release(&mut holdings);
+        holdings.release(key("x"), false, "over".into(), at(58));
+        assert!(holdings.due(at(57)).is_empty(), "it held again, and the grace begins anew");
         assert_eq!(holdings.due(at(-3_600)).len(), 1, "the clock went back by an hour");
     }
 }

@@ -298,10 +298,13 @@ impl Ledger {
         if let Some(owed) = Owed::beyond(&rules, mind.owed()) {
             return Ok(Err(owed));
         }
+        let flock = mind.flock();
         self.save()?;
         self.config.rules = rules;
         // As at a start: what is held back or grouped is looked at by the rules that are.
-        self.mind = None;
+        let mut mind = Mind::load(self.writer.rows(), &self.config.rules, now)?;
+        mind.expect(flock);
+        self.mind = Some(mind);
         self.kept_at = None;
         Ok(Ok(()))
     }

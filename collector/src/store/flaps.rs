@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use rusqlite::{OptionalExtension, Row, params};
-use tickbird_shared::Timestamp;
+use tickbird_shared::{Severity, Timestamp};
 
-use super::column::{At, Json};
+use super::column::{At, Json, Word};
 use super::{IncidentRow, Rows, StoreError, Transaction, sums};
 
 /// How one incident returned lately.
@@ -17,6 +17,8 @@ pub struct FlapRow {
     pub since: Option<Timestamp>,
     /// Since when it has gone away for now, while it flaps.
     pub calm_since: Option<Timestamp>,
+    /// The highest severity that was told, while it flaps.
+    pub worst: Option<Severity>,
 }
 
 impl Rows<'_> {
@@ -46,19 +48,25 @@ impl Transaction<'_> {
     /// Writes how an incident returned, if it did.
     pub(super) fn put_flap(&self, incident: &IncidentRow) -> Result<(), StoreError> {
         let Some(flap) = &incident.flap else { return Ok(()) };
+        if **flap == FlapRow::default() {
+            let mut gone = self.connection().prepare_cached("DELETE FROM flaps WHERE tenant = ?1 AND incident = ?2")?;
+            gone.execute([&incident.tenant, &incident.id])?;
+            return Ok(());
+        }
         let returns: Vec<_> = flap.returns.iter().map(|it| it.as_microsecond()).collect();
         self.connection()
             .prepare_cached(
-                "INSERT INTO flaps (tenant, incident, returns, since, calm_since) VALUES (?1, ?2, ?3, ?4, ?5) \
+                "INSERT INTO flaps (tenant, incident, returns, since, calm_since, worst) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
                  ON CONFLICT DO UPDATE SET returns = excluded.returns, since = excluded.since, \
-                 calm_since = excluded.calm_since",
+                 calm_since = excluded.calm_since, worst = excluded.worst",
             )?
             .execute(params![
                 incident.tenant,
                 incident.id,
                 Json(&returns),
                 flap.since.map(At),
-                flap.calm_since.map(At)
+                flap.calm_since.map(At),
+                flap.worst.map(Severity::as_str),
             ])?;
         Ok(())
     }
@@ -72,5 +80,6 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<FlapRow> {
         returns: returns.into_iter().filter_map(|it| Timestamp::from_microsecond(it).ok()).collect(),
         since: at("since")?,
         calm_since: at("calm_since")?,
+        worst: row.get::<_, Option<Word<_>>>("worst")?.map(|it| it.0),
     })
 }

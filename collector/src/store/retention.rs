@@ -71,7 +71,6 @@ impl Transaction<'_> {
             (MESSAGES_BEFORE, before(bounds.findings)),
             (DECISIONS_BEFORE, before(bounds.incidents)),
             (WITHHELD_BEFORE, before(bounds.incidents)),
-            (FLAPS_BEFORE, before(bounds.incidents)),
             (LANES_BEFORE, before(LANES)),
             (LEVELS_BEFORE, before(LEVELS)),
             (DEPENDENCIES_BEFORE, before(LEVELS)),
@@ -130,10 +129,6 @@ const DECISIONS_BEFORE: &str = "DELETE FROM decisions WHERE (tenant, incident, r
 const WITHHELD_BEFORE: &str = "DELETE FROM withheld WHERE (tenant, incident, receiver) IN \
     (SELECT withheld.tenant, incident, receiver FROM withheld \
      JOIN incidents ON incidents.tenant = withheld.tenant AND incidents.id = withheld.incident \
-     WHERE status = 'resolved' AND resolved_at < ?1 LIMIT ?2)";
-const FLAPS_BEFORE: &str = "DELETE FROM flaps WHERE (tenant, incident) IN \
-    (SELECT flaps.tenant, incident FROM flaps \
-     JOIN incidents ON incidents.tenant = flaps.tenant AND incidents.id = flaps.incident \
      WHERE status = 'resolved' AND resolved_at < ?1 LIMIT ?2)";
 const INCIDENTS_BEFORE: &str = "DELETE FROM incidents WHERE rowid IN \
     (SELECT incidents.rowid FROM incidents \

@@ -160,7 +160,12 @@ pub(super) fn filled(path: &Path) {
         transaction.put_escalation(&escalation).expect("writes");
         let mut returned = incident(number);
         returned.occurrences = 2;
-        returned.flap = Some(Box::new(FlapRow { returns: vec![at(2)], since: Some(at(2)), calm_since: None }));
+        returned.flap = Some(Box::new(FlapRow {
+            returns: vec![at(2)],
+            since: Some(at(2)),
+            calm_since: None,
+            worst: Some(Severity::Warning),
+        }));
         transaction.put_incident(&returned).expect("writes");
         let group = GroupRow {
             tenant: "default".into(),

@@ -334,6 +334,40 @@ fn a_message_that_was_superseded_says_only_that_the_receiver_takes_them() {
 }
 
 #[test]
+fn a_reload_goes_on_waiting_for_who_sang_before_it() {
+    let mut world = World::new(&["a", "b"]);
+    world.wait(100);
+    world.singing = vec!["b"];
+    let flock = world.state.flock();
+    world.restart();
+    world.state.expect_canaries(flock);
+    let told = world.wait(100);
+    assert_eq!(told, ["Opened agent.canary_missing agent:host-a"]);
+    assert_eq!(world.state.flock().len(), 1, "who is missed is known by its incident");
+}
+
+#[test]
+fn what_starts_in_the_place_of_one_that_said_goodbye_may_send_none() {
+    let mut world = World::new(&["a"]);
+    world.wait(100);
+    world.singing.clear();
+    // Both between two looks.
+    world.hear("a", true);
+    world.hear("a", false);
+    assert_eq!(world.wait(1_000), NOTHING);
+}
+
+#[test]
+fn one_slow_canary_of_an_agent_that_sings_seldom_is_no_slowness() {
+    let mut world = World::new(&["a"]);
+    world.every = 300;
+    world.age = 9_000;
+    assert_eq!(world.wait(320), NOTHING, "the first");
+    world.age = 100;
+    assert_eq!(world.wait(1_000), NOTHING);
+}
+
+#[test]
 fn slow_ones_are_one_incident_after_a_hold_and_a_slow_one_now_and_then_is_none() {
     let mut world = World::new(&["a", "b"]);
     for _ in 0..20 {

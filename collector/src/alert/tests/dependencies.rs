@@ -36,6 +36,7 @@ fn row(id: char, check: &str, target: &str) -> IncidentRow {
 struct Estate {
     policy: Policy,
     state: State,
+    edges: DependencyRow,
     told: Vec<String>,
 }
 
@@ -49,8 +50,8 @@ impl Estate {
         };
         let edges = [(SERVER.to_owned(), edge)].into();
         let row = DependencyRow { tenant: "default".into(), agent: "a".into(), edges, seen_at: at(0) };
-        let state = State::default().with_dependencies(vec![row], []);
-        Self { policy: policy(knows), state, told: Vec::new() }
+        let state = State::default().with_dependencies(vec![row.clone()], []);
+        Self { policy: policy(knows), state, edges: row, told: Vec::new() }
     }
 
     /// Decides, and writes down who is told of what, or what is held back from whom.
@@ -140,10 +141,81 @@ fn a_restart_in_the_middle_changes_nothing() {
         kind: "incident.firing".into(),
         held_by: server.id.clone(),
     };
-    let again = Estate::new(true).state.with_withheld(vec![held]);
-    let rows = [&server, &pool];
-    let mut again = again.with_sources(rows.iter().map(|it| (*it, None)), &estate.policy);
-    again.look_for_strays(rows.iter().map(|it| (*it, None)), &estate.policy, at(3));
+    let told = |policy: &Policy| {
+        let mut told = Vec::new();
+        for receiver in ["db", "team"] {
+            told.push(DecisionRow {
+                tenant: "default".into(),
+                incident: server.id.clone(),
+                receiver: receiver.into(),
+                state_epoch: 1,
+                told: true,
+                kind: "incident.firing".into(),
+                reason: "began".into(),
+                decided_at: at(1),
+                message: None,
+                in_group: None,
+            });
+        }
+        let edges = estate.edges.clone();
+        let rows = [&server, &pool].map(|it| (it, None));
+        let again = State::load(told, Vec::new()).with_dependencies(vec![edges], []).with_withheld(vec![held.clone()]);
+        let mut again = again.with_sources(rows.iter().copied(), policy);
+        again.look_for_strays(rows.iter().copied(), policy, at(3));
+        again
+    };
     let later = at(3).saturating_add(GRACE).expect("in range");
-    assert!(again.lapses(&estate.policy, later).is_empty(), "the server holds it back still");
+    assert!(told(&estate.policy).lapses(&estate.policy, later).is_empty(), "the server holds it back still");
+    // Once nothing is learnt any more, it holds nothing.
+    let dependencies = Dependencies { learnt: false, ..Dependencies::default() };
+    let without = Policy { dependencies, ..policy(true) };
+    assert_eq!(told(&without).lapses(&without, later).len(), 1);
+}
+
+#[test]
+fn of_several_incidents_of_a_server_the_one_that_a_receiver_knows_spares_it() {
+    let mut estate = Estate::new(true);
+    let target = "server:10.0.0.5:5432/shop";
+    // The first is of no concern to the team.
+    let mut other = IncidentRow { severity: Critical, ..row('0', "db.headroom", target) };
+    let mut policy = policy(true);
+    policy.receivers[1].skip_checks = vec!["db.headroom".into()];
+    estate.policy = policy;
+    let (mut server, mut pool) = (row('1', "db.connect", target), row('2', "pool.exhausted", POOL));
+    estate.change(&mut other, Opened, 1);
+    estate.change(&mut server, Opened, 2);
+    estate.take();
+    estate.change(&mut pool, Opened, 3);
+    assert_eq!(estate.take(), ["team spared firing"]);
+}
+
+/// It flaps, and goes away for now or is back.
+fn flap(row: &mut IncidentRow, is_calm: bool) {
+    row.flap = Some(Box::new(FlapRow { since: Some(at(0)), calm_since: is_calm.then(|| at(0)), ..FlapRow::default() }));
+}
+
+#[test]
+fn a_client_that_has_gone_away_is_not_told_when_its_server_goes_away_too() {
+    let mut estate = Estate::new(true);
+    let (mut server, mut pool) =
+        (row('0', "db.connect", "server:10.0.0.5:5432/shop"), row('1', "pool.exhausted", POOL));
+    estate.change(&mut server, Opened, 1);
+    estate.change(&mut pool, Opened, 2);
+    estate.take();
+    flap(&mut pool, true);
+    estate.change(&mut pool, Flapped, 3);
+    flap(&mut server, true);
+    estate.change(&mut server, Flapped, 4);
+    let later = at(4).saturating_add(GRACE).expect("in range");
+    assert_eq!(estate.state.lapses(&estate.policy, later).len(), 1);
+    estate.change(&mut pool, Reconsidered, 40);
+    assert_eq!(estate.take(), ["team spared firing"], "it is not there");
+    // Somebody had the server, who has it no more: it explains nothing for all that.
+    estate.change(&mut server, Unacknowledged, 41);
+    estate.take();
+    flap(&mut pool, false);
+    estate.change(&mut pool, Flapped, 50);
+    assert_eq!(estate.state.lapses(&estate.policy, at(50)).len(), 1);
+    estate.change(&mut pool, Reconsidered, 51);
+    assert_eq!(estate.take(), ["team told firing"], "it is back, and the server is there");
 }

@@ -29,6 +29,7 @@ mod explanation;
 mod flush;
 mod foresight;
 mod group;
+mod hold;
 mod inhibition;
 mod message;
 mod route;
@@ -70,6 +71,7 @@ use by_receiver::ByReceiver;
 use dependency::Graph;
 use escalation::Escalations;
 use group::Groups;
+use hold::CALM;
 use inhibition::Sources;
 use verdict::{Kind, Way, judge};
 use withheld::{GRACE, Held, Holdings, MUTE};
@@ -208,20 +210,8 @@ struct Waiting {
 
 type IncidentKey = (String, String);
 
-/// How ids of silences begin.
-const SILENCE: &str = "sil_";
-/// What holds back what flaps and has gone away for now: it is told when it is back.
-const CALM: &str = "calm";
 /// What a decision is called that tells nobody: what flaps went away for now, or is back.
 const FLAPPED: &str = "incident.flapped";
-
-/// What holds an incident back: the id of the silence, the incident or the acknowledgement, and why.
-#[derive(Debug)]
-enum Hold {
-    ForAll((String, String)),
-    /// Incidents of a server, each for those who know of it.
-    ForWhoKnows(Vec<(String, String)>),
-}
 
 /// Which receivers believe what.
 #[derive(Debug, Default)]
@@ -583,42 +573,6 @@ impl State {
             }
         }
         decisions
-    }
-
-    /// What holds an incident back, and why: that it has gone away, a silence, another incident, an acknowledgement, or that it depends on a
-    /// server.
-    fn holder(&self, policy: &Policy, incident: &IncidentRow, facts: &Facts, now: Timestamp) -> Option<Hold> {
-        let key = (incident.tenant.clone(), incident.id.clone());
-        let all = |by: &str, why: String| Hold::ForAll((by.to_owned(), why));
-        if incident.is_calm() {
-            return Some(all(CALM, "it flaps, and has gone away for now".into()));
-        }
-        let silence = self.silences.iter().find(|it| it.holds(now) && it.matches(facts));
-        let inhibited = || self.sources.holder(&policy.inhibitions, &key, facts).map(|it| all(it.incident, it.why()));
-        let owned = || self.acknowledgements.get(&key).map(|it| all(&it.id, it.why()));
-        let depends = || {
-            let all = self.graph.holders(&policy.dependencies, &key, facts);
-            (!all.is_empty())
-                .then(|| Hold::ForWhoKnows(all.iter().map(|it| (it.incident.to_owned(), it.why())).collect()))
-        };
-        silence.map(|it| all(&it.row().id, it.why())).or_else(inhibited).or_else(owned).or_else(depends)
-    }
-
-    /// The same as far as it holds for a receiver: that a server is down spares those who know that it is, or chose not to hear of it.
-    fn hold_for<'a>(&self, receiver: &str, hold: Option<&'a Hold>, key: &IncidentKey) -> Option<(&'a str, &'a str)> {
-        let (by, why) = match hold? {
-            Hold::ForAll(it) => it,
-            Hold::ForWhoKnows(all) => all.iter().find(|(by, _)| self.knows(receiver, &(key.0.clone(), by.clone())))?,
-        };
-        Some((by, why))
-    }
-
-    /// Whether a receiver was told of an incident, is about to be, or is spared it by somebody's choice.
-    fn knows(&self, receiver: &str, key: &IncidentKey) -> bool {
-        let believes = self.believers.get(key).is_some_and(|them| them.get(receiver).is_some());
-        let chose = |by: &str| by.starts_with(SILENCE) || by.starts_with(ACKNOWLEDGED);
-        let is_spared = || self.withheld.get(key, receiver).is_some_and(|it| chose(&it.by));
-        believes || self.groups.gathered(key, receiver).is_some() || is_spared()
     }
 
     /// A receiver was told that an incident fires, by itself or with a group.

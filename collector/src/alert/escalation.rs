@@ -12,9 +12,10 @@ use tickbird_shared::{Severity, Status, Timestamp};
 use super::by_receiver::ByReceiver;
 use super::flush::Found;
 use super::group::Grouping;
+use super::hold::SILENCE;
 use super::route::{Facts, facts};
 use super::withheld::GRACE;
-use super::{Decision, IncidentKey, Kind, Policy, Route, SILENCE, State};
+use super::{Decision, IncidentKey, Kind, Policy, Route, State};
 use crate::aggregate::{IncidentChange, is_about};
 use crate::store::{AgentRow, EscalationRow, IncidentRow};
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 use tickbird_tests::collector::receiver;
 use tickbird_tests::wait::throughout;
 use tickbird_tests::webhook::Message;
-use tickbird_tests::{Agent, Application, Clock, Collector, Seconds, Stage, StageError, Webhook, alone, until};
+use tickbird_tests::{Agent, Application, Clock, Collector, Seconds, Stage, StageError, Webhook, alone, shop, until};
 
 const HOUR: i64 = 3_600;
 /// Each page is told by itself, and again every few seconds while it fires.
@@ -35,10 +35,7 @@ impl Shop {
         clock.environment().into_iter().for_each(|(variable, value)| collector.knows(variable, value));
         collector.configure(&(receiver(&webhook) + routes))?;
         collector.serve()?;
-        let web = Application::web(stage, "shop", 0)?;
-        let base = web.url().replace("/health", "");
-        let pages = [format!("{base}/till"), format!("{base}/shelf")];
-        let agent = Agent::asking(stage, &collector, &[&pages[0], &pages[1]])?;
+        let (web, agent) = shop(stage, &collector, &["till", "shelf"])?;
         Ok(Self { webhook, collector, clock, web, agent })
     }
 

@@ -4,7 +4,7 @@
 use serde_json::Value;
 use tickbird_tests::collector::receiver;
 use tickbird_tests::webhook::Message;
-use tickbird_tests::{Agent, Application, Clock, Collector, Seconds, Stage, StageError, Webhook, alone, until};
+use tickbird_tests::{Agent, Application, Clock, Collector, Seconds, Stage, StageError, Webhook, alone, shop, until};
 
 const MINUTE: i64 = 60;
 const STEPS: &str = r#"
@@ -35,10 +35,7 @@ impl Shop {
         collector.configure(&receiver(&boss).replace("\"ops\"", "\"boss\""))?;
         collector.configure(STEPS)?;
         collector.serve()?;
-        let web = Application::web(stage, "shop", 0)?;
-        let base = web.url().replace("/health", "");
-        let pages = [format!("{base}/till"), format!("{base}/shelf")];
-        let agent = Agent::asking(stage, &collector, &[&pages[0], &pages[1]])?;
+        let (web, agent) = shop(stage, &collector, &["till", "shelf"])?;
         Ok(Self { ops, boss, collector, clock, web, agent })
     }
 

@@ -2,7 +2,7 @@
 
 use tickbird_tests::collector::receiver;
 use tickbird_tests::webhook::Manner;
-use tickbird_tests::{Agent, Application, Collector, Seconds, StageError, Webhook, alone, until};
+use tickbird_tests::{Agent, Application, Collector, Seconds, StageError, Webhook, alone, shop, until};
 
 #[test]
 fn slack_gets_a_line_and_its_proof_alone_and_in_a_group_and_the_address_is_never_told() {
@@ -15,10 +15,7 @@ fn slack_gets_a_line_and_its_proof_alone_and_in_a_group_and_the_address_is_never
         let settings = format!("\n[[receiver]]\nname = \"chat\"\nslack.url_file = \"{}\"\n{route}", url.display());
         collector.configure(&settings)?;
         collector.serve()?;
-        let mut web = Application::web(stage, "shop", 0)?;
-        let base = web.url().replace("/health", "");
-        let pages = ["shelf", "till", "table"].map(|page| format!("{base}/{page}"));
-        let mut agent = Agent::asking(stage, &collector, &pages.each_ref().map(String::as_str))?;
+        let (mut web, mut agent) = shop(stage, &collector, &["shelf", "till", "table"])?;
         web.does("status 500")?;
         let says = |what: &'static str, words: &'static [&'static str]| {
             chat.hears(what, 60.s(), move |it| {

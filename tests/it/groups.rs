@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tickbird_tests::collector::receiver;
 use tickbird_tests::webhook::{Message, titles};
-use tickbird_tests::{Agent, Application, Collector, Seconds, Stage, StageError, Webhook, alone, until};
+use tickbird_tests::{Agent, Application, Collector, Seconds, Stage, StageError, Webhook, alone, shop, until};
 
 /// Everything of one check is told together, at most every few seconds, and again soon.
 const ROUTE: &str = r#"
@@ -30,10 +30,7 @@ impl Shop {
         let mut collector = Collector::init(stage)?;
         collector.configure(&(receiver(&webhook) + ROUTE))?;
         collector.serve()?;
-        let web = Application::web(stage, "shop", 0)?;
-        let base = web.url().replace("/health", "");
-        let pages = PAGES.map(|page| format!("{base}/{page}"));
-        let agent = Agent::asking(stage, &collector, &pages.each_ref().map(String::as_str))?;
+        let (web, agent) = shop(stage, &collector, &PAGES)?;
         Ok(Self { webhook, collector, web, agent })
     }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tickbird_tests::certificate::Certificate;
 use tickbird_tests::mail::{Letter, PASSWORD, USER};
 use tickbird_tests::relay::{Relay, Wire};
-use tickbird_tests::{Agent, Application, Collector, MailServer, Seconds, Stage, StageError, Whim, alone, until};
+use tickbird_tests::{Agent, Application, Collector, MailServer, Seconds, Stage, StageError, Whim, alone, shop, until};
 
 /// A mail server, a collector that writes letters, and a page that breaks on request.
 struct Desk {
@@ -48,10 +48,7 @@ impl Desk {
         let receiver = receiver(&address(&mail)?, &password, &certificate.chain);
         collector.configure(&(receiver + route))?;
         collector.serve()?;
-        let web = Application::web(stage, "shop", 0)?;
-        let base = web.url().replace("/health", "");
-        let pages: Vec<String> = pages.iter().map(|page| format!("{base}/{page}")).collect();
-        let agent = Agent::asking(stage, &collector, &pages.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let (web, agent) = shop(stage, &collector, pages)?;
         Ok(Self { mail, certificate, collector, web, agent })
     }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tickbird_shared::Timestamp;
 use tickbird_tests::chance::{Chance, number};
 use tickbird_tests::collector::receiver;
-use tickbird_tests::{Agent, Application, Collector, Seconds, Stage, StageError, Webhook, alone, until};
+use tickbird_tests::{Agent, Application, Collector, Seconds, Stage, StageError, Webhook, alone, shop, until};
 
 const REPEAT: i64 = 10;
 const ROUTE: &str = r#"
@@ -35,10 +35,7 @@ impl Shop {
         let mut collector = Collector::init(stage)?;
         collector.configure(&(receiver(&webhook) + ROUTE))?;
         collector.serve()?;
-        let web = Application::web(stage, "shop", 0)?;
-        let base = web.url().replace("/health", "");
-        let pages = [format!("{base}/till"), format!("{base}/shelf")];
-        let agent = Agent::asking(stage, &collector, &[&pages[0], &pages[1]])?;
+        let (web, agent) = shop(stage, &collector, &["till", "shelf"])?;
         Ok(Self { webhook, collector, web, agent, chance: Chance::of(seed), kills: 0 })
     }
 

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 use tickbird_tests::collector::receiver;
 use tickbird_tests::webhook::{Message, firing, resolved};
-use tickbird_tests::{Agent, Application, Clock, Collector, Seconds, StageError, Webhook, alone};
+use tickbird_tests::{Agent, Application, Clock, Collector, Seconds, StageError, Webhook, alone, shop};
 
 /// Whatever is of HTTP goes to the archive besides; what is critical is the pager's, but of the till; everything else is the
 /// desk's. The last one is needed: a node tells its own receiver only when none of its children matches.
@@ -47,10 +47,7 @@ fn an_incident_goes_where_the_routes_lead_and_its_end_to_whoever_heard_of_it() {
         collector.configure(ROUTES)?;
         assert!(collector.command(&["route", "show"])?.contains("everything -> desk"));
         collector.serve()?;
-        let mut web = Application::web(stage, "shop", 0)?;
-        let base = web.url().replace("/health", "");
-        let pages = [format!("{base}/till"), format!("{base}/shelf")];
-        let mut agent = Agent::asking(stage, &collector, &[&pages[0], &pages[1]])?;
+        let (mut web, mut agent) = shop(stage, &collector, &["till", "shelf"])?;
 
         web.does("status 500")?;
         let (till, shelf) = (|| "/till".to_owned(), || "/shelf".to_owned());
@@ -59,7 +56,7 @@ fn an_incident_goes_where_the_routes_lead_and_its_end_to_whoever_heard_of_it() {
         desk.hears("of the till", 30.s(), of("incident.firing", till()))?;
         pager.hears("of the shelf", 30.s(), of("incident.firing", shelf()))?;
         // What was said beforehand.
-        let target = |path: &str| format!("target=endpoint:{base}/{path}");
+        let target = |path: &str| format!("target=endpoint:{}", web.page(path));
         let (check, severity) = ("check=http.status", "severity=critical");
         assert_eq!(led_to(&collector, &[check, severity, &target("till")])?, ["archive", "desk"]);
         assert_eq!(led_to(&collector, &[check, severity, &target("shelf")])?, ["archive", "pager"]);

@@ -4,7 +4,7 @@
 use serde_json::Value;
 use tickbird_tests::collector::receiver;
 use tickbird_tests::webhook::{Message, titles};
-use tickbird_tests::{Agent, Application, Collector, Seconds, Stage, StageError, Webhook, alone, until};
+use tickbird_tests::{Agent, Application, Collector, Seconds, Stage, StageError, Webhook, alone, shop, until};
 
 /// An application with two pages, who looks at it, and whom the collector tells.
 struct Shop {
@@ -20,10 +20,7 @@ impl Shop {
         let mut collector = Collector::init(stage)?;
         collector.configure(&receiver(&webhook))?;
         collector.serve()?;
-        let web = Application::web(stage, "shop", 0)?;
-        let base = web.url().replace("/health", "");
-        let pages = [format!("{base}/till"), format!("{base}/shelf")];
-        let agent = Agent::asking(stage, &collector, &[&pages[0], &pages[1]])?;
+        let (web, agent) = shop(stage, &collector, &["till", "shelf"])?;
         Ok(Self { webhook, collector, web, agent })
     }
 

@@ -276,6 +276,11 @@ impl Application {
         format!("{scheme}://127.0.0.1:{}/health", self.port())
     }
 
+    /// The address of one of its pages.
+    pub fn page(&self, name: &str) -> String {
+        self.url().replace("/health", &format!("/{name}"))
+    }
+
     /// The port that it listens on.
     ///
     /// # Panics

@@ -5,7 +5,9 @@
 //! missing from it, so that no lost message leaves an incident open for ever; what another life of its buffer said, only
 //! when that life is over (`lives`).
 
+mod agent;
 mod canary;
+mod event;
 mod excess;
 mod flap;
 mod fleet;
@@ -24,13 +26,14 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tickbird_shared::batch::Open;
 use tickbird_shared::protocol::{CANARY_CHECK, MAX_FIRING};
-use tickbird_shared::{Epoch, Fingerprint, Lane, Severity, Status, Timestamp};
+use tickbird_shared::{Fingerprint, Lane, Severity, Status, Timestamp};
 use ulid::Ulid;
 
 use crate::pki::life::Kept;
-use crate::store::{AgentRow, Condition, FindingRow, IncidentRow, LevelsRow, LossRow, MessageState, OutboxRow, UseRow};
+use crate::store::{AgentRow, FindingRow, IncidentRow, LevelsRow, MessageState, OutboxRow, UseRow};
 
 pub use canary::{CANARY, CanarySeen, CanarySettings, Flown};
+pub use event::Event;
 pub use flap::{Flapping, MOST_RETURNS};
 pub use fleet::{
     Aggregate, Bounds, Given, MAX_BY, MAX_RULES, Measure, PoolSum, RULE_HOLD, Range, Rule, Share, Side, Span, Trial,
@@ -43,132 +46,24 @@ pub use presence::Presence;
 pub use priority::{Impact, Priority, Probability};
 pub use strain::{Backlog, Disk, Judged, Look, Queue, Reach, Settings, Strain, Strains, Verdict};
 
-use canary::{Bird, Canaries};
-use excess::Excess;
+use agent::Agent;
+use canary::Canaries;
 use fleet::{Fleet, Outcome};
 use incident::{Heard, Incident, RECURRENCE, Sight, UPDATE_EVERY, elapsed, later};
-use lives::{Lives, Word};
-use presence::{Listening, Voice};
+use lives::Word;
+use presence::Listening;
 
 /// Incidents of one agent that are remembered. One that fires and ends a hundred times a second, each time as another
 /// fingerprint, would fill the memory of all.
 const REMEMBERED: usize = 2 * MAX_FIRING;
 /// Silence after which an ephemeral agent is forgotten.
 const EPHEMERAL: Duration = Duration::from_secs(3600);
-/// After a start, the time in which agents say what happened while nobody listened.
+/// After a start or a pause, the time in which agents say what happened while nobody listened.
 const SETTLED: Duration = Duration::from_secs(60);
 /// Why what fires at a denied agent ends.
 const DENIED: &str = "an operator denied the agent";
 /// Why an open list ends an incident.
 const MISSING_IN_LIST: &str = "it is missing from the agent's list of what fires";
-
-/// Something that happened.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// A finding of an agent; the id of its incident is written into it.
-    Finding(&'a mut FindingRow),
-    /// What fires at an agent, for each check that ran.
-    Open {
-        /// Tenant of the agent.
-        tenant: &'a str,
-        /// The agent.
-        agent: &'a str,
-        /// Its list.
-        open: &'a Open,
-    },
-    /// An agent described itself; the row as it is after that.
-    Inventory(&'a AgentRow),
-    /// An agent was enrolled.
-    Enrolled(&'a AgentRow),
-    /// An authenticated batch, also an empty one; said before what is in it.
-    Heard {
-        /// Tenant of the agent.
-        tenant: &'a str,
-        /// The agent.
-        agent: &'a str,
-        /// Life of the buffer that the batch comes from.
-        epoch: &'a Epoch,
-        /// The agent's clock as it left.
-        sent_at: Timestamp,
-        /// The agent ends on purpose.
-        goodbye: bool,
-        /// What is in it was held in memory, because the agent's disk took nothing.
-        is_volatile: bool,
-    },
-    /// Sequences that were settled came again with other content.
-    ClonedIdentity {
-        /// Tenant of the agent.
-        tenant: &'a str,
-        /// The agent.
-        agent: &'a str,
-        /// Lane it happened in.
-        lane: Lane,
-        /// First sequence of the batch.
-        first: u64,
-    },
-    /// An agent was refused something.
-    Excess {
-        /// Tenant of the agent.
-        tenant: &'a str,
-        /// The agent.
-        agent: &'a str,
-        /// The code that it was refused with.
-        limit: &'static str,
-        /// How often.
-        times: u64,
-    },
-    /// An agent's buffer gave something up.
-    Loss(&'a LossRow),
-    /// An operator denied an agent.
-    Denied {
-        /// Tenant of the agent.
-        tenant: &'a str,
-        /// The agent.
-        agent: &'a str,
-    },
-    /// An agent is to be forgotten.
-    Forgotten {
-        /// Tenant of the agent.
-        tenant: &'a str,
-        /// The agent.
-        agent: &'a str,
-    },
-    /// A message reached its end.
-    Message(&'a OutboxRow),
-    /// How the collector's own certificates stand.
-    Certificates(&'a Kept),
-    /// How the store stands.
-    Store {
-        /// Whether it can be written, and whether it is whole.
-        condition: &'a Condition,
-        /// Room on its disk; none before the first look.
-        disk: Option<&'a Disk>,
-    },
-    /// What the collector's other parts bear.
-    Strain(&'a Strain),
-    /// A second passed.
-    Tick,
-}
-
-/// What is known of one agent.
-#[derive(Debug)]
-struct Agent {
-    host: String,
-    targets: usize,
-    ephemeral: bool,
-    denied: bool,
-    enrolled_at: Timestamp,
-    last_seen_at: Option<Timestamp>,
-    voice: Voice,
-    /// Life of the buffer and clock of the newest batch, to place what is in it.
-    batch: Option<(Epoch, Timestamp)>,
-    lives: Lives,
-    bird: Bird,
-    firing: BTreeSet<Fingerprint>,
-    /// Incidents of it that are remembered: those that fire, and those that may still return.
-    remembered: usize,
-    excess: Excess,
-}
 
 type Key = (String, String);
 /// What fires of an agent from which nothing is heard any more, and why it ends.
@@ -249,7 +144,9 @@ impl State {
     pub fn with_fleet(mut self, levels: Vec<LevelsRow>, used: Vec<UseRow>) -> Self {
         let of_fleet = |it: &&IncidentRow| it.status == Status::Firing && it.agent == fleet::FLEET;
         let firing = self.incidents.values().map(|it| it.row()).filter(of_fleet);
-        self.fleet = Fleet::load(levels, used, firing);
+        // It may have been denied while nobody served.
+        let counts = |it: &LevelsRow| self.agents.get(&key(&it.tenant, &it.agent)).is_some_and(|it| !it.denied);
+        self.fleet = Fleet::load(levels.into_iter().filter(counts), used, firing);
         self
     }
 
@@ -590,9 +487,10 @@ impl State {
         changes
     }
 
-    /// Ends the flapping of what has stayed as it is. Not at once after a start: agents are to say first what happened meanwhile.
+    /// Ends the flapping of what has stayed as it is. Not at once after a start or a pause: agents are to say first what happened
+    /// meanwhile.
     fn look_at_flapping(&mut self, now: Timestamp) -> Vec<IncidentChange> {
-        if self.flapping.is_empty() || self.listening.total() < SETTLED {
+        if self.flapping.is_empty() || self.listening.without_a_pause() < SETTLED {
             return Vec::new();
         }
         let mut changes = Vec::new();
@@ -735,30 +633,6 @@ impl State {
         let wished = Ulid::from_parts(millis, u128::from_be_bytes(random));
         self.last_id = wished.max(self.last_id.increment().unwrap_or(self.last_id));
         self.last_id.to_string()
-    }
-}
-
-impl Agent {
-    fn stored(row: &AgentRow) -> Self {
-        let mut voice = Voice::stored(row.last_seen_at.is_some(), row.stopped_at.is_some());
-        if row.denied_at.is_some() {
-            voice.ignore();
-        }
-        Self {
-            host: row.host.clone(),
-            targets: row.targets.len(),
-            ephemeral: row.ephemeral,
-            denied: row.denied_at.is_some(),
-            enrolled_at: row.enrolled_at,
-            last_seen_at: row.last_seen_at,
-            voice,
-            batch: None,
-            lives: Lives::default(),
-            bird: Bird::default(),
-            firing: BTreeSet::new(),
-            remembered: 0,
-            excess: Excess::default(),
-        }
     }
 }
 

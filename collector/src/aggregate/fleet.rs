@@ -140,11 +140,11 @@ pub struct PoolSum {
 impl Fleet {
     /// What was stored. `firing` are the incidents of the fleet that fire.
     pub(super) fn load<'a>(
-        levels: Vec<LevelsRow>,
+        levels: impl Iterator<Item = LevelsRow>,
         used: Vec<UseRow>,
         firing: impl Iterator<Item = &'a IncidentRow> + Clone,
     ) -> Self {
-        let agents = levels.into_iter().map(|row| {
+        let agents = levels.map(|row| {
             let LevelsRow { tenant, agent, epoch, seen_at, levels, .. } = row;
             ((tenant, agent), Levelled { levels, epoch, seen_at, heard: Duration::ZERO, gone: None })
         });

@@ -53,13 +53,24 @@ impl fmt::Display for Presence {
 pub(super) struct Listening {
     total: Duration,
     ticked_at: Option<Timestamp>,
+    /// The total when it last began, or went on after a pause of at least [`SILENCE`].
+    resumed: Duration,
 }
 
 impl Listening {
     pub(super) fn tick(&mut self, now: Timestamp) {
         if let Some(before) = self.ticked_at.replace(now) {
-            self.total += elapsed(before, now).min(LONGEST_TICK);
+            let passed = elapsed(before, now);
+            if passed >= SILENCE {
+                self.resumed = self.total;
+            }
+            self.total += passed.min(LONGEST_TICK);
         }
+    }
+
+    /// How long it has listened since it began, or since its machine last slept: what happened before that may not be told yet.
+    pub(super) fn without_a_pause(&self) -> Duration {
+        self.total.saturating_sub(self.resumed)
     }
 
     pub(super) const fn total(&self) -> Duration {

@@ -33,7 +33,7 @@ use watch::Watch;
 
 /// Most rules of a configuration.
 pub const MAX_RULES: usize = 100;
-/// Most groups of one rule; of what is beyond them one incident tells.
+/// Most groups of one rule and tenant; of what is beyond them one incident tells.
 pub(super) const MAX_GROUPS: usize = 1_000;
 /// Most labels that a rule groups by.
 pub const MAX_BY: usize = 5;

@@ -18,8 +18,8 @@ const ADVICE: &str = "see [[rule]] of this name in the collector's configuration
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Seen {
     pub(super) value: Option<Span>,
-    /// What it is a part of, where the rule says so; none within where nobody told of it.
-    pub(super) whole: Option<Option<Span>>,
+    /// What it is a part of, where the rule says so and somebody told of it.
+    pub(super) whole: Option<Span>,
     /// The value, or its share.
     pub(super) judged: Option<Span>,
     pub(super) severity: Severity,
@@ -102,7 +102,7 @@ pub(super) fn finding(
         "looks": "every 10 s, of levels that agents tell every 10 to 60 s",
     });
     if let (Some(of), Some(whole)) = (rule.of, seen.whole) {
-        evidence["of"] = json!({ "measure": of.as_str(), "value": whole.map(range) });
+        evidence["of"] = json!({ "measure": of.as_str(), "value": range(whole) });
         evidence["share"] = json!(seen.judged.map(range));
     }
     let own = Own {
@@ -152,10 +152,9 @@ pub(super) fn beyond(tenant: &str, rule: &Rule, values: u64, now: Timestamp) -> 
 fn said(rule: &Rule, seen: &Seen) -> String {
     let value = seen.value.map_or_else(|| "not known".to_owned(), words);
     let of = rule.of.zip(seen.whole).map(|(of, whole)| {
-        let whole = whole.map_or_else(|| "not known".to_owned(), words);
         let share =
             seen.judged.filter(|it| it.high.is_finite()).map(|it| format!(", {}", words(it))).unwrap_or_default();
-        format!("{share} of {} ({whole})", of.as_str())
+        format!("{share} of {} ({})", of.as_str(), words(whole))
     });
     format!("{} of {} is {value}{}", rule.aggregate, rule.measure.as_str(), of.unwrap_or_default())
 }

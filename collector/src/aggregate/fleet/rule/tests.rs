@@ -329,6 +329,45 @@ fn without_the_measure_that_it_is_a_share_of_nothing_is_said() {
 }
 
 #[test]
+fn a_share_of_what_nobody_tells_of_any_more_is_over() {
+    let of_slots = Rule { of: Some(Measure::ServerSlots), ..rule(Measure::PoolOpen, Aggregate::Sum, &[], above(0.8)) };
+    let mut fleet = Fleet::of(&[of_slots]);
+    fleet.runs("a", vec![pool("shop", 90)]);
+    fleet.asks("b", Amount::Known(100));
+    assert_eq!(fleet.wait(90), ["Opened warning"]);
+    fleet.dies("b");
+    let mut told = fleet.wait(120);
+    assert_eq!(told, NOTHING, "it may be back in a moment");
+    told = fleet.wait(400);
+    assert_eq!(told, ["Resolved target gone"]);
+    fleet.asks("b", Amount::Known(100));
+    assert_eq!(fleet.wait(90), ["Reopened warning"]);
+}
+
+#[test]
+fn a_bound_that_was_taken_out_is_crossed_by_nothing() {
+    let bounds = Bounds { critical: Some(110.0), ..above(100.0) };
+    let mut fleet = Fleet::of(&[rule(Measure::PoolOpen, Aggregate::Sum, &[], bounds)]);
+    fleet.runs("a", vec![pool("shop", 120)]);
+    assert_eq!(fleet.wait(90), ["Opened critical"]);
+    fleet.rules[0].bounds = above(100.0);
+    fleet.restart();
+    assert_eq!(fleet.wait(60), ["Eased warning"]);
+}
+
+#[test]
+fn a_tenant_of_many_groups_leaves_room_for_the_groups_of_others() {
+    let mut fleet = Fleet::of(&[rule(Measure::AgentPresent, Aggregate::Sum, &["host"], above(0.5))]);
+    fleet
+        .agents
+        .extend((0..8_000).map(|it| AgentRow { tenant: "other".into(), ..agent(&it.to_string(), "production") }));
+    fleet.restart();
+    fleet.runs("a", Vec::new());
+    assert_eq!(fleet.wait(90), ["Opened warning", "Opened warning host=host-a"], "the other has too many");
+    assert_eq!(fleet.firing()[0].tenant, "other");
+}
+
+#[test]
 fn an_agent_that_fell_silent_decides_nothing_and_after_two_minutes_counts_no_more() {
     let mut fleet = Fleet::of(&[rule(Measure::PoolOpen, Aggregate::Sum, &[], above(100.0))]);
     fleet.runs("a", vec![pool("shop", 60)]);
@@ -352,8 +391,14 @@ fn a_denied_agent_counts_no_more_at_once() {
     assert_eq!(fleet.wait(90), ["Opened warning"]);
     fleet.dies("b");
     fleet.agents[1].denied_at = Some(at(fleet.now));
+    let mut unserved = Fleet { agents: fleet.agents.clone(), ..Fleet::of(&fleet.rules) };
+    (unserved.incidents, unserved.levels, unserved.now) = (fleet.incidents.clone(), fleet.levels.clone(), fleet.now);
     fleet.apply(Event::Denied { tenant: TENANT, agent: "b" });
     assert_eq!(fleet.wait(60), ["Resolved cleared"]);
+    // The same while nobody served.
+    unserved.restart();
+    unserved.runs("a", vec![pool("shop", 60)]);
+    assert_eq!(unserved.wait(60), ["Resolved cleared"]);
 }
 
 #[test]

@@ -148,9 +148,10 @@ impl Watch {
         self.groups.retain(|key, looks| {
             let group = &groups[key];
             let value = group.span(rule.aggregate);
-            let whole = wholes.as_ref().map(|it| it.get(key).and_then(|it| it.span(rule.aggregate)));
-            let judged = match (value, whole) {
-                (Some(value), Some(whole)) => Some(value.share_of(whole.unwrap_or(Span::UNKNOWN))),
+            let whole = wholes.as_ref().and_then(|it| it.get(key)?.span(rule.aggregate));
+            let judged = match (value, rule.of) {
+                // Of what nobody tells of any more nothing is a share.
+                (Some(value), Some(_)) => whole.map(|it| value.share_of(it)),
                 (value, _) => value,
             };
             let before = looks.fires;
@@ -181,6 +182,8 @@ impl Watch {
     ) -> (HashMap<String, Group>, Option<HashMap<String, Group>>, BTreeMap<String, u64>) {
         // Those that are known come first: what fires cannot lose its place.
         let mut groups: HashMap<String, Group> = self.groups.keys().map(|it| (it.clone(), Group::default())).collect();
+        let mut of_tenant: BTreeMap<String, usize> = BTreeMap::new();
+        groups.keys().for_each(|it| *of_tenant.entry(split(it).0.to_owned()).or_default() += 1);
         let (mut key, mut beyond) = (String::new(), BTreeMap::new());
         let with_servers = rule.names(super::series::SERVER);
         source.each(rule.measure, with_servers, &mut |series| {
@@ -190,7 +193,8 @@ impl Watch {
             write_key(&mut key, &rule.by, series);
             if let Some(group) = groups.get_mut(&key) {
                 group.add(rule.aggregate, series);
-            } else if groups.len() < MAX_GROUPS {
+            } else if of_tenant.get(series.tenant()).is_none_or(|it| *it < MAX_GROUPS) {
+                *of_tenant.entry(series.tenant().to_owned()).or_default() += 1;
                 groups.entry(key.clone()).or_default().add(rule.aggregate, series);
                 self.groups.insert(key.clone(), Looks::default());
             } else {
@@ -271,7 +275,8 @@ fn tell(rule: &Rule, source: &dyn Source, words: Vec<(String, Word, Seen)>, now:
             }
             Word::Clears => Outcome::Ends(fingerprint(tenant, rule, target), "cleared", evidence::cleared(rule, seen)),
             Word::Gone => {
-                let reason = format!("no agent has told of {} there for {} s", rule.measure.as_str(), GRACE.as_secs());
+                let missing = rule.of.filter(|_| seen.value.is_some()).unwrap_or(rule.measure);
+                let reason = format!("no agent has told of {} there for {} s", missing.as_str(), GRACE.as_secs());
                 Outcome::Ends(fingerprint(tenant, rule, target), "target gone", reason)
             }
         }
@@ -292,7 +297,8 @@ impl Looks {
         let since = |before: Option<Duration>, is_so: bool| is_so.then(|| before.unwrap_or(listened));
         for (at, stand) in stands.into_iter().enumerate() {
             self.over[at] = since(self.over[at], stand == Some(Stand::Over));
-            self.under[at] = since(self.under[at], stand == Some(Stand::Under));
+            // A bound that was taken out is crossed by nothing.
+            self.under[at] = since(self.under[at], stand.is_none_or(|it| it == Stand::Under));
         }
         let lowest = rule.bounds.lowest();
         self.open = since(self.open, stands[lowest] == Some(Stand::Open));

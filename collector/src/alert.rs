@@ -59,7 +59,9 @@ pub use foresight::{Foreseen, given};
 pub use group::{By, Grouping};
 pub use inhibition::Inhibition;
 pub(crate) use message::object;
-pub use message::{AgentDocument, Form, IncidentDocument, Letter, Template, TemplateError, refresh, sample};
+pub use message::{
+    AgentDocument, Form, IncidentDocument, Letter, Template, TemplateError, refresh, requests_of, sample,
+};
 pub use route::{Facts, Route, facts};
 pub use silence::{Silence, SilenceDocument, SilenceError};
 pub use window::{Span, Window, day, minutes, month, range, weekday};
@@ -337,7 +339,7 @@ impl State {
             let key = (incident.tenant.clone(), incident.id.clone());
             let facts = facts(incident, agent);
             let inhibited = self.sources.holder(&policy.inhibitions, &key, &facts).map(|it| it.incident.to_owned());
-            let depends: Vec<_> = self.graph.holders(&policy.dependencies, &key, &facts);
+            let depends: Vec<_> = self.graph.holders(&policy.dependencies, incident, &facts);
             let depends: HashSet<_> = depends.iter().map(|it| it.incident).collect();
             // Whether a route is mute is asked each time.
             let holds = |(receiver, by): (&str, &str)| {
@@ -408,8 +410,7 @@ impl State {
         if !policy.dependencies.concern(incident) {
             return inhibited;
         }
-        let key = (incident.tenant.clone(), incident.id.clone());
-        self.graph.take(&policy.dependencies, &key, fires, facts) || inhibited
+        self.graph.take(&policy.dependencies, incident, fires, facts) || inhibited
     }
 
     /// What an incident explained may clear with it, and is decided anew after a while if it does not.
@@ -492,6 +493,11 @@ impl State {
         }
         let holder = self.holder(policy, &change.incident, &facts, now);
         let receivers = &policy.receivers;
+        let knew: Vec<_> = if self.graph.explains(&change.incident) {
+            receivers.iter().filter(|it| self.knows(&it.name, &key)).collect()
+        } else {
+            Vec::new()
+        };
         let mut decisions = Vec::with_capacity(receivers.len());
         for receiver in receivers {
             let told_in = self.believers.get(&key).and_then(|them| them.get(&receiver.name)).cloned();
@@ -552,6 +558,10 @@ impl State {
                 self.was_told(&key, &receiver.name, policy, &facts, now);
             }
             decisions.push(decision);
+        }
+        // Who knows no more of a server is spared nothing of its clients.
+        if knew.iter().any(|it| !self.knows(&it.name, &key)) {
+            self.let_go_of(key.clone(), now);
         }
         if change.kind == ChangeKind::Resolved {
             // Of receivers that are not configured any more.

@@ -371,6 +371,38 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(10), drained()).await.expect("nothing waits any more");
     }
 
+    /// Else it would be told to receivers for whom nobody works.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_reload_that_cannot_be_read_back_leaves_everything_as_it_was() {
+        let mut bed = crate::testbed::Testbed::new(vec![Receiver::new("ops")]);
+        let outside = Connection::open(bed.store()).expect("opens");
+        // An error of a read that is no damage.
+        let overflow = "ALTER TABLE escalations RENAME TO elsewhere; CREATE VIEW escalations AS \
+                        SELECT *, abs(-9223372036854775807 - 1) FROM (SELECT 1 AS tenant, 1 AS incident, 1 AS receiver, \
+                        abs(-9223372036854775807 - 1) AS since, 1 AS steps)";
+        outside.execute_batch(overflow).expect("stands in its way");
+        let rules = || Rules {
+            policy: vec![Receiver::new("night")].into(),
+            fleet: Vec::new(),
+            bounds: Bounds::default(),
+            abandoned: Vec::new(),
+        };
+        assert_eq!(bed.ledger.reload(rules()).await, Err(Unavailable::Failed));
+        let back = "DROP VIEW escalations; ALTER TABLE elsewhere RENAME TO escalations";
+        outside.execute_batch(back).expect("brings it back");
+        let told = || {
+            let mut statement = outside.prepare("SELECT receiver FROM outbox ORDER BY id").expect("reads");
+            let names = statement.query_map([], |row| row.get::<_, String>(0)).expect("reads");
+            names.collect::<Result<Vec<_>, _>>().expect("reads")
+        };
+        bed.finds("pool.leak", "pool:shop", Severity::Warning, Change::Began).await;
+        assert_eq!(told(), ["ops"]);
+        assert!(matches!(bed.ledger.reload(rules()).await, Ok(Err(_))), "it is owed the end");
+        bed.finds("pool.leak", "pool:shop", Severity::Warning, Change::Cleared).await;
+        assert_eq!(told(), ["ops", "ops"]);
+        bed.ends().await;
+    }
+
     /// What was decided for a transaction that failed is not remembered, and nobody is told twice or not at all.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_failed_transaction_leaves_neither_rows_nor_memory() {

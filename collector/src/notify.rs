@@ -24,6 +24,7 @@ use tickbird_shared::Timestamp;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::alert;
 use crate::ledger::Handle;
 use crate::store::Readers;
 
@@ -100,6 +101,9 @@ pub enum NotifyError {
         /// The letter had been sent.
         uncertain: bool,
     },
+    /// Some requests of a message were taken, and one was not.
+    #[error("took a part of it")]
+    TookAPart(#[source] Box<Self>),
     /// It is in no configuration.
     #[error("the receiver is not configured")]
     NotConfigured,
@@ -112,7 +116,7 @@ impl NotifyError {
         match self {
             Self::Connect { .. } | Self::Handshake { .. } | Self::NotConfigured => false,
             Self::Said { .. } | Self::NoStartTls | Self::SaidBeforeTls | Self::NoLogin => false,
-            Self::Broken(_) => true,
+            Self::Broken(_) | Self::TookAPart(_) => true,
             Self::TimedOut { uncertain, .. } | Self::Ended { uncertain, .. } | Self::NoSmtp { uncertain } => *uncertain,
             Self::Answered { status, .. } => matches!(*status, 500 | 502 | 504),
         }
@@ -122,6 +126,7 @@ impl NotifyError {
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Answered { retry_after, .. } => *retry_after,
+            Self::TookAPart(rest) => rest.retry_after(),
             _ => None,
         }
     }
@@ -135,10 +140,12 @@ impl NotifyError {
     /// Whether it is about this one message, and the receiver is well. What a mail server says of a recipient it says of every
     /// letter.
     const fn is_about_the_message(&self) -> bool {
-        matches!(
-            self,
-            Self::Answered { status: 400 | 413 | 422, .. } | Self::Said { step: Step::Letter, code: 500..600 }
-        )
+        match self {
+            Self::Answered { status, .. } => matches!(status, 400 | 413 | 422),
+            Self::Said { step: Step::Letter, code } => matches!(code, 500..600),
+            Self::TookAPart(rest) => rest.is_about_the_message(),
+            _ => false,
+        }
     }
 }
 
@@ -190,8 +197,17 @@ impl Destination {
     /// When no yes was heard; the error knows whether the receiver may have heard the message all the same.
     pub async fn send(&self, id: &str, at: Timestamp, body: &[u8]) -> Result<(), NotifyError> {
         match self {
-            Self::Webhook(it) | Self::Alertmanager(it, _) => it.send(id, at, body).await,
+            Self::Webhook(it) => it.send(id, at, body).await,
             Self::Email(it) => it.send(id, at, body).await,
+            Self::Alertmanager(it, _) => {
+                let mut has_taken = false;
+                for part in alert::requests_of(body) {
+                    let part = it.send(id, at, part).await;
+                    part.map_err(|error| if has_taken { NotifyError::TookAPart(Box::new(error)) } else { error })?;
+                    has_taken = true;
+                }
+                Ok(())
+            }
         }
     }
 

@@ -27,7 +27,8 @@ const ALL: u32 = AGENTS * BATCHES * EACH;
 /// `group_wait` of both.
 const WAIT: Duration = Duration::from_secs(5);
 const ROUTE: &str = "[route]\nreceiver = \"ops\"\ngroup_by = [\"check\"]\ngroup_wait = \"5s\"\n";
-const DATABASE: &str = "postgres:10.0.0.5:5432";
+/// As agents name it, so that what clients suffer from it would be explained.
+const DATABASE: &str = "server:10.0.0.5:5432/shop";
 const TIME: &str = "2026-01-01T00:00:00Z";
 /// Storms of each, in turns with the peer's.
 const TURNS: u32 = 5;
@@ -110,6 +111,13 @@ fn of_collector(stage: &Stage) -> Result<Storm, StageError> {
     }
     let told = (heard.at - last).as_secs_f64() - WAIT.as_secs_f64();
     collector.stop()?;
+    let messages = webhook.heard()?;
+    if messages
+        .iter()
+        .any(|it| it.json["group"]["labels"]["check"] == "db.connect" && it.json["id"] != heard.json["id"])
+    {
+        return Err(StageError::Malformed { what: "one message of all".into(), found: format!("{}", messages.len()) });
+    }
     Ok(Storm { cpu, memory, told, taken: (last - began).as_secs_f64() })
 }
 

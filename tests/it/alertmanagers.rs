@@ -20,10 +20,14 @@ struct Scene {
 
 impl Scene {
     fn open(stage: &Stage) -> Result<Self, StageError> {
+        Self::refreshing(stage, "2s", "")
+    }
+
+    fn refreshing(stage: &Stage, every: &str, settings: &str) -> Result<Self, StageError> {
         let alertmanager = Alertmanager::start(stage)?;
         let mut collector = Collector::init(stage)?;
         let settings = format!(
-            "\n[[receiver]]\nname = \"am\"\nalertmanager.url = \"{}\"\nalertmanager.refresh = \"2s\"\n",
+            "\n[[receiver]]\nname = \"am\"\nalertmanager.url = \"{}\"\nalertmanager.refresh = \"{every}\"\n{settings}",
             alertmanager.url()
         );
         collector.configure(&settings)?;
@@ -151,5 +155,24 @@ fn a_thousand_alerts_are_refreshed_in_a_few_requests_and_all_of_them_end() {
             let active = scene.active()?;
             if active.is_empty() { Ok(()) } else { Err(format!("{} alerts", active.len())) }
         })
+    });
+}
+
+/// One request takes no thousand alerts; nothing is refreshed here, so that each of them comes with the message of its group.
+#[test]
+fn a_group_of_a_thousand_reaches_it_in_one_message_of_several_requests_and_so_does_their_end() {
+    const MANY: usize = 1_000;
+    alone(|stage| {
+        let route = "\n[route]\nreceiver = \"am\"\ngroup_by = [\"alertname\"]\ngroup_wait = \"10s\"\ngroup_interval = \"10s\"\n";
+        let mut scene = Scene::refreshing(stage, "1h", route)?;
+        let pools = pools(MANY);
+        for some in pools.chunks(250) {
+            scene.says(some, "began", "warning")?;
+        }
+        scene.holds("it holds all of them", &pools, "warning")?;
+        for some in pools.chunks(250) {
+            scene.says(some, "cleared", "warning")?;
+        }
+        scene.holds("none is left", &[], "warning")
     });
 }

@@ -1,10 +1,14 @@
 //! Dependencies: while a server is away, nobody who knows of it hears what the applications on it suffer, as their sockets said which
 //! these are; whatever does not depend on it is told.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tickbird_tests::agent::{User, check, postgres};
 use tickbird_tests::collector::receiver;
-use tickbird_tests::{Agent, Application, Collector, Postgres, Seconds, Webhook, alone, until};
+use tickbird_tests::simulated::{RECORDS, fingerprint};
+use tickbird_tests::webhook::Message;
+use tickbird_tests::{
+    Agent, Application, Collector, Postgres, Seconds, Simulated, Stage, StageError, Webhook, alone, until,
+};
 
 /// So long that the server's incident is there when the group of pages is told, whichever is noticed first.
 const ROUTE: &str = r#"
@@ -98,5 +102,98 @@ fn a_server_that_is_away_is_told_and_not_what_its_clients_suffer_also_through_a_
             "and nothing of the shop"
         );
         agent.stop().map(drop)
+    });
+}
+
+/// What one agent says at once, in which order it noticed it: the pools of its host are exhausted, and the server is away.
+struct Host {
+    agent: Simulated,
+    next: usize,
+}
+
+impl Host {
+    const POOLS: usize = 200;
+    const SERVER: &str = "10.0.0.5:5432";
+
+    fn pool(number: usize) -> String {
+        format!("pool:shop/worker-{number}>{}", Self::SERVER)
+    }
+
+    /// An agent that has told where the pools of its host lead.
+    fn of(stage: &Stage, collector: &Collector, token: &str) -> Result<Self, StageError> {
+        let mut host = Self { agent: Simulated::enrolled(stage, collector, token)?, next: 1 };
+        let server = json!({ "address": Self::SERVER });
+        let pool = |number| {
+            json!({
+                "target": Self::pool(number), "server": server, "application": "shop", "instances": 1,
+                "limit": { "known": 5 }, "open": 5, "leased": { "known": 5 },
+            })
+        };
+        let pools: Vec<Value> = (0..Self::POOLS).map(pool).collect();
+        let levels = json!({ "form": 1, "observed_at": jiff::Timestamp::now(), "pools": pools, "servers": [] });
+        let said = host.agent.batch("bulk", 1, &[json!({ "levels": levels })]);
+        host.sends(&said)?;
+        Ok(host)
+    }
+
+    fn sends(&mut self, batch: &Value) -> Result<(), StageError> {
+        let answer = self.agent.connect()?.ask("POST", RECORDS, "", batch.to_string().as_bytes())?;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        Ok(())
+    }
+
+    fn says(&mut self, change: &str, status: &str) -> Result<(), StageError> {
+        let of = |check: &str, target: &str, severity: &str| {
+            let mut record = self.agent.finding(target, &json!({}));
+            let fingerprint = fingerprint(&[&self.agent.tenant, &self.agent.id, check, target, ""]);
+            let keys = [
+                ("check", check),
+                ("severity", severity),
+                ("change", change),
+                ("status", status),
+                ("fingerprint", &fingerprint),
+            ];
+            keys.into_iter().for_each(|(key, value)| record["finding"][key] = value.into());
+            record
+        };
+        let pools = (0..Self::POOLS).map(|number| of("pool.exhausted", &Self::pool(number), "critical"));
+        let server = of("db.connect", &format!("server:{}/shop", Self::SERVER), "critical");
+        let records: Vec<Value> = pools.chain([server]).collect();
+        let batch = self.agent.batch("urgent", self.next as u64, &records);
+        self.next += records.len();
+        self.sends(&batch)
+    }
+}
+
+/// Each of twenty hosts has two hundred pools that wait for one database. People hear of it once, of the database, and once that it is over.
+#[test]
+fn thousands_of_findings_behind_one_database_are_one_message_that_names_it() {
+    const HOSTS: usize = 20;
+    alone(|stage| {
+        let webhook = Webhook::start(stage)?;
+        let mut collector = Collector::init(stage)?;
+        collector.configure(&(receiver(&webhook) + ROUTE))?;
+        collector.serve()?;
+        let made: Value =
+            serde_json::from_str(&collector.command(&["token", "create", "--json", "--uses", &HOSTS.to_string()])?)
+                .expect("JSON");
+        let token = made["token"].as_str().unwrap_or_default();
+        let hosts = (0..HOSTS).map(|_| Host::of(stage, &collector, token));
+        let mut hosts = hosts.collect::<Result<Vec<_>, _>>()?;
+        hosts.iter_mut().try_for_each(|it| it.says("began", "firing"))?;
+        let about = |it: &Message| it.body.contains("db.connect") || it.body.contains("pool.exhausted");
+        let first = webhook.hears("of the database", 90.s(), about)?;
+        let words = format!("{HOSTS} firing: {HOSTS} db.connect of server:{}/shop", Host::SERVER);
+        assert_eq!(first.json["group"]["summary"], words, "{}", first.json["group"]);
+        let all = collector.items("incidents", "status=firing&check=pool.exhausted")?;
+        assert_eq!(all.len(), HOSTS * Host::POOLS, "nothing of it is lost");
+        hosts.iter_mut().try_for_each(|it| it.says("cleared", "resolved"))?;
+        let is_over = |it: &Message| about(it) && it.kind() == "group.resolved";
+        let last = webhook.hears("that it is over", 90.s(), is_over)?;
+        assert_eq!(last.json["group"]["id"], first.json["group"]["id"]);
+        assert_eq!(last.json["group"]["resolved"], HOSTS);
+        let told: Vec<_> = webhook.heard()?.into_iter().filter(about).map(|it| it.kind().to_owned()).collect();
+        assert_eq!(told, ["group.firing", "group.resolved"], "and nothing else");
+        Ok(())
     });
 }

@@ -90,11 +90,26 @@ pub(super) struct Graph {
     edges: HashMap<IncidentKey, Edges>,
     /// Per agent the applications that listen on a port.
     ports: HashMap<IncidentKey, BTreeMap<u16, String>>,
-    /// Incidents that fire, by tenant and each name of the server that they are about; with words for people.
-    down: HashMap<IncidentKey, BTreeMap<String, String>>,
-    places: HashMap<IncidentKey, Vec<IncidentKey>>,
+    /// What of which server fires and explains others, as an agent sees it.
+    sources: HashMap<About, Source>,
+    /// The same by tenant and each name of the server.
+    down: HashMap<IncidentKey, BTreeSet<About>>,
     /// Servers that said which they are, by tenant and each of their names. Two sites may have one address.
     claims: HashMap<IncidentKey, BTreeSet<String>>,
+}
+
+/// Tenant, agent, check and target, as one text: fifty thousand incidents may be about one.
+type About = String;
+
+/// Incidents about one thing.
+#[derive(Debug, Default)]
+struct Source {
+    tenant: String,
+    /// In words for people.
+    what: String,
+    /// Of the server, when the newest of them changed.
+    names: BTreeSet<String>,
+    incidents: BTreeSet<String>,
 }
 
 /// What holds an incident back.
@@ -222,33 +237,65 @@ impl Graph {
         self.down.is_empty()
     }
 
+    /// Whether an incident is one that explains others now.
+    pub(super) fn explains(&self, incident: &IncidentRow) -> bool {
+        !self.is_quiet() && self.has(&about(incident), &incident.id)
+    }
+
+    fn has(&self, about: &About, id: &str) -> bool {
+        self.sources.get(about).is_some_and(|it| it.incidents.contains(id))
+    }
+
     /// Takes an incident as it is now; true when it explained something and does not any more.
-    pub(super) fn take(&mut self, rules: &Dependencies, key: &IncidentKey, fires: bool, facts: &Facts) -> bool {
-        let Some(target) = facts.get("target").and_then(|it| it.strip_prefix(SERVER)) else { return false };
+    pub(super) fn take(&mut self, rules: &Dependencies, incident: &IncidentRow, fires: bool, facts: &Facts) -> bool {
+        let Some(target) = incident.target.strip_prefix(SERVER) else { return false };
         if rules.sources.is_empty() {
             return false;
         }
-        let agent = facts.get("agent").map_or("", String::as_str);
-        let before = self.places.remove(key);
-        for place in before.iter().flatten() {
-            if let Some(there) = self.down.get_mut(place) {
-                there.remove(&key.1);
+        let about = about(incident);
+        if !fires || !all(&rules.sources, facts) {
+            return self.lets_go(&about, &incident.id);
+        }
+        let names = self.names(&incident.tenant, &incident.agent, target);
+        let source = self.sources.entry(about.clone()).or_insert_with(|| Source {
+            tenant: incident.tenant.clone(),
+            what: format!("{} of {}", incident.check, incident.target),
+            ..Source::default()
+        });
+        source.incidents.insert(incident.id.clone());
+        if source.names != names {
+            let before = std::mem::replace(&mut source.names, names.clone());
+            self.move_names(&incident.tenant, &about, &before, &names);
+        }
+        false
+    }
+
+    /// One of a server is over; true when it was one.
+    fn lets_go(&mut self, about: &About, id: &str) -> bool {
+        let Some(source) = self.sources.get_mut(about) else { return false };
+        let was = source.incidents.remove(id);
+        if source.incidents.is_empty()
+            && let Some(gone) = self.sources.remove(about)
+        {
+            self.move_names(&gone.tenant, about, &gone.names, &BTreeSet::new());
+        }
+        was
+    }
+
+    /// What is known of a server is known under these names from now on.
+    fn move_names(&mut self, tenant: &str, about: &About, before: &BTreeSet<String>, now: &BTreeSet<String>) {
+        for gone in before.difference(now) {
+            let place = (tenant.to_owned(), gone.clone());
+            if let Some(there) = self.down.get_mut(&place) {
+                there.remove(about);
                 if there.is_empty() {
-                    self.down.remove(place);
+                    self.down.remove(&place);
                 }
             }
         }
-        if !fires || !all(&rules.sources, facts) {
-            return before.is_some();
+        for new in now.difference(before) {
+            self.down.entry((tenant.to_owned(), new.clone())).or_default().insert(about.clone());
         }
-        let check = facts.get("check").map_or("", String::as_str);
-        let places: Vec<_> = self.names(&key.0, agent, target).into_iter().map(|it| (key.0.clone(), it)).collect();
-        for place in &places {
-            let there = self.down.entry(place.clone()).or_default();
-            there.insert(key.1.clone(), format!("{check} of {SERVER}{target}"));
-        }
-        self.places.insert(key.clone(), places);
-        false
     }
 
     /// All names of the server that an agent's DSN calls so: `db.internal:5432/shop`.
@@ -263,31 +310,38 @@ impl Graph {
     }
 
     /// What explains an incident of these facts.
-    pub(super) fn holders<'a>(&'a self, rules: &Dependencies, key: &IncidentKey, facts: &Facts) -> Vec<Holder<'a>> {
+    pub(super) fn holders<'a>(
+        &'a self,
+        rules: &Dependencies,
+        incident: &IncidentRow,
+        facts: &Facts,
+    ) -> Vec<Holder<'a>> {
         // What explains others is not explained: two servers could hold back one another.
-        if self.down.is_empty() || self.places.contains_key(key) || !all(&rules.targets, facts) {
+        if self.is_quiet() || self.explains(incident) || !all(&rules.targets, facts) {
             return Vec::new();
         }
-        let of = |name: &str| facts.get(name).map_or("", String::as_str);
-        let (tenant, agent, target) = (of("tenant"), of("agent"), of("target"));
+        let (tenant, agent, target) = (&incident.tenant, &incident.agent, incident.target.as_str());
+        let host = facts.get("host").map_or("", String::as_str);
         let mut found = Vec::new();
         let mut take = |server: &str, why: String| {
-            let down = self.down.get(&(tenant.to_owned(), server.to_owned())).into_iter().flatten();
+            let down = self.down.get(&(tenant.clone(), server.to_owned())).into_iter().flatten();
+            let sources = down.filter_map(|it| self.sources.get(it));
+            let all = sources.flat_map(|it| it.incidents.iter().map(|incident| (incident, it.what.as_str())));
             let room = MOST_SOURCES.saturating_sub(found.len());
-            found.extend(down.take(room).map(|(incident, what)| Holder { incident, what, why: why.clone() }));
+            found.extend(all.take(room).map(|(incident, what)| Holder { incident, what, why: why.clone() }));
         };
         for it in rules.declared.iter().filter(|it| all(&it.matchers, facts)) {
             take(&it.server, format!("by {}", it.at));
         }
-        let edges = self.edges.get(&(tenant.to_owned(), agent.to_owned())).filter(|_| rules.learnt);
-        let application = self.application(tenant, agent, target, of("host"));
+        let edges = self.edges.get(&(tenant.clone(), agent.clone())).filter(|_| rules.learnt);
+        let application = self.application(tenant, agent, target, host);
         let leads = |edge: &Edge| match target.strip_prefix("pool:") {
             Some(_) => edge.pools.iter().any(|it| is_of_pool(target, it)),
             None => application.is_some_and(|it| edge.applications.contains(it)),
         };
         let clear = |server: &str| {
             // An address to which two servers lay claim may be that of either.
-            let claims = self.claims.get(&(tenant.to_owned(), server.to_owned()));
+            let claims = self.claims.get(&(tenant.clone(), server.to_owned()));
             server.starts_with(SYSTEM) || claims.is_none_or(|it| it.len() < 2)
         };
         for (server, edge) in edges.into_iter().flatten().filter(|(server, edge)| leads(edge) && clear(server)) {
@@ -313,6 +367,10 @@ impl Graph {
         let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
         self.ports.get(&(tenant.to_owned(), agent.to_owned()))?.get(&port).map(String::as_str)
     }
+}
+
+fn about(incident: &IncidentRow) -> About {
+    [&*incident.tenant, &*incident.agent, &*incident.check, &*incident.target].join("\0")
 }
 
 /// Notes the names of a server that said which it is.
@@ -348,10 +406,11 @@ fn elapsed(from: Timestamp, to: Timestamp) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use tickbird_shared::Labels;
     use tickbird_shared::levels::{Amount, FORM, PoolLevel, ServerLevel, ServerName};
+    use tickbird_shared::{Labels, Severity};
 
     use super::*;
+    use crate::alert::facts;
 
     const TENANT: &str = "default";
     const ADDRESS: &str = "10.0.0.5:5432";
@@ -393,15 +452,27 @@ mod tests {
         Levels { form: FORM, observed_at: at(0), pools, left_out: 0, servers }
     }
 
-    fn facts(agent: &str, check: &str, target: &str) -> Facts {
-        let severity = if check.starts_with("db.") { "critical" } else { "warning" };
-        let all = [("tenant", TENANT), ("agent", agent), ("host", "web-1"), ("check", check), ("target", target)];
-        let all = all.into_iter().chain([("severity", severity)]);
-        all.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    fn incident(id: &str, agent: &str, check: &str, target: &str) -> IncidentRow {
+        let severity = if check.starts_with("db.") { Severity::Critical } else { Severity::Warning };
+        let (id, agent, target) = (id.into(), agent.into(), target.into());
+        IncidentRow { id, agent, target, ..crate::alert::tests::incident(check, severity, 1) }
     }
 
-    fn key(id: &str) -> IncidentKey {
-        (TENANT.into(), id.into())
+    /// What is told of the server that `watch` asks.
+    fn down() -> IncidentRow {
+        incident("01", "watch", "db.connect", "server:db.internal:5432/shop")
+    }
+
+    fn of_host(incident: &IncidentRow) -> Facts {
+        facts(incident, Some(&agent(&incident.agent, &[])))
+    }
+
+    fn take(graph: &mut Graph, rules: &Dependencies, incident: &IncidentRow, fires: bool) -> bool {
+        graph.take(rules, incident, fires, &of_host(incident))
+    }
+
+    fn holders<'a>(graph: &'a Graph, rules: &Dependencies, incident: &IncidentRow) -> Vec<Holder<'a>> {
+        graph.holders(rules, incident, &of_host(incident))
     }
 
     fn agent(id: &str, targets: &[&str]) -> AgentRow {
@@ -449,7 +520,7 @@ mod tests {
             ("pool.leak", "pool:shop/main>10.0.0.5:5432"),
             ("proc.memory", "process:shop/main:8000"),
         ];
-        let is_held = |it: &&(&str, &str)| !graph.holders(rules, &key("02"), &facts("web", it.0, it.1)).is_empty();
+        let is_held = |it: &&(&str, &str)| !holders(graph, rules, &incident("02", "web", it.0, it.1)).is_empty();
         all.iter().filter(is_held).map(|it| it.1).collect()
     }
 
@@ -464,26 +535,39 @@ mod tests {
     fn a_server_that_is_down_explains_what_its_clients_suffer_and_nothing_else() {
         let (mut graph, rules) = (graph(), Dependencies::default());
         assert_eq!(explained(&graph, &rules), [""; 0]);
-        let down = facts("watch", "db.connect", "server:db.internal:5432/shop");
-        assert!(!graph.take(&rules, &key("01"), true, &down));
+        assert!(!take(&mut graph, &rules, &down(), true));
         assert_eq!(explained(&graph, &rules), OF_SHOP);
-        let held = graph.holders(&rules, &key("02"), &facts("web", "http.status", OF_SHOP[2]));
+        let page = incident("02", "web", "http.status", OF_SHOP[2]);
+        let held = holders(&graph, &rules, &page);
         let [it] = &held[..] else { panic!("{} holders", held.len()) };
         let why = "depends on a server with incident 01, db.connect of server:db.internal:5432/shop, as its sockets said \
                    (10.0.0.5:5432, at 2026-09-21T14:13:20Z)";
         assert_eq!((it.incident, it.why().as_str()), ("01", why));
         // Another tenant's application of the same name.
-        let mut other = facts("web", "http.status", OF_SHOP[2]);
-        other.insert("tenant".into(), "other".into());
-        assert!(graph.holders(&rules, &key("02"), &other).is_empty());
-        assert!(graph.take(&rules, &key("01"), false, &down));
+        assert!(holders(&graph, &rules, &IncidentRow { tenant: "other".into(), ..page }).is_empty());
+        assert!(take(&mut graph, &rules, &down(), false));
+        assert_eq!(explained(&graph, &rules), [""; 0]);
+        assert!(graph.is_quiet() && graph.sources.is_empty());
+    }
+
+    #[test]
+    fn of_many_incidents_of_a_server_the_last_one_ends_what_it_explains() {
+        let (mut graph, rules) = (graph(), Dependencies::default());
+        let each = (0..100).map(|it| IncidentRow { id: format!("{it:03}"), ..down() });
+        each.clone().for_each(|it| assert!(!take(&mut graph, &rules, &it, true)));
+        let page = incident("page", "web", "http.status", OF_SHOP[2]);
+        assert_eq!(holders(&graph, &rules, &page).len(), MOST_SOURCES, "more say nothing more");
+        for it in each {
+            assert_eq!(explained(&graph, &rules), OF_SHOP);
+            assert!(graph.explains(&it) && take(&mut graph, &rules, &it, false) && !graph.explains(&it));
+        }
         assert_eq!(explained(&graph, &rules), [""; 0]);
     }
 
     #[test]
     fn of_two_applications_with_one_name_neither_is_taken_for_the_other() {
         let (mut graph, rules) = (graph(), Dependencies::default());
-        graph.take(&rules, &key("01"), true, &facts("watch", "db.connect", "server:db.internal:5432/shop"));
+        take(&mut graph, &rules, &down(), true);
         graph.know(&agent("web", &["process:shop/main:8000", "process:shop/worker:8000", "process:shop/main:8001"]));
         assert_eq!(explained(&graph, &rules), OF_SHOP[..2]);
     }
@@ -491,10 +575,9 @@ mod tests {
     #[test]
     fn what_a_server_suffers_short_of_being_away_or_full_explains_nothing() {
         let (mut graph, rules) = (graph(), Dependencies::default());
-        for (check, severity) in [("db.locks", "critical"), ("db.headroom", "warning")] {
-            let mut facts = facts("watch", check, "server:db.internal:5432/shop");
-            facts.insert("severity".into(), severity.into());
-            graph.take(&rules, &key("01"), true, &facts);
+        for (check, severity) in [("db.locks", Severity::Critical), ("db.headroom", Severity::Warning)] {
+            let it = IncidentRow { severity, ..incident("01", "watch", check, "server:db.internal:5432/shop") };
+            take(&mut graph, &rules, &it, true);
             assert_eq!(explained(&graph, &rules), [""; 0], "{check}");
         }
     }
@@ -516,7 +599,7 @@ mod tests {
         let asked = Graph::default().learn(TENANT, "watch", &asked, at(0)).expect("is new");
         let mut again = Graph::load(vec![row, asked]);
         again.know(&agent("web", &["process:shop/main:8000"]));
-        again.take(&rules, &key("01"), true, &facts("watch", "db.connect", "server:db.internal:5432/shop"));
+        take(&mut again, &rules, &down(), true);
         assert_eq!(explained(&again, &rules), OF_SHOP);
         again.forget(TENANT, "web");
         assert_eq!(explained(&again, &rules), [""; 0]);
@@ -531,20 +614,20 @@ mod tests {
             server: "db.internal:5432".into(),
         };
         let rules = Dependencies { declared: vec![declared], learnt: false, ..Dependencies::default() };
-        graph.take(&rules, &key("01"), true, &facts("watch", "db.connect", "server:db.internal:5432/shop"));
+        take(&mut graph, &rules, &down(), true);
         assert_eq!(explained(&graph, &rules), ["endpoint:http://127.0.0.1:8001/"]);
         // Nothing holds back what explains it.
-        assert!(
-            graph
-                .holders(&rules, &key("01"), &facts("web", "http.status", "endpoint:http://127.0.0.1:8001/"))
-                .is_empty()
-        );
+        let everything = || vec!["check=~\".+\"".parse().expect("a matcher")];
+        let declared = Declared { matchers: everything(), ..rules.declared[0].clone() };
+        let rules = Dependencies { targets: everything(), declared: vec![declared], ..rules };
+        assert!(holders(&graph, &rules, &down()).is_empty());
+        assert_eq!(holders(&graph, &rules, &IncidentRow { id: "02".into(), ..down() }).len(), 1);
     }
 
     #[test]
     fn an_address_of_two_servers_explains_nothing() {
         let (mut graph, rules) = (graph(), Dependencies::default());
-        graph.take(&rules, &key("01"), true, &facts("watch", "db.connect", "server:db.internal:5432/shop"));
+        take(&mut graph, &rules, &down(), true);
         // Another site has its own server at that address.
         let asked = levels(Vec::new(), Some((name(ADDRESS, Some("999")), "10.0.0.5:5432")));
         let row = graph.learn(TENANT, "elsewhere", &asked, at(1)).expect("is new");

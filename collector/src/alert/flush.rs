@@ -87,11 +87,10 @@ impl State {
         let (tenant, receiver) = (&key.0, &before.receiver);
         let configured = policy.receivers.iter().find(|it| it.name == *receiver);
         let is_configured = configured.is_some();
-        let is_asked = !self.silences.is_empty()
-            || !policy.inhibitions.is_empty()
-            || !policy.windows.is_empty()
-            || !self.graph.is_quiet();
+        let are_asked = !self.silences.is_empty() || !policy.inhibitions.is_empty() || !policy.windows.is_empty();
         let holds = |state: &Self, place: &IncidentKey, (row, agent): &Found<'_>| {
+            // What explains others is not explained.
+            let is_asked = are_asked || !state.graph.is_quiet() && !state.graph.explains(row);
             let facts = if is_asked { facts(row, *agent) } else { Facts::new() };
             let of_step = || policy.is_mute_for_step(&before.route, now).map(|why| (before.route.clone(), why));
             let mute = || policy.way(receiver, &facts, now).1.or_else(of_step).filter(|_| is_asked);
@@ -121,10 +120,14 @@ impl State {
                     self.escalations.hold_back(&place, receiver, now);
                     ungathered.push((place.1, why));
                 }
-                (Ok(_), Some((by, why))) => {
+                (Ok((row, _)), Some((by, why))) => {
                     ungathered.push((place.1.clone(), why));
                     if let Withheld::Put(row) = self.withhold(&place, receiver, it.kind, Some(by)) {
                         withheld.push(row);
+                    }
+                    // Who does not hear of a server is spared nothing of its clients.
+                    if self.graph.explains(&row) && !self.knows(receiver, &place) {
+                        self.let_go_of(place, now);
                     }
                 }
                 (Ok(found), None) => told.push((it, place, found)),

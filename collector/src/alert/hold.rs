@@ -39,7 +39,7 @@ impl State {
         let inhibited = || self.sources.holder(&policy.inhibitions, &key, facts).map(|it| all(it.incident, it.why()));
         let owned = || self.acknowledgements.get(&key).map(|it| all(&it.id, it.why()));
         let depends = || {
-            let all = self.graph.holders(&policy.dependencies, &key, facts);
+            let all = self.graph.holders(&policy.dependencies, incident, facts);
             (!all.is_empty())
                 .then(|| Hold::ForWhoKnows(all.iter().map(|it| (it.incident.to_owned(), it.why())).collect()))
         };

@@ -21,7 +21,7 @@ use super::group::in_words;
 use super::route::{Facts, common};
 use super::{Found, Kind, Receiver};
 
-pub use alertmanager::refresh;
+pub use alertmanager::{refresh, requests_of};
 pub use email::Letter;
 pub use template::{Template, TemplateError};
 

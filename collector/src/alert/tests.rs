@@ -613,9 +613,10 @@ fn an_alert_is_known_by_its_incident_and_ends_as_what_it_was_where_its_severity_
     assert_eq!(ends, [(&"critical".into(), true), (&"warning".into(), false)]);
     let rows = vec![incident.clone(); 1_200];
     let requests = refresh(rows.iter().map(|it| (it, None)), at(240));
-    let read = |it: &Vec<u8>| serde_json::from_slice::<Vec<serde_json::Value>>(it).expect("a list");
+    let read = |it: &[u8]| serde_json::from_slice::<Vec<serde_json::Value>>(it).expect("a list");
     assert_eq!(requests.iter().map(|it| read(it).len()).collect::<Vec<_>>(), [500, 500, 200]);
     assert_eq!(read(&requests[0])[0]["endsAt"], at(240).to_string());
+    assert_eq!(requests_of(&requests.join(&b'\n')).flat_map(read).count(), 1_200, "a message of several requests");
     (incident.status, incident.resolved_at) = (Status::Resolved, Some(at(30)));
     let over = render("incident.resolved", &incident);
     assert_eq!((over.len(), &over[0]["endsAt"]), (1, &at(30).to_string().into()));

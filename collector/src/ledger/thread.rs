@@ -300,11 +300,11 @@ impl Ledger {
         }
         let flock = mind.flock();
         self.save()?;
-        self.config.rules = rules;
-        // As at a start: what is held back or grouped is looked at by the rules that are.
-        let mut mind = Mind::load(self.writer.rows(), &self.config.rules, now)?;
+        // As at a start: what is held back or grouped is looked at by the rules that are. Until it is, all goes by those that were.
+        let mut mind = Mind::load(self.writer.rows(), &rules, now)?;
         mind.expect(flock);
         self.mind = Some(mind);
+        self.config.rules = rules;
         self.kept_at = None;
         Ok(Ok(()))
     }

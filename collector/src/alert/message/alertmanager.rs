@@ -4,6 +4,8 @@
 //! from then on the refresh gives it its end, a little ahead of the time, again and again. The incident is a label, so that the
 //! end of one, however late it comes, ends no other. The severity is one, too, since routes ask for it: an incident that got worse is
 //! another alert, and what it was before is ended with the same message.
+//!
+//! A message may be several requests: fifty thousand alerts at once are more than anybody takes. Each is a line of its body.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -57,8 +59,14 @@ fn watchdog(told: Told<'_>) -> Alert {
 /// What changed; the rest is refreshed. A repeat is everything that fires.
 pub(super) fn of_group(told: &GroupTold<'_>) -> Vec<u8> {
     let parts = told.parts.iter().filter(|(change, ..)| *change != UNCHANGED || told.kind == REPEATED);
-    let all: Vec<_> = parts.flat_map(|(change, row, agent)| alerts(change, row, *agent, told.decided_at)).collect();
-    bytes(&all)
+    let all = parts.flat_map(|(change, row, agent)| alerts(change, row, *agent, told.decided_at));
+    // JSON as it is written here has no line breaks of its own.
+    requests(all).join(&b'\n')
+}
+
+/// The requests that a message is made of.
+pub fn requests_of(body: &[u8]) -> impl Iterator<Item = &[u8]> {
+    body.split(|it| *it == b'\n')
 }
 
 /// What still fires, as requests: each alert ends at a time that is always ahead while somebody refreshes it.
@@ -66,11 +74,17 @@ pub fn refresh<'a>(
     incidents: impl Iterator<Item = (&'a IncidentRow, Option<&'a AgentRow>)>,
     ends_at: Timestamp,
 ) -> Vec<Vec<u8>> {
-    let (mut requests, mut alerts, mut length) = (Vec::new(), Vec::new(), 0);
-    for (incident, agent) in incidents {
+    requests(incidents.map(|(incident, agent)| {
         let mut alert = Alert { ends_at: Some(ends_at), ..alert(incident, agent, incident.severity) };
         // A clock that was ahead said so.
         alert.starts_at = alert.starts_at.min(ends_at);
+        alert
+    }))
+}
+
+fn requests(all: impl Iterator<Item = Alert>) -> Vec<Vec<u8>> {
+    let (mut requests, mut alerts, mut length) = (Vec::new(), Vec::new(), 0);
+    for alert in all {
         length += alert.labels.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         length += alert.annotations.values().map(String::len).sum::<usize>();
         alerts.push(alert);

@@ -127,6 +127,34 @@ fn who_silenced_the_server_is_spared_its_clients_too() {
     assert_eq!(estate.take(), ["db spared firing", "team spared firing", "team spared firing"]);
 }
 
+/// The silence of the server ends, and what is told of it is mute now: nobody chose not to hear of its clients.
+#[test]
+fn a_silence_that_gives_way_to_a_time_interval_spares_nothing_any_more() {
+    let mut estate = Estate::new(true);
+    let night = Window { name: "night".into(), spans: vec![Span::default()] };
+    let route = estate.policy.route.as_mut().expect("a route");
+    route.routes[0].matchers = vec!["check=~\"pool.*\"".parse().expect("a matcher")];
+    let matchers = vec!["check=~\"db.*\"".parse().expect("a matcher")];
+    let of_servers =
+        Route { at: "route of servers".into(), matchers, mute: vec!["night".into()], ..route.routes[0].clone() };
+    route.routes.push(of_servers);
+    estate.state.silence(vec![Silence::new(silence("sil_1", "check=db.connect")).expect("sound")]);
+    let (mut server, mut pool) =
+        (row('0', "db.connect", "server:10.0.0.5:5432/shop"), row('1', "pool.exhausted", POOL));
+    estate.change(&mut server, Opened, 1);
+    estate.change(&mut pool, Opened, 2);
+    assert_eq!(estate.take(), ["db spared firing", "team spared firing", "team spared firing"]);
+    estate.policy.windows = vec![night];
+    estate.state.silence(Vec::new());
+    estate.change(&mut server, Reconsidered, 3);
+    assert_eq!(estate.take(), ["db told firing", "team spared firing"]);
+    let later = at(3).saturating_add(GRACE).expect("in range");
+    let lapses = estate.state.lapses(&estate.policy, later);
+    assert_eq!(lapses.iter().flat_map(|it| &it.incidents).collect::<Vec<_>>(), [&pool.id]);
+    estate.change(&mut pool, Reconsidered, 40);
+    assert_eq!(estate.take(), ["team told firing"]);
+}
+
 #[test]
 fn a_restart_in_the_middle_changes_nothing() {
     let mut estate = Estate::new(true);

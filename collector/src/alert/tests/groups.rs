@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::super::{By, Found, Grouping, Sought};
-use super::ward::{AFTER, INTERVAL, REPEAT, WAIT, Ward, body, changes, escalating, grouping, policy, seconds};
+use super::ward::{AFTER, INTERVAL, REPEAT, ROWS, WAIT, Ward, body, changes, escalating, grouping, policy, seconds};
 use super::*;
 
 #[test]
@@ -319,15 +319,27 @@ fn of_many_some_are_told_in_full_more_are_named_and_all_are_counted() {
     assert!(flushes[0].message.as_ref().is_some_and(|it| it.body.len() < 512 << 10));
 }
 
+#[derive(Debug, Clone, Copy)]
+enum Outcome {
+    Taken,
+    /// Nobody knows whether it was heard.
+    Uncertain,
+    GivenUp,
+}
+
 #[derive(Debug, Clone)]
 enum Step {
-    Change(usize, ChangeKind, Severity),
+    /// A finding, and whether its return would be one too many.
+    Hear(usize, ChangeKind, Severity, bool),
+    /// It is over for good, whether it flaps or not.
+    End(usize),
     Pass(i64),
     Restart,
     Silence(Option<usize>),
     Mute(bool),
     Group(bool),
-    Deliver,
+    /// What became of an attempt with the oldest message that waits.
+    Attempt(Outcome),
     /// Somebody takes an incident for some seconds.
     Acknowledge(usize, i64),
     Unacknowledge(usize),
@@ -337,15 +349,17 @@ fn step() -> impl Strategy<Value = Step> {
     let severity = prop_oneof![Just(Warning), Just(Critical)];
     let kind = prop_oneof![Just(Opened), Just(Worsened), Just(Eased), Just(Updated), Just(Resolved), Just(Resolved)];
     prop_oneof![
-        8 => (0..4_usize, kind, severity).prop_map(|(number, kind, severity)| Step::Change(number, kind, severity)),
+        8 => (0..ROWS, kind, severity, any::<bool>())
+            .prop_map(|(number, kind, severity, flaps)| Step::Hear(number, kind, severity, flaps)),
+        1 => (0..ROWS).prop_map(Step::End),
         6 => (0..20_i64).prop_map(Step::Pass),
         2 => Just(Step::Restart),
-        2 => proptest::option::of(0..2_usize).prop_map(Step::Silence),
+        2 => proptest::option::of(0..3_usize).prop_map(Step::Silence),
         1 => any::<bool>().prop_map(Step::Mute),
         1 => any::<bool>().prop_map(Step::Group),
-        1 => Just(Step::Deliver),
-        2 => (0..4_usize, 1..40_i64).prop_map(|(number, seconds)| Step::Acknowledge(number, seconds)),
-        1 => (0..4_usize).prop_map(Step::Unacknowledge),
+        2 => prop_oneof![Just(Outcome::Taken), Just(Outcome::Uncertain), Just(Outcome::GivenUp)].prop_map(Step::Attempt),
+        2 => (0..ROWS, 1..40_i64).prop_map(|(number, seconds)| Step::Acknowledge(number, seconds)),
+        1 => (0..ROWS).prop_map(Step::Unacknowledge),
     ]
 }
 
@@ -355,25 +369,13 @@ proptest! {
         let mut ward = Ward::new(escalating(Some(grouping())));
         for step in steps {
             match step {
-                Step::Change(number, wished, severity) => {
-                    // The state machine of incidents gives only these.
-                    let kind = match (ward.fires(number), wished) {
-                        (false, Resolved) => continue,
-                        (false, _) if ward.rows[number].state_epoch == 0 => Opened,
-                        (false, _) => Reopened,
-                        (true, Opened) => Updated,
-                        (true, kind) => kind,
-                    };
-                    ward.change(number, kind, severity);
-                }
+                Step::Hear(number, wished, severity, flaps) => ward.hear(number, wished, severity, flaps),
+                Step::End(number) if ward.fires(number) => ward.change(number, Resolved, Warning),
+                Step::End(_) => (),
                 Step::Pass(seconds) => ward.pass(seconds),
                 Step::Restart => ward.restart(),
-                Step::Silence(number) => ward.silence(number.map(|it| ["check=pool.leak", "target=pool:till"][it])),
-                Step::Mute(begins) => {
-                    let window = Window { name: "night".into(), spans: vec![Span::default()] };
-                    ward.policy.windows = begins.then_some(window).into_iter().collect();
-                    ward.steady_since = [ward.second; 4];
-                }
+                Step::Silence(number) => ward.silence(number.map(|it| ["check=pool.leak", "target=pool:till", "check=db.connect"][it])),
+                Step::Mute(begins) => ward.mute(begins),
                 Step::Group(groups) => {
                     let windows = std::mem::take(&mut ward.policy.windows);
                     ward.policy = Policy { windows, ..escalating(groups.then(grouping)) };
@@ -383,9 +385,14 @@ proptest! {
                 Step::Acknowledge(number, seconds) if ward.fires(number) => ward.acknowledge(number, seconds),
                 Step::Acknowledge(..) => (),
                 Step::Unacknowledge(number) => ward.unacknowledge(number),
-                Step::Deliver => {
-                    if let Some(row) = ward.outbox.iter_mut().find(|it| it.state == MessageState::Waiting) {
-                        row.state = MessageState::Delivered;
+                Step::Attempt(outcome) => {
+                    let Some(row) = ward.outbox.iter_mut().find(|it| it.state == MessageState::Waiting) else { continue };
+                    match outcome {
+                        Outcome::Taken => row.state = MessageState::Delivered,
+                        Outcome::Uncertain => row.uncertain += 1,
+                        Outcome::GivenUp => row.state = MessageState::Dead,
+                    }
+                    if row.state != MessageState::Waiting {
                         let row = row.clone();
                         ward.state.settled(&row);
                     }
@@ -404,9 +411,9 @@ proptest! {
                     prop_assert!(group.due_at.is_some());
                 }
             }
-            for number in 0..4 {
+            for number in 0..ROWS {
                 let waited = ward.second - ward.steady_since[number] > WAIT + INTERVAL;
-                let held = ward.is_silenced(&ward.rows[number]) || ward.is_mute() || ward.is_owned(number);
+                let held = ward.is_held(number);
                 if waited && ward.fires(number) && !held {
                     prop_assert!(ward.is_told_to_fire(number), "{number} fires, and nobody knows");
                     prop_assert!(!ward.owed_again.contains(&number), "nobody has {number}, and nobody is told again");
@@ -426,10 +433,10 @@ proptest! {
         }
         ward.policy.windows.clear();
         ward.silence(None);
-        (0..4).for_each(|number| ward.unacknowledge(number));
-        (0..4).for_each(|number| if ward.fires(number) { ward.change(number, Resolved, Warning) });
+        (0..ROWS).for_each(|number| ward.unacknowledge(number));
+        (0..ROWS).for_each(|number| if ward.fires(number) { ward.change(number, Resolved, Warning) });
         ward.pass(WAIT + INTERVAL + 1);
-        prop_assert!((0..4).all(|number| !ward.is_told_to_fire(number) && !ward.believes("boss", number)));
+        prop_assert!((0..ROWS).all(|number| !ward.is_told_to_fire(number) && !ward.believes("boss", number)));
         prop_assert!(ward.escalations.is_empty());
         prop_assert!(ward.groups.is_empty() && ward.withheld.is_empty(), "{:?}", ward.groups);
     }

@@ -7,13 +7,37 @@ use serde_json::Value;
 
 use super::super::{Ask, By, Flush, Found, Grouping, Sought, Step};
 use super::*;
-use crate::store::EscalationRow;
+use crate::alert::hold::SILENCE;
+use crate::store::{DependencyRow, Edge, EscalationRow};
 
 pub(super) const WAIT: i64 = 3;
 pub(super) const INTERVAL: i64 = 10;
 pub(super) const REPEAT: i64 = 60;
 /// Until a step; half of it where it is critical.
 pub(super) const AFTER: i64 = 24;
+/// Incidents of a ward.
+pub(super) const ROWS: usize = 5;
+/// The one of the server, and the one that is explained by it.
+const SERVER: usize = 4;
+const CLIENT: usize = 1;
+/// Where the server is.
+const ADDRESS: &str = "10.0.0.5:5432";
+
+/// That pool:shop leads to the server.
+fn edges() -> DependencyRow {
+    let edge = Edge {
+        pools: ["pool:shop".to_owned()].into(),
+        applications: BTreeSet::new(),
+        names: [ADDRESS.to_owned()].into(),
+        seen_at: at(0),
+    };
+    DependencyRow {
+        tenant: "default".into(),
+        agent: "a".into(),
+        edges: [(ADDRESS.to_owned(), edge)].into(),
+        seen_at: at(0),
+    }
+}
 
 pub(super) fn seconds(count: i64) -> Duration {
     Duration::from_secs(count.unsigned_abs())
@@ -38,7 +62,8 @@ pub(super) fn policy(grouping: Option<Grouping>) -> Policy {
         active: Vec::new(),
         escalate: Vec::new(),
     };
-    Policy { route: Some(route), ..Policy::from(vec![Receiver::new("ops")]) }
+    let dependencies = Dependencies::default();
+    Policy { route: Some(route), dependencies, ..Policy::from(vec![Receiver::new("ops")]) }
 }
 
 /// The same, and somebody else is told of what nobody acknowledges.
@@ -53,7 +78,7 @@ pub(super) fn escalating(grouping: Option<Grouping>) -> Policy {
     policy
 }
 
-/// The tables that the ledger writes, and four incidents: two of each of two targets.
+/// The tables that the ledger writes, and five incidents: two of each of two targets, and one of the server that the first target uses.
 pub(super) struct Ward {
     pub(super) policy: Policy,
     pub(super) state: State,
@@ -69,29 +94,36 @@ pub(super) struct Ward {
     /// When a route that does not group was last there.
     pub(super) ungrouped_at: i64,
     /// Of each incident since when it is as it is, and nothing holds it back.
-    pub(super) steady_since: [i64; 4],
+    pub(super) steady_since: [i64; ROWS],
     pub(super) acknowledgements: Vec<AcknowledgementRow>,
     /// Those that nobody has any more, and of which whoever was told was not told again since.
     pub(super) owed_again: BTreeSet<usize>,
     pub(super) escalations: BTreeMap<(String, String), EscalationRow>,
     /// Since when `ops` knows of what is nobody's, and how often the boss was told of it since.
-    pub(super) nobodys_since: [Option<(i64, u32)>; 4],
+    pub(super) nobodys_since: [Option<(i64, u32)>; ROWS],
 }
 
 impl Ward {
     pub(super) fn new(policy: Policy) -> Self {
-        let row = |number: usize| IncidentRow {
-            id: format!("01JCZZZZZZZZZZZZZZZZZZZZZ{number}"),
-            fingerprint: Fingerprint::of("default", "a", "pool.leak", "pool:shop", Some(&number.to_string())),
-            sub_key: Some(number.to_string()),
-            target: if number < 2 { "pool:shop" } else { "pool:till" }.into(),
-            status: Status::Resolved,
-            ..incident(if number.is_multiple_of(2) { "pool.leak" } else { "pool.exhausted" }, Warning, 0)
+        let row = |number: usize| {
+            let (check, target) = match number {
+                SERVER => ("db.connect", "server:10.0.0.5:5432/shop"),
+                _ if number.is_multiple_of(2) => ("pool.leak", ["pool:shop", "pool:till"][number / 2]),
+                _ => ("pool.exhausted", ["pool:shop", "pool:till"][number / 2]),
+            };
+            IncidentRow {
+                id: format!("01JCZZZZZZZZZZZZZZZZZZZZZ{number}"),
+                fingerprint: Fingerprint::of("default", "a", "pool.leak", "pool:shop", Some(&number.to_string())),
+                sub_key: Some(number.to_string()),
+                target: target.into(),
+                status: Status::Resolved,
+                ..incident(check, Warning, 0)
+            }
         };
         Self {
             policy,
-            state: State::default(),
-            rows: (0..4).map(row).collect(),
+            state: State::default().with_dependencies(vec![edges()], []),
+            rows: (0..ROWS).map(row).collect(),
             decisions: Vec::new(),
             groups: BTreeMap::new(),
             outbox: Vec::new(),
@@ -100,16 +132,89 @@ impl Ward {
             begun: 0,
             second: 0,
             ungrouped_at: i64::MIN / 2,
-            steady_since: [0; 4],
+            steady_since: [0; ROWS],
             acknowledgements: Vec::new(),
             owed_again: BTreeSet::new(),
             escalations: BTreeMap::new(),
-            nobodys_since: [None; 4],
+            nobodys_since: [None; ROWS],
         }
     }
 
     pub(super) fn fires(&self, number: usize) -> bool {
         self.rows[number].status == Status::Firing
+    }
+
+    /// Whether it flaps, and has gone away for now.
+    pub(super) fn is_calm(&self, number: usize) -> bool {
+        self.rows[number].is_calm()
+    }
+
+    /// Whether `ops` is spared it, since it knows of the server.
+    pub(super) fn is_spared(&self, number: usize) -> bool {
+        let server = &self.rows[SERVER];
+        let explains = self.fires(SERVER) && !self.is_calm(SERVER) && server.severity == Critical;
+        let chose =
+            self.withheld.get(&server.id).is_some_and(|it| it.held_by.starts_with(SILENCE)) || self.is_owned(SERVER);
+        let waits =
+            |it: &DecisionRow| it.incident == server.id && it.receiver == "ops" && !it.told && it.message.is_some();
+        let knows = self.believes("ops", SERVER) || chose || self.decisions.iter().any(waits);
+        number == CLIENT && explains && knows
+    }
+
+    /// Whether something that anybody could name keeps `ops` from hearing of it.
+    pub(super) fn is_held(&self, number: usize) -> bool {
+        let is_silenced = self.is_silenced(&self.rows[number]);
+        is_silenced || self.is_mute() || self.is_owned(number) || self.is_calm(number) || self.is_spared(number)
+    }
+
+    /// Begins or ends a time in which the route is mute.
+    pub(super) fn mute(&mut self, begins: bool) {
+        let window = Window { name: "night".into(), spans: vec![Span::default()] };
+        self.policy.windows = begins.then_some(window).into_iter().collect();
+        self.stir_all();
+    }
+
+    /// A finding comes: what the state machine of incidents makes of it. A return is one too many if it `flaps`.
+    pub(super) fn hear(&mut self, number: usize, wished: ChangeKind, severity: Severity, flaps: bool) {
+        let (fires, is_calm, now) = (self.fires(number), self.is_calm(number), at(self.second));
+        let row = &mut self.rows[number];
+        let (is_first, worst, flapping) = (row.state_epoch == 0, row.worst(), row.flaps());
+        let flap = &mut row.flap;
+        let away = |is_away: bool, worst: Severity| {
+            let calm_since = is_away.then_some(now);
+            Some(Box::new(FlapRow { since: Some(now), calm_since, worst: Some(worst), ..FlapRow::default() }))
+        };
+        let kind = match (fires, wished) {
+            (false, Resolved) => return,
+            (false, _) => {
+                // A first time is no return; here it may be, so that short histories come further.
+                *flap = flaps.then(|| away(false, severity)).flatten();
+                if is_first { Opened } else { Reopened }
+            }
+            (true, Resolved) if flapping && !is_calm => {
+                *flap = away(true, worst);
+                Flapped
+            }
+            (true, Worsened) if flapping && severity > worst => {
+                *flap = away(false, severity);
+                Worsened
+            }
+            (true, Worsened | Eased) if flapping => {
+                *flap = away(false, worst);
+                Flapped
+            }
+            (true, Opened | Updated) if is_calm => {
+                *flap = away(false, worst);
+                Flapped
+            }
+            (true, Opened | Updated) => {
+                // It has stayed for long enough.
+                *flap = None;
+                Updated
+            }
+            (true, kind) => kind,
+        };
+        self.change(number, kind, severity);
     }
 
     pub(super) fn is_silenced(&self, row: &IncidentRow) -> bool {
@@ -122,12 +227,16 @@ impl Ward {
     }
 
     pub(super) fn change(&mut self, number: usize, kind: ChangeKind, severity: Severity) {
+        self.wait_for_the_server();
         let row = &mut self.rows[number];
         row.state_epoch += 1;
         row.severity = severity;
         row.status = if kind == Resolved { Status::Resolved } else { Status::Firing };
+        if kind == Resolved {
+            row.flap = None;
+        }
         let mut change = IncidentChange { incident: row.clone(), kind, reason: format!("{kind:?}") };
-        self.steady_since[number] = self.second;
+        self.stir(number);
         let now = at(self.second);
         let outgrown = if kind == Resolved { None } else { self.state.ends_acknowledgement(&change, now) };
         if let Some(row) = outgrown {
@@ -147,6 +256,7 @@ impl Ward {
             let key = |it: &DecisionRow| (it.incident.clone(), it.receiver.clone(), it.state_epoch);
             let same = |it: &DecisionRow| key(it) == key(&row);
             assert!(!self.decisions.iter().any(same), "decided twice: {row:?}");
+            assert!(!row.reason.is_empty(), "nobody knows why: {row:?}");
             if let Some(why) = decision.ungathers {
                 assert!(self.ungather(&row.incident, &row.receiver, &why) > 0, "nothing waited: {row:?}");
             }
@@ -158,10 +268,10 @@ impl Ward {
             if let Some(group) = decision.group {
                 self.groups.insert(group.id.clone(), group);
             }
-            assert!(
-                decision.message.is_none() || kind == Resolved || !self.is_owned(number),
-                "somebody has it: {row:?}"
-            );
+            if decision.message.is_some() && kind != Resolved {
+                assert!(!self.is_owned(number), "somebody has it: {row:?}");
+                assert!(!self.is_calm(number), "it has gone away for now: {row:?}");
+            }
             self.decisions.push(row);
             self.supersede(&decision.supersedes);
             if let Some(message) = &decision.message {
@@ -250,7 +360,7 @@ impl Ward {
             assert!(!decision.row.told && decision.message.is_none() && decision.row.kind == "incident.acknowledged");
             self.decisions.push(decision.row);
         }
-        self.steady_since[number] = self.second;
+        self.stir(number);
     }
 
     /// Nobody has it from now on.
@@ -289,6 +399,7 @@ impl Ward {
 
     /// One second, as the ledger has it.
     pub(super) fn tick(&mut self) {
+        self.wait_for_the_server();
         self.second += 1;
         let now = at(self.second);
         if self.policy.route.as_ref().is_none_or(|it| it.grouping.is_none()) {
@@ -304,14 +415,14 @@ impl Ward {
         for row in self.state.acknowledgements_over(now) {
             anew.insert(row.incident.clone(), Unacknowledged);
             self.state.escalate_anew("default", &row.incident, now);
-            for number in 0..4 {
+            for number in 0..ROWS {
                 if self.rows[number].id == row.incident {
                     self.nobodys_since[number] = self.nobodys_since[number].map(|_| (self.second, 0));
                 }
             }
             self.mark(row);
         }
-        for number in 0..4 {
+        for number in 0..ROWS {
             if let Some(kind) = anew.get(&self.rows[number].id).filter(|_| self.fires(number)) {
                 self.change(number, *kind, self.rows[number].severity);
             }
@@ -322,7 +433,7 @@ impl Ward {
             Ok::<_, Infallible>(found.map(|it| -> Found<'_> { (Sought::Known(it), None) }))
         };
         let Ok(due) = self.state.escalations_due(&self.policy, now, find);
-        for number in 0..4 {
+        for number in 0..ROWS {
             if due.iter().any(|it| it.1 == self.rows[number].id) {
                 self.change_nothing(number, Escalated);
             }
@@ -338,6 +449,23 @@ impl Ward {
             self.write(flush);
         }
         self.save();
+    }
+
+    /// An incident is otherwise from now on, or what holds it back is.
+    fn stir(&mut self, number: usize) {
+        self.steady_since[number] = self.steady_since[number].max(self.second);
+    }
+
+    fn stir_all(&mut self) {
+        self.wait_for_the_server();
+        (0..ROWS).for_each(|number| self.stir(number));
+    }
+
+    /// What a server explains mostly clears with it: it is told a while later.
+    fn wait_for_the_server(&mut self) {
+        if self.is_spared(CLIENT) {
+            self.steady_since[CLIENT] = self.second + GRACE.as_secs().cast_signed();
+        }
     }
 
     /// Something is decided, and nothing is otherwise since.
@@ -374,6 +502,9 @@ impl Ward {
                 assert!(!news || self.fires(number), "told to fire, and does not: {number}");
                 assert!(!news || !self.is_silenced(row), "told though it is silenced: {number}");
                 assert!(!news || !self.is_mute(), "told by a route that is mute: {number}");
+                assert!(!news || !self.is_calm(number), "told while it has gone away: {number}");
+                let is_spared = self.is_spared(number) && message.receiver == "ops";
+                assert!(!news || !is_spared, "told though the server explains it: {number}");
             }
             self.hears(&message);
             self.outbox.push(message);
@@ -390,8 +521,16 @@ impl Ward {
     }
 
     pub(super) fn restart(&mut self) {
+        // Nobody saw whether what held it back is gone.
+        for number in 0..ROWS {
+            let held = self.withheld.get(&self.rows[number].id);
+            if held.is_some_and(|it| it.held_by == CALM || it.held_by == self.rows[SERVER].id) {
+                self.steady_since[number] = self.steady_since[number].max(self.second + GRACE.as_secs().cast_signed());
+            }
+        }
+        let firing: BTreeSet<_> = self.rows.iter().filter(|it| it.status == Status::Firing).map(|it| &it.id).collect();
         let mut told: BTreeMap<_, DecisionRow> = BTreeMap::new();
-        for row in self.decisions.iter().filter(|it| it.told) {
+        for row in self.decisions.iter().filter(|it| it.told && firing.contains(&it.incident)) {
             told.insert((row.incident.clone(), row.receiver.clone()), row.clone());
         }
         let waiting = self.outbox.iter().filter(|it| it.state == MessageState::Waiting).cloned().collect();
@@ -403,10 +542,14 @@ impl Ward {
             .with_acknowledgements(self.acknowledgements.iter().filter(|it| it.over_at.is_none()).cloned().collect())
             .with_groups(groups, &gathered, self.rows.iter(), &self.policy, at(self.second));
         let escalations = self.escalations.values().cloned().collect();
-        let rows = self.rows.iter().map(|it| (it, None));
-        self.state = std::mem::take(&mut self.state).with_escalations(escalations, rows, &self.policy, at(self.second));
+        let (rows, now) = (self.rows.iter().map(|it| (it, None)), at(self.second));
+        self.state = std::mem::take(&mut self.state)
+            .with_dependencies(vec![edges()], [])
+            .with_sources(rows.clone(), &self.policy)
+            .with_escalations(escalations, rows, &self.policy, now);
         self.save();
         self.load_silences();
+        self.state.look_for_strays(self.rows.iter().map(|it| (it, None)), &self.policy, now);
     }
 
     pub(super) fn load_silences(&mut self) {
@@ -425,7 +568,7 @@ impl Ward {
                 self.silences.iter_mut().for_each(|it| it.ends_at = it.ends_at.min(now));
             }
         }
-        self.steady_since = [self.second; 4];
+        self.stir_all();
         self.load_silences();
     }
 

@@ -60,7 +60,7 @@ enum Command {
     #[command(subcommand)]
     Dependency(dependency::Dependency),
     Explain(explain::Explain),
-    /// Lists and tests receivers, and sends again what one did not take for seven days.
+    /// Lists and tests receivers, and sends again what was given up.
     #[command(subcommand)]
     Receiver(receiver::Receiver),
     /// Shows the routes, and tells where an incident of some labels would go.
@@ -127,6 +127,9 @@ enum CliError {
     /// A message after which another one was sent.
     #[error("the message `{id}` was followed by `{by}` about the same incident")]
     Followed { id: String, by: String },
+    /// A message that says what is true no more.
+    #[error("what the message `{id}` says is true no more{}", by.as_ref().map(|it| format!(", as `{it}` tells")).unwrap_or_default())]
+    Outdated { id: String, by: Option<String> },
     /// Nobody is known to be logged in.
     #[error("nobody says who asks for it")]
     Nobody,
@@ -151,6 +154,8 @@ impl CliError {
             Self::TooManySilences => Some("end some with `silence end`; one matcher like team=~\"a|b\" is about many"),
             Self::NotDead { .. } => Some("see what was given up with `receiver dead`"),
             Self::Followed { .. } => Some("the receiver would believe what is over; see `explain` of its incident"),
+            Self::Outdated { by: Some(_), .. } => Some("it was given up as well: send that one again"),
+            Self::Outdated { by: None, .. } => Some("see `explain` of its incident"),
             Self::Nobody => Some("give a name with --author, or --by"),
             Self::Taken(_) => Some("choose another name"),
             Self::Label { .. } => Some("write it like --label env=production"),

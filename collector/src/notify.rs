@@ -138,10 +138,10 @@ impl NotifyError {
     }
 
     /// Whether it is about this one message, and the receiver is well. What a mail server says of a recipient it says of every
-    /// letter.
+    /// letter; who names a time at which to come again does not mind the message (RFC 9110, section 15.5.14).
     const fn is_about_the_message(&self) -> bool {
         match self {
-            Self::Answered { status, .. } => matches!(status, 400 | 413 | 422),
+            Self::Answered { status, retry_after } => matches!(status, 400 | 413 | 422) && retry_after.is_none(),
             Self::Said { step: Step::Letter, code } => matches!(code, 500..600),
             Self::TookAPart(rest) => rest.is_about_the_message(),
             _ => false,

@@ -387,7 +387,7 @@ pub enum MessageState {
     Delivered,
     /// A newer message of the same incident says it all; never attempted, or its outcome is known to be "no".
     Superseded,
-    /// Given up after seven days.
+    /// Given up: after seven days, or refused for what it is.
     Dead,
 }
 

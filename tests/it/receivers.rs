@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use tickbird_tests::collector::receiver;
-use tickbird_tests::webhook::{Manner, firing};
+use tickbird_tests::webhook::{Manner, firing, resolved};
 use tickbird_tests::{Agent, Application, Clock, Collector, Seconds, StageError, Webhook, alone, until};
 
 /// Longer than any message waits for its receiver.
@@ -72,6 +72,44 @@ fn what_was_given_up_is_listed_and_sent_again_with_its_id() {
             let listed = collector.command(&["receiver", "list", "--json"]).map_err(|error| error.to_string())?;
             if listed.contains("\"dead\":0") { Ok(()) } else { Err(listed) }
         })?;
+        agent.stop().map(drop)
+    });
+}
+
+/// A gateway before the receiver finds one message too large: what comes after it is told all the same, and somebody hears of it.
+#[test]
+fn what_is_refused_for_what_it_is_holds_nothing_up() {
+    alone(|stage| {
+        let (webhook, other) = (Webhook::start(stage)?, Webhook::start(stage)?);
+        webhook.becomes(Manner::RefusesFirings);
+        let mut collector = Collector::init(stage)?;
+        collector.configure(&receiver(&webhook))?;
+        collector.configure(&receiver(&other).replace("\"ops\"", "\"desk\""))?;
+        collector.configure(
+            "[route]\nreceiver = \"ops\"\n[[route.routes]]\nreceiver = \"desk\"\nmatchers = ['check=\"notify.dead_letter\"']\n",
+        )?;
+        collector.serve()?;
+        let mut web = Application::web(stage, "shop", 0)?;
+        let mut agent = Agent::asking(stage, &collector, &[&web.url()])?;
+        web.does("status 500")?;
+        let is_firing = firing("http.status");
+        let id = until("it was attempted", 60.s(), || {
+            let attempts = webhook.attempts();
+            attempts.iter().find(|it| is_firing(it)).map(|it| it.id.clone()).ok_or_else(|| "nothing".to_owned())
+        })?;
+        // A minute, and not a week.
+        let told = other.hears("of the dead letter", 120.s(), firing("notify.dead_letter"))?;
+        let evidence = &told.json["incident"]["evidence"];
+        assert_eq!((&evidence["message"], &evidence["last_error"]), (&id.as_str().into(), &"answered 413".into()));
+        let tried = webhook.attempts().iter().filter(|it| it.id == id).count();
+        assert!((5..30).contains(&tried), "{tried} attempts");
+        let listed = collector.command(&["receiver", "dead"])?;
+        assert!(listed.contains(&id) && listed.contains("answered 413"), "{listed}");
+        web.does("status 200")?;
+        webhook.hears("the end of it", 60.s(), resolved("http.status"))?;
+        webhook.becomes(Manner::Accepts);
+        let said = collector.command(&["receiver", "resend", &id]).expect_err("it is over").to_string();
+        assert!(said.contains("was followed by"), "{said}");
         agent.stop().map(drop)
     });
 }

@@ -43,6 +43,8 @@ pub enum Manner {
     Late(Duration),
     /// 500.
     Fails,
+    /// 413 to whatever says that something fires, as a gateway does that finds it too large; 204 to everything else.
+    RefusesFirings,
     /// Takes the request and closes the connection without a word.
     SaysNothing,
     /// Stops the sender (`SIGSTOP`), whose process this is, and answers then; later ones as [`Self::SaysNothing`].
@@ -238,7 +240,12 @@ fn converse(stream: &TcpStream, is_signed: bool, manner: &Mutex<Manner>, ahead: 
             }
             before
         };
-        let accepted = matches!(now, Manner::Accepts | Manner::Late(_) | Manner::AnswersAStopped(_));
+        let fires = String::from_utf8_lossy(&body).contains("\"incident.firing\"");
+        let accepted = match now {
+            Manner::Accepts | Manner::Late(_) | Manner::AnswersAStopped(_) => true,
+            Manner::RefusesFirings => !fires,
+            Manner::Fails | Manner::SaysNothing | Manner::Answering => false,
+        };
         {
             let mut heard = lock(heard);
             match check(&head, body, accepted, ahead.load(Ordering::Relaxed), is_signed) {
@@ -252,7 +259,10 @@ fn converse(stream: &TcpStream, is_signed: bool, manner: &Mutex<Manner>, ahead: 
         }
         let mut answer = stream;
         let written = match now {
-            Manner::Accepts | Manner::Late(_) | Manner::AnswersAStopped(_) => {
+            Manner::RefusesFirings if fires => {
+                answer.write_all(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n")
+            }
+            Manner::Accepts | Manner::Late(_) | Manner::AnswersAStopped(_) | Manner::RefusesFirings => {
                 answer.write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
             }
             Manner::Fails => answer.write_all(b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n"),

@@ -338,9 +338,10 @@ pub(super) fn dead_letter(message: &OutboxRow, now: Timestamp) -> FindingRow {
         check: DEAD_LETTER,
         target: receiver_target(receiver),
         severity: Severity::Critical,
-        summary: format!("receiver {receiver} did not take a message for seven days; it was given up"),
+        summary: format!("receiver {receiver} did not take a message; it was given up"),
         reason: format!("{} attempts failed", message.attempts),
-        advice: "mend the receiver, and look at the incident named in the evidence by hand",
+        advice: "mend the receiver (`tickbird-collector receiver dead` tells what it said), look at the incident named in the \
+                 evidence by hand, and send the message with `receiver resend`",
         evidence: json!({
             "receiver": receiver, "message": message.id, "incident": message.incident, "kind": message.kind,
             "attempts": message.attempts, "last_error": message.last_error,

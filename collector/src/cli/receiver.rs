@@ -44,7 +44,8 @@ pub(super) struct Test {
     at: Where,
 }
 
-/// Lists messages that a receiver did not take for seven days, oldest first.
+/// Lists messages that were given up, oldest first: a receiver did not take them for seven days, or said for a minute that it is
+/// this message which it does not take (400, 413, 422, or 5xx to a letter).
 #[derive(Debug, Args)]
 pub(super) struct Dead {
     /// Only of this receiver.
@@ -55,8 +56,8 @@ pub(super) struct Dead {
 
 /// Tries a message once more that was given up, with the same id and the same bytes.
 ///
-/// A serving collector takes it up within seconds. One that was followed by another about the same incident is left alone: the
-/// receiver would believe what is over.
+/// A serving collector takes it up within seconds. One that was followed by another about the same incident, or says what is true
+/// no more, is left alone: the receiver would believe what is over.
 #[derive(Debug, Args)]
 pub(super) struct Resend {
     /// Id of the message, as in `receiver dead`.
@@ -170,6 +171,7 @@ impl Resend {
             Resent::Waits => transaction.commit()?,
             Resent::Unknown => return Err(CliError::Unknown { kind: "message", id: self.id }),
             Resent::NotDead(state) => return Err(CliError::NotDead { id: self.id, state: state.as_str() }),
+            Resent::Outdated(by) => return Err(CliError::Outdated { id: self.id, by }),
             Resent::Followed(by) => return Err(CliError::Followed { id: self.id, by }),
         }
         self.at.print(&json!({ "id": self.id, "waits": true }), || format!("{} waits to be sent", self.id))

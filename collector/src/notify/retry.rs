@@ -1,4 +1,6 @@
-//! What becomes of a message after an attempt: delivered, tried again, or given up after seven days.
+//! What becomes of a message after an attempt: delivered, tried again, or given up: after seven days, or after a minute in which
+//! the receiver said each time that it is this message which it does not take. The same bytes would be refused for the whole
+//! week, and all that is told of the same thing waits behind them.
 
 use std::time::Duration;
 
@@ -19,16 +21,55 @@ pub(super) const LONGEST: Duration = Duration::from_secs(LONGEST_WISH.as_secs() 
 /// After this long without a yes a message is a dead letter.
 pub(super) const GIVE_UP: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// What an attempt that ended at `now` comes to; `unit` is uniform in `0.0..1.0`.
-pub(super) fn outcome(message: &OutboxRow, result: &Result<(), NotifyError>, now: Timestamp, unit: f64) -> Outcome {
+/// What is refused for what it is gets so many attempts at least,
+const REFUSALS: u32 = 5;
+/// and so much time: who is being deployed, or has a gateway that is, answers nonsense for a moment.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
+
+/// Refusals of a message for what it is, in a row. Kept in memory only: a restart gives it another minute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Refusals {
+    count: u32,
+    since: Timestamp,
+}
+
+impl Refusals {
+    /// With the result of one more attempt, which ended at `now`; none where it was no such refusal.
+    pub(super) fn after(before: Option<Self>, result: &Result<(), NotifyError>, now: Timestamp) -> Option<Self> {
+        result.as_ref().err().filter(|it| it.is_about_the_message())?;
+        let Self { count, since } = before.unwrap_or(Self { count: 0, since: now });
+        Some(Self { count: count.saturating_add(1), since })
+    }
+
+    /// When it is given up.
+    fn end(self) -> Timestamp {
+        self.since.saturating_add(REFUSED_FOR).unwrap_or(Timestamp::MAX)
+    }
+}
+
+/// What an attempt that ended at `now` comes to; `refusals` are those of before with this one, `unit` is uniform in `0.0..1.0`.
+pub(super) fn outcome(
+    message: &OutboxRow,
+    result: &Result<(), NotifyError>,
+    refusals: Option<Refusals>,
+    now: Timestamp,
+    unit: f64,
+) -> Outcome {
     let Err(error) = result else { return Outcome::Delivered };
     let (uncertain, text) = (error.is_uncertain(), error.chain());
-    let end = message.decided_at.saturating_add(GIVE_UP).unwrap_or(Timestamp::MAX);
-    if now >= end {
+    let mut end = message.decided_at.saturating_add(GIVE_UP).unwrap_or(Timestamp::MAX);
+    let refused_enough = refusals.is_some_and(|it| it.count >= REFUSALS && now >= it.end());
+    if now >= end || refused_enough {
         return Outcome::Dead { uncertain, error: text };
     }
     let wished = error.retry_after().map(|wait| wait.min(LONGEST_WISH));
-    let wait = backoff(message.attempts).after_failure(unit, wished);
+    let mut failures = message.attempts;
+    if let Some(refusals) = refusals {
+        // It may have waited for days before: what is refused is done with soon all the same.
+        failures = refusals.count - 1;
+        end = end.min(refusals.end().max(now.saturating_add(BASE).unwrap_or(now)));
+    }
+    let wait = backoff(failures).after_failure(unit, wished);
     // The last attempt is made when the time is over, not given up before.
     let at = now.saturating_add(wait).unwrap_or(end).min(end);
     Outcome::Retry { at, uncertain, error: text }
@@ -71,7 +112,7 @@ mod tests {
     }
 
     fn retry_at(attempts: u32, error: NotifyError, now: i64) -> i64 {
-        match outcome(&message(attempts), &Err(error), at(now), 1.0) {
+        match outcome(&message(attempts), &Err(error), None, at(now), 1.0) {
             Outcome::Retry { at: next, .. } => next.as_second() - at(0).as_second(),
             other => panic!("{other:?}"),
         }
@@ -99,8 +140,53 @@ mod tests {
     fn seven_days_then_one_last_attempt_then_a_dead_letter() {
         let week = 7 * 24 * 3600;
         assert_eq!(retry_at(20, answered(500, None), week - 10), week);
-        let dead = outcome(&message(21), &Err(answered(500, None)), at(week), 0.5);
+        let dead = outcome(&message(21), &Err(answered(500, None)), None, at(week), 0.5);
         assert!(matches!(&dead, Outcome::Dead { uncertain: true, error } if error.contains("500")), "{dead:?}");
-        assert!(matches!(outcome(&message(21), &Ok(()), at(week + 1), 0.5), Outcome::Delivered));
+        assert!(matches!(outcome(&message(21), &Ok(()), None, at(week + 1), 0.5), Outcome::Delivered));
+    }
+
+    /// When it is tried and at last given up, in seconds after the first attempt, by a receiver that answers so each time.
+    fn refused(attempts: u32, unit: f64, answers: impl Fn(i64) -> NotifyError) -> (Vec<i64>, bool) {
+        let (mut message, mut refusals, mut now, mut tried) = (message(attempts), None, 0, Vec::new());
+        while now < 1_000 {
+            tried.push(now);
+            let result = Err(answers(now));
+            refusals = Refusals::after(refusals, &result, at(now));
+            match outcome(&message, &result, refusals, at(now), unit) {
+                Outcome::Retry { at: next, .. } => now = (next.as_second() - at(0).as_second()).max(now + 1),
+                Outcome::Dead { .. } => return (tried, true),
+                other => panic!("{other:?}"),
+            }
+            message.attempts += 1;
+        }
+        (tried, false)
+    }
+
+    #[test]
+    fn what_is_refused_for_what_it_is_is_given_up_after_a_minute() {
+        for status in [400, 413, 422] {
+            let slow = (vec![0, 1, 3, 7, 15, 31, 60], true);
+            assert_eq!(refused(0, 1.0, |_| answered(status, None)), slow, "{status}");
+            assert_eq!(refused(50, 1.0, |_| answered(status, None)), slow, "after a long outage, too");
+        }
+        let (tried, is_dead) = refused(0, 0.0, |_| answered(400, None));
+        assert!(is_dead && tried.last() == Some(&60), "in a minute that is lucky, too: {tried:?}");
+        let letter = |code| move |_| NotifyError::Said { step: super::super::Step::Letter, code };
+        assert!(refused(0, 1.0, letter(554)).1);
+        assert!(!refused(0, 1.0, letter(451)).1, "later may be another word");
+    }
+
+    #[test]
+    fn what_may_be_another_word_later_waits_out_its_week() {
+        assert!(!refused(0, 1.0, |_| answered(404, None)).1, "what is wrong with every message is mended by somebody");
+        assert!(!refused(0, 1.0, |_| answered(413, Some(5))).1, "it says that it may take it then");
+        let now_and_then = |now| answered(if now % 10 < 5 { 400 } else { 500 }, None);
+        assert!(!refused(0, 0.3, now_and_then).1, "not in a row");
+        // What an earlier start of the collector was told five times in vain is not given up at the next one's first attempt.
+        let late = Refusals { count: 1, since: at(0) };
+        assert!(matches!(
+            outcome(&message(9), &Err(answered(400, None)), Some(late), at(300), 1.0),
+            Outcome::Retry { at: next, .. } if next == at(301)
+        ));
     }
 }

@@ -61,6 +61,8 @@ async fn read_request(stream: &mut TcpStream) -> Option<Request> {
 #[derive(Debug, Clone, Copy)]
 enum Manner {
     Answer(&'static str),
+    /// 413 to what begins, and 200 to everything else.
+    RefusesTheBeginning,
     Silent,
     HangUp,
 }
@@ -70,6 +72,7 @@ const BROKEN: Manner = Manner::Answer("HTTP/1.1 500 Internal Server Error\r\ncon
 const MOVED: Manner =
     Manner::Answer("HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/T0KEN\r\ncontent-length: 0\r\n\r\n");
 const LATER: Manner = Manner::Answer("HTTP/1.1 429 Too Many Requests\r\nretry-after: 77\r\ncontent-length: 0\r\n\r\n");
+const TOO_LARGE: Manner = Manner::Answer("HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n");
 const ENDLESS: Manner = Manner::Answer("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n");
 
 struct Server {
@@ -93,7 +96,11 @@ fn serve_on(socket: TcpListener, manners: &'static [Manner]) -> Server {
         loop {
             let Ok((mut stream, _)) = socket.accept().await else { return };
             let Some(request) = read_request(&mut stream).await else { continue };
-            let manner = manners[next.fetch_add(1, Ordering::Relaxed).min(manners.len() - 1)];
+            let manner = match manners[next.fetch_add(1, Ordering::Relaxed).min(manners.len() - 1)] {
+                Manner::RefusesTheBeginning if request.title().starts_with("incident.firing") => TOO_LARGE,
+                Manner::RefusesTheBeginning => OK,
+                other => other,
+            };
             // The test may have heard enough.
             let _ = hear.send(request);
             if let Manner::Answer(answer) = manner {
@@ -423,6 +430,52 @@ async fn a_message_that_is_refused_for_what_it_is_does_not_stop_the_others() {
     assert_eq!(notify.status().receivers()[0].breaker, BreakerState::Closed);
     notify.stop().await;
     assert!(bed.outbox().await.iter().all(|it| it.state == MessageState::Waiting && it.attempts >= 1));
+}
+
+/// Lets more than a minute pass for everything here that waits.
+async fn a_minute_passes() {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(61)).await;
+    tokio::time::resume();
+}
+
+/// A gateway that finds a message too large would hold up everything that is told of the same incident for a week.
+#[tokio::test]
+async fn what_is_refused_for_what_it_is_is_given_up_and_what_comes_after_it_is_told() {
+    let mut server = serve(&[Manner::RefusesTheBeginning]).await;
+    let mut bed = Testbed::new(ops());
+    // Minutes pass here while an attempt is under way.
+    let receivers = vec![("ops".to_owned(), Destination::Webhook(server.config().within(10 * DEADLINE * 60)))];
+    let notify = start(Config { receivers, clock }, bed.readers.clone(), bed.ledger.clone());
+    bed.begins("pool:shop").await;
+    let id = server.hears().await.header("webhook-id").to_owned();
+    bed.finds("pool.leak", "pool:shop", Severity::Critical, Change::Worsened).await;
+    let refused = async |bed: &Testbed| {
+        let messages = bed.outbox().await;
+        messages.into_iter().find(|it| it.id == id).expect("is there")
+    };
+    let mut attempts = 1;
+    while refused(&bed).await.state == MessageState::Waiting && attempts < 20 {
+        a_minute_passes().await;
+        let heard = server.hears().await;
+        if heard.header("webhook-id") != id {
+            break;
+        }
+        attempts += 1;
+    }
+    let given_up = refused(&bed).await;
+    assert_eq!((given_up.state, given_up.last_error.as_deref()), (MessageState::Dead, Some("answered 413")));
+    assert!((5..9).contains(&given_up.attempts) && given_up.uncertain == 0, "{given_up:?}");
+    assert_eq!(notify.status().receivers()[0].breaker, BreakerState::Closed);
+    // Who may have heard of it by another way, and who did not, hears the end.
+    bed.clears("pool:shop").await;
+    let mut told = vec![server.hears().await.title()];
+    while told.last().is_some_and(|it| !it.starts_with("incident.resolved")) {
+        told.push(server.hears().await.title());
+    }
+    assert!(told.iter().all(|it| !it.starts_with("incident.firing")), "{told:?}");
+    bed.is_drained().await;
+    notify.stop().await;
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::breaker::{Breaker, BreakerState};
-use super::retry::{self, GIVE_UP, LONGEST};
+use super::retry::{self, GIVE_UP, LONGEST, Refusals};
 use super::{Destination, NotifyError, Status};
 use crate::alert;
 use crate::ledger::{Delivery, Handle, Outcome, Unavailable};
@@ -67,6 +67,8 @@ pub(super) struct Worker {
     has_waiting: Option<bool>,
     /// Incidents with a message under way: their next one waits.
     busy: HashSet<IncidentKey>,
+    /// Of which incidents the message whose turn it is was refused for what it is: its id, and how often.
+    refused: HashMap<IncidentKey, (String, Refusals)>,
     /// When it is told again what it believes, since the start.
     refresh_at: Duration,
     /// How much that was the last time.
@@ -100,6 +102,7 @@ impl Worker {
             has_answered,
             has_waiting,
             busy,
+            refused: HashMap::new(),
             refresh_at: Duration::ZERO,
             believed: 0,
         }
@@ -224,13 +227,15 @@ impl Worker {
         let fresh = |row: &OutboxRow| !self.busy.contains(&(row.tenant.clone(), row.incident.clone()));
         let begun: Vec<_> = due.into_iter().filter(fresh).take(room).collect();
         for message in begun {
-            self.busy.insert((message.tenant.clone(), message.incident.clone()));
+            let key = (message.tenant.clone(), message.incident.clone());
+            let refusals = self.refused.get(&key).filter(|(id, _)| *id == message.id).map(|(_, it)| *it);
+            self.busy.insert(key);
             let (name, destination, ledger, status) =
                 (self.name.clone(), self.destination.clone(), self.ledger.clone(), self.status.clone());
             attempts.spawn(attempt(
                 name,
                 destination,
-                message,
+                (message, refusals),
                 ledger,
                 status,
                 (self.clock, self.steady),
@@ -242,12 +247,16 @@ impl Worker {
     }
 
     fn end(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
-        let Ok(Ended { incident, result }) = ended else {
+        let Ok(Ended { incident, result, refused }) = ended else {
             // A panic; its incident stays busy until the restart rather than being told out of order.
             tracing::error!(receiver = %self.name, "an attempt to deliver ended by a fault of the collector");
             return;
         };
         self.busy.remove(&incident);
+        match refused {
+            Some(it) => _ = self.refused.insert(incident, it),
+            None => _ = self.refused.remove(&incident),
+        }
         self.heard(result);
     }
 
@@ -304,12 +313,14 @@ impl Worker {
 struct Ended {
     incident: IncidentKey,
     result: Result<(), NotifyError>,
+    /// The message that was refused for what it is and is tried again.
+    refused: Option<(String, Refusals)>,
 }
 
 async fn attempt(
     name: String,
     destination: Destination,
-    message: OutboxRow,
+    (message, refusals): (OutboxRow, Option<Refusals>),
     ledger: Handle,
     status: Status,
     (clock, steady): (fn() -> Timestamp, Steady),
@@ -327,14 +338,18 @@ async fn attempt(
     let result = destination.send(&message.id, clock(), &message.body).await;
     status.counters().count(&name, &result);
     let at = clock();
-    let outcome = retry::outcome(&message, &result, steady.now(), rand::random());
+    let now = steady.now();
+    let refusals = Refusals::after(refusals, &result, now);
+    let outcome = retry::outcome(&message, &result, refusals, now, rand::random());
     if let Outcome::Dead { error, .. } = &outcome {
-        tracing::error!(receiver = %name, message = %message.id, %error, "given up after seven days");
+        let attempts = message.attempts + 1;
+        tracing::error!(receiver = %name, message = %message.id, attempts, %error, "given up");
     }
+    let refused = refusals.filter(|_| matches!(outcome, Outcome::Retry { .. })).map(|it| (message.id.clone(), it));
     let incident = (message.tenant.clone(), message.incident.clone());
     let delivery = Delivery { tenant: message.tenant, message: message.id, at, outcome, is_counted };
     write_down(&ledger, delivery, &stopping).await;
-    Ended { incident, result }
+    Ended { incident, result, refused }
 }
 
 /// Writes an outcome, however long the store needs to recover: the message must not be sent again meanwhile.

@@ -4,10 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rusqlite::{OptionalExtension, Row, named_params};
-use tickbird_shared::Timestamp;
+use tickbird_shared::{Status, Timestamp};
 
 use super::column::{At, Json, Seq};
 use super::{DecisionRow, MessageState, OutboxRow, Rows, StoreError, Transaction, sums};
+
+/// Whether a message of this kind says that what was told before is over.
+fn is_end(kind: &str) -> bool {
+    kind.ends_with(".resolved")
+}
 
 impl MessageState {
     /// The word in the store.
@@ -126,6 +131,8 @@ pub enum Resent {
     NotDead(MessageState),
     /// The receiver was told something newer of the same incident, or is about to be.
     Followed(String),
+    /// What it says is true no more. The message that says so, where it was given up as well.
+    Outdated(Option<String>),
 }
 
 /// What is due later was never decided by a clock that goes as this one.
@@ -195,6 +202,18 @@ impl Transaction<'_> {
         let key = (tenant, &message.receiver, &message.incident, id);
         if let Some(newer) = newer.query_row(key, |row| row.get(0)).optional()? {
             return Ok(Resent::Followed(newer));
+        }
+        let mut newest = self.connection().prepare_cached(
+            "SELECT id, kind FROM outbox WHERE tenant = ?1 AND receiver = ?2 AND incident = ?3 AND id > ?4 \
+                 AND state = 'dead' ORDER BY id DESC LIMIT 1",
+        )?;
+        let newest = newest.query_row(key, |row| Ok((row.get(0)?, row.get::<_, String>(1)?))).optional()?;
+        if let Some((newest, _)) = newest.filter(|(_, kind)| is_end(kind) != is_end(&message.kind)) {
+            return Ok(Resent::Outdated(Some(newest)));
+        }
+        let incident = self.rows().incident(tenant, &message.incident)?;
+        if incident.is_some_and(|it| (it.status == Status::Resolved) != is_end(&message.kind)) {
+            return Ok(Resent::Outdated(None));
         }
         message.state = MessageState::Waiting;
         message.next_attempt_at = now;

@@ -386,6 +386,30 @@ fn only_what_was_given_up_and_not_followed_waits_again() {
     assert_eq!(listed(&scene, None), ["msg_3"]);
 }
 
+/// Of what was given up only the newest word is true.
+#[test]
+fn what_is_true_no_more_is_not_sent_again() {
+    let mut scene = Scene::new();
+    let dead = |id: &str, incident: &str, kind: &str| OutboxRow {
+        state: MessageState::Dead,
+        kind: kind.into(),
+        ..message(id, incident)
+    };
+    scene.write(|it| {
+        it.add_message(&dead("msg_1", "01A", "incident.firing"))?;
+        it.add_message(&dead("msg_2", "01A", "incident.resolved"))?;
+        it.add_message(&dead("msg_3", "group", "group.firing"))?;
+        it.add_message(&dead("msg_4", "group", "group.resolved"))?;
+        it.add_message(&dead("msg_5", "group", "group.firing"))
+    });
+    let mut resend = |id: &str| scene.write(|it| it.resend("default", id, day(9)));
+    assert_eq!(resend("msg_1"), Resent::Outdated(Some("msg_2".into())));
+    assert_eq!(resend("msg_4"), Resent::Outdated(Some("msg_5".into())), "it fires again");
+    assert_eq!(resend("msg_5"), Resent::Waits);
+    assert_eq!(resend("msg_2"), Resent::Waits);
+    assert_eq!(resend("msg_1"), Resent::Followed("msg_2".into()));
+}
+
 #[test]
 fn a_rolled_back_transaction_leaves_nothing_and_a_commit_of_another_process_is_noticed() {
     let mut scene = Scene::new();

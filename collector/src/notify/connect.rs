@@ -2,18 +2,23 @@
 
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::NotifyError;
+
+/// An address has so much time for itself before the next one is tried beside it (RFC 8305, section 8).
+const STAGGER: Duration = Duration::from_millis(250);
 
 /// Host and port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,14 +42,43 @@ impl Place {
     pub(super) async fn dial(&self) -> Result<TcpStream, NotifyError> {
         let connect = |source| NotifyError::Connect { address: self.to_string(), source };
         let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await.map_err(connect)?;
-        let (refused, places): (Vec<_>, Vec<_>) = found.partition(|it| is_link_local(it.ip()));
-        if places.is_empty() && !refused.is_empty() {
-            let why = "its name leads to a link-local address, where no receiver is";
-            return Err(connect(io::Error::new(io::ErrorKind::PermissionDenied, why)));
-        }
-        let stream = TcpStream::connect(&*places).await.map_err(connect)?;
+        let stream = first_of(allowed(found).map_err(connect)?).await.map_err(connect)?;
         stream.set_nodelay(true).map_err(connect)?;
         Ok(stream)
+    }
+}
+
+/// The addresses of a name that a receiver may have, in the order of the resolver.
+fn allowed(found: impl Iterator<Item = SocketAddr>) -> io::Result<Vec<SocketAddr>> {
+    let (refused, places): (Vec<_>, Vec<_>) = found.partition(|it| is_link_local(it.ip()));
+    match (places.is_empty(), refused.is_empty()) {
+        (false, _) => Ok(places),
+        (true, false) => {
+            let why = "its name leads to a link-local address, where no receiver is";
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+        }
+        (true, true) => Err(io::Error::new(io::ErrorKind::NotFound, "its name leads to no address")),
+    }
+}
+
+/// Tries one address after another, the next one as soon as one says no and at the latest after [`STAGGER`], and takes the first
+/// that answers. One after the other alone, an address that nobody answers at would use up the time of all.
+async fn first_of(places: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    // Those that are too late end with it.
+    let mut attempts = JoinSet::new();
+    let mut places = places.into_iter();
+    let mut error = io::Error::from(io::ErrorKind::NotFound);
+    loop {
+        let is_last = places.next().map(|place| _ = attempts.spawn(TcpStream::connect(place))).is_none();
+        tokio::select! {
+            ended = attempts.join_next() => match ended {
+                Some(Ok(Ok(stream))) => return Ok(stream),
+                Some(Ok(Err(said))) => error = said,
+                Some(Err(_)) => (), // a panic is written down where it happens
+                None => return Err(error),
+            },
+            () = tokio::time::sleep(STAGGER), if !is_last => (),
+        }
     }
 }
 
@@ -155,5 +189,62 @@ impl Tls {
     {
         let connected = TlsConnector::from(Arc::clone(&self.config)).connect(self.name.clone(), stream).await;
         connected.map_err(|source| NotifyError::Handshake { address: place.to_string(), source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpSocket};
+
+    use super::*;
+
+    /// A listener whose queue is full, with what fills it: whoever comes then is not answered at all.
+    async fn mute(address: &str) -> (TcpListener, Vec<TcpStream>) {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(address.parse().expect("an address")).expect("binds");
+        let listener = socket.listen(0).expect("listens");
+        let (place, mut filling) = (listener.local_addr().expect("has one"), Vec::new());
+        while let Ok(stream) = tokio::time::timeout(Duration::from_millis(100), TcpStream::connect(place)).await {
+            filling.push(stream.expect("connects"));
+            assert!(filling.len() < 100, "its queue never fills");
+        }
+        (listener, filling)
+    }
+
+    #[tokio::test]
+    async fn an_address_that_nobody_answers_at_hides_no_other() {
+        let (dead, _filling) = mute("127.0.0.1:0").await;
+        let dead = dead.local_addr().expect("has one");
+        let well = TcpListener::bind("127.0.0.2:0").await.expect("binds");
+        let well = well.local_addr().expect("has one");
+        let nobody = TcpListener::bind("127.0.0.3:0").await.expect("binds").local_addr().expect("has one");
+        let reached = async |places: &[SocketAddr]| {
+            let within = Duration::from_secs(5);
+            let stream = tokio::time::timeout(within, first_of(places.to_vec())).await.expect("in time")?;
+            stream.peer_addr()
+        };
+        assert_eq!(reached(&[dead, well]).await.expect("reached"), well);
+        assert_eq!(reached(&[nobody, dead, dead, well]).await.expect("reached"), well);
+        assert_eq!(reached(&[well, dead]).await.expect("reached"), well);
+        assert_eq!(reached(&[nobody, nobody]).await.expect_err("nobody").kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(reached(&[]).await.expect_err("no address").kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_name_that_leads_to_link_local_addresses_leads_nowhere() {
+        let judge = |found: &[&str]| {
+            let found = found.iter().map(|it| SocketAddr::new(it.parse().expect("an address"), 443));
+            allowed(found).map(|it| it.iter().map(|it| it.ip().to_string()).collect::<Vec<_>>())
+        };
+        for address in ["169.254.169.254", "169.254.0.1", "fe80::1", "febf::1", "::ffff:169.254.169.254"] {
+            let error = judge(&[address]).expect_err(address);
+            assert_eq!(error.to_string(), "its name leads to a link-local address, where no receiver is", "{address}");
+        }
+        for address in ["169.253.255.255", "192.0.2.1", "127.0.0.1", "fec0::1", "2001:db8::1", "::ffff:192.0.2.1"] {
+            assert_eq!(judge(&[address]).expect("allowed"), [address]);
+        }
+        let mixed = ["fe80::1", "2001:db8::1", "169.254.169.254", "192.0.2.1", "::ffff:169.254.1.1"];
+        assert_eq!(judge(&mixed).expect("some are allowed"), ["2001:db8::1", "192.0.2.1"]);
+        assert_eq!(judge(&[]).expect_err("nothing").to_string(), "its name leads to no address");
     }
 }

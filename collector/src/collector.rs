@@ -305,7 +305,7 @@ impl Collector {
         self.handle.reload(rules(&config)).await??;
         let Config { policy, rules, destinations, bounds, abandoned, .. } = config;
         let receivers = notify::Config { receivers: destinations.clone(), clock: self.now };
-        self.notify.reload(receivers).await;
+        self.notify.reload(receivers);
         (self.config.policy, self.config.destinations) = (policy, destinations);
         (self.config.bounds, self.config.abandoned, self.config.rules) = (bounds, abandoned, rules);
         Ok(fixed)

@@ -12,6 +12,7 @@ mod smtp;
 pub mod webhook;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -172,7 +173,7 @@ impl Phase {
 }
 
 /// Where a receiver is, and how it is told.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Destination {
     /// By a request.
     Webhook(webhook::Config),
@@ -280,8 +281,8 @@ impl Status {
         &self.0.counters
     }
 
-    fn update(&self, index: usize, change: impl FnOnce(&mut ReceiverStatus)) {
-        if let Some(receiver) = self.lock().get_mut(index) {
+    fn update(&self, name: &str, change: impl FnOnce(&mut ReceiverStatus)) {
+        if let Some(receiver) = self.lock().iter_mut().find(|it| it.name == name) {
             change(receiver);
         }
     }
@@ -352,43 +353,58 @@ impl Counters {
 /// The running workers.
 #[derive(Debug)]
 pub struct Running {
-    workers: JoinSet<()>,
-    stop: watch::Sender<bool>,
+    /// By the receiver's name; also those of receivers that are configured no more, until they have ended.
+    stations: BTreeMap<String, Station>,
+    /// Who looks after messages whose receiver is configured no more.
+    strays: Station,
     status: Status,
     readers: Readers,
     ledger: Handle,
 }
 
-/// Starts a worker per receiver, and one for messages whose receiver is configured no more.
-pub fn start(config: Config, readers: Readers, ledger: Handle) -> Running {
-    begin(config, readers, ledger, Status::default())
+/// One task, where it delivers to, and how it is told to end.
+#[derive(Debug)]
+struct Station {
+    destination: Option<Destination>,
+    stop: watch::Sender<bool>,
+    /// One task, and nothing once it has ended.
+    task: JoinSet<()>,
 }
 
-fn begin(config: Config, readers: Readers, ledger: Handle, status: Status) -> Running {
-    let (stop, stopping) = watch::channel(false);
-    let mut workers = JoinSet::new();
-    let before = status.receivers();
-    let of = |(name, destination): &(String, Destination)| {
-        let known = before.iter().find(|it| it.name == *name);
-        ReceiverStatus {
-            name: name.clone(),
-            address: destination.address(),
-            breaker: BreakerState::Closed,
-            is_away: None,
-            failures: 0,
-            last_error: known.and_then(|it| it.last_error.clone()),
-            delivered_at: known.and_then(|it| it.delivered_at),
-        }
-    };
-    *status.lock() = config.receivers.iter().map(of).collect();
-    let names: Vec<_> = config.receivers.iter().map(|(name, _)| name.clone()).collect();
-    for (index, (name, destination)) in config.receivers.into_iter().enumerate() {
-        let (readers, ledger, status) = (readers.clone(), ledger.clone(), status.clone());
-        let worker = worker::Worker::new(name, index, destination, readers, ledger, config.clock, status);
-        workers.spawn(worker.run(stopping.clone()));
+impl Station {
+    fn start<F>(destination: Option<Destination>, work: impl FnOnce(watch::Receiver<bool>) -> F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (stop, stopping) = watch::channel(false);
+        let mut task = JoinSet::new();
+        task.spawn(work(stopping));
+        Self { destination, stop, task }
     }
-    workers.spawn(worker::give_up_strays(names, readers.clone(), ledger.clone(), config.clock, stopping));
-    Running { workers, stop, status, readers, ledger }
+
+    /// Lets it begin no more attempts.
+    fn stop(&self) {
+        // One that has ended hears nothing.
+        let _ = self.stop.send(true);
+    }
+
+    async fn end(mut self) {
+        self.stop();
+        while self.task.join_next().await.is_some() {}
+    }
+}
+
+/// Starts a worker per receiver, and one for messages whose receiver is configured no more.
+pub fn start(config: Config, readers: Readers, ledger: Handle) -> Running {
+    let strays = strays(&config, readers.clone(), ledger.clone());
+    let mut running = Running { stations: BTreeMap::new(), strays, status: Status::default(), readers, ledger };
+    running.begin(config);
+    running
+}
+
+fn strays(config: &Config, readers: Readers, ledger: Handle) -> Station {
+    let (names, clock) = (config.receivers.iter().map(|(name, _)| name.clone()).collect(), config.clock);
+    Station::start(None, |stopping| worker::give_up_strays(names, readers, ledger, clock, stopping))
 }
 
 impl Running {
@@ -397,22 +413,71 @@ impl Running {
         self.status.clone()
     }
 
-    /// Delivers by another configuration from here on; attempts under way end first, by the one there was.
-    pub async fn reload(&mut self, config: Config) {
-        self.end().await;
-        *self = begin(config, self.readers.clone(), self.ledger.clone(), self.status.clone());
+    /// Delivers by another configuration from here on. A receiver that is what it was is told on; of one that changed or has gone,
+    /// attempts under way end by the configuration there was, and those by the new one begin after them.
+    pub fn reload(&mut self, config: Config) {
+        // What the one before had not come to is found by this one.
+        self.strays = strays(&config, self.readers.clone(), self.ledger.clone());
+        self.begin(config);
+    }
+
+    fn begin(&mut self, config: Config) {
+        let before = self.status.receivers();
+        let is_kept = |name: &str, destination: &Destination| {
+            self.stations.get(name).is_some_and(|it| it.destination.as_ref() == Some(destination))
+        };
+        let of = |(name, destination): &(String, Destination)| {
+            let known = before.iter().find(|it| it.name == *name);
+            if let Some(known) = known.filter(|_| is_kept(name, destination)) {
+                return known.clone();
+            }
+            ReceiverStatus {
+                name: name.clone(),
+                address: destination.address(),
+                breaker: BreakerState::Closed,
+                is_away: None,
+                failures: 0,
+                last_error: known.and_then(|it| it.last_error.clone()),
+                delivered_at: known.and_then(|it| it.delivered_at),
+            }
+        };
+        let statuses = config.receivers.iter().map(of).collect();
+        let (kept, new): (Vec<_>, Vec<_>) =
+            config.receivers.into_iter().partition(|(name, destination)| is_kept(name, destination));
+        *self.status.lock() = statuses;
+        let mut left = std::mem::take(&mut self.stations);
+        for (name, _) in kept {
+            self.stations.extend(left.remove_entry(&name));
+        }
+        for (name, destination) in new {
+            let before = left.remove(&name);
+            let (readers, ledger, status) = (self.readers.clone(), self.ledger.clone(), self.status.clone());
+            let (of, to, clock) = (name.clone(), destination.clone(), config.clock);
+            let station = Station::start(Some(destination), |stopping| async move {
+                if let Some(before) = before {
+                    before.end().await;
+                }
+                worker::Worker::new(of, to, readers, ledger, clock, status).run(stopping).await;
+            });
+            self.stations.insert(name, station);
+        }
+        for (name, mut gone) in left {
+            gone.stop();
+            gone.destination = None;
+            if gone.task.try_join_next().is_none() {
+                self.stations.insert(name, gone);
+            }
+        }
     }
 
     /// Begins no more attempts, and waits for those under way: at most as long as one may take. Stop the ledger later,
     /// so that their outcomes are written.
-    pub async fn stop(mut self) {
-        self.end().await;
-    }
-
-    async fn end(&mut self) {
-        // Workers that ended hear nothing.
-        let _ = self.stop.send(true);
-        while self.workers.join_next().await.is_some() {}
+    pub async fn stop(self) {
+        let stations: Vec<_> = self.stations.into_values().chain([self.strays]).collect();
+        stations.iter().for_each(Station::stop);
+        for station in stations {
+            station.end().await;
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -140,11 +141,32 @@ pub struct Trust<'a> {
     pub identity: Option<(&'a [u8], &'a [u8])>,
 }
 
-/// How TLS sessions with one receiver are made.
+/// How TLS sessions with one receiver are made. Equal to another that was made of the same files and names.
 #[derive(Clone)]
 pub(super) struct Tls {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
+    /// Of what it was made of.
+    digest: [u8; 32],
+}
+
+impl PartialEq for Tls {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.name, self.digest) == (&other.name, other.digest)
+    }
+}
+
+impl Trust<'_> {
+    fn digest(&self) -> [u8; 32] {
+        let (chain, key) = self.identity.unzip();
+        let mut digest = Sha256::new();
+        for part in [self.authorities, chain, key] {
+            let length = part.map_or(u64::MAX, |it| it.len() as u64);
+            digest.update(length.to_be_bytes());
+            digest.update(part.unwrap_or_default());
+        }
+        digest.finalize().into()
+    }
 }
 
 impl Tls {
@@ -180,7 +202,7 @@ impl Tls {
             }
         };
         config.alpn_protocols = protocols.iter().map(|it| it.to_vec()).collect();
-        Ok(Self { config: Arc::new(config), name })
+        Ok(Self { config: Arc::new(config), name, digest: trust.digest() })
     }
 
     pub(super) async fn connect<S>(&self, stream: S, place: &Place) -> Result<TlsStream<S>, NotifyError>

@@ -133,7 +133,7 @@ impl ConfigError {
 }
 
 /// Where to, and what every letter has. Cannot be wrong; `Debug` does not show the password.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Config {
     place: Place,
     security: Security,

@@ -432,6 +432,49 @@ async fn a_message_that_is_refused_for_what_it_is_does_not_stop_the_others() {
     assert!(bed.outbox().await.iter().all(|it| it.state == MessageState::Waiting && it.attempts >= 1));
 }
 
+/// One hung server must not keep a reload, and with it every other receiver, waiting.
+#[tokio::test]
+async fn a_reload_ends_nothing_of_receivers_that_stay_and_of_others_only_after_their_attempts() {
+    let (mut hung, mut well, mut other) = (serve(&[Manner::Silent]).await, serve(&[OK]).await, serve(&[OK]).await);
+    let mut bed = Testbed::new(vec![Receiver::new("hung"), Receiver::new("well")]);
+    let to = |server: &Server| Destination::Webhook(server.config().within(Duration::from_secs(60)));
+    let of = |receivers: &[(&str, &Server)]| Config {
+        receivers: receivers.iter().map(|(name, server)| ((*name).to_owned(), to(server))).collect(),
+        clock,
+    };
+    let mut notify = start(of(&[("hung", &hung), ("well", &well)]), bed.readers.clone(), bed.ledger.clone());
+    bed.begins("pool:one").await;
+    let first = hung.hears().await.header("webhook-id").to_owned();
+    well.hears().await;
+
+    // In another order, and with another one.
+    notify.reload(of(&[("new", &other), ("well", &well), ("hung", &hung)]));
+    bed.begins("pool:two").await;
+    assert_eq!(well.hears().await.title(), "incident.firing pool:two");
+    assert_eq!(hung.hears().await.title(), "incident.firing pool:two", "beside the attempt that is under way");
+    let shown: Vec<_> =
+        notify.status().receivers().into_iter().map(|it| (it.name, it.delivered_at.is_some())).collect();
+    assert_eq!(shown, [("new".to_owned(), false), ("well".to_owned(), true), ("hung".to_owned(), false)]);
+
+    // It is elsewhere now: whoever may hear it there hears it only when it is known that nobody hears it here.
+    notify.reload(of(&[("hung", &other), ("well", &well)]));
+    bed.begins("pool:three").await;
+    assert_eq!(well.hears().await.title(), "incident.firing pool:three");
+    assert!(other.heard.try_recv().is_err() && hung.heard.try_recv().is_err());
+    a_minute_passes().await;
+    assert_eq!(other.hears().await.title(), "incident.firing pool:three");
+    // What was tried before waits by a clock that did not take part in that minute.
+    a_minute_passes().await;
+    let mut told = std::collections::BTreeSet::new();
+    while told.len() < 2 {
+        told.insert(other.hears().await.header("webhook-id").to_owned());
+    }
+    assert!(told.contains(&first), "{told:?}");
+    let messages = bed.is_drained().await;
+    assert!(messages.iter().all(|it| it.state == MessageState::Delivered), "{messages:?}");
+    notify.stop().await;
+}
+
 /// Lets more than a minute pass for everything here that waits.
 async fn a_minute_passes() {
     tokio::time::pause();

@@ -120,7 +120,7 @@ impl ConfigError {
 }
 
 /// Where to, and signed with what. Cannot be wrong; `Debug` shows neither path nor secret.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Config {
     uri: Uri,
     place: Place,
@@ -378,6 +378,32 @@ mod tests {
         let secret = wrong(None, &[("authorization", "Bearer s3cret\nx: y")]);
         assert_eq!(secret, ("headers", "the value of `authorization` is no text of a header".into()));
         assert_eq!(wrong(None, &[("Webhook-Id", "1")]), ("headers", "`webhook-id` is written by the collector".into()));
+    }
+
+    /// A reload goes by it.
+    #[test]
+    fn a_webhook_is_another_one_when_anything_of_it_is() {
+        fn trust(pem: &str) -> Trust<'_> {
+            Trust { authorities: Some(pem.as_bytes()), ..Trust::default() }
+        }
+        let made = || rcgen::generate_simple_self_signed(["h".to_owned()]).expect("makes one").cert.pem();
+        let (one, two) = (made(), made());
+        let config = |url, pem: &str| Config::new(url, Some(SECRET), &trust(pem)).expect("valid");
+        let known = config("https://h/x", &one);
+        assert!(known == config("https://h/x", &one), "made of the same");
+        let named = Trust { server_name: Some("g"), ..trust(&one) };
+        let other_secret = Some("whsec_b3RoZXIgcmVjZWl2ZXIncyBzZWNyZXQsIDMyIGJ5dGU=");
+        for other in [
+            config("https://h/y", &one),
+            config("https://h/x", &two),
+            Config::new("https://h/x", Some(SECRET), &named).expect("valid"),
+            Config::new("https://h/x", other_secret, &trust(&one)).expect("valid"),
+            config("https://h/x", &one).within(Duration::from_secs(1)),
+            config("https://h/x", &one).asking(Some("PUT"), []).expect("valid"),
+            config("https://h/x", &one).asking(None, [("x-team", "db")]).expect("valid"),
+        ] {
+            assert!(known != other, "{other:?}");
+        }
     }
 
     proptest::proptest! {

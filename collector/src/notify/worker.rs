@@ -52,7 +52,6 @@ impl Steady {
 
 pub(super) struct Worker {
     name: String,
-    index: usize,
     destination: Destination,
     readers: Readers,
     ledger: Handle,
@@ -78,7 +77,6 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(
         name: String,
-        index: usize,
         destination: Destination,
         readers: Readers,
         ledger: Handle,
@@ -90,7 +88,6 @@ impl Worker {
         let (has_answered, has_waiting) = (false, None);
         Self {
             name,
-            index,
             destination,
             readers,
             ledger,
@@ -284,7 +281,7 @@ impl Worker {
             tracing::debug!(receiver = %name, error = error.chain(), "not delivered");
         }
         let at = (self.clock)();
-        self.status.update(self.index, |status| match result {
+        self.status.update(&self.name, |status| match result {
             Ok(()) => {
                 status.delivered_at = Some(at);
                 status.last_error = None;
@@ -301,7 +298,7 @@ impl Worker {
             (BreakerState::Closed, _) => (self.has_answered && failures == 0).then_some(false),
             (BreakerState::Open | BreakerState::HalfOpen, _) => Some(true),
         };
-        self.status.update(self.index, |status| {
+        self.status.update(&self.name, |status| {
             status.breaker = state;
             status.is_away = is_away;
             status.failures = failures;

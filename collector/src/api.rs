@@ -30,6 +30,7 @@ use tickbird_shared::Timestamp;
 use tokio::sync::watch;
 
 use crate::aggregate::Strain;
+use crate::alert::Route;
 use crate::ledger::{Handle, Unavailable};
 use crate::notify;
 use crate::pki::life::Kept;
@@ -47,6 +48,8 @@ pub struct Context {
     pub readers: Readers,
     /// The ledger, for presence and health.
     pub ledger: Handle,
+    /// The routes as they are configured, by which it is told how an incident was grouped.
+    pub route: watch::Receiver<Option<Arc<Route>>>,
     /// How delivery goes.
     pub notify: notify::Status,
     /// What the other stages count.

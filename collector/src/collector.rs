@@ -28,6 +28,7 @@ use tower::ServiceExt;
 pub use directory::{Created, Directory};
 
 use crate::aggregate::Strains;
+use crate::alert::Route;
 use crate::api;
 use crate::certificates::{Certificates, CertificatesError, Files, LOOK_EVERY};
 use crate::config::Config;
@@ -161,6 +162,8 @@ pub struct Collector {
     strain: JoinHandle<()>,
     watchdog: JoinHandle<()>,
     notify: notify::Running,
+    /// For whoever explains what was decided.
+    route: watch::Sender<Option<Arc<Route>>>,
     /// By which it serves.
     config: Config,
     now: fn() -> Timestamp,
@@ -224,9 +227,11 @@ impl Collector {
         ingest.register(&mut metrics);
         handle.counters().register(&mut metrics);
         enrolment.counters().register(&mut metrics);
+        let (route, routed) = watch::channel(config.policy.route.clone().map(Arc::new));
         let context = api::Context {
             readers,
             ledger: handle.clone(),
+            route: routed,
             notify: notify.status(),
             metrics: Arc::new(metrics),
             certificates: certificates.kept(),
@@ -277,6 +282,7 @@ impl Collector {
             strain,
             watchdog,
             notify,
+            route,
             config,
             now,
             ingest: counters,
@@ -306,6 +312,7 @@ impl Collector {
         let Config { policy, rules, destinations, bounds, abandoned, .. } = config;
         let receivers = notify::Config { receivers: destinations.clone(), clock: self.now };
         self.notify.reload(receivers);
+        self.route.send_replace(policy.route.clone().map(Arc::new));
         (self.config.policy, self.config.destinations) = (policy, destinations);
         (self.config.bounds, self.config.abandoned, self.config.rules) = (bounds, abandoned, rules);
         Ok(fixed)

@@ -1,6 +1,6 @@
 //! Incidents that are told together: one message for many, its end in the same thread, through kills at any moment.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tickbird_tests::collector::receiver;
 use tickbird_tests::webhook::{Message, titles};
 use tickbird_tests::{Agent, Application, Collector, Seconds, Stage, StageError, Webhook, alone, shop, until};
@@ -94,12 +94,25 @@ fn many_incidents_are_one_message_and_its_end_is_one_too() {
         assert_eq!((&decision["group"], &decision["message"]["id"]), (&first["group"]["id"], &first["id"]));
         assert_eq!(decision["message"]["state"], "delivered");
         assert_eq!(explained["repeats"][0]["message"]["id"], again["id"], "{explained}");
+        assert_eq!(decision["grouped_by"], json!({ "check": "http.status" }), "{explained}");
 
         shop.web.does("status 200")?;
         let (_, last) = shop.hears("group.resolved", at)?;
         assert_eq!((&last["group"]["status"], &last["group"]["id"]), (&"resolved".into(), &first["group"]["id"]));
         let over: usize = shop.told().iter().map(|it| changes(&it.1, "incident.resolved").len()).sum();
         assert_eq!(over, PAGES.len(), "each of them is told to be over");
+
+        // The group is no more, and it is still said what it was of; by another configuration that its routes were others.
+        let said = shop.collector.command(&["explain", id])?;
+        assert!(said.contains("grouped by check=\"http.status\""), "{said}");
+        let asked = format!("/v1/incidents/{id}/explanation");
+        let grouped = || Ok::<_, StageError>(shop.collector.get(&asked)?.json()?["decisions"][0]["grouped_by"].clone());
+        assert_eq!(grouped()?, json!({ "check": "http.status" }));
+        shop.collector.rewrite("group_by = [\"check\"]", "group_by = [\"target\"]")?;
+        let said = shop.collector.command(&["explain", id])?;
+        assert!(said.contains("grouped as an earlier configuration"), "{said}");
+        shop.collector.reload()?;
+        assert_eq!(grouped()?, Value::Null, "the API goes by the routes as they are now");
         shop.agent.stop().map(drop)
     });
 }

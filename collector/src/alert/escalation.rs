@@ -248,11 +248,16 @@ impl Route {
         !self.escalate.is_empty() || self.routes.iter().any(Self::escalates)
     }
 
+    /// What the routes are known by that lead to the receivers of its steps.
+    pub(super) fn path_of_steps(&self) -> String {
+        format!("{}!", self.path)
+    }
+
     /// The route by which the receiver of a step is told: grouped as this one groups.
     fn of_step(&self, step: &Step) -> Self {
         Self {
             at: step.at.clone(),
-            path: format!("{}!", self.path),
+            path: self.path_of_steps(),
             receiver: step.receiver.clone(),
             routes: Vec::new(),
             escalate: Vec::new(),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::route::{Facts, Route, facts};
 use crate::store::{
     AcknowledgementRow, DecisionRow, EscalationRow, Gathering, IncidentRow, OutboxRow, Rows, StoreError,
 };
@@ -26,6 +27,9 @@ pub struct Explanation {
     pub messages: BTreeMap<String, OutboxRow>,
     /// The groups that it was told with.
     pub gathering: Gathering,
+    /// By the ids of these groups, and of those that are over: the labels that all of a group have in common because the route groups by them.
+    /// A group is not here that is over, and that the routes of an earlier configuration, or other labels of the agent, made.
+    pub groupings: BTreeMap<String, Facts>,
     /// Whose it was, and is, the oldest first.
     pub acknowledgements: Vec<AcknowledgementRow>,
     /// How far it has come with the steps of the routes that told it, while it fires.
@@ -33,18 +37,27 @@ pub struct Explanation {
 }
 
 impl Explanation {
-    /// Reads all of it; none where there is no such incident.
+    /// Reads all of it; none where there is no such incident. `top` is the top of the routes as they are configured.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn read(rows: Rows<'_>, tenant: &str, incident: &str) -> Result<Option<Self>, StoreError> {
+    pub fn read(rows: Rows<'_>, tenant: &str, incident: &str, top: Option<&Route>) -> Result<Option<Self>, StoreError> {
         let Some(incident) = rows.incident(tenant, incident)? else { return Ok(None) };
         let decisions = rows.newest_decisions(tenant, &incident.id, SHOWN)?;
         let messages = rows.messages_of(&decisions)?;
         let gathering = rows.groups_of(&decisions, REPEATS)?;
+        let facts = facts(&incident, rows.agent(tenant, &incident.agent)?.as_ref());
+        let mut groupings = BTreeMap::new();
+        for id in decisions.iter().filter_map(|it| it.in_group.as_ref()) {
+            if !groupings.contains_key(id) {
+                let kept = || gathering.groups.get(id).map(|it| it.labels.clone());
+                let found = top.and_then(|it| it.labels_of_group(id, &incident, &facts)).or_else(kept);
+                groupings.extend(found.map(|labels| (id.clone(), labels)));
+            }
+        }
         let acknowledgements = rows.acknowledgements_of(tenant, &incident.id, OWNERS)?;
         let escalations = rows.escalations_of(tenant, &incident.id)?;
-        Ok(Some(Self { incident, decisions, messages, gathering, acknowledgements, escalations }))
+        Ok(Some(Self { incident, decisions, messages, gathering, groupings, acknowledgements, escalations }))
     }
 
     /// When a decision is told that waits for the next message of its group; none of one that does not.
@@ -55,7 +68,7 @@ impl Explanation {
 
     /// As the API and `--json` show it.
     pub fn document(&self) -> Value {
-        let Self { incident, decisions, messages, gathering, acknowledgements, escalations } = self;
+        let Self { incident, decisions, messages, gathering, groupings, acknowledgements, escalations } = self;
         let of = |it: &DecisionRow| {
             let message = it.message.as_ref().map(|id| {
                 let due = self.gathered(it).map(|group| group.due_at);
@@ -69,6 +82,7 @@ impl Explanation {
                 "told": it.told,
                 "reason": it.reason,
                 "group": it.in_group,
+                "grouped_by": it.in_group.as_ref().and_then(|id| groupings.get(id)),
                 "due_at": self.gathered(it).and_then(|group| group.due_at),
                 "message": message,
             })

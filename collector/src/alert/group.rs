@@ -225,7 +225,7 @@ impl Groups {
 
     /// The id of the group of an incident for the receiver of a route.
     pub(super) fn id_of(route: &Route, grouping: &Grouping, incident: &IncidentRow, facts: &Facts) -> String {
-        name(&incident.tenant, route, &grouping.labels(incident, facts))
+        name(&incident.tenant, &route.receiver, &route.path, &grouping.labels(incident, facts))
     }
 
     pub(super) fn has(&self, tenant: &str, id: &str) -> bool {
@@ -246,7 +246,7 @@ impl Groups {
     /// The group of an incident for the receiver of a route, made if there is none.
     pub(super) fn of(&mut self, route: &Route, grouping: &Grouping, incident: &IncidentRow, facts: &Facts) -> String {
         let labels = grouping.labels(incident, facts);
-        let id = name(&incident.tenant, route, &labels);
+        let id = name(&incident.tenant, &route.receiver, &route.path, &labels);
         let (tenant, receiver, path) = (incident.tenant.clone(), route.receiver.clone(), route.path.clone());
         match self.all.entry((tenant.clone(), id.clone())) {
             Entry::Vacant(place) => {
@@ -364,14 +364,38 @@ fn grouping_of(top: Option<&Route>, row: &GroupRow) -> Option<Grouping> {
     }
 }
 
+impl Route {
+    /// The labels by which an incident is in the group of an id, as this route and those below it group now; none where none of them
+    /// leads it there.
+    pub(super) fn labels_of_group(
+        &self,
+        id: &str,
+        incident: &IncidentRow,
+        facts: &Facts,
+    ) -> Option<BTreeMap<String, String>> {
+        let routes = self.all();
+        // It may have been told when it was worse, or not as bad.
+        [Severity::Info, Severity::Warning, Severity::Critical].into_iter().find_map(|severity| {
+            let mut facts = facts.clone();
+            facts.insert("severity".into(), severity.as_str().into());
+            routes.iter().find_map(|route| {
+                let labels = route.grouping.as_ref()?.labels(incident, &facts);
+                let is = |receiver: &str, path: &str| name(&incident.tenant, receiver, path, &labels) == id;
+                let of_step = || route.escalate.iter().any(|it| is(&it.receiver, &route.path_of_steps()));
+                (is(&route.receiver, &route.path) || of_step()).then_some(labels)
+            })
+        })
+    }
+}
+
 /// The same for the same receiver, route and labels, so that it is one thread to whoever is told, also when a group begins anew.
-fn name(tenant: &str, route: &Route, labels: &BTreeMap<String, String>) -> String {
+fn name(tenant: &str, receiver: &str, path: &str, labels: &BTreeMap<String, String>) -> String {
     let mut hash = Sha256::new();
     let mut add = |text: &str| {
         hash.update((text.len() as u64).to_be_bytes());
         hash.update(text.as_bytes());
     };
-    [tenant, &route.receiver, &route.path].into_iter().for_each(&mut add);
+    [tenant, receiver, path].into_iter().for_each(&mut add);
     for (label, value) in labels {
         add(label);
         add(value);

@@ -63,7 +63,9 @@ pub(super) async fn explain(
     uri: Uri,
 ) -> Result<Json<Value>, Problem> {
     Query::parse(&uri)?.finish()?;
-    let read = move |rows: Rows<'_>| Ok(Explanation::read(rows, &caller.tenant, &id)?.map(|it| it.document()));
+    let top = shared.context.route.borrow().clone();
+    let read =
+        move |rows: Rows<'_>| Ok(Explanation::read(rows, &caller.tenant, &id, top.as_deref())?.map(|it| it.document()));
     let found = shared.context.readers.read(read).await.map_err(|error| unreadable(&error))?;
     let none = || Problem::new(StatusCode::NOT_FOUND, "no_such_incident", "there is no incident of this id");
     found.map(Json).ok_or_else(none)

@@ -61,6 +61,7 @@ impl World {
         let context = Context {
             readers: bed.readers.clone(),
             ledger: bed.ledger.clone(),
+            route: watch::channel(None).1,
             notify: notify::Status::default(),
             metrics: Arc::new(Registry::default()),
             certificates: watch::channel(expiries).1,
@@ -181,6 +182,7 @@ async fn the_http_librarys_own_errors_are_named_too() {
     let context = Context {
         readers: world.bed.readers.clone(),
         ledger: world.bed.ledger.clone(),
+        route: watch::channel(None).1,
         notify: notify::Status::default(),
         metrics: Arc::new(Registry::default()),
         certificates: watch::channel(Kept::default()).1,

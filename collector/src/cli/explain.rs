@@ -4,8 +4,8 @@ use clap::Args;
 use tickbird_shared::Timestamp;
 
 use super::table::{plain, time};
-use super::{CliError, Where};
-use crate::alert::Explanation;
+use super::{CliError, Where, read_config};
+use crate::alert::{Explanation, Facts};
 use crate::store::{AcknowledgementRow, DecisionRow, EscalationRow, MessageState, OutboxRow};
 use crate::token::DEFAULT_TENANT;
 
@@ -23,7 +23,9 @@ pub(super) struct Explain {
 impl Explain {
     pub(super) fn run(self) -> Result<(), CliError> {
         let writer = self.at.writer()?;
-        let Some(explanation) = Explanation::read(writer.rows(), DEFAULT_TENANT, &self.incident)? else {
+        // What fired is explained by a configuration that cannot be read, too.
+        let top = read_config(&self.at.directory().config()).ok().and_then(|it| it.policy.route);
+        let Some(explanation) = Explanation::read(writer.rows(), DEFAULT_TENANT, &self.incident, top.as_ref())? else {
             return Err(CliError::Unknown { kind: "incident", id: self.incident });
         };
         self.at.print(&explanation.document(), || text(&explanation))
@@ -86,6 +88,7 @@ fn decision(explanation: &Explanation, it: &DecisionRow) -> Vec<String> {
     let mut lines = vec![format!("{}  {} {told} of {kind}: {}", time(it.decided_at), it.receiver, plain(&it.reason))];
     if let Some(id) = &it.message {
         let group = it.in_group.as_deref().map(|it| format!(" of {it}")).unwrap_or_default();
+        lines.extend(it.in_group.as_ref().map(|id| format!("    {}", grouped(explanation.groupings.get(id)))));
         let state = match (explanation.messages.get(id), gathered.and_then(|it| it.due_at)) {
             (Some(row), _) => answered(row),
             (None, Some(due)) => format!("waits for its group, until {}", time(due)),
@@ -94,6 +97,18 @@ fn decision(explanation: &Explanation, it: &DecisionRow) -> Vec<String> {
         lines.push(format!("    {id}{group}: {state}"));
     }
     lines
+}
+
+/// What all of a group have in common: `grouped by check="http.status"`.
+fn grouped(by: Option<&Facts>) -> String {
+    let Some(labels) = by else {
+        return "grouped as an earlier configuration, or other labels of its agent, said".into();
+    };
+    if labels.is_empty() {
+        return "grouped with everything of its route".into();
+    }
+    let of = |(name, value): (&String, &String)| format!("{}={value:?}", plain(name));
+    format!("grouped by {}", labels.iter().map(of).collect::<Vec<_>>().join(", "))
 }
 
 /// What became of a message.

@@ -44,6 +44,25 @@ fn the_first_message_waits_for_others_and_the_next_for_the_interval() {
 }
 
 #[test]
+fn what_a_group_is_of_follows_from_its_id_where_the_routes_still_make_it() {
+    let by = |label: &str| Grouping { by: By::Labels(vec![label.into()]), ..grouping() };
+    let mut ward = Ward::new(escalating(Some(by("severity"))));
+    ward.change(0, Opened, Warning);
+    ward.pass(AFTER + WAIT);
+    let ids: BTreeSet<_> = ward.groups.values().map(|it| (it.receiver.clone(), it.id.clone())).collect();
+    assert_eq!(ids.iter().map(|it| it.0.as_str()).collect::<Vec<_>>(), ["boss", "ops"]);
+    // It is worse by now, and the groups were of what it was.
+    let row = IncidentRow { severity: Critical, ..ward.rows[0].clone() };
+    let facts = facts(&row, None);
+    let of = |by| escalating(Some(by)).route.expect("a route");
+    for (receiver, id) in &ids {
+        let labels = of(by("severity")).labels_of_group(id, &row, &facts);
+        assert_eq!(labels, Some(BTreeMap::from([("severity".into(), "warning".into())])), "{receiver}");
+        assert_eq!(of(by("target")).labels_of_group(id, &row, &facts), None, "{receiver}: other routes");
+    }
+}
+
+#[test]
 fn what_clears_before_its_group_is_told_is_not_told_and_says_so() {
     let mut ward = Ward::new(policy(Some(grouping())));
     ward.change(0, Opened, Warning);

@@ -3,6 +3,8 @@
 //! Each check has an impact and a default probability that the harm is there or comes; a return within the recurrence
 //! window raises the probability one step. The most specific line of the table wins: an id, then a family, then all.
 
+use std::fmt;
+
 /// What the fault does to users.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Impact {
@@ -33,7 +35,8 @@ impl Impact {
         }
     }
 
-    const fn weight(self) -> f64 {
+    /// From 1 to 5.
+    pub const fn weight(self) -> f64 {
         match self {
             Self::Outage | Self::Exposure => 5.0,
             Self::Data => 4.0,
@@ -103,6 +106,14 @@ impl Priority {
     /// The probability alone: 0.2, 0.5 or 0.8.
     pub const fn probability(self) -> f64 {
         self.probability.value()
+    }
+}
+
+/// With both inputs: `4 = impact 5 (outage) x probability 0.8`.
+impl fmt::Display for Priority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (value, impact) = (self.value(), self.impact);
+        write!(f, "{value} = impact {} ({}) x probability {}", impact.weight(), impact.as_str(), self.probability())
     }
 }
 
@@ -237,6 +248,7 @@ mod tests {
         assert_eq!(of("dep.versions"), "exposure 0.2 1");
         assert_eq!(of("agent.missing"), "sight 0.5 1");
         assert_eq!(of("something.new"), "degraded 0.2 0.6");
+        assert_eq!(Priority::of("db.tx_errors", 2).to_string(), "3.2 = impact 4 (data) x probability 0.8");
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::message::{PriorityDocument, priority};
 use super::route::{Facts, Route, facts};
+use crate::aggregate::Priority;
 use crate::store::{
     AcknowledgementRow, DecisionRow, EscalationRow, Gathering, IncidentRow, OutboxRow, Rows, StoreError,
 };
@@ -66,6 +68,11 @@ impl Explanation {
         self.gathering.groups.get(group)
     }
 
+    /// What to look at first.
+    pub fn priority(&self) -> Priority {
+        priority(&self.incident)
+    }
+
     /// As the API and `--json` show it.
     pub fn document(&self) -> Value {
         let Self { incident, decisions, messages, gathering, groupings, acknowledgements, escalations } = self;
@@ -117,6 +124,7 @@ impl Explanation {
                 "agent": incident.agent,
                 "status": incident.status,
                 "severity": incident.severity,
+                "priority": PriorityDocument::from(priority(incident)),
                 "summary": incident.summary,
                 "opened_at": incident.opened_at,
                 "resolved_at": incident.resolved_at,

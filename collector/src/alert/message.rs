@@ -108,11 +108,20 @@ impl FlappingDocument {
     }
 }
 
+/// The first is the product of the other two numbers.
 #[derive(Debug, Serialize)]
-struct PriorityDocument {
+pub(super) struct PriorityDocument {
     value: f64,
     impact: &'static str,
+    weight: f64,
     probability: f64,
+}
+
+impl From<Priority> for PriorityDocument {
+    fn from(it: Priority) -> Self {
+        let (impact, weight) = (it.impact.as_str(), it.impact.weight());
+        Self { value: it.value(), impact, weight, probability: it.probability() }
+    }
 }
 
 /// Who judged it. Host and labels are unknown of an agent that was forgotten.
@@ -123,6 +132,10 @@ pub struct AgentDocument<'a> {
     labels: Labels,
 }
 
+pub(super) fn priority(incident: &IncidentRow) -> Priority {
+    Priority::of(&incident.check, incident.occurrences)
+}
+
 impl<'a> IncidentDocument<'a> {
     /// The document of a row, with what is known of its agent, and whose it is.
     pub fn new(
@@ -130,7 +143,6 @@ impl<'a> IncidentDocument<'a> {
         agent: Option<&'a AgentRow>,
         acknowledged: Option<&'a AcknowledgementRow>,
     ) -> Self {
-        let priority = Priority::of(&row.check, row.occurrences);
         Self {
             id: &row.id,
             fingerprint: row.fingerprint.to_string(),
@@ -144,11 +156,7 @@ impl<'a> IncidentDocument<'a> {
             advice: row.advice.as_deref(),
             evidence: object(&row.evidence),
             evidence_lost: row.evidence_lost,
-            priority: PriorityDocument {
-                value: priority.value(),
-                impact: priority.impact.as_str(),
-                probability: priority.probability(),
-            },
+            priority: priority(row).into(),
             since: row.since,
             opened_at: row.opened_at,
             updated_at: row.updated_at,
@@ -237,6 +245,7 @@ struct Brief<'a> {
     severity: Severity,
     check: &'a str,
     target: &'a str,
+    priority: PriorityDocument,
 }
 
 /// One incident of a message of a group, and what is said of it.
@@ -360,6 +369,7 @@ impl<'a> GroupTold<'a> {
             severity: row.severity,
             check: &row.check,
             target: &row.target,
+            priority: priority(row).into(),
         };
         GroupMessage {
             version: VERSION,

@@ -11,6 +11,7 @@ use crate::store::{FlapRow, MessageState, SilenceRow};
 mod acknowledgements;
 mod dependencies;
 mod escalations;
+mod forms;
 mod groups;
 mod inhibition;
 mod ward;
@@ -239,7 +240,7 @@ fn the_body_is_the_documented_one() {
             "agent": { "id": "a", "host": "web-1", "labels": { "service": "grants-api" } },
             "summary": "14 of 20 held", "advice": null, "evidence": { "open": 20 }, "evidence_lost": false,
             "flapping": null,
-            "priority": { "value": 4.0, "impact": "outage", "probability": 0.8 },
+            "priority": { "value": 4.0, "impact": "outage", "weight": 5.0, "probability": 0.8 },
             "since": "2026-09-21T14:13:20Z", "opened_at": "2026-09-21T14:13:21Z", "updated_at": "2026-09-21T14:13:21Z",
             "resolved_at": null, "resolved_reason": null, "occurrences": 1, "acknowledged": null,
         },
@@ -562,6 +563,7 @@ fn a_letter_has_what_is_wrong_its_proof_and_where_it_belongs_and_one_line_is_one
     what      pool.leak, critical, firing
     where     pool:shop
     since     2026-09-21 14:13:20 UTC
+    priority  4 = impact 5 (outage) x probability 0.8
     incident  01JCZZZZZZZZZZZZZZZZZZZZZZ
 
     What to do: close them  Bcc: everybody@example.org

@@ -38,6 +38,7 @@ fn text(explanation: &Explanation) -> String {
     let mut lines = vec![format!("{severity} {check}: {}", plain(&incident.summary))];
     lines.push(format!("  target {}, agent {}", plain(&incident.target), incident.agent));
     lines.push(format!("  opened {}, occurrences {}", time(incident.opened_at), incident.occurrences));
+    lines.push(format!("  priority {}", explanation.priority()));
     if let Some(at) = incident.resolved_at {
         let why = incident.resolved_reason.as_deref().unwrap_or_default();
         lines.push(format!("  resolved {}: {}", time(at), plain(why)));

@@ -15,7 +15,7 @@ use serde_json::Value;
 use tickbird_shared::protocol::CANARY_EVERY;
 use tickbird_shared::{Severity, Status, Timestamp};
 
-use super::{GroupTold, REPEATED, Told, UNCHANGED, bytes};
+use super::{GroupTold, REPEATED, Told, UNCHANGED, bytes, priority};
 use crate::aggregate::CANARY;
 use crate::alert::Kind;
 use crate::alert::route::facts;
@@ -123,6 +123,7 @@ fn alert(incident: &IncidentRow, agent: Option<&AgentRow>, severity: Severity) -
     let short = |text: &str| text.chars().take(LONGEST).collect::<String>();
     let mut annotations = BTreeMap::from([
         ("summary", short(&incident.summary)),
+        ("priority", priority(incident).to_string()),
         ("since", incident.since.to_string()),
         ("fingerprint", incident.fingerprint.to_string()),
     ]);

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tickbird_shared::{Severity, Status, Timestamp};
 
-use super::{GroupTold, Part, SAMPLE, Told, bytes};
+use super::{GroupTold, Part, SAMPLE, Told, bytes, priority};
 use crate::aggregate::CANARY;
 use crate::store::{AgentRow, IncidentRow};
 
@@ -97,10 +97,11 @@ fn one((change, incident, agent): &Part<'_>) -> String {
     let change = change.trim_start_matches("incident.");
     let title = title(incident, *agent, LONGEST);
     format!(
-        "\n* {change}: {title}\n  {}\n  since {}, incident {}\n",
+        "\n* {change}: {title}\n  {}\n  since {}, incident {}{}\n",
         plain(&incident.summary),
         time(incident.since),
-        incident.id
+        incident.id,
+        if incident.status == Status::Firing { format!(", priority {}", priority(incident)) } else { String::new() }
     )
 }
 
@@ -138,6 +139,9 @@ fn about(incident: &IncidentRow, agent: Option<&AgentRow>) -> String {
     }
     if incident.occurrences > 1 {
         lines.push(("times", incident.occurrences.to_string()));
+    }
+    if incident.status == Status::Firing {
+        lines.push(("priority", priority(incident).to_string()));
     }
     lines.push(("incident", incident.id.clone()));
     lines.into_iter().map(|(name, value)| format!("{name:9} {value}\n")).collect()

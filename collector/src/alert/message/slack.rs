@@ -3,7 +3,7 @@
 use serde::Serialize;
 use tickbird_shared::{Severity, Status};
 
-use super::{GroupTold, Part, SAMPLE, Told, bytes};
+use super::{GroupTold, Part, SAMPLE, Told, bytes, priority};
 use crate::aggregate::CANARY;
 use crate::store::{AcknowledgementRow, AgentRow, IncidentRow};
 
@@ -67,7 +67,10 @@ pub(super) fn of_group(told: &GroupTold<'_>) -> Vec<u8> {
         fallback: title(incident, *agent),
         text: format!("*{}* {}\n{}", change.trim_start_matches("incident."), title(incident, *agent), text(incident)),
         fields: Vec::new(),
-        footer: format!("incident {}", incident.id),
+        footer: match incident.status {
+            Status::Firing => format!("priority {} | incident {}", priority(incident), incident.id),
+            Status::Resolved => format!("incident {}", incident.id),
+        },
         ts: incident.updated_at.as_second(),
         mrkdwn_in: ["text"],
     };
@@ -98,6 +101,9 @@ fn text(incident: &IncidentRow) -> String {
 fn fields(incident: &IncidentRow, agent: Option<&AgentRow>, acknowledged: Option<&AcknowledgementRow>) -> Vec<Field> {
     let field = |title, value: &str| Field { title, value: plain(value), short: true };
     let mut fields = vec![field("target", &incident.target), field("since", &incident.since.to_string())];
+    if incident.status == Status::Firing {
+        fields.push(field("priority", &priority(incident).to_string()));
+    }
     if let Some(agent) = agent {
         fields.push(field("host", &agent.host));
         let labels: Vec<_> = agent.labels().iter().map(|(name, value)| format!("{name}={value}")).collect();

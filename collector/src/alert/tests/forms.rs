@@ -1,0 +1,57 @@
+//! What every form of a message says, alone and in a group.
+
+use super::super::message::{Parts, Told, of_group};
+use super::super::{Found, Sought};
+use super::*;
+
+/// Another incident than [`incident`], of the same host.
+fn row(number: u32) -> IncidentRow {
+    IncidentRow { id: format!("01JCZZZZZZZZZZZZZZZZZZZZ{number:02}"), ..incident("pool.leak", Warning, 1) }
+}
+
+/// An incident in each form, by itself.
+fn alone(form: &Form, incident: &IncidentRow) -> String {
+    let (id, kind) = ("msg_1", Kind::Firing.as_str());
+    let (receiver, reason) = ("ops", "it opened");
+    let told = Told { id, kind, receiver, reason, incident, agent: None, acknowledged: None, decided_at: at(1) };
+    String::from_utf8(told.render(form)).expect("text")
+}
+
+/// Some that are new in a group, told together.
+fn together(form: &Form, found: &[Found<'_>]) -> String {
+    let group = GroupRow {
+        tenant: "default".into(),
+        id: "grp_1".into(),
+        receiver: "ops".into(),
+        route: "{}".into(),
+        labels: BTreeMap::new(),
+        message: None,
+        due_at: None,
+        told_at: None,
+    };
+    let changed: Vec<_> = found.iter().map(|it| (Kind::Firing, it)).collect();
+    let parts = Parts { changed: &changed, others: &[], held: 0 };
+    String::from_utf8(of_group("msg_1".into(), &group, &parts, form, at(1)).body).expect("text")
+}
+
+#[test]
+fn priority_is_told_with_both_inputs_while_it_fires_in_every_form() {
+    const SAID: &str = "4 = impact 5 (outage) x probability 0.8";
+    const COUNTED: &str = r#""priority":{"value":4.0,"impact":"outage","weight":5.0,"probability":0.8}"#;
+    let fires = row(0);
+    let over = IncidentRow { status: Status::Resolved, resolved_at: Some(at(2)), ..row(0) };
+    for form in [Form::Slack, Form::Email, Form::Alertmanager] {
+        assert!(alone(&form, &fires).contains(SAID), "{form:?}");
+        assert!(together(&form, &[(Sought::Known(&fires), None)]).contains(SAID), "{form:?}");
+    }
+    for form in [Form::Slack, Form::Email] {
+        assert!(!alone(&form, &over).contains("priority"), "{form:?}: nobody has to look");
+    }
+    assert!(alone(&Form::Own, &fires).contains(COUNTED));
+    // More than are told in full.
+    let rows: Vec<_> = (0..102).map(row).collect();
+    let found: Vec<Found<'_>> = rows.iter().map(|it| (Sought::Known(it), None)).collect();
+    let document: serde_json::Value = serde_json::from_str(&together(&Form::Own, &found)).expect("JSON");
+    assert_eq!(document["others"].as_array().map(Vec::len), Some(2));
+    assert!(document["others"][1].to_string().contains("\"weight\":5.0"), "{}", document["others"][1]);
+}

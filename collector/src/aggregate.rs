@@ -643,6 +643,11 @@ fn unqueue(queue: &mut BTreeSet<(Timestamp, Fingerprint)>, at: Option<Timestamp>
     }
 }
 
+/// Whether an incident says that an agent is missing.
+pub fn is_of_missing(incident: &IncidentRow) -> bool {
+    incident.check == own::MISSING
+}
+
 /// Whether an incident is about the collector itself.
 pub fn is_own(incident: &IncidentRow) -> bool {
     incident.agent == own::COLLECTOR

@@ -172,6 +172,40 @@ fn a_receiver_that_fails_is_told_again_with_the_same_bytes_and_id() {
 }
 
 #[test]
+fn an_agent_that_is_killed_while_the_collector_is_away_is_unknown_since_its_last_word_and_then_missing() {
+    alone(|stage| {
+        let mut watch = Watch::begin(stage, "")?;
+        let seen = |watch: &Watch| Ok::<_, StageError>(watch.collector.items("agents", "")?.remove(0));
+        let is = |watch: &Watch, wanted: &str| {
+            let found = seen(watch).map_err(|error| error.to_string())?;
+            if found["presence"] == wanted { Ok(found) } else { Err(found.to_string()) }
+        };
+        let live = until("it is live", 20.s(), || is(&watch, "live"))?;
+        assert_eq!(live["unknown_since"], Value::Null, "{live}");
+        watch.collector.stop()?;
+        watch.agent.kill()?;
+        let listed = |watch: &Watch| watch.collector.command(&["agent", "list"]);
+        until("nobody knows of it", 45.s(), || {
+            let said = listed(&watch).map_err(|error| error.to_string())?;
+            if said.contains("unknown since 20") { Ok(()) } else { Err(said) }
+        })?;
+        let row: Value = serde_json::from_str(&watch.collector.command(&["agent", "list", "--json"])?).expect("JSON");
+        let heard = &row["agents"][0]["last_seen_at"];
+        assert!(heard.is_string() && row["agents"][0]["unknown_since"] == *heard, "{row}");
+
+        watch.collector.serve()?;
+        let found = seen(&watch)?;
+        assert_eq!((&found["presence"], &found["unknown_since"]), (&"unknown".into(), heard), "{found}");
+        assert!(watch.collector.items("incidents", "check=agent.missing")?.is_empty());
+        let missing = until("it is missing", 60.s(), || is(&watch, "missing"))?;
+        assert_eq!(missing["unknown_since"], Value::Null, "{missing}");
+        watch.collector.has_incident("the missing agent", 10.s(), |it| it["status"] == "firing")?;
+        assert!(listed(&watch)?.contains("missing"), "{}", listed(&watch)?);
+        Ok(())
+    });
+}
+
+#[test]
 fn an_agent_that_is_stopped_says_goodbye_and_one_that_is_killed_is_missed() {
     alone(|stage| {
         let configuration = check("agent.slow", "enabled = true");

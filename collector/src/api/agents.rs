@@ -25,6 +25,8 @@ struct AgentDocument<'a> {
     version: Option<&'a str>,
     system: Option<&'a str>,
     presence: &'a str,
+    /// Of one that is `unknown`: when it was last heard, or else enrolled.
+    unknown_since: Option<Timestamp>,
     last_seen_at: Option<Timestamp>,
     labels: Labels,
     targets: &'a [String],
@@ -62,6 +64,7 @@ impl<'a> AgentDocument<'a> {
             version: row.version.as_deref(),
             system: row.system.as_deref(),
             presence: presence.as_str(),
+            unknown_since: (*presence == Presence::Unknown).then(|| row.last_heard()),
             last_seen_at: row.last_seen_at,
             labels: row.labels(),
             targets: &row.targets,

@@ -1,14 +1,21 @@
 //! `agent …`: who is enrolled, who may not send any more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use clap::{Args, Subcommand};
+use jiff::SignedDuration;
 use serde_json::json;
+use tickbird_shared::Timestamp;
+use tickbird_shared::protocol::PRESENCE_SECONDS;
 
 use super::table::{labels, plain, table, time};
 use super::{CliError, Where, now};
+use crate::aggregate::is_of_missing;
 use crate::store::{AgentRow, StoreError, Transaction};
 use crate::token::DEFAULT_TENANT;
+
+/// State of one that may live or not.
+const UNKNOWN: &str = "unknown";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Agent {
@@ -18,6 +25,8 @@ pub(super) enum Agent {
 }
 
 /// Lists the agents that are enrolled, and how often each was refused for going over its limits.
+///
+/// One that was not heard for half a minute is missing when the collector served meanwhile, and otherwise unknown, since it was last heard.
 #[derive(Debug, Args)]
 pub(super) struct List {
     #[command(flatten)]
@@ -82,6 +91,11 @@ impl List {
         for it in writer.rows().all_excesses()? {
             excesses.entry((it.tenant, it.agent)).or_default().insert(it.limit, it.times);
         }
+        let incidents = writer.rows().live_incidents(Timestamp::MAX)?;
+        let missing: HashSet<_> =
+            incidents.iter().filter(|it| is_of_missing(it)).map(|it| (it.tenant.as_str(), it.agent.as_str())).collect();
+        let now = now();
+        let state = |it: &AgentRow| state(it, missing.contains(&(it.tenant.as_str(), it.id.as_str())), now);
         let of = |it: &AgentRow| {
             let excess = excesses.get(&(it.tenant.clone(), it.id.clone()));
             json!({
@@ -94,6 +108,7 @@ impl List {
                 "targets": it.targets,
                 "ephemeral": it.ephemeral,
                 "state": state(it),
+                "unknown_since": unknown_since(it, state(it)),
                 "enrolled_at": it.enrolled_at,
                 "certificate_expires_at": it.certificate_expires_at,
                 "last_seen_at": it.last_seen_at,
@@ -109,7 +124,9 @@ impl List {
                 let excess = excesses.get(&(it.tenant.clone(), it.id.clone()));
                 let times: u64 = excess.map_or(0, |it| it.values().sum());
                 let excess = if times == 0 { "-".into() } else { times.to_string() };
-                [it.id.clone(), plain(&it.host), version, state(it).into(), seen, excess, labels(&it.labels())]
+                let word = state(it);
+                let word = if word == UNKNOWN { format!("{word} since {seen}") } else { word.into() };
+                [it.id.clone(), plain(&it.host), version, word, seen, excess, labels(&it.labels())]
             };
             let rows: Vec<_> = agents.iter().map(row).collect();
             table(["ID", "HOST", "VERSION", "STATE", "LAST SEEN", "EXCESS", "LABELS"], &rows)
@@ -117,17 +134,68 @@ impl List {
     }
 }
 
-/// What an operator did, or the agent said. Whether it is missing is known to a serving collector only.
-const fn state(agent: &AgentRow) -> &'static str {
+/// What an operator did, the agent said, or the collector found. Of one that was not heard for so long that it would be missing, and is
+/// not, nobody knows: no collector served, or not for long enough.
+fn state(agent: &AgentRow, is_missing: bool, now: Timestamp) -> &'static str {
+    let silent = now.duration_since(agent.last_heard());
     if agent.forget_at.is_some() {
         "forgetting"
     } else if agent.denied_at.is_some() {
         "denied"
     } else if agent.stopped_at.is_some() {
         "stopped"
-    } else if agent.last_seen_at.is_some() {
-        "enrolled"
-    } else {
+    } else if agent.last_seen_at.is_none() {
         "never seen"
+    } else if is_missing {
+        "missing"
+    } else if silent > SignedDuration::from_secs(PRESENCE_SECONDS as i64) {
+        UNKNOWN
+    } else {
+        "enrolled"
+    }
+}
+
+/// Since when nothing is known of one of whom nothing is.
+fn unknown_since(agent: &AgentRow, state: &str) -> Option<Timestamp> {
+    [UNKNOWN, "never seen"].contains(&state).then(|| agent.last_heard())
+}
+
+#[cfg(test)]
+mod tests {
+    use tickbird_shared::Labels;
+
+    use super::*;
+
+    #[test]
+    fn who_is_silent_is_missing_where_somebody_listened_and_unknown_since_its_last_word_where_nobody_did() {
+        let at = |second: i64| Timestamp::from_second(1_790_000_000 + second).expect("in range");
+        let agent = AgentRow {
+            tenant: DEFAULT_TENANT.into(),
+            id: "a-1".into(),
+            host: "web-1".into(),
+            version: None,
+            system: None,
+            token_labels: Labels::default(),
+            own_labels: Labels::default(),
+            targets: Vec::new(),
+            ephemeral: false,
+            enrolled_at: at(0),
+            certificate_expires_at: at(1_000),
+            denied_at: None,
+            forget_at: None,
+            last_seen_at: Some(at(10)),
+            stopped_at: None,
+        };
+        let of = |agent: &AgentRow, is_missing, second| {
+            let word = state(agent, is_missing, at(second));
+            (word, unknown_since(agent, word))
+        };
+        assert_eq!(of(&agent, false, 40), ("enrolled", None));
+        assert_eq!(of(&agent, false, 41), ("unknown", Some(at(10))));
+        assert_eq!(of(&agent, true, 41), ("missing", None));
+        let stopped = AgentRow { stopped_at: Some(at(11)), ..agent.clone() };
+        assert_eq!(of(&stopped, false, 90), ("stopped", None));
+        let new = AgentRow { last_seen_at: None, ..agent };
+        assert_eq!(of(&new, false, 90), ("never seen", Some(at(0))));
     }
 }

@@ -17,6 +17,13 @@ pub struct AgentFilter {
     pub limit: u32,
 }
 
+impl AgentRow {
+    /// When it was last heard; of one that never was, when it was enrolled.
+    pub fn last_heard(&self) -> Timestamp {
+        self.last_seen_at.unwrap_or(self.enrolled_at)
+    }
+}
+
 impl Rows<'_> {
     /// Agents of one tenant, in order of id.
     pub fn agents(&self, filter: &AgentFilter) -> Result<Vec<AgentRow>, StoreError> {

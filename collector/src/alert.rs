@@ -60,7 +60,8 @@ pub use group::{By, Grouping};
 pub use inhibition::Inhibition;
 pub(crate) use message::object;
 pub use message::{
-    AgentDocument, Form, IncidentDocument, Letter, Template, TemplateError, refresh, requests_of, sample,
+    AgentDocument, Form, Head, IncidentDocument, Letter, METHODS, Template, TemplateError, Words, refresh, requests_of,
+    sample,
 };
 pub use route::{Facts, Route, facts};
 pub use silence::{Silence, SilenceDocument, SilenceError};

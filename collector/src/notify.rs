@@ -25,7 +25,7 @@ use tickbird_shared::Timestamp;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::alert;
+use crate::alert::{self, Head};
 use crate::ledger::Handle;
 use crate::store::Readers;
 
@@ -196,9 +196,13 @@ impl Destination {
     ///
     /// # Errors
     /// When no yes was heard; the error knows whether the receiver may have heard the message all the same.
-    pub async fn send(&self, id: &str, at: Timestamp, body: &[u8]) -> Result<(), NotifyError> {
+    pub async fn send(&self, id: &str, at: Timestamp, stored: &[u8]) -> Result<(), NotifyError> {
+        let (head, body) = Head::split(stored);
         match self {
-            Self::Webhook(it) => it.send(id, at, body).await,
+            Self::Webhook(it) => match head {
+                Some(head) => it.decided(&head).send(id, at, body).await,
+                None => it.send(id, at, body).await,
+            },
             Self::Email(it) => it.send(id, at, body).await,
             Self::Alertmanager(it, _) => {
                 let mut has_taken = false;
@@ -221,11 +225,16 @@ impl Destination {
     }
 
     /// What it gets, for a person.
-    pub fn shown(&self, id: &str, at: Timestamp, body: &[u8]) -> String {
+    pub fn shown(&self, id: &str, at: Timestamp, stored: &[u8]) -> String {
+        let (head, body) = Head::split(stored);
         match self {
             Self::Webhook(_) | Self::Alertmanager(..) => {
                 let document = serde_json::from_slice::<serde_json::Value>(body);
-                document.map_or_else(|_| String::from_utf8_lossy(body).into_owned(), |it| format!("{it:#}"))
+                let body = document.map_or_else(|_| String::from_utf8_lossy(body).into_owned(), |it| format!("{it:#}"));
+                let Some(Head { method, headers }) = head else { return body };
+                let headers = headers.iter().map(|(name, value)| format!("{name}: {value}"));
+                let lines: Vec<_> = method.into_iter().chain(headers).chain([String::new(), body]).collect();
+                lines.join("\n")
             }
             Self::Email(it) => String::from_utf8_lossy(&it.written(id, at, body)).replace("\r\n", "\n"),
         }

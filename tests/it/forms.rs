@@ -39,6 +39,9 @@ fn slack_gets_a_line_and_its_proof_alone_and_in_a_group_and_the_address_is_never
 #[test]
 fn words_of_the_operators_own_are_signed_like_any_other_and_stay_what_they_were_when_they_were_decided() {
     const BODY: &str = r#"{"type": {{ type | tojson }}, "subject": {{ (incident.summary if incident is defined else group.summary) | tojson }}}"#;
+    const METHOD: &str = "{{ 'PATCH' if type == 'incident.resolved' else 'PUT' }}";
+    const ABOUT: &str =
+        "{{ severity if severity is defined else (incident if incident is defined else group).severity }} of {{ id }}";
     alone(|stage| {
         let tickets = Webhook::start(stage)?;
         tickets.becomes(Manner::Fails);
@@ -51,7 +54,8 @@ fn words_of_the_operators_own_are_signed_like_any_other_and_stay_what_they_were_
         write("body", &BODY.replace("summary", "sumary"))?;
         let at = |file: &str| room.join(file).display().to_string();
         collector.configure(&format!(
-            "{}webhook.method = \"PUT\"\nwebhook.headers = {{ x-team = \"shop\", authorization = {{ file = \"{}\" }} }}\n\
+            "{}webhook.method = \"{METHOD}\"\n\
+             webhook.headers = {{ x-team = \"shop\", x-about = \"{ABOUT}\", authorization = {{ file = \"{}\" }} }}\n\
              webhook.body_file = \"{}\"\n",
             receiver(&tickets),
             at("token"),
@@ -62,6 +66,21 @@ fn words_of_the_operators_own_are_signed_like_any_other_and_stay_what_they_were_
             assert!(said.contains(words), "`{words}`: {said}");
         }
         write("body", BODY)?;
+        collector.rewrite("{{ id }}\"", "{{ ids }}\"")?;
+        let said = collector.command(&["check-config"]).expect_err("the name is wrong").to_string();
+        for words in ["receiver[0].webhook.headers", "`x-about`", "undefined value", "of a sample"] {
+            assert!(said.contains(words), "`{words}`: {said}");
+        }
+        collector.rewrite("{{ ids }}\"", "{{ id }}\"")?;
+        let shown = collector.command(&["receiver", "test", "ops"])?;
+        assert!(shown.starts_with("PUT\nx-about: info of msg_") && shown.contains("\n\n{\n"), "{shown}");
+        assert!(!shown.contains("T0PS3CRET"), "{shown}");
+        tickets.becomes(Manner::Accepts);
+        collector.command(&["receiver", "test", "ops", "--send"])?;
+        let tried = tickets.hears("a test", 10.s(), |it| it.kind() == "receiver.test")?;
+        assert_eq!((tried.method.as_str(), tried.header("x-about")), ("PUT", Some(&*format!("info of {}", tried.id))));
+        assert_eq!(tried.json["subject"], "this is a test, and nothing is wrong");
+        tickets.becomes(Manner::Fails);
         collector.serve()?;
         let mut web = Application::web(stage, "shop", 0)?;
         let mut agent = Agent::asking(stage, &collector, &[&web.url()])?;
@@ -72,6 +91,8 @@ fn words_of_the_operators_own_are_signed_like_any_other_and_stay_what_they_were_
         })?;
         collector.kill()?;
         write("body", "{\"other\": 1}")?;
+        collector.rewrite(METHOD, "{{ 'PATCH' }}")?;
+        collector.rewrite("{{ id }}\"", "another\"")?;
         tickets.becomes(Manner::Accepts);
         collector.serve()?;
         let taken = tickets.hears("the same", 60.s(), |it| it.id == first.id)?;
@@ -81,11 +102,13 @@ fn words_of_the_operators_own_are_signed_like_any_other_and_stay_what_they_were_
             "{}",
             taken.body
         );
-        let header = |name: &str| taken.head.iter().find(|it| it.0 == name).map(|it| it.1.as_str());
-        assert_eq!((header("x-team"), header("authorization")), (Some("shop"), Some("Bearer T0PS3CRET")));
+        assert_eq!((taken.header("x-team"), taken.header("authorization")), (Some("shop"), Some("Bearer T0PS3CRET")));
+        let about = format!("critical of {}", first.id);
+        assert_eq!((first.header("x-about"), taken.header("x-about")), (Some(&*about), Some(&*about)));
         web.does("status 200")?;
-        tickets.hears("the end in other words", 60.s(), |it| it.json["other"] == 1)?;
-        assert!(tickets.is_believed_elsewhere()? >= 2);
+        let over = tickets.hears("the end in other words", 60.s(), |it| it.json["other"] == 1)?;
+        assert_eq!((over.method.as_str(), over.header("x-about")), ("PATCH", Some("critical of another")));
+        assert!(tickets.is_believed_elsewhere()? >= 3);
         let said = [collector.command(&["receiver", "list"])?, collector.log()].concat();
         assert!(!said.contains("T0PS3CRET"), "{said}");
         agent.stop().map(drop)

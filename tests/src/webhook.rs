@@ -78,6 +78,11 @@ impl Message {
         self.json["type"].as_str().unwrap_or_default()
     }
 
+    /// A header; names are in small letters.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        header(&self.head, name)
+    }
+
     /// Id of the check of the incident.
     pub fn check(&self) -> &str {
         self.json["incident"]["check"].as_str().unwrap_or_default()

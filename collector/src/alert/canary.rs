@@ -120,7 +120,7 @@ mod tests {
         );
         let words = "{{ type }} {{ (group if group is defined else incident).summary }}";
         let template = Template::new(words, false).expect("renders every sample");
-        let body = told(Form::Template(template)).body;
+        let body = told(Form::Words(template.into())).body;
         assert!(body.starts_with(b"canary the collector works"), "{}", String::from_utf8_lossy(&body));
     }
 }

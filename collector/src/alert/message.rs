@@ -3,9 +3,11 @@
 
 mod alertmanager;
 mod email;
+mod head;
 mod samples;
 mod slack;
 mod template;
+mod words;
 
 use std::collections::BTreeMap;
 
@@ -23,7 +25,9 @@ use super::{Found, Kind, Receiver};
 
 pub use alertmanager::{refresh, requests_of};
 pub use email::Letter;
+pub use head::Head;
 pub use template::{Template, TemplateError};
+pub use words::{METHODS, Words};
 
 /// Version of the document; a member may be added without a new one.
 const VERSION: u32 = 1;
@@ -53,7 +57,7 @@ pub enum Form {
     /// A list of Alertmanager's alerts.
     Alertmanager,
     /// Words of the operator's own, over our document.
-    Template(Template),
+    Words(Words),
 }
 
 #[derive(Debug, Serialize)]
@@ -343,7 +347,7 @@ impl<'a> GroupTold<'a> {
             Form::Slack => slack::of_group(self),
             Form::Email => email::of_group(self),
             Form::Alertmanager => alertmanager::of_group(self),
-            Form::Template(template) => worded(template, &self.document()),
+            Form::Words(words) => words.render(&self.document()),
         }
     }
 
@@ -420,7 +424,7 @@ impl Told<'_> {
             Form::Slack => slack::of_incident(self),
             Form::Email => email::of_incident(self),
             Form::Alertmanager => alertmanager::of_incident(self),
-            Form::Template(template) => worded(template, &self.document()),
+            Form::Words(words) => words.render(&self.document()),
         }
     }
 
@@ -435,17 +439,6 @@ impl Told<'_> {
             incident: IncidentDocument::new(self.incident, self.agent, self.acknowledged),
         }
     }
-}
-
-/// The body that a template makes. One that no sample had foreseen is told as the document itself, with what went wrong: somebody
-/// has to hear of it.
-fn worded(template: &Template, document: &impl Serialize) -> Vec<u8> {
-    template.render(document).unwrap_or_else(|error| {
-        tracing::error!(%error, "a receiver's body cannot be made; it is told the document instead");
-        let mut document = serde_json::to_value(document).expect("texts, numbers and checked JSON serialise");
-        document["template_error"] = error.to_string().into();
-        bytes(&document)
-    })
 }
 
 fn bytes(document: &impl Serialize) -> Vec<u8> {

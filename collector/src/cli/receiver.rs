@@ -31,7 +31,7 @@ pub(super) struct List {
 
 /// Shows a message as a receiver would get it, and with --send sends it.
 ///
-/// Its type is `receiver.test`, and no incident is behind it. Sent, it is signed and answered like any other; exit code 1 says
+/// Its type is `receiver.test`, and no incident is behind it. Method and headers stand before it where templates made them. Sent, it is signed and answered like any other; exit code 1 says
 /// that the receiver did not take it, and why.
 #[derive(Debug, Args)]
 pub(super) struct Test {
@@ -109,18 +109,21 @@ impl Test {
     fn run(self) -> Result<(), CliError> {
         let (receiver, destination) = find(read_config(&self.at.directory().config())?, &self.name)?;
         let now = now();
-        let (id, body) = alert::sample(DEFAULT_TENANT, &receiver, now);
-        let document: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let (id, stored) = alert::sample(DEFAULT_TENANT, &receiver, now);
+        let (head, body) = alert::Head::split(&stored);
+        let document: Value = serde_json::from_slice(body).unwrap_or_default();
         let address = destination.address();
         if self.send {
             // A second one in the process would make rustls panic at first use; this one is named everywhere all the same.
             let _ = rustls::crypto::ring::default_provider().install_default();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(CliError::Runtime)?;
-            runtime.block_on(destination.send(&id, now, &body))?;
+            runtime.block_on(destination.send(&id, now, &stored))?;
         }
-        let json = json!({ "receiver": self.name, "address": address, "sent": self.send, "message": document });
-        self.at.print(&json, || destination.shown(&id, now, &body))?;
+        let head = head.map(|it| json!({ "method": it.method, "headers": it.headers }));
+        let json =
+            json!({ "receiver": self.name, "address": address, "sent": self.send, "head": head, "message": document });
+        self.at.print(&json, || destination.shown(&id, now, &stored))?;
         if self.send && !self.at.json {
             say(&format!("{address} took it\n"));
         }

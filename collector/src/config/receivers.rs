@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::Mistake;
 use super::fields::Fields;
-use crate::alert::{Form, Receiver, Template};
+use crate::alert::{Form, Receiver, Template, TemplateError, Words};
 use crate::notify::email::{Security, Settings};
 use crate::notify::{Destination, Trust, email, webhook};
 
@@ -75,7 +75,8 @@ fn requests(mut of: Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Op
     let secret = of.file("secret_file", directory, mistakes);
     let tls = TlsFiles::read(&mut of, directory, mistakes);
     let method = of.text("method", mistakes);
-    let headers = headers(of.table("headers", mistakes), directory, mistakes);
+    let (worded, headers): (Vec<_>, Vec<_>) =
+        headers(of.table("headers", mistakes), directory, mistakes).into_iter().partition(Header::is_template);
     let is_file = of.has("body_file");
     if is_file && of.has("body") {
         of.mistake("body", "is there, and a body_file, too".into(), "leave one of them out", mistakes);
@@ -89,26 +90,64 @@ fn requests(mut of: Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Op
     }
     let secret = secret.as_deref().map(str::trim);
     let config = webhook::Config::new(&url?, secret, &tls.trust());
-    let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let config = config.and_then(|it| it.asking(method.as_deref(), headers));
-    let config =
-        config.map_err(|error| of.mistake(error.key("url"), error.to_string(), error.advice(), mistakes)).ok()?;
-    let Some(body) = body else { return Some((Form::Own, config)) };
-    match Template::new(&body, config.takes_json()) {
-        Ok(template) => Some((Form::Template(template), config)),
-        Err(error) => {
-            let key = if is_file { "body_file" } else { "body" };
-            of.mistake(key, error.to_string(), error.advice(), mistakes);
-            None
+    let (method, worded_method) = match method {
+        Some(method) if Words::is_template(&method) => (None, Some(method)),
+        method => (method, None),
+    };
+    let config = config.and_then(|it| it.asking(method.as_deref(), headers.iter().map(Header::pair)));
+    let varies = worded.iter().try_for_each(|it| webhook::Config::may_vary(&it.name));
+    let config = config
+        .and_then(|it| varies.map(|()| it))
+        .map_err(|error| of.mistake(error.key("url"), error.to_string(), error.advice(), mistakes))
+        .ok()?;
+    let mut words = Words::default();
+    let mut wrong: Vec<(&str, String, TemplateError)> = Vec::new();
+    if let Some(method) = worded_method
+        && let Err(error) = words.set_method(&method)
+    {
+        wrong.push(("method", String::new(), error));
+    }
+    for Header { name, value, .. } in &worded {
+        if let Err(error) = words.add_header(name, value) {
+            wrong.push(("headers", format!("`{name}`: "), error));
         }
+    }
+    match body.map(|it| Template::new(&it, config.takes_json())) {
+        Some(Ok(template)) => words.set_body(template),
+        Some(Err(error)) => wrong.push((if is_file { "body_file" } else { "body" }, String::new(), error)),
+        None => (),
+    }
+    for (key, what, error) in &wrong {
+        of.mistake(key, format!("{what}{error}"), error.advice(), mistakes);
+    }
+    let form = if words.is_empty() { Form::Own } else { Form::Words(words) };
+    wrong.is_empty().then_some((form, config))
+}
+
+/// A header as it is configured.
+struct Header {
+    name: String,
+    value: Zeroizing<String>,
+    /// Its value stands in a file: it is a secret, and never a template.
+    is_secret: bool,
+}
+
+impl Header {
+    fn is_template(&self) -> bool {
+        !self.is_secret && Words::is_template(&self.value)
+    }
+
+    fn pair(&self) -> (&str, &str) {
+        (&self.name, &self.value)
     }
 }
 
 /// Texts, or files with texts that are secret.
-fn headers(mut of: Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Vec<(String, Zeroizing<String>)> {
+fn headers(mut of: Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Vec<Header> {
     let mut headers = Vec::new();
     for name in of.keys() {
-        let value = if of.is_table(&name) {
+        let is_secret = of.is_table(&name);
+        let value = if is_secret {
             let mut table = of.table(&name, mistakes);
             let advice = "write { file = \"/etc/tickbird/token\" }";
             let text =
@@ -118,7 +157,7 @@ fn headers(mut of: Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Vec
         } else {
             of.text(&name, mistakes).map(Zeroizing::new)
         };
-        headers.extend(value.map(|value| (name, value)));
+        headers.extend(value.map(|value| Header { name, value, is_secret }));
     }
     headers
 }
@@ -177,7 +216,7 @@ fn alerts(mut of: Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Opti
         return None;
     }
     let url = format!("{}/api/v2/alerts", url?.trim().trim_end_matches('/'));
-    let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let headers = headers.iter().map(Header::pair);
     let config = webhook::Config::new(&url, None, &tls.trust()).and_then(|it| it.asking(None, headers));
     let config =
         config.map_err(|error| of.mistake(error.key("url"), error.to_string(), error.advice(), mistakes)).ok()?;

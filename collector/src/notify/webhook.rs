@@ -21,6 +21,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
+use crate::alert::{Head, METHODS};
+
 use super::connect::{self, Place, Tls, TlsError, Trust};
 use super::{NotifyError, Phase};
 
@@ -81,6 +83,9 @@ pub enum ConfigError {
     /// It is said by whoever sends.
     #[error("`{0}` is written by the collector")]
     HeaderTaken(String),
+    /// It would be made of each message anew.
+    #[error("`content-type` says what every body is, so it is no template")]
+    ContentType,
     /// TLS without TLS.
     #[error("is about TLS, and the URL is http")]
     NoTls,
@@ -93,7 +98,7 @@ impl ConfigError {
             Self::Url | Self::UserInfo | Self::LinkLocal(_) => place,
             Self::Secret | Self::SecretLength(_) => "secret_file",
             Self::Method(_) => "method",
-            Self::HeaderName(_) | Self::HeaderValue(_) | Self::HeaderTaken(_) => "headers",
+            Self::HeaderName(_) | Self::HeaderValue(_) | Self::HeaderTaken(_) | Self::ContentType => "headers",
             Self::NoTls => "server_name",
             Self::Tls(error) => match error.key() {
                 Some(key) => key,
@@ -114,6 +119,7 @@ impl ConfigError {
             Self::HeaderName(_) => "write letters, digits and `-`",
             Self::HeaderValue(_) => "write it in one line of ASCII letters",
             Self::HeaderTaken(_) => "leave it out",
+            Self::ContentType => "write it without braces",
             Self::NoTls => "write an https URL, or leave it out",
         }
     }
@@ -175,21 +181,37 @@ impl Config {
         method: Option<&str>,
         headers: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Result<Self, ConfigError> {
-        let carries = [Method::POST, Method::PUT, Method::PATCH];
         if let Some(wished) = method {
-            let found = carries.into_iter().find(|it| it.as_str() == wished);
-            self.method = found.ok_or_else(|| ConfigError::Method(wished.to_owned()))?;
+            self.method = carrying(wished).ok_or_else(|| ConfigError::Method(wished.to_owned()))?;
         }
         for (name, value) in headers {
-            let wrong = || ConfigError::HeaderName(name.to_owned());
-            let name: HeaderName = name.parse().map_err(|_| wrong())?;
-            if TAKEN.contains(&name.as_str()) {
-                return Err(ConfigError::HeaderTaken(name.to_string()));
-            }
+            let name = own(name)?;
             let value = HeaderValue::from_str(value).map_err(|_| ConfigError::HeaderValue(name.to_string()))?;
             self.headers.insert(name, value);
         }
         Ok(self)
+    }
+
+    /// Whether a header may have another value with each message.
+    ///
+    /// # Errors
+    /// When a request cannot have it, or cannot have it so.
+    pub fn may_vary(name: &str) -> Result<(), ConfigError> {
+        if own(name)? == header::CONTENT_TYPE { Err(ConfigError::ContentType) } else { Ok(()) }
+    }
+
+    /// The same with the head that was decided with a message.
+    #[must_use]
+    pub fn decided(&self, head: &Head) -> Self {
+        let mut it = self.clone();
+        it.method = head.method.as_deref().and_then(carrying).unwrap_or(it.method);
+        for (name, value) in &head.headers {
+            // Both were checked when they were made; a letter beyond ASCII goes as it is.
+            if let (Ok(name), Ok(value)) = (own(name), HeaderValue::from_bytes(value.as_bytes())) {
+                it.headers.insert(name, value);
+            }
+        }
+        it
     }
 
     /// Whether what it takes is called JSON.
@@ -249,6 +271,16 @@ impl Config {
         }
         request.body(Full::new(Bytes::copy_from_slice(body))).expect("its parts were checked when it was configured")
     }
+}
+
+fn carrying(method: &str) -> Option<Method> {
+    METHODS.contains(&method).then(|| method.parse().ok()).flatten()
+}
+
+/// The name of a header that whoever sends does not write.
+fn own(name: &str) -> Result<HeaderName, ConfigError> {
+    let name: HeaderName = name.parse().map_err(|_| ConfigError::HeaderName(name.to_owned()))?;
+    if TAKEN.contains(&name.as_str()) { Err(ConfigError::HeaderTaken(name.to_string())) } else { Ok(name) }
 }
 
 impl fmt::Debug for Config {
@@ -404,6 +436,32 @@ mod tests {
         ] {
             assert!(known != other, "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_head_that_was_decided_goes_before_what_is_configured_and_never_before_what_is_signed() {
+        let config = Config::new("http://h/x", Some(SECRET), &Trust::default()).expect("valid");
+        let config = config.asking(Some("PUT"), [("x-team", "db"), ("x-kept", "yes")]).expect("valid");
+        let headers = [("x-team", "shop \u{e9}"), ("webhook-id", "msg_2"), ("a b", "c"), ("x-bad", "a\nb")];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let request = config.decided(&Head { method: Some("PATCH".into()), headers }).request(
+            "msg_1",
+            Timestamp::UNIX_EPOCH,
+            b"{}",
+        );
+        let header = |name: &str| request.headers().get(name).map(HeaderValue::as_bytes);
+        assert_eq!((request.method().as_str(), header("x-team")), ("PATCH", Some("shop \u{e9}".as_bytes())));
+        assert_eq!((header("x-kept"), header("webhook-id")), (Some(&b"yes"[..]), Some(&b"msg_1"[..])));
+        assert_eq!((header("x-bad"), header("content-type")), (None, Some(&b"application/json"[..])));
+        for (method, asked) in [(None, "PUT"), (Some("GET"), "PUT"), (Some("POST"), "POST")] {
+            let head = Head { method: method.map(str::to_owned), ..Head::default() };
+            let request = config.decided(&head).request("msg_1", Timestamp::UNIX_EPOCH, b"{}");
+            assert_eq!(request.method().as_str(), asked);
+        }
+        let refused = |name| Config::may_vary(name).expect_err("must be refused").to_string();
+        assert_eq!(refused("Content-Type"), "`content-type` says what every body is, so it is no template");
+        assert_eq!(refused("webhook-signature"), "`webhook-signature` is written by the collector");
+        Config::may_vary("x-team").expect("may vary");
     }
 
     proptest::proptest! {

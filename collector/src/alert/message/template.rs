@@ -75,6 +75,15 @@ impl Template {
     /// # Errors
     /// When it is not one, when a sample of what can be told fails, or is not JSON where it must be.
     pub fn new(source: &str, is_json: bool) -> Result<Self, TemplateError> {
+        let it = Self::compile(source, is_json)?;
+        for (name, sample) in samples::documents() {
+            it.render(&sample).map_err(|error| TemplateError { of: Some(name), ..error })?;
+        }
+        Ok(it)
+    }
+
+    /// The same, of which no sample was tried.
+    pub(super) fn compile(source: &str, is_json: bool) -> Result<Self, TemplateError> {
         let mut environment = Environment::new();
         environment.set_debug(true);
         environment.set_fuel(Some(FUEL));
@@ -84,14 +93,10 @@ impl Template {
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.add_filter("tojson", tojson);
         environment.add_template_owned(NAME, source.to_owned()).map_err(|error| failure(&error, source))?;
-        let it = Self { source: source.into(), environment: Arc::new(environment), is_json };
-        for (name, sample) in samples::documents() {
-            it.render(&sample).map_err(|error| TemplateError { of: Some(name), ..error })?;
-        }
-        Ok(it)
+        Ok(Self { source: source.into(), environment: Arc::new(environment), is_json })
     }
 
-    /// The body of a document.
+    /// What it makes of a document.
     pub(super) fn render(&self, document: &impl Serialize) -> Result<Vec<u8>, TemplateError> {
         let other = |what: String| TemplateError { at: None, what, of: None };
         // Evidence is JSON already, which only JSON's own serialiser knows.

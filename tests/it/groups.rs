@@ -77,6 +77,8 @@ fn many_incidents_are_one_message_and_its_end_is_one_too() {
         let mut shop = Shop::open(stage)?;
         let shown = shop.collector.command(&["route", "show"])?;
         assert!(shown.contains("grouped by check after 12s, then each 3s, again after 10s to 4h"), "{shown}");
+        let foreseen = shop.collector.command(&["route", "test", "check=http.status", "severity=critical"])?;
+        assert!(foreseen.contains("GROUPED BY") && foreseen.contains("check=\"http.status\""), "{foreseen}");
         shop.web.does("status 500")?;
         let (_, first) = shop.hears("group.firing", 0)?;
         assert_eq!(changes(&first, "incident.firing").len(), PAGES.len(), "{first}");

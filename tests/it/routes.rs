@@ -112,6 +112,16 @@ fn a_route_that_is_mute_today_tells_tomorrow_what_still_fires() {
              [route]\nreceiver = \"desk\"\n[[route.routes]]\nreceiver = \"night\"\ncontinue = true\n\
              mute_time_intervals = [\"today\"]\n[[route.routes]]\nreceiver = \"desk\"\n"
         ))?;
+        // Of a week, the route is mute on one day.
+        let mut silent = Vec::new();
+        for day in 23..30 {
+            let at = format!("2026-11-{day}T12:00:00Z");
+            let said = collector.command(&["route", "test", "check=http.status", "--at", &at, "--json"])?;
+            let said: Value = serde_json::from_str(&said).expect("JSON");
+            let night = said["receivers"].as_array().into_iter().flatten().find(|it| it["receiver"] == "night");
+            silent.extend(night.and_then(|it| it["silent"].as_str().map(str::to_owned)));
+        }
+        assert_eq!(silent, ["the time interval `today` mutes route.routes[0]"]);
         collector.serve()?;
         let mut web = Application::web(stage, "shop", 0)?;
         let mut agent = Agent::asking(stage, &collector, &[&web.url()])?;

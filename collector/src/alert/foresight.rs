@@ -23,6 +23,19 @@ pub struct Foreseen {
     pub silent: Option<String>,
 }
 
+impl Route {
+    /// The values by which it groups an incident of these facts, if it groups: `incident` where each is told by itself.
+    pub fn foresee_group(&self, facts: &Facts) -> Option<BTreeMap<String, String>> {
+        Some(match &self.grouping.as_ref()?.by {
+            By::Each => BTreeMap::from([("incident".to_owned(), String::new())]),
+            By::Labels(names) => {
+                let of = |name: &String| (name.clone(), facts.get(name).cloned().unwrap_or_default());
+                names.iter().map(of).collect()
+            }
+        })
+    }
+}
+
 impl Policy {
     /// Every receiver to which facts lead at a moment, while others fire, in the order of the routes.
     pub fn foresee(&self, facts: &Facts, firing: &[Facts], now: Timestamp) -> Vec<Foreseen> {
@@ -48,13 +61,7 @@ impl Policy {
             Some(Foreseen {
                 receiver: name.to_owned(),
                 route: route.map(|it| it.at.clone()),
-                group: route.and_then(|it| it.grouping.as_ref()).map(|it| match &it.by {
-                    By::Each => BTreeMap::from([("incident".to_owned(), String::new())]),
-                    By::Labels(names) => {
-                        let of = |name: &String| (name.clone(), facts.get(name).cloned().unwrap_or_default());
-                        names.iter().map(of).collect()
-                    }
-                }),
+                group: route.and_then(|it| it.foresee_group(facts)),
                 silent: silent.or_else(|| explained.clone()).or_else(mute),
             })
         };

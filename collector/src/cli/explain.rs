@@ -3,7 +3,7 @@
 use clap::Args;
 use tickbird_shared::Timestamp;
 
-use super::table::{plain, time};
+use super::table::{group, plain, time};
 use super::{CliError, Where, read_config};
 use crate::alert::{Explanation, Facts};
 use crate::store::{AcknowledgementRow, DecisionRow, EscalationRow, MessageState, OutboxRow};
@@ -88,28 +88,23 @@ fn decision(explanation: &Explanation, it: &DecisionRow) -> Vec<String> {
     };
     let mut lines = vec![format!("{}  {} {told} of {kind}: {}", time(it.decided_at), it.receiver, plain(&it.reason))];
     if let Some(id) = &it.message {
-        let group = it.in_group.as_deref().map(|it| format!(" of {it}")).unwrap_or_default();
+        let of = it.in_group.as_deref().map(|it| format!(" of {it}")).unwrap_or_default();
         lines.extend(it.in_group.as_ref().map(|id| format!("    {}", grouped(explanation.groupings.get(id)))));
         let state = match (explanation.messages.get(id), gathered.and_then(|it| it.due_at)) {
             (Some(row), _) => answered(row),
             (None, Some(due)) => format!("waits for its group, until {}", time(due)),
             (None, None) => "no longer kept".into(),
         };
-        lines.push(format!("    {id}{group}: {state}"));
+        lines.push(format!("    {id}{of}: {state}"));
     }
     lines
 }
 
-/// What all of a group have in common: `grouped by check="http.status"`.
+/// With what else it was told, as far as that can still be known.
 fn grouped(by: Option<&Facts>) -> String {
-    let Some(labels) = by else {
-        return "grouped as an earlier configuration, or other labels of its agent, said".into();
-    };
-    if labels.is_empty() {
-        return "grouped with everything of its route".into();
-    }
-    let of = |(name, value): (&String, &String)| format!("{}={value:?}", plain(name));
-    format!("grouped by {}", labels.iter().map(of).collect::<Vec<_>>().join(", "))
+    let unknown = || "as an earlier configuration, or other labels of its agent, said".to_owned();
+    let by = by.map_or_else(unknown, |labels| format!("by {}", group(labels)));
+    format!("grouped {by}")
 }
 
 /// What became of a message.

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use tickbird_shared::Severity;
 use tickbird_shared::units::show_duration as shown;
+use tickbird_shared::{Severity, Timestamp};
 
-use super::table::table;
+use super::table::{group, table};
 use super::{CliError, Where, now, read_config};
 use crate::alert::{self, By, Facts, Foreseen, Grouping, Policy, Step, given};
 
@@ -24,7 +24,8 @@ pub(super) struct Show {
     at: Where,
 }
 
-/// Tells which receivers an incident of these labels leads to, by which route, and which of them would not hear of it.
+/// Tells which receivers an incident of these labels leads to, by which route, with what it would be grouped, and which of them would not
+/// hear of it.
 ///
 /// Labels are those of the agent and what the incident is about: check (alertname), severity, target, sub_key, agent, host and
 /// tenant. One that is left out is empty; severity and check count for a receiver's own min_severity and skip_checks, too.
@@ -33,8 +34,11 @@ pub(super) struct Test {
     /// As in `severity=critical team=db`.
     #[arg(value_name = "LABEL=VALUE", required = true, value_parser = label)]
     labels: Vec<(String, String)>,
+    /// As if it were then, for time intervals: 2026-11-23T21:30:00Z. Default: now.
+    #[arg(long, value_name = "TIME")]
+    at: Option<Timestamp>,
     #[command(flatten)]
-    at: Where,
+    place: Where,
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -147,14 +151,18 @@ fn write_down(route: &alert::Route, depth: usize, lines: &mut String) {
     route.routes.iter().for_each(|it| write_down(it, depth + 1, lines));
 }
 
-/// One step of a route that is led to: its receiver, where it stands, after what time it is told, and why it would not be.
-type StepRow = (String, String, Option<std::time::Duration>, Option<String>);
+/// The labels of a group.
+type Group = Option<BTreeMap<String, String>>;
+
+/// One step of a route that is led to: its receiver, where it stands, with what it groups, after what time it is told, and why it would
+/// not be.
+type StepRow = (String, String, Group, Option<std::time::Duration>, Option<String>);
 
 /// Who is told later of what nobody has acknowledged.
 fn steps(policy: &Policy, facts: &Facts) -> Vec<StepRow> {
     let routes = policy.route.as_ref().map(|it| it.lead(facts)).unwrap_or_default();
     let severity: Option<Severity> = facts.get("severity").and_then(|it| it.parse().ok());
-    let of = |it: &Step| {
+    let of = |route: &alert::Route, it: &Step| {
         let after = severity.map_or_else(|| it.after.values().min(), |severity| it.after.get(&severity)).copied();
         let receiver = policy.receivers.iter().find(|known| known.name == it.receiver);
         let check = facts.get("check").map_or("", String::as_str);
@@ -166,34 +174,36 @@ fn steps(policy: &Policy, facts: &Facts) -> Vec<StepRow> {
             Some(severity) => receiver.and_then(|it| it.does_not_want(check, severity)),
             None => None,
         };
-        (it.receiver.clone(), it.at.clone(), after, silent)
+        (it.receiver.clone(), it.at.clone(), route.foresee_group(facts), after, silent)
     };
-    routes.into_iter().flat_map(|it| it.escalate.iter().map(of)).collect()
+    routes.into_iter().flat_map(|route| route.escalate.iter().map(move |it| of(route, it))).collect()
 }
 
 impl Test {
     fn run(self) -> Result<(), CliError> {
-        let policy = read_config(&self.at.directory().config())?.policy;
+        let policy = read_config(&self.place.directory().config())?.policy;
         let facts = given(self.labels);
-        let seen = policy.foresee(&facts, &[], now());
+        let at = self.at.unwrap_or_else(now);
+        let seen = policy.foresee(&facts, &[], at);
         let way = |it: &Foreseen| it.route.clone().unwrap_or_else(|| "there are no routes".into());
-        let of = |it: &Foreseen| json!({ "receiver": it.receiver, "route": way(it), "silent": it.silent });
+        let of = |it: &Foreseen| json!({ "receiver": it.receiver, "route": way(it), "group": it.group, "silent": it.silent });
         let steps = steps(&policy, &facts);
-        let of_step = |(receiver, at, after, silent): &StepRow| {
+        let of_step = |(receiver, at, group, after, silent): &StepRow| {
             let after = after.map(|it| it.as_secs_f64());
-            json!({ "receiver": receiver, "route": at, "after": after, "silent": silent })
+            json!({ "receiver": receiver, "route": at, "group": group, "after": after, "silent": silent })
         };
         let json = json!({
             "labels": facts,
+            "at": at,
             "receivers": seen.iter().map(of).collect::<Vec<_>>(),
             "escalates": steps.iter().map(of_step).collect::<Vec<_>>(),
         });
-        self.at.print(&json, || {
+        self.place.print(&json, || {
             let of = |it: &Foreseen| {
                 let told = it.silent.as_ref().map_or_else(|| "told".to_owned(), |why| format!("not told: {why}"));
-                [it.receiver.clone(), way(it), told]
+                [it.receiver.clone(), way(it), it.group.as_ref().map(group).unwrap_or_default(), told]
             };
-            let of_step = |(receiver, at, after, silent): &StepRow| {
+            let of_step = |(receiver, at, grouped, after, silent): &StepRow| {
                 let told = match (after, silent) {
                     (_, Some(why)) => format!("not told later: {why}"),
                     (after, None) => {
@@ -201,10 +211,10 @@ impl Test {
                         format!("told after {after}, unless somebody acknowledges it")
                     }
                 };
-                [receiver.clone(), at.clone(), told]
+                [receiver.clone(), at.clone(), grouped.as_ref().map(group).unwrap_or_default(), told]
             };
             let rows: Vec<_> = seen.iter().map(of).chain(steps.iter().map(of_step)).collect();
-            table(["RECEIVER", "ROUTE", "IT IS"], &rows)
+            table(["RECEIVER", "ROUTE", "GROUPED BY", "IT IS"], &rows)
         })
     }
 }

@@ -1,5 +1,7 @@
 //! Text for people: columns, times and what must not reach a terminal as it is.
 
+use std::collections::BTreeMap;
+
 use jiff::tz::TimeZone;
 use tickbird_shared::{Labels, Timestamp};
 
@@ -28,6 +30,15 @@ pub(super) fn time(at: Timestamp) -> String {
 /// `env=production, team=grants`.
 pub(super) fn labels(labels: &Labels) -> String {
     let pairs: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={}", plain(value))).collect();
+    pairs.join(", ")
+}
+
+/// What all of a group have in common: `check="http.status"`.
+pub(super) fn group(labels: &BTreeMap<String, String>) -> String {
+    if labels.is_empty() {
+        return "nothing but their route".into();
+    }
+    let pairs: Vec<String> = labels.iter().map(|(name, value)| format!("{}={value:?}", plain(name))).collect();
     pairs.join(", ")
 }
 

@@ -278,7 +278,7 @@ fn span(mut fields: Fields, mistakes: &mut Vec<Mistake>) -> Span {
         }
     }
     if let Some(name) = fields.text("location", mistakes) {
-        match TimeZone::get(&name) {
+        match zone(&name) {
             Ok(zone) => span.zone = zone,
             Err(_) => {
                 let what = format!("this host knows no time zone `{name}`");
@@ -288,6 +288,11 @@ fn span(mut fields: Fields, mistakes: &mut Vec<Mistake>) -> Span {
     }
     fields.finish(mistakes);
     span
+}
+
+/// A zone by its name; `Local` is the one of this host.
+fn zone(name: &str) -> Result<TimeZone, jiff::Error> {
+    if name == "Local" { TimeZone::try_system() } else { TimeZone::get(name) }
 }
 
 fn ranges<T: PartialOrd + Copy>(
@@ -382,4 +387,83 @@ pub(super) fn declared(mut fields: Fields, mistakes: &mut Vec<Mistake>) -> Optio
     }
     fields.finish(mistakes);
     (mistakes.len() == before).then_some(Declared { at, matchers: found, server: server? })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::alert::{Policy, given};
+    use crate::config::Config;
+
+    const TOP: &str = r#"
+        [[receiver]]
+        name = "desk"
+        webhook.url = "http://127.0.0.1:1/"
+        [route]
+        receiver = "desk"
+        [[route.routes]]
+        active_time_intervals = ["office", "fair"]
+        mute_time_intervals = ["lunch"]
+        [[time_intervals]]
+        name = "office"
+        [[time_intervals.time_intervals]]
+        times = [{ start_time = "09:00", end_time = "17:00" }]
+        location = "Europe/Berlin"
+        [[time_intervals]]
+        name = "fair"
+        [[time_intervals.time_intervals]]
+        years = ["2027"]
+        [[time_intervals]]
+        name = "lunch"
+        [[time_intervals.time_intervals]]
+        times = [{ start_time = "12:00", end_time = "13:00" }]
+        location = "America/New_York"
+    "#;
+
+    fn policy(text: &str) -> Policy {
+        Config::parse(text, Path::new("/nonexistent")).expect("is read").policy
+    }
+
+    /// Why nobody would be told then.
+    fn silent(policy: &Policy, at: &str) -> Option<String> {
+        let facts = given([("check".to_owned(), "pool.leak".to_owned())]);
+        policy.foresee(&facts, &[], at.parse().expect("a time")).remove(0).silent
+    }
+
+    #[test]
+    fn a_route_speaks_within_one_of_its_active_intervals_by_the_clock_of_their_location() {
+        let policy = policy(TOP);
+        let out = Some("none of the active_time_intervals of route.routes[0] holds".to_owned());
+        let lunch = Some("the time interval `lunch` mutes route.routes[0]".to_owned());
+        for (at, why) in [
+            ("2026-07-14T06:59:59Z", &out), // 08:59 in summer
+            ("2026-07-14T07:00:00Z", &None),
+            ("2026-07-14T14:59:59Z", &None),
+            ("2026-07-14T15:00:00Z", &out),
+            ("2026-11-24T07:59:59Z", &out), // the same in winter
+            ("2026-11-24T08:00:00Z", &None),
+            ("2026-11-24T16:00:00Z", &out),
+            ("2027-11-24T05:00:00Z", &None),  // the fair, all day
+            ("2027-11-24T17:30:00Z", &lunch), // 12:30 over there
+        ] {
+            assert_eq!(silent(&policy, at), *why, "{at}");
+        }
+    }
+
+    #[test]
+    fn local_is_the_zone_of_the_collectors_host() {
+        let text = TOP.replace("Europe/Berlin", "Local").replace("mute_time_intervals = [\"lunch\"]", "");
+        let policy = policy(&text);
+        let zone = TimeZone::system();
+        let local = |hour: i8| {
+            let at = jiff::civil::date(2026, 11, 25).at(hour, 30, 0, 0).to_zoned(zone.clone()).expect("a time");
+            silent(&policy, &at.timestamp().to_string()).is_some()
+        };
+        assert_eq!([8, 9, 16, 17].map(local), [true, false, false, true]);
+        let wrong = Config::parse(&TOP.replace("Europe/Berlin", "local time"), Path::new("/nonexistent"));
+        let wrong = wrong.expect_err("must be refused");
+        assert_eq!(wrong[0].what, "this host knows no time zone `local time`");
+    }
 }

@@ -63,6 +63,24 @@ fn what_a_group_is_of_follows_from_its_id_where_the_routes_still_make_it() {
 }
 
 #[test]
+fn what_fires_outside_of_the_active_intervals_of_its_route_is_told_when_one_begins() {
+    let mut policy = policy(None);
+    policy.route.as_mut().expect("a route").active = vec!["day".into(), "fair".into()];
+    let mut ward = Ward::new(policy);
+    ward.change(0, Opened, Warning);
+    ward.pass(5);
+    assert_eq!(ward.kinds(), [""; 0]);
+    assert_eq!(ward.decisions[0].reason, "none of the active_time_intervals of route holds");
+    ward.policy.windows = vec![Window { name: "fair".into(), spans: vec![Span::default()] }];
+    ward.pass(1);
+    assert_eq!(ward.kinds(), ["incident.firing"], "one of them is enough");
+    // Its end is told at any time.
+    ward.policy.windows.clear();
+    ward.change(0, Resolved, Warning);
+    assert_eq!(ward.kinds(), ["incident.firing", "incident.resolved"]);
+}
+
+#[test]
 fn what_clears_before_its_group_is_told_is_not_told_and_says_so() {
     let mut ward = Ward::new(policy(Some(grouping())));
     ward.change(0, Opened, Warning);

@@ -14,6 +14,10 @@ fn slack_gets_a_line_and_its_proof_alone_and_in_a_group_and_the_address_is_never
         let route = "[route]\nreceiver = \"chat\"\n[[route.routes]]\nmatchers = ['target=~\".*/t.*\"']\ngroup_by = [\"check\"]\ngroup_wait = \"8s\"\ngroup_interval = \"2s\"\n";
         let settings = format!("\n[[receiver]]\nname = \"chat\"\nslack.url_file = \"{}\"\n{route}", url.display());
         collector.configure(&settings)?;
+        collector.command(&["receiver", "test", "chat", "--send"])?;
+        let tried =
+            chat.hears("a test", 10.s(), |it| it.json["text"].as_str().is_some_and(|it| it.starts_with("[TEST]")))?;
+        assert_eq!(tried.json["attachments"][0]["text"], "this is a test, and nothing is wrong\nnothing is to be done");
         collector.serve()?;
         let (mut web, mut agent) = shop(stage, &collector, &["shelf", "till", "table"])?;
         web.does("status 500")?;

@@ -39,6 +39,7 @@ mod window;
 mod withheld;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use tickbird_shared::{Severity, Status, Timestamp};
@@ -220,7 +221,7 @@ const FLAPPED: &str = "incident.flapped";
 #[derive(Debug, Default)]
 pub struct State {
     /// Per incident the receivers that were told that it fires, and not yet that it is over; each with the group it was told with.
-    believers: HashMap<IncidentKey, ByReceiver<Option<String>>>,
+    believers: HashMap<IncidentKey, ByReceiver<Option<Arc<str>>>>,
     waiting: HashMap<IncidentKey, Vec<(String, Waiting)>>,
     /// Those whose end was not noticed yet.
     silences: Vec<Silence>,
@@ -249,7 +250,11 @@ impl State {
         let ids = told.iter().filter_map(|row| row.message.as_deref()).chain(waiting.iter().map(|row| row.id.as_str()));
         state.last_id = ids.filter_map(ulid_of).max().unwrap_or_default();
         for row in told.into_iter().filter(|row| row.told && row.kind != Kind::Resolved.as_str()) {
-            state.believers.entry((row.tenant, row.incident)).or_default().insert(&row.receiver, row.in_group);
+            state
+                .believers
+                .entry((row.tenant, row.incident))
+                .or_default()
+                .insert(&row.receiver, row.in_group.map(Into::into));
         }
         // Who waits for a canary is owed nothing when it does not come.
         for row in waiting.into_iter().filter(|row| row.kind != CANARY) {
@@ -296,7 +301,7 @@ impl State {
             // Only who was told that it fires waits for this.
             let them = self.believers.entry((row.tenant.clone(), row.incident.clone())).or_default();
             if them.get(&row.receiver).is_none() {
-                them.insert(&row.receiver, row.in_group.clone());
+                them.insert(&row.receiver, row.in_group.as_deref().map(Into::into));
             }
         }
         let told: Vec<_> = self
@@ -341,7 +346,7 @@ impl State {
             let facts = facts(incident, agent);
             let inhibited = self.sources.holder(&policy.inhibitions, &key, &facts).map(|it| it.incident.to_owned());
             let depends: Vec<_> = self.graph.holders(&policy.dependencies, incident, &facts);
-            let depends: HashSet<_> = depends.iter().map(|it| it.incident).collect();
+            let depends: HashSet<_> = depends.iter().map(|it| it.incident.as_str()).collect();
             // Whether a route is mute is asked each time.
             let holds = |(receiver, by): (&str, &str)| {
                 // Whoever took it over goes on holding it.
@@ -524,6 +529,7 @@ impl State {
             }
             // While it fires, it is told as it was told first: two queues of one receiver have no order between them.
             let thread = told_in.clone().flatten().filter(|id| self.groups.has(&change.incident.tenant, id));
+            let thread = thread.map(|it| it.to_string());
             let group = match (&verdict, way) {
                 (Err(_), _) => None,
                 // Whatever the routes say now, it ends where it was told.
@@ -587,7 +593,7 @@ impl State {
     }
 
     /// A receiver was told that an incident fires, by itself or with a group.
-    fn believe(&mut self, key: &IncidentKey, receiver: &str, group: Option<String>) {
+    fn believe(&mut self, key: &IncidentKey, receiver: &str, group: Option<Arc<str>>) {
         let before = self.believers.entry(key.clone()).or_default().insert(receiver, group.clone());
         if let Some(before) = before.flatten()
             && Some(&before) != group.as_ref()

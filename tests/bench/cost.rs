@@ -1,5 +1,6 @@
 //! What a process costs, as the kernel counts it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tickbird_tests::wait::throughout;
@@ -30,7 +31,25 @@ pub(crate) fn over(pid: u32, time: Duration) -> Result<Cost, StageError> {
     Ok(Cost { cpu_ratio: (cpu_seconds(pid)? - before) / began.elapsed().as_secs_f64(), pss_mib })
 }
 
-/// The same of everything in a cgroup, to the microsecond, with the children and threads that ended.
+/// Does something, and says what it came to and the largest proportional set size of a process meanwhile, in MiB, of twenty looks a second.
+pub(crate) fn most_memory<T>(pid: u32, act: impl FnOnce() -> T) -> (T, Result<f64, StageError>) {
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut most: f64 = 0.0;
+            while !is_over.load(Ordering::Relaxed) {
+                most = most.max(pss(pid)?);
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Ok(most)
+        });
+        let done = act();
+        is_over.store(true, Ordering::Relaxed);
+        (done, watch.join().expect("it returns its errors"))
+    })
+}
+
+/// As [`over`], of everything in a cgroup, to the microsecond, with the children and threads that ended.
 pub(crate) fn over_in(cgroup: &Cgroup, time: Duration) -> Result<Cost, StageError> {
     let (began, before) = (Instant::now(), cgroup.cpu_seconds()?);
     let mut pss_mib: f64 = 0.0;

@@ -2,9 +2,12 @@
 //!
 //! A host with PostgreSQL, Redis, nginx and an application that holds 100 connections. Twenty pages are asked, both servers'
 //! own state and the application's CPU, memory and descriptors are read. The agent has its buffer and a collector over
-//! mutual TLS, and sees sockets besides; the peers send to nobody. One runs at a time, in turns.
+//! mutual TLS, and sees sockets besides; the peers send to nobody, and monit only shakes hands with the servers. Prometheus with its exporters
+//! looks at sockets and the application each second, as the agent does as it is shipped. One runs at a time, in turns.
 
-use std::path::PathBuf;
+mod prometheus;
+
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use tickbird_tests::agent::{User, app, postgres};
@@ -46,6 +49,7 @@ enum Who {
     Tickbird { seconds: u64 },
     Collectd,
     Monit,
+    Prometheus,
 }
 
 impl Who {
@@ -55,6 +59,7 @@ impl Who {
             Self::Tickbird { seconds } => format!("tickbird-agent, every {seconds} s"),
             Self::Collectd => "collectd, every 10 s".to_owned(),
             Self::Monit => "monit, every 10 s".to_owned(),
+            Self::Prometheus => "Prometheus with exporters, every second".to_owned(),
         }
     }
 
@@ -63,7 +68,7 @@ impl Who {
         match self {
             Self::Tickbird { seconds: 1 } => Some((0.4, 10.0)),
             Self::Tickbird { .. } => Some((0.12, 7.5)),
-            Self::Collectd | Self::Monit => None,
+            Self::Collectd | Self::Monit | Self::Prometheus => None,
         }
     }
 }
@@ -72,7 +77,7 @@ pub(crate) fn footprint(stage: &Stage) -> Result<Vec<Figure>, StageError> {
     let world = World::begin(stage)?;
     let mut who = vec![Who::Tickbird { seconds: 10 }, Who::Tickbird { seconds: 1 }];
     if std::env::var_os(AGAINST_PEERS).is_some() {
-        who.extend([Who::Collectd, Who::Monit]);
+        who.extend([Who::Collectd, Who::Monit, Who::Prometheus]);
     }
     let mut costs: Vec<Vec<Cost>> = who.iter().map(|_| Vec::new()).collect();
     for round in 0..ROUNDS {
@@ -136,8 +141,8 @@ impl World {
 
     fn cost_of(&self, stage: &Stage, who: Who) -> Result<Cost, StageError> {
         let cgroup = Cgroup::make(stage, "footprint")?;
-        let measure = |pid: u32| {
-            cgroup.take(pid)?;
+        let measure = |pids: &[u32]| {
+            pids.iter().try_for_each(|pid| cgroup.take(*pid))?;
             warm_up(WARM_UP.s())?;
             let before = self.asked()?;
             let cost = over_in(&cgroup, SECONDS.s())?;
@@ -157,8 +162,17 @@ impl World {
                 let mut agent = Agent::prepare(stage, &self.of_agent(seconds)?, User::Same)?;
                 agent.enrol(&self.collector)?;
                 agent.run()?;
-                let cost = measure(agent.pid().expect("it runs"))?;
+                let cost = measure(&[agent.pid().expect("it runs")])?;
                 agent.stop()?;
+                Ok(cost)
+            }
+            Who::Prometheus => {
+                let mut all = prometheus::start(stage, self)?;
+                let cost = measure(&all.iter().map(Running::pid).collect::<Vec<_>>())?;
+                for it in &mut all {
+                    it.alive().map_err(|said| StageError::Failed { what: who.name(), said })?;
+                }
+                all.into_iter().rev().try_for_each(|mut it| it.stop().map(drop))?;
                 Ok(cost)
             }
             Who::Collectd | Who::Monit => {
@@ -174,7 +188,7 @@ impl World {
                 command.args(if who == Who::Monit { ["-I", "-c"] } else { ["-f", "-C"] }).arg(&file);
                 let mut peer =
                     Running::start(&who.name(), command.stdin(Stdio::null()).stdout(Stdio::null()), &room.join("log"))?;
-                let cost = measure(peer.pid())?;
+                let cost = measure(&[peer.pid()])?;
                 peer.alive().map_err(|said| StageError::Failed { what: who.name(), said })?;
                 peer.stop()?;
                 Ok(cost)
@@ -250,7 +264,7 @@ impl World {
 }
 
 /// Peers refuse settings with passwords that others may read.
-fn write(file: &PathBuf, text: &str) -> Result<(), StageError> {
+fn write(file: &Path, text: &str) -> Result<(), StageError> {
     let failed = || StageError::system("write a peer's settings");
     std::fs::write(file, text).map_err(failed())?;
     std::fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).map_err(failed())

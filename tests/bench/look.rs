@@ -92,7 +92,7 @@ fn look_at(stage: &Stage, sessions: usize, ask: bool) -> Result<Vec<Figure>, Sta
     let who = format!("{sessions} {} sessions", if ask { "busy" } else { "idle" });
     let of = |what: &str, values| Figure::of_all(format!("{who}: {what}"), values, "ms");
     let look = of("a look, the server's CPU", looks);
-    figures.push(if sessions == 100 && !ask { look.at_most(0.3) } else { look });
+    figures.push(if sessions == 100 { look.at_most(0.3) } else { look });
     figures.push(of("a bare SELECT * FROM pg_stat_activity", bares).for_comparison());
     figures.push(Figure::of(format!("{who}: look to bare view"), ratio, ""));
     figures.push(Figure::of("connections of the agent", connections as f64, "").at_most(1.0));

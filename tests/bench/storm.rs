@@ -95,9 +95,8 @@ fn of_collector(stage: &Stage) -> Result<Storm, StageError> {
         }
     }
     let (began, cpu) = (Instant::now(), cost::cpu_seconds(pid)?);
-    send_all(&mut senders, 4)?;
-    let last = Instant::now();
-    let mut memory: f64 = 0.0;
+    let (sent, most) = cost::most_memory(pid, || send_all(&mut senders, 4).map(|_| Instant::now()));
+    let (last, mut memory) = (sent?, most?);
     let heard = until("one message tells of all", 120.s(), || {
         memory = memory.max(cost::pss(pid).map_err(|error| error.to_string())?);
         let heard = webhook.heard().map_err(|error| error.to_string())?;
@@ -155,11 +154,9 @@ fn of_alertmanager(stage: &Stage) -> Result<Storm, StageError> {
     let bodies: Vec<String> = (0..ALL / AT_ONCE).map(|turn| alerts(turn * AT_ONCE)).collect();
     let (pid, began) = (process.pid(), Instant::now());
     let cpu = cost::cpu_seconds(pid)?;
-    for body in &bodies {
-        post(port, body)?;
-    }
-    let last = Instant::now();
-    let mut memory: f64 = 0.0;
+    let post_all = || bodies.iter().try_for_each(|it| post(port, it)).map(|()| Instant::now());
+    let (posted, most) = cost::most_memory(pid, post_all);
+    let (last, mut memory) = (posted?, most?);
     let heard = until("it tells somebody", 120.s(), || {
         memory = memory.max(cost::pss(pid).map_err(|error| error.to_string())?);
         rings.try_recv().map(|(at, _)| at).map_err(|_| "nothing yet".to_owned())

@@ -19,8 +19,10 @@ const GROWTH: f64 = 1.2;
 /// Seconds of each size; each with one dump and one `ss` behind the agent's own second.
 const SECONDS: usize = 30;
 
-/// Connections of the pool.
+/// Connections of the pool whose second has a budget.
 const SIZES: [u32; 3] = [100, 1_000, 5_000];
+/// Those of which each has four times as many as the one before: what each connection costs may not grow.
+const GROWING: [u32; 3] = [312, 1_250, 5_000];
 /// Seconds in each of which one connection is opened.
 const OPENINGS: usize = 20;
 /// Every descriptor of every process is read once in a minute.
@@ -67,8 +69,11 @@ pub(crate) fn owners(stage: &Stage) -> Result<Vec<Figure>, StageError> {
 
 pub(crate) fn tick(stage: &Stage) -> Result<Vec<Figure>, StageError> {
     let mut figures = Vec::new();
-    let mut fewer: Option<f64> = None;
-    for connections in SIZES {
+    let mut fewest: Option<f64> = None;
+    let mut sizes = [SIZES, GROWING].concat();
+    sizes.sort_unstable();
+    sizes.dedup();
+    for connections in sizes {
         let (mut holder, mut agent, pid) = beside(stage, connections)?;
         let (mut ticks, mut dumps, mut listings) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..SECONDS {
@@ -87,9 +92,10 @@ pub(crate) fn tick(stage: &Stage) -> Result<Vec<Figure>, StageError> {
         figures.push(of("ss -tnp", listings).for_comparison());
         let what = format!("{connections} connections: agent to bare dump, lower quartiles");
         figures.push(Figure::of(what, ratio, "").at_most(BUDGET));
-        if let Some(before) = fewer.replace(each) {
-            let what = format!("{connections} connections: the cost of each, to that among fewer");
-            figures.push(Figure::of(what, each / before, "").at_most(GROWTH));
+        if GROWING.contains(&connections) {
+            let first = *fewest.get_or_insert(each);
+            let what = format!("{connections} connections: the cost of each, to that among {}", GROWING[0]);
+            figures.push(Figure::of(what, each / first, "").at_most(GROWTH));
         }
         agent.stop()?;
     }

@@ -114,6 +114,10 @@ struct Host {
 impl Host {
     const POOLS: usize = 200;
     const SERVER: &str = "10.0.0.5:5432";
+    /// No socket says what it depends on, so an operator does.
+    const PAGE: &str = "endpoint:http://10.9.9.9/till";
+    const DECLARED: &str =
+        "\n[[depends_on]]\nmatchers = ['target=~\"endpoint:http://10.9.9.9/.*\"']\nserver = \"10.0.0.5:5432\"\n";
 
     fn pool(number: usize) -> String {
         format!("pool:shop/worker-{number}>{}", Self::SERVER)
@@ -157,8 +161,9 @@ impl Host {
             record
         };
         let pools = (0..Self::POOLS).map(|number| of("pool.exhausted", &Self::pool(number), "critical"));
+        let page = of("http.status", Self::PAGE, "critical");
         let server = of("db.connect", &format!("server:{}/shop", Self::SERVER), "critical");
-        let records: Vec<Value> = pools.chain([server]).collect();
+        let records: Vec<Value> = pools.chain([page, server]).collect();
         let batch = self.agent.batch("urgent", self.next as u64, &records);
         self.next += records.len();
         self.sends(&batch)
@@ -172,7 +177,7 @@ fn thousands_of_findings_behind_one_database_are_one_message_that_names_it() {
     alone(|stage| {
         let webhook = Webhook::start(stage)?;
         let mut collector = Collector::init(stage)?;
-        collector.configure(&(receiver(&webhook) + ROUTE))?;
+        collector.configure(&(receiver(&webhook) + ROUTE + Host::DECLARED))?;
         collector.serve()?;
         let made: Value =
             serde_json::from_str(&collector.command(&["token", "create", "--json", "--uses", &HOSTS.to_string()])?)
@@ -181,12 +186,16 @@ fn thousands_of_findings_behind_one_database_are_one_message_that_names_it() {
         let hosts = (0..HOSTS).map(|_| Host::of(stage, &collector, token));
         let mut hosts = hosts.collect::<Result<Vec<_>, _>>()?;
         hosts.iter_mut().try_for_each(|it| it.says("began", "firing"))?;
-        let about = |it: &Message| it.body.contains("db.connect") || it.body.contains("pool.exhausted");
+        let about =
+            |it: &Message| ["db.connect", "pool.exhausted", "http.status"].iter().any(|word| it.body.contains(word));
         let first = webhook.hears("of the database", 90.s(), about)?;
         let words = format!("{HOSTS} firing: {HOSTS} db.connect of server:{}/shop", Host::SERVER);
         assert_eq!(first.json["group"]["summary"], words, "{}", first.json["group"]);
         let all = collector.items("incidents", "status=firing&check=pool.exhausted")?;
         assert_eq!(all.len(), HOSTS * Host::POOLS, "nothing of it is lost");
+        let page = collector.items("incidents", "status=firing&check=http.status")?;
+        let explained = collector.command(&["explain", page[0]["id"].as_str().unwrap_or_default()])?;
+        assert!(page.len() == HOSTS && explained.contains("by depends_on[0]"), "{explained}");
         hosts.iter_mut().try_for_each(|it| it.says("cleared", "resolved"))?;
         let is_over = |it: &Message| about(it) && it.kind() == "group.resolved";
         let last = webhook.hears("that it is over", 90.s(), is_over)?;

@@ -86,8 +86,9 @@ impl Figure {
     /// Whether it is worse than `before` by more than this share of it.
     pub fn is_worse_than(&self, before: f64, share: f64) -> bool {
         match self.better {
-            Better::Less => !self.is_within(before * (1.0 + share)),
-            Better::More => !self.is_within(before * (1.0 - share)),
+            // Of what was less than nothing, too: a message that came before its time.
+            Better::Less => !self.is_within(share.mul_add(before.abs(), before)),
+            Better::More => !self.is_within(share.mul_add(-before.abs(), before)),
             Better::Neither => false,
         }
     }
@@ -200,6 +201,10 @@ mod tests {
         let rate = Figure::of("rate", 84.0, "1/s").more_is_better();
         assert!(rate.is_worse_than(100.0, 0.15) && !rate.is_worse_than(98.0, 0.15));
         assert!(!time.for_comparison().is_worse_than(1.0, 0.15));
+        let early = Figure::of("early", -0.2, "s");
+        assert!(
+            !early.is_worse_than(-0.2, 0.15) && !early.is_worse_than(-0.22, 0.15) && early.is_worse_than(-0.3, 0.15)
+        );
     }
 
     #[test]

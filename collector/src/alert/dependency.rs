@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tickbird_shared::Timestamp;
 use tickbird_shared::levels::Levels;
+use ulid::Ulid;
 
 use super::inhibition::all;
 use super::{Facts, IncidentKey, Matcher};
@@ -109,13 +110,14 @@ struct Source {
     what: String,
     /// Of the server, when the newest of them changed.
     names: BTreeSet<String>,
-    incidents: BTreeSet<String>,
+    /// Fifty thousand of them as texts would take four mebibytes more.
+    incidents: BTreeSet<Ulid>,
 }
 
 /// What holds an incident back.
 pub(super) struct Holder<'a> {
     /// The incident of the server.
-    pub(super) incident: &'a str,
+    pub(super) incident: String,
     what: &'a str,
     why: String,
 }
@@ -239,11 +241,8 @@ impl Graph {
 
     /// Whether an incident is one that explains others now.
     pub(super) fn explains(&self, incident: &IncidentRow) -> bool {
-        !self.is_quiet() && self.has(&about(incident), &incident.id)
-    }
-
-    fn has(&self, about: &About, id: &str) -> bool {
-        self.sources.get(about).is_some_and(|it| it.incidents.contains(id))
+        let source = || self.sources.get(&about(incident));
+        !self.is_quiet() && id_of(incident).is_some_and(|id| source().is_some_and(|it| it.incidents.contains(&id)))
     }
 
     /// Takes an incident as it is now; true when it explained something and does not any more.
@@ -252,9 +251,9 @@ impl Graph {
         if rules.sources.is_empty() {
             return false;
         }
-        let about = about(incident);
+        let (about, Some(id)) = (about(incident), id_of(incident)) else { return false };
         if !fires || !all(&rules.sources, facts) {
-            return self.lets_go(&about, &incident.id);
+            return self.lets_go(&about, id);
         }
         let names = self.names(&incident.tenant, &incident.agent, target);
         let source = self.sources.entry(about.clone()).or_insert_with(|| Source {
@@ -262,7 +261,7 @@ impl Graph {
             what: format!("{} of {}", incident.check, incident.target),
             ..Source::default()
         });
-        source.incidents.insert(incident.id.clone());
+        source.incidents.insert(id);
         if source.names != names {
             let before = std::mem::replace(&mut source.names, names.clone());
             self.move_names(&incident.tenant, &about, &before, &names);
@@ -271,9 +270,9 @@ impl Graph {
     }
 
     /// One of a server is over; true when it was one.
-    fn lets_go(&mut self, about: &About, id: &str) -> bool {
+    fn lets_go(&mut self, about: &About, id: Ulid) -> bool {
         let Some(source) = self.sources.get_mut(about) else { return false };
-        let was = source.incidents.remove(id);
+        let was = source.incidents.remove(&id);
         if source.incidents.is_empty()
             && let Some(gone) = self.sources.remove(about)
         {
@@ -328,7 +327,7 @@ impl Graph {
             let sources = down.filter_map(|it| self.sources.get(it));
             let all = sources.flat_map(|it| it.incidents.iter().map(|incident| (incident, it.what.as_str())));
             let room = MOST_SOURCES.saturating_sub(found.len());
-            found.extend(all.take(room).map(|(incident, what)| Holder { incident, what, why: why.clone() }));
+            found.extend(all.take(room).map(|(id, what)| Holder { incident: id.to_string(), what, why: why.clone() }));
         };
         for it in rules.declared.iter().filter(|it| all(&it.matchers, facts)) {
             take(&it.server, format!("by {}", it.at));
@@ -367,6 +366,11 @@ impl Graph {
         let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
         self.ports.get(&(tenant.to_owned(), agent.to_owned()))?.get(&port).map(String::as_str)
     }
+}
+
+/// None of one whose id is damaged.
+fn id_of(incident: &IncidentRow) -> Option<Ulid> {
+    Ulid::from_string(&incident.id).ok()
 }
 
 fn about(incident: &IncidentRow) -> About {
@@ -413,6 +417,8 @@ mod tests {
     use crate::alert::facts;
 
     const TENANT: &str = "default";
+    const DOWN: &str = "01JCZZZZZZZZZZZZZZZZZZZZZ1";
+    const OTHER: &str = "01JCZZZZZZZZZZZZZZZZZZZZZ2";
     const ADDRESS: &str = "10.0.0.5:5432";
 
     fn at(second: i64) -> Timestamp {
@@ -460,7 +466,7 @@ mod tests {
 
     /// What is told of the server that `watch` asks.
     fn down() -> IncidentRow {
-        incident("01", "watch", "db.connect", "server:db.internal:5432/shop")
+        incident(DOWN, "watch", "db.connect", "server:db.internal:5432/shop")
     }
 
     fn of_host(incident: &IncidentRow) -> Facts {
@@ -520,7 +526,7 @@ mod tests {
             ("pool.leak", "pool:shop/main>10.0.0.5:5432"),
             ("proc.memory", "process:shop/main:8000"),
         ];
-        let is_held = |it: &&(&str, &str)| !holders(graph, rules, &incident("02", "web", it.0, it.1)).is_empty();
+        let is_held = |it: &&(&str, &str)| !holders(graph, rules, &incident(OTHER, "web", it.0, it.1)).is_empty();
         all.iter().filter(is_held).map(|it| it.1).collect()
     }
 
@@ -537,12 +543,12 @@ mod tests {
         assert_eq!(explained(&graph, &rules), [""; 0]);
         assert!(!take(&mut graph, &rules, &down(), true));
         assert_eq!(explained(&graph, &rules), OF_SHOP);
-        let page = incident("02", "web", "http.status", OF_SHOP[2]);
+        let page = incident(OTHER, "web", "http.status", OF_SHOP[2]);
         let held = holders(&graph, &rules, &page);
         let [it] = &held[..] else { panic!("{} holders", held.len()) };
-        let why = "depends on a server with incident 01, db.connect of server:db.internal:5432/shop, as its sockets said \
+        let why = "depends on a server with incident 01JCZZZZZZZZZZZZZZZZZZZZZ1, db.connect of server:db.internal:5432/shop, as its sockets said \
                    (10.0.0.5:5432, at 2026-09-21T14:13:20Z)";
-        assert_eq!((it.incident, it.why().as_str()), ("01", why));
+        assert_eq!((it.incident.as_str(), it.why().as_str()), (DOWN, why));
         // Another tenant's application of the same name.
         assert!(holders(&graph, &rules, &IncidentRow { tenant: "other".into(), ..page }).is_empty());
         assert!(take(&mut graph, &rules, &down(), false));
@@ -553,9 +559,9 @@ mod tests {
     #[test]
     fn of_many_incidents_of_a_server_the_last_one_ends_what_it_explains() {
         let (mut graph, rules) = (graph(), Dependencies::default());
-        let each = (0..100).map(|it| IncidentRow { id: format!("{it:03}"), ..down() });
+        let each = (0..100).map(|it| IncidentRow { id: format!("01JCZZZZZZZZZZZZZZZZZZZ{it:03}"), ..down() });
         each.clone().for_each(|it| assert!(!take(&mut graph, &rules, &it, true)));
-        let page = incident("page", "web", "http.status", OF_SHOP[2]);
+        let page = incident(OTHER, "web", "http.status", OF_SHOP[2]);
         assert_eq!(holders(&graph, &rules, &page).len(), MOST_SOURCES, "more say nothing more");
         for it in each {
             assert_eq!(explained(&graph, &rules), OF_SHOP);
@@ -576,7 +582,7 @@ mod tests {
     fn what_a_server_suffers_short_of_being_away_or_full_explains_nothing() {
         let (mut graph, rules) = (graph(), Dependencies::default());
         for (check, severity) in [("db.locks", Severity::Critical), ("db.headroom", Severity::Warning)] {
-            let it = IncidentRow { severity, ..incident("01", "watch", check, "server:db.internal:5432/shop") };
+            let it = IncidentRow { severity, ..incident(DOWN, "watch", check, "server:db.internal:5432/shop") };
             take(&mut graph, &rules, &it, true);
             assert_eq!(explained(&graph, &rules), [""; 0], "{check}");
         }
@@ -621,7 +627,7 @@ mod tests {
         let declared = Declared { matchers: everything(), ..rules.declared[0].clone() };
         let rules = Dependencies { targets: everything(), declared: vec![declared], ..rules };
         assert!(holders(&graph, &rules, &down()).is_empty());
-        assert_eq!(holders(&graph, &rules, &IncidentRow { id: "02".into(), ..down() }).len(), 1);
+        assert_eq!(holders(&graph, &rules, &IncidentRow { id: OTHER.into(), ..down() }).len(), 1);
     }
 
     #[test]

@@ -413,7 +413,7 @@ impl State {
     ) -> Option<String> {
         let told_in = self.believers.get(key).and_then(|it| it.get(&step.receiver)).cloned();
         match told_in {
-            Some(thread) => thread.filter(|id| self.groups.has(&key.0, id)),
+            Some(thread) => thread.filter(|id| self.groups.has(&key.0, id)).map(|it| it.to_string()),
             None => self.groups.waits_in(key, &step.receiver).or_else(|| {
                 let grouping = route.grouping.as_ref()?;
                 Some(self.groups.of(&route.of_step(step), grouping, incident, facts))

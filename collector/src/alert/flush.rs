@@ -130,7 +130,7 @@ impl State {
                         self.let_go_of(place, now);
                     }
                 }
-                (Ok(found), None) => told.push((it, place, found)),
+                (Ok(found), None) => told.push((it, place.1, found)),
                 (Err((why, is_forgotten)), _) => {
                     if it.kind == Kind::Resolved && is_forgotten {
                         self.told_in_group(&place, receiver, key, it);
@@ -141,8 +141,8 @@ impl State {
         }
         // What was told before and still fires, if nothing holds it back now.
         let (mut others, mut held) = (Vec::new(), 0);
-        let changed: HashSet<_> = told.iter().map(|it| &it.1.1).collect();
-        for (incident, fingerprint) in firing.into_iter().filter(|it| !changed.contains(&it.0)) {
+        let changed: HashSet<_> = told.iter().map(|it| it.1.as_str()).collect();
+        for (incident, fingerprint) in firing.into_iter().filter(|it| !changed.contains(it.0.as_str())) {
             let place = (tenant.clone(), incident);
             let found = find(&place, fingerprint)?.filter(|(row, _)| row.status == Status::Firing);
             match found.map(|it| (holds(self, &place, &it).is_some(), it)) {
@@ -154,7 +154,7 @@ impl State {
                 }
             }
         }
-        let fires = |it: &&(group::Gathered, IncidentKey, Found<'_>)| it.0.kind != Kind::Resolved;
+        let fires = |it: &&(group::Gathered, String, Found<'_>)| it.0.kind != Kind::Resolved;
         let severities =
             told.iter().filter(fires).map(|it| it.2.0.severity).chain(others.iter().map(|it| it.0.severity));
         let highest = severities.max();
@@ -172,10 +172,11 @@ impl State {
         });
         let escalates = policy.escalates();
         self.believers.reserve(told.len());
-        for (it, place, (row, agent)) in &told {
-            self.told_in_group(place, receiver, key, *it);
+        for (it, incident, (row, agent)) in told {
+            let place = (tenant.clone(), incident);
+            self.told_in_group(&place, receiver, key, it);
             if escalates && it.kind != Kind::Resolved {
-                self.was_told(place, receiver, policy, &facts(row, *agent), now);
+                self.was_told(&place, receiver, policy, &facts(&row, agent), now);
             }
         }
         let supersedes = match &message {
@@ -211,7 +212,8 @@ impl State {
             }
             return;
         }
-        self.believe(place, receiver, Some(key.1.clone()));
+        let id = self.groups.get_mut(key).map(|it| it.id.clone());
+        self.believe(place, receiver, Some(id.unwrap_or_else(|| key.1.as_str().into())));
         if let Some(group) = self.groups.get_mut(key) {
             group.firing.insert(place.1.clone(), it.fingerprint);
         }

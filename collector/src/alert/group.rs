@@ -6,6 +6,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -81,6 +82,8 @@ pub(super) struct Gathered {
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) row: GroupRow,
+    /// Its id: fifty thousand incidents may point to it.
+    pub(super) id: Arc<str>,
     /// As its route says now; none when there is no such route any more: what waits is told at once, and nothing again.
     grouping: Option<Grouping>,
     /// What waits for the next message.
@@ -93,7 +96,8 @@ pub(super) struct Group {
 
 impl Group {
     fn new(row: GroupRow, grouping: Option<Grouping>) -> Self {
-        Self { row, grouping, gathered: BTreeMap::new(), firing: BTreeMap::new(), repeat_at: None }
+        let id = row.id.as_str().into();
+        Self { row, id, grouping, gathered: BTreeMap::new(), firing: BTreeMap::new(), repeat_at: None }
     }
 
     /// Nothing of it fires or waits.
@@ -176,7 +180,7 @@ impl Group {
 pub(super) struct Groups {
     all: HashMap<IncidentKey, Group>,
     /// By tenant and incident, the group in which something waits for each receiver.
-    waiting: HashMap<IncidentKey, ByReceiver<String>>,
+    waiting: HashMap<IncidentKey, ByReceiver<Arc<str>>>,
 }
 
 impl Groups {
@@ -184,7 +188,7 @@ impl Groups {
     pub(super) fn load(
         rows: Vec<GroupRow>,
         gathered: &[DecisionRow],
-        told: &[(IncidentKey, String)],
+        told: &[(IncidentKey, Arc<str>)],
         fingerprints: &HashMap<IncidentKey, Fingerprint>,
         top: Option<&Route>,
         now: Timestamp,
@@ -213,10 +217,10 @@ impl Groups {
             });
             let fingerprint = fingerprints.get(&key).copied();
             group.gathered.insert(row.incident.clone(), Gathered { kind, fingerprint });
-            groups.waiting.entry(key).or_default().insert(&row.receiver, id.clone());
+            groups.waiting.entry(key).or_default().insert(&row.receiver, group.id.clone());
         }
         for (incident, group) in told {
-            if let Some(group) = groups.all.get_mut(&(incident.0.clone(), group.clone())) {
+            if let Some(group) = groups.all.get_mut(&(incident.0.clone(), String::from(&**group))) {
                 group.firing.insert(incident.1.clone(), fingerprints.get(incident).copied());
             }
         }
@@ -234,13 +238,13 @@ impl Groups {
 
     /// The group in which something of an incident waits for a receiver.
     pub(super) fn waits_in(&self, key: &IncidentKey, receiver: &str) -> Option<String> {
-        self.waiting.get(key)?.get(receiver).cloned()
+        self.waiting.get(key)?.get(receiver).map(ToString::to_string)
     }
 
     /// What of an incident waits for a receiver.
     pub(super) fn gathered(&self, key: &IncidentKey, receiver: &str) -> Option<Kind> {
         let group = self.waiting.get(key)?.get(receiver)?;
-        self.all.get(&(key.0.clone(), group.clone()))?.gathered.get(&key.1).map(|it| it.kind)
+        self.all.get(&(key.0.clone(), group.to_string()))?.gathered.get(&key.1).map(|it| it.kind)
     }
 
     /// The group of an incident for the receiver of a route, made if there is none.
@@ -285,19 +289,19 @@ impl Groups {
         }
         group.gathered.insert(incident.id.clone(), Gathered { kind, fingerprint: Some(incident.fingerprint) });
         let waiting = self.waiting.entry((incident.tenant.clone(), incident.id.clone())).or_default();
-        waiting.insert(&group.row.receiver, id.to_owned());
+        waiting.insert(&group.row.receiver, group.id.clone());
         Some((group.row.message.clone()?, (begins || hurries).then(|| group.row.clone())))
     }
 
     /// What waits for a receiver does so no more, unless it waits in that group; true when it did.
     pub(super) fn leave(&mut self, key: &IncidentKey, receiver: &str, unless: Option<&str>) -> bool {
         let Some(waiting) = self.waiting.get_mut(key) else { return false };
-        let Some(group) = waiting.get(receiver).filter(|it| Some(it.as_str()) != unless).cloned() else { return false };
+        let Some(group) = waiting.get(receiver).filter(|it| Some(&***it) != unless).cloned() else { return false };
         waiting.remove(receiver);
         if waiting.is_empty() {
             self.waiting.remove(key);
         }
-        if let Some(group) = self.all.get_mut(&(key.0.clone(), group)) {
+        if let Some(group) = self.all.get_mut(&(key.0.clone(), group.to_string())) {
             group.gathered.remove(&key.1);
         }
         true

@@ -61,7 +61,7 @@ const DEBIANS_NODE_POSTGRES: Package = ("/usr/share/nodejs/pg", "node-pg");
 /// What the figures stand on, and no test: a web server,
 const FIGURES: [Package; 2] = [("/usr/sbin/nginx", "nginx-light"), ("/usr/bin/redis-server", "redis-server")];
 /// and who is measured beside us, with the libraries of the plugins that do the same work.
-const PEERS: [Package; 9] = [
+const PEERS: [Package; 11] = [
     ("/usr/sbin/collectd", "collectd-core"),
     ("/usr/share/doc/libhiredis0.14", "libhiredis0.14"),
     ("/usr/share/doc/libcurl3-gnutls", "libcurl3-gnutls"),
@@ -70,6 +70,8 @@ const PEERS: [Package; 9] = [
     ("/usr/bin/prometheus-postgres-exporter", "prometheus-postgres-exporter"),
     ("/usr/bin/prometheus-blackbox-exporter", "prometheus-blackbox-exporter"),
     ("/usr/bin/prometheus-process-exporter", "prometheus-process-exporter"),
+    ("/usr/bin/prometheus-node-exporter", "prometheus-node-exporter"),
+    ("/usr/bin/prometheus-redis-exporter", "prometheus-redis-exporter"),
     ("/usr/bin/prometheus-alertmanager", "prometheus-alertmanager"),
 ];
 

@@ -162,11 +162,11 @@ impl Peer {
     }
 }
 
-fn option(name: &str, path: &Path) -> String {
+pub(crate) fn option(name: &str, path: &Path) -> String {
     format!("--{name}={}", path.display())
 }
 
-fn started(name: &str, command: &mut Command, room: &Path) -> Result<Running, StageError> {
+pub(crate) fn started(name: &str, command: &mut Command, room: &Path) -> Result<Running, StageError> {
     Running::start(name, command.stdin(Stdio::null()).stdout(Stdio::null()), &room.join("log"))
 }
 

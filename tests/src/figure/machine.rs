@@ -44,6 +44,31 @@ pub fn version(program: &Path, argument: &str) -> String {
     first_line(Command::new(program).arg(argument)).unwrap_or_else(|| "unknown".into())
 }
 
+/// Programs that figures stand on or beside, with the versions that are installed, as Debian counts them.
+pub fn versions() -> Vec<String> {
+    const PACKAGES: [&str; 14] = [
+        "postgresql-15",
+        "redis-server",
+        "nginx-light",
+        "iproute2",
+        "collectd-core",
+        "monit",
+        "prometheus",
+        "prometheus-alertmanager",
+        "prometheus-blackbox-exporter",
+        "prometheus-node-exporter",
+        "prometheus-postgres-exporter",
+        "prometheus-process-exporter",
+        "prometheus-redis-exporter",
+        "python3",
+    ];
+    let mut ask = Command::new("dpkg-query");
+    // One that is not installed is told of, and makes the exit code an error.
+    let said = ask.args(["-W", "-f", "${db:Status-Status} ${Package} ${Version}\n"]).args(PACKAGES).output();
+    let said = said.map(|it| String::from_utf8_lossy(&it.stdout).into_owned()).unwrap_or_default();
+    said.lines().filter_map(|it| it.strip_prefix("installed ")).map(str::to_owned).collect()
+}
+
 fn first_line(command: &mut Command) -> Option<String> {
     let output = command.output().ok().filter(|output| output.status.success())?;
     String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned)

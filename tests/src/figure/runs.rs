@@ -1,4 +1,4 @@
-//! Runs that are kept: `tests/bench/runs/<date>-<scenario>`, with every value and a table.
+//! Runs that are kept: `tests/bench/runs/<date>-<scenario>`, with every value and a table. A second one of a day has `.2` behind the date.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -36,9 +36,8 @@ impl Before {
 pub fn last(runs: &Path, scenario: &str) -> Before {
     let Ok(entries) = std::fs::read_dir(runs) else { return Before::default() };
     let mut names: Vec<String> = entries.flatten().filter_map(|it| it.file_name().into_string().ok()).collect();
-    // A date of ten characters and a hyphen stand before the name.
-    names.retain(|name| name.get(11..) == Some(scenario));
-    names.sort();
+    names.retain(|name| parts(name).is_some_and(|it| it.2 == scenario));
+    names.sort_by(|a, b| parts(a).cmp(&parts(b)));
     let is_alike = |name: &String| {
         let summary = std::fs::read_to_string(runs.join(name).join(SUMMARY)).unwrap_or_default();
         summary.lines().any(|line| line == format!("- {}", machine::kind()))
@@ -62,6 +61,16 @@ pub fn last(runs: &Path, scenario: &str) -> Before {
     Before { name: Some(name), figures }
 }
 
+/// Date, number within the day, and scenario of a directory's name: `2026-11-23.2-tick`.
+fn parts(name: &str) -> Option<(&str, u32, &str)> {
+    let (date, rest) = name.split_at_checked(10)?;
+    if let Some(scenario) = rest.strip_prefix('-') {
+        return Some((date, 1, scenario));
+    }
+    let (number, scenario) = rest.strip_prefix('.')?.split_once('-')?;
+    Some((date, number.parse().ok()?, scenario))
+}
+
 /// Where it ran, and what was measured.
 pub fn summary(scenario: &str, about: &str, conditions: &[String], figures: &[Figure], before: &Before) -> String {
     let mut text = format!("# {scenario}: {about}\n\n");
@@ -81,6 +90,7 @@ pub fn conditions(stage: &Stage) -> Result<Vec<String>, StageError> {
     let mut all = vec![machine::kind()];
     all.extend(machine::about());
     all.push(format!("{} of {}", machine::version(&agent, "--version"), machine::commit()));
+    all.push(format!("beside {}", machine::versions().join(", ")));
     all.push(format!("begun {}", jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC")));
     Ok(all)
 }
@@ -88,7 +98,9 @@ pub fn conditions(stage: &Stage) -> Result<Vec<String>, StageError> {
 /// Writes a run to `directory`, and answers its path.
 pub fn keep(directory: &Path, scenario: &str, summary: &str, figures: &[Figure]) -> Result<PathBuf, StageError> {
     let date = jiff::Timestamp::now().strftime("%Y-%m-%d");
-    let path = directory.join(format!("{date}-{scenario}"));
+    let name = |number: u32| if number == 1 { date.to_string() } else { format!("{date}.{number}") };
+    let mut paths = (1..).map(|number| directory.join(format!("{}-{scenario}", name(number))));
+    let path = paths.find(|it| !it.exists()).expect("numbers do not end");
     let mut raw = String::from("figure,unit,number,value\n");
     for figure in figures {
         for (number, value) in figure.values.iter().enumerate() {
@@ -123,9 +135,15 @@ mod tests {
         assert_eq!(before.median_of(&figure(0.0)), Some(20.0));
         assert!(before.is_worsened(&figure(23.1)) && !before.is_worsened(&figure(22.9)));
         assert!(!before.is_worsened(&Figure::of("new", 1e9, "ms")), "what was not measured is not worse");
-        // Later that day, on something else.
+        // Later that day, on something else; and on this again, ten times.
         kept(runs.path(), "tick", &[1.0], "1 × abacus, 0 GiB");
-        assert_eq!(last(runs.path(), "tick").name, None);
+        assert_eq!(last(runs.path(), "tick").median_of(&figure(0.0)), Some(20.0));
+        for value in 1..=10 {
+            kept(runs.path(), "tick", &[f64::from(value)], &machine::kind());
+        }
+        let before = last(runs.path(), "tick");
+        assert_eq!(before.median_of(&figure(0.0)), Some(10.0));
+        assert!(before.name.is_some_and(|it| it.ends_with(".12-tick")));
     }
 
     #[test]

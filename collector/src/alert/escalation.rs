@@ -285,7 +285,10 @@ impl State {
     ) -> Self {
         for row in rows {
             let key = (row.tenant.clone(), row.incident.clone());
-            let clock = Clock { look_at: now, not_before: Timestamp::MIN, row };
+            // Nobody saw whether what held it back has just gone.
+            let is_held = row.steps.values().any(|it| it == Word::Held.as_str());
+            let not_before = if is_held { later(now, GRACE) } else { Timestamp::MIN };
+            let clock = Clock { look_at: now, not_before, row };
             self.escalations.of.entry(key).or_default().insert(clock.row.receiver.clone(), clock);
         }
         if policy.escalates() {

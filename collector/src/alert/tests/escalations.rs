@@ -180,3 +180,23 @@ fn what_waits_for_its_group_when_time_begins_anew_is_not_told_with_it() {
     ward.pass(3 * WAIT);
     assert_eq!(told(&ward, "boss"), ["group.firing"]);
 }
+
+#[test]
+fn what_a_server_explained_has_time_to_clear_before_its_step_also_when_a_restart_is_between() {
+    for restarts in [false, true] {
+        let mut ward = alone();
+        ward.change(1, Opened, Warning);
+        ward.pass(5);
+        ward.change(4, Opened, Critical);
+        ward.pass(AFTER);
+        assert!(!ward.believes("boss", 1), "the server explains it");
+        ward.change(4, Resolved, Critical);
+        if restarts {
+            ward.restart();
+        }
+        ward.pass(20);
+        assert!(!ward.believes("boss", 1), "it may be about to clear");
+        ward.pass(15);
+        assert!(ward.believes("boss", 1));
+    }
+}

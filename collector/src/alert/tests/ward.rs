@@ -524,7 +524,9 @@ impl Ward {
         // Nobody saw whether what held it back is gone.
         for number in 0..ROWS {
             let held = self.withheld.get(&self.rows[number].id);
-            if held.is_some_and(|it| it.held_by == CALM || it.held_by == self.rows[SERVER].id) {
+            let of_step = self.escalations.iter().filter(|(key, _)| key.0 == self.rows[number].id);
+            let is_step_held = of_step.flat_map(|it| it.1.steps.values()).any(|it| it == "held back");
+            if is_step_held || held.is_some_and(|it| it.held_by == CALM || it.held_by == self.rows[SERVER].id) {
                 self.steady_since[number] = self.steady_since[number].max(self.second + GRACE.as_secs().cast_signed());
             }
         }

@@ -63,9 +63,10 @@ fn unit() -> Result<(), TaskError> {
 }
 
 /// A million steps and more of random histories, against models of who has to be told: of silences, acknowledgements, reloads, crashes and
-/// receivers that fail. In the inner loop they are a few thousand.
+/// receivers that fail, and of findings, lists, silence and lives of agents. In the inner loop they are a few thousand.
 fn models() -> Result<(), TaskError> {
-    let command = ["test", "--locked", "-p", "tickbird-collector", "--lib", "--", "alert::tests"];
+    let models = ["alert::tests", "aggregate::histories"];
+    let command = [&["test", "--locked", "-p", "tickbird-collector", "--lib", "--"], &models[..]].concat();
     cargo(&command, &[("PROPTEST_CASES", "12000")])
 }
 

@@ -129,7 +129,12 @@ fn who_heard_that_it_fires_hears_the_end_in_a_silence_too() {
         shop.web.does("status 500")?;
         shop.hears("incident.firing", "/till")?;
         shop.hears("incident.firing", "/shelf")?;
-        shop.silence(&["check=~\".+\"", "--reason", "a night off", "--author", "anna"])?;
+        let id = shop.silence(&["check=~\".+\"", "--reason", "a night off", "--author", "anna"])?;
+        // Why nobody is told of it again.
+        let explained = shop.explained("/till")?;
+        let silence = &explained["silences"][0];
+        assert_eq!((&silence["id"], &silence["by"]), (&Value::from(id), &"anna".into()), "{explained}");
+        assert_eq!(reasons(&explained).len(), 1);
         shop.web.does("status 200")?;
         shop.hears("incident.resolved", "/till")?;
         shop.hears("incident.resolved", "/shelf")?;

@@ -6,15 +6,18 @@ use serde_json::{Value, json};
 
 use super::message::{PriorityDocument, priority};
 use super::route::{Facts, Route, facts};
+use super::silence::Silence;
 use crate::aggregate::Priority;
 use crate::store::{
-    AcknowledgementRow, DecisionRow, EscalationRow, Gathering, IncidentRow, OutboxRow, Rows, StoreError,
+    AcknowledgementRow, DecisionRow, EscalationRow, Gathering, IncidentRow, OutboxRow, Rows, SilenceRow, StoreError,
 };
 
 /// Decisions that are shown, the newest.
 const SHOWN: u32 = 1_000;
 /// Acknowledgements, the newest.
 const OWNERS: u32 = 100;
+/// Silences of its time that are asked whether they are about it.
+const SILENCES: u32 = 10_000;
 /// Of each group, messages in which nothing was new.
 const REPEATS: u32 = 100;
 
@@ -34,6 +37,8 @@ pub struct Explanation {
     pub groupings: BTreeMap<String, Facts>,
     /// Whose it was, and is, the oldest first.
     pub acknowledgements: Vec<AcknowledgementRow>,
+    /// What held it back while it fired, or does, or will, the oldest first: also what was not told again meanwhile, which is no decision.
+    pub silences: Vec<SilenceRow>,
     /// How far it has come with the steps of the routes that told it, while it fires.
     pub escalations: Vec<EscalationRow>,
 }
@@ -59,7 +64,12 @@ impl Explanation {
         }
         let acknowledgements = rows.acknowledgements_of(tenant, &incident.id, OWNERS)?;
         let escalations = rows.escalations_of(tenant, &incident.id)?;
-        Ok(Some(Self { incident, decisions, messages, gathering, groupings, acknowledgements, escalations }))
+        let mut silences = rows.silences_since(tenant, incident.opened_at, SILENCES)?;
+        silences.retain(|it| {
+            let is_of_its_time = incident.resolved_at.is_none_or(|over| it.starts_at < over);
+            is_of_its_time && Silence::new(it.clone()).is_ok_and(|it| it.matches(&facts))
+        });
+        Ok(Some(Self { incident, decisions, messages, gathering, groupings, acknowledgements, silences, escalations }))
     }
 
     /// When a decision is told that waits for the next message of its group; none of one that does not.
@@ -75,7 +85,8 @@ impl Explanation {
 
     /// As the API and `--json` show it.
     pub fn document(&self) -> Value {
-        let Self { incident, decisions, messages, gathering, groupings, acknowledgements, escalations } = self;
+        let Self { incident, decisions, messages, gathering, groupings, acknowledgements, silences, escalations } =
+            self;
         let of = |it: &DecisionRow| {
             let message = it.message.as_ref().map(|id| {
                 let due = self.gathered(it).map(|group| group.due_at);
@@ -114,6 +125,15 @@ impl Explanation {
                 "over_why": it.over_why,
             })
         };
+        let silence = |it: &SilenceRow| {
+            json!({
+                "id": it.id,
+                "by": it.author,
+                "reason": it.reason,
+                "from": it.starts_at,
+                "until": it.ends_at,
+            })
+        };
         let escalation = |it: &EscalationRow| json!({ "receiver": it.receiver, "since": it.since, "steps": it.steps });
         json!({
             "incident": {
@@ -134,6 +154,7 @@ impl Explanation {
             "truncated": decisions.len() >= SHOWN as usize,
             "decisions": decisions.iter().map(of).collect::<Vec<_>>(),
             "acknowledgements": acknowledgements.iter().map(owner).collect::<Vec<_>>(),
+            "silences": silences.iter().map(silence).collect::<Vec<_>>(),
             "escalations": escalations.iter().map(escalation).collect::<Vec<_>>(),
             "repeats": gathering.repeats.iter().map(again).collect::<Vec<_>>(),
         })

@@ -6,7 +6,7 @@ use tickbird_shared::Timestamp;
 use super::table::{group, plain, time};
 use super::{CliError, Where, read_config};
 use crate::alert::{Explanation, Facts};
-use crate::store::{AcknowledgementRow, DecisionRow, EscalationRow, MessageState, OutboxRow};
+use crate::store::{AcknowledgementRow, DecisionRow, EscalationRow, MessageState, OutboxRow, SilenceRow};
 use crate::token::DEFAULT_TENANT;
 
 /// Tells what was decided about an incident, in order: who was told what and why, or why not, and what they answered.
@@ -55,7 +55,8 @@ fn text(explanation: &Explanation) -> String {
         (it.decided_at, vec![line, format!("    {}: {}", it.id, answered(it))])
     });
     let taken = explanation.acknowledgements.iter().flat_map(owner);
-    let mut told: Vec<_> = taken.chain(decided).chain(again).collect();
+    let silenced = explanation.silences.iter().map(silence);
+    let mut told: Vec<_> = taken.chain(silenced).chain(decided).chain(again).collect();
     told.sort_by_key(|(at, _)| *at);
     lines.extend(told.into_iter().flat_map(|(_, lines)| lines));
     lines.join("\n")
@@ -76,6 +77,12 @@ fn owner(it: &AcknowledgementRow) -> Vec<(Timestamp, Vec<String>)> {
         format!("{}  {} acknowledged it until {}{note}", time(it.created_at), plain(&it.owner), time(it.ends_at));
     let over = it.over_at.map(|at| (at, vec![format!("{}  {}", time(at), plain(&it.ended()))]));
     [(it.created_at, vec![took])].into_iter().chain(over).collect()
+}
+
+/// From when until when somebody keeps people from hearing of it.
+fn silence(it: &SilenceRow) -> (Timestamp, Vec<String>) {
+    let (by, reason, until) = (plain(&it.author), plain(&it.reason), time(it.ends_at));
+    (it.starts_at, vec![format!("{}  silenced until {until} by {by}: {reason} ({})", time(it.starts_at), it.id)])
 }
 
 fn decision(explanation: &Explanation, it: &DecisionRow) -> Vec<String> {

@@ -84,6 +84,16 @@ impl Rows<'_> {
         Ok(query.query_map([], read)?.collect::<Result<_, _>>()?)
     }
 
+    /// Those of a tenant that held at some time from `since` on, the oldest first; the newest `limit` of them.
+    pub fn silences_since(&self, tenant: &str, since: Timestamp, limit: u32) -> Result<Vec<SilenceRow>, StoreError> {
+        let mut query = self.0.prepare_cached(
+            "SELECT * FROM silences WHERE tenant = ?1 AND ends_at > ?2 AND starts_at < ends_at ORDER BY id DESC LIMIT ?3",
+        )?;
+        let mut found = query.query_map((tenant, At(since), limit), read)?.collect::<Result<Vec<_>, _>>()?;
+        found.reverse();
+        Ok(found)
+    }
+
     /// All that is held back, of every tenant.
     pub fn withheld(&self) -> Result<Vec<WithheldRow>, StoreError> {
         let mut query = self.0.prepare_cached("SELECT * FROM withheld ORDER BY tenant, incident, receiver")?;

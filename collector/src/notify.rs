@@ -150,6 +150,37 @@ impl NotifyError {
     }
 }
 
+/// The yes of a receiver. Codes alone, and none of its words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The status of HTTP, or the code of SMTP.
+    code: u16,
+    /// Recipients of a letter whom the server did not take it for while it did for others, and by what code.
+    left_out: Vec<(String, u16)>,
+}
+
+impl Answer {
+    /// So many of those that were left out are named.
+    const NAMED: usize = 10;
+
+    const fn of(code: u16) -> Self {
+        Self { code, left_out: Vec::new() }
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "answered {}", self.code)?;
+        for (index, (address, code)) in self.left_out.iter().take(Self::NAMED).enumerate() {
+            write!(f, "{} {address} ({code})", if index == 0 { ", but not for" } else { "," })?;
+        }
+        match self.left_out.len().saturating_sub(Self::NAMED) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
 /// How far an attempt came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -157,15 +188,15 @@ enum Phase {
     Connecting,
     /// From here on the receiver may have heard it.
     Sent,
-    /// The yes was heard.
-    Taken,
+    /// The yes was heard, by this code.
+    Taken(u16),
 }
 
 impl Phase {
     /// What an attempt that came so far has come to when its time is over.
-    const fn timed_out(self, after: Duration) -> Result<(), NotifyError> {
+    const fn timed_out(self, after: Duration) -> Result<u16, NotifyError> {
         match self {
-            Self::Taken => Ok(()),
+            Self::Taken(code) => Ok(code),
             Self::Connecting => Err(NotifyError::TimedOut { after, uncertain: false }),
             Self::Sent => Err(NotifyError::TimedOut { after, uncertain: true }),
         }
@@ -196,22 +227,22 @@ impl Destination {
     ///
     /// # Errors
     /// When no yes was heard; the error knows whether the receiver may have heard the message all the same.
-    pub async fn send(&self, id: &str, at: Timestamp, stored: &[u8]) -> Result<(), NotifyError> {
+    pub async fn send(&self, id: &str, at: Timestamp, stored: &[u8]) -> Result<Answer, NotifyError> {
         let (head, body) = Head::split(stored);
         match self {
             Self::Webhook(it) => match head {
-                Some(head) => it.decided(&head).send(id, at, body).await,
-                None => it.send(id, at, body).await,
+                Some(head) => it.decided(&head).send(id, at, body).await.map(Answer::of),
+                None => it.send(id, at, body).await.map(Answer::of),
             },
             Self::Email(it) => it.send(id, at, body).await,
             Self::Alertmanager(it, _) => {
-                let mut has_taken = false;
+                let mut taken = None;
                 for part in alert::requests_of(body) {
                     let part = it.send(id, at, part).await;
-                    part.map_err(|error| if has_taken { NotifyError::TookAPart(Box::new(error)) } else { error })?;
-                    has_taken = true;
+                    let failed = |error| if taken.is_some() { NotifyError::TookAPart(Box::new(error)) } else { error };
+                    taken = Some(part.map_err(failed)?);
                 }
-                Ok(())
+                Ok(Answer::of(taken.expect("what is split has one part at least")))
             }
         }
     }
@@ -341,17 +372,17 @@ impl Counters {
         registry.register("tickbird_notify_refreshes", help, self.refreshes.clone());
     }
 
-    fn count(&self, receiver: &str, result: &Result<(), NotifyError>) {
+    fn count(&self, receiver: &str, result: &Result<Answer, NotifyError>) {
         Self::add(&self.attempts, receiver, result);
     }
 
-    fn count_refresh(&self, receiver: &str, result: &Result<(), NotifyError>) {
+    fn count_refresh(&self, receiver: &str, result: &Result<Answer, NotifyError>) {
         Self::add(&self.refreshes, receiver, result);
     }
 
-    fn add(family: &Family<AttemptLabels, Counter>, receiver: &str, result: &Result<(), NotifyError>) {
+    fn add(family: &Family<AttemptLabels, Counter>, receiver: &str, result: &Result<Answer, NotifyError>) {
         let outcome = match result {
-            Ok(()) => AttemptOutcome::Delivered,
+            Ok(_) => AttemptOutcome::Delivered,
             Err(error) if error.is_uncertain() => AttemptOutcome::Uncertain,
             Err(_) => AttemptOutcome::Refused,
         };

@@ -418,8 +418,9 @@ pub struct OutboxRow {
     pub next_attempt_at: Timestamp,
     /// When it reached its end.
     pub settled_at: Option<Timestamp>,
-    /// What the last attempt said, scrubbed.
-    pub last_error: Option<String>,
+    /// What was heard of its attempts, scrubbed, one a line, the newest last: of one that was delivered that is the receiver's yes.
+    /// Attempts in a row that came to the same are one line, and the oldest lines go.
+    pub said: Option<String>,
 }
 
 impl OutboxRow {
@@ -445,7 +446,7 @@ impl OutboxRow {
             uncertain: 0,
             next_attempt_at: now,
             settled_at: None,
-            last_error: None,
+            said: None,
         }
     }
 }

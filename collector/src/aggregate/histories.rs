@@ -427,7 +427,7 @@ fn what_the_collector_says_of_itself_does_not_flap() {
         uncertain: 0,
         next_attempt_at: at(0),
         settled_at: None,
-        last_error: None,
+        said: None,
     };
     let mut told = Vec::new();
     for _ in 0..4 {
@@ -632,7 +632,7 @@ fn a_dead_letter_is_an_incident_until_the_receiver_takes_something() {
         uncertain: 0,
         next_attempt_at: at(0),
         settled_at: None,
-        last_error: Some("answered 500".into()),
+        said: Some("answered 500".into()),
     };
     assert_eq!(world.apply(Event::Message(&message(MessageState::Delivered))), Vec::<String>::new());
     assert_eq!(world.apply(Event::Message(&message(MessageState::Dead))), ["Opened notify.dead_letter"]);

@@ -344,7 +344,7 @@ pub(super) fn dead_letter(message: &OutboxRow, now: Timestamp) -> FindingRow {
                  evidence by hand, and send the message with `receiver resend`",
         evidence: json!({
             "receiver": receiver, "message": message.id, "incident": message.incident, "kind": message.kind,
-            "attempts": message.attempts, "last_error": message.last_error,
+            "attempts": message.attempts, "last_error": message.last_error(),
         }),
         since: message.decided_at,
     }

@@ -168,6 +168,8 @@ fn message(id: &str, row: Option<&OutboxRow>, state: Option<&str>) -> Value {
         "attempts": row.map(|it| it.attempts),
         "uncertain": row.map(|it| it.uncertain),
         "settled_at": row.and_then(|it| it.settled_at),
-        "last_error": row.and_then(|it| it.last_error.clone()),
+        "answer": row.and_then(OutboxRow::answer),
+        "last_error": row.and_then(OutboxRow::last_error),
+        "failures": row.map(OutboxRow::failures),
     })
 }

@@ -117,13 +117,49 @@ fn grouped(by: Option<&Facts>) -> String {
 /// What became of a message.
 fn answered(row: &OutboxRow) -> String {
     let attempts = format!("{} attempt(s)", row.attempts);
-    let error = row.last_error.as_deref().map(|it| format!("; last: {}", plain(it))).unwrap_or_default();
+    let mut failures = row.failures();
+    let error = match row.answer() {
+        Some(answer) => format!(": {}", plain(answer)),
+        None => failures.pop().map(|it| format!("; last: {}", plain(it))).unwrap_or_default(),
+    };
+    let before: Vec<_> = failures.into_iter().map(plain).collect();
+    let before = if before.is_empty() { String::new() } else { format!("; before: {}", before.join(", ")) };
+    let error = error + &before;
     let at = row.settled_at.map(time).unwrap_or_default();
     match row.state {
-        MessageState::Delivered => format!("taken {at}, {attempts}"),
+        MessageState::Delivered => format!("taken {at}, {attempts}{error}"),
         MessageState::Superseded => format!("not sent: what came after it says it all ({at})"),
         MessageState::Dead => format!("given up {at}, {attempts}{error}"),
         MessageState::Waiting if row.attempts == 0 => "waits".into(),
         MessageState::Waiting => format!("waits for the next attempt {}, {attempts}{error}", time(row.next_attempt_at)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(state: MessageState, heard: &[&str]) -> OutboxRow {
+        let at = Timestamp::from_second(1_790_000_000).expect("in range");
+        let mut row =
+            OutboxRow::queued("default", "msg_1".into(), "ops", "I".into(), ("incident.firing", Vec::new()), at);
+        (row.state, row.settled_at, row.attempts) = (state, Some(at), heard.len() as u32);
+        heard.iter().for_each(|it| row.hears(it));
+        row
+    }
+
+    #[test]
+    fn what_they_answered_is_told_with_what_failed_before() {
+        let told = |state, heard: &[&str]| {
+            let told = answered(&message(state, heard));
+            told.split_once("attempt(s)").map(|(_, rest)| rest.to_owned()).expect("counts them")
+        };
+        use MessageState::{Dead, Delivered, Waiting};
+        assert_eq!(told(Delivered, &["answered 204"]), ": answered 204");
+        let heard = ["answered 500", "no answer within 400 ms", "answered 200"];
+        assert_eq!(told(Delivered, &heard), ": answered 200; before: answered 500, no answer within 400 ms");
+        assert_eq!(told(Dead, &["answered 413", "answered 413"]), "; last: answered 413 (2 times)");
+        assert_eq!(told(Waiting, &["answered 500", "answered 502"]), "; last: answered 502; before: answered 500");
+        assert_eq!(told(Delivered, &[]), "", "by a collector that did not keep it");
     }
 }

@@ -113,19 +113,21 @@ impl Test {
         let (head, body) = alert::Head::split(&stored);
         let document: Value = serde_json::from_slice(body).unwrap_or_default();
         let address = destination.address();
+        let mut answer = None;
         if self.send {
             // A second one in the process would make rustls panic at first use; this one is named everywhere all the same.
             let _ = rustls::crypto::ring::default_provider().install_default();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(CliError::Runtime)?;
-            runtime.block_on(destination.send(&id, now, &stored))?;
+            answer = Some(runtime.block_on(destination.send(&id, now, &stored))?.to_string());
         }
         let head = head.map(|it| json!({ "method": it.method, "headers": it.headers }));
-        let json =
-            json!({ "receiver": self.name, "address": address, "sent": self.send, "head": head, "message": document });
+        let json = json!({
+            "receiver": self.name, "address": address, "sent": self.send, "answer": answer, "head": head, "message": document,
+        });
         self.at.print(&json, || destination.shown(&id, now, &stored))?;
-        if self.send && !self.at.json {
-            say(&format!("{address} took it\n"));
+        if let Some(answer) = answer.filter(|_| !self.at.json) {
+            say(&format!("{address} took it: {answer}\n"));
         }
         Ok(())
     }
@@ -145,7 +147,8 @@ impl Dead {
                 "given_up_at": it.settled_at,
                 "attempts": it.attempts,
                 "uncertain": it.uncertain,
-                "last_error": it.last_error,
+                "last_error": it.last_error(),
+                "failures": it.failures(),
             })
         };
         self.at.print(&json!({ "dead": found.iter().map(of).collect::<Vec<_>>() }), || {
@@ -157,7 +160,7 @@ impl Dead {
                     it.incident.clone(),
                     time(it.decided_at),
                     it.attempts.to_string(),
-                    plain(it.last_error.as_deref().unwrap_or_default()),
+                    plain(it.last_error().unwrap_or_default()),
                 ]
             };
             let headings = ["MESSAGE", "RECEIVER", "KIND", "INCIDENT", "DECIDED", "ATTEMPTS", "LAST ERROR"];

@@ -155,7 +155,10 @@ pub enum Outcome {
     /// It begins. Whoever is killed before its end does not know what came of it.
     Begun,
     /// The receiver said yes.
-    Delivered,
+    Delivered {
+        /// In what way.
+        answer: String,
+    },
     /// Certainly not heard, or (`uncertain`) perhaps; to be tried again.
     Retry {
         /// When to try again.

@@ -403,21 +403,21 @@ impl Mind {
                 message.uncertain += 1;
                 message.next_attempt_at = delivery.at;
             }
-            Outcome::Delivered => {
+            Outcome::Delivered { answer } => {
                 message.state = MessageState::Delivered;
                 message.settled_at = Some(delivery.at);
-                message.last_error = None;
+                message.hears(answer);
             }
             Outcome::Retry { at, uncertain, error } => {
                 message.uncertain += u32::from(*uncertain);
                 message.next_attempt_at = *at;
-                message.last_error = Some(error.clone());
+                message.hears(error);
             }
             Outcome::Dead { uncertain, error } => {
                 message.uncertain += u32::from(*uncertain);
                 message.state = MessageState::Dead;
                 message.settled_at = Some(delivery.at);
-                message.last_error = Some(error.clone());
+                message.hears(error);
             }
         }
         transaction.update_message(&message)?;

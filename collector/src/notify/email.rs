@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::connect::{self, Place, Tls, TlsError, Trust};
 use super::smtp::Session;
-use super::{NotifyError, Phase};
+use super::{Answer, NotifyError, Phase};
 use crate::alert::Letter;
 
 /// An attempt, from looking up the name to the answer, takes at most this long unless the configuration says otherwise: servers
@@ -210,11 +210,17 @@ impl Config {
     ///
     /// # Errors
     /// When no yes was heard; the error knows whether the server may have taken the letter all the same.
-    pub async fn send(&self, id: &str, at: Timestamp, body: &[u8]) -> Result<(), NotifyError> {
+    pub async fn send(&self, id: &str, at: Timestamp, body: &[u8]) -> Result<Answer, NotifyError> {
         let letter = self.written(id, at, body);
-        let mut phase = Phase::Connecting;
-        let attempt = tokio::time::timeout(self.timeout, self.attempt(&letter, &mut phase)).await;
-        attempt.unwrap_or_else(|_| phase.timed_out(self.timeout))
+        let (mut phase, mut left_out) = (Phase::Connecting, Vec::new());
+        let attempt = tokio::time::timeout(self.timeout, self.attempt(&letter, &mut phase, &mut left_out)).await;
+        let code = attempt.unwrap_or_else(|_| phase.timed_out(self.timeout))?;
+        let named = |(index, code): (usize, u16)| Some((self.to.get(index)?.email.to_string(), code));
+        let left_out: Vec<_> = left_out.into_iter().filter_map(named).collect();
+        for (recipient, code) in &left_out {
+            tracing::warn!(server = %self.place, recipient, code, "refused, while others were not");
+        }
+        Ok(Answer { code, left_out })
     }
 
     /// The letter as the server gets it.
@@ -238,7 +244,12 @@ impl Config {
         written.expect("it has a sender, and a recipient").formatted()
     }
 
-    async fn attempt(&self, letter: &[u8], phase: &mut Phase) -> Result<(), NotifyError> {
+    async fn attempt(
+        &self,
+        letter: &[u8],
+        phase: &mut Phase,
+        left_out: &mut Vec<(usize, u16)>,
+    ) -> Result<u16, NotifyError> {
         let stream = self.place.dial().await?;
         let hello = self.hello.clone().or_else(host_name).unwrap_or_else(|| literal(&stream));
         let mut session = match (&self.tls, self.security) {
@@ -248,21 +259,22 @@ impl Config {
             (Some(tls), _) => Session::open(stream, &hello, phase).await?.start_tls(tls, &self.place, &hello).await?,
             (None, _) => Session::open(stream, &hello, phase).await?,
         };
-        let sent = self.converse(&mut session, letter).await;
+        let sent = self.converse(&mut session, letter, left_out).await;
         session.quit().await;
-        for index in sent? {
-            let recipient = self.to.get(index).map(|it| it.email.to_string());
-            tracing::warn!(server = %self.place, recipient, "refused, while others were not");
-        }
-        Ok(())
+        sent
     }
 
-    async fn converse(&self, session: &mut Session<'_>, letter: &[u8]) -> Result<Vec<usize>, NotifyError> {
+    async fn converse(
+        &self,
+        session: &mut Session<'_>,
+        letter: &[u8],
+        left_out: &mut Vec<(usize, u16)>,
+    ) -> Result<u16, NotifyError> {
         if let Some((user, password)) = &self.login {
             session.log_in(user, password).await?;
         }
         let to: Vec<_> = self.to.iter().map(|it| it.email.to_string()).collect();
-        session.send(self.from.email.as_ref(), &to, letter).await
+        session.send(self.from.email.as_ref(), &to, letter, left_out).await
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tickbird_shared::Timestamp;
 use tickbird_shared::backoff::Backoff;
 
-use super::NotifyError;
+use super::{Answer, NotifyError};
 use crate::ledger::Outcome;
 use crate::store::OutboxRow;
 
@@ -35,7 +35,7 @@ pub(super) struct Refusals {
 
 impl Refusals {
     /// With the result of one more attempt, which ended at `now`; none where it was no such refusal.
-    pub(super) fn after(before: Option<Self>, result: &Result<(), NotifyError>, now: Timestamp) -> Option<Self> {
+    pub(super) fn after(before: Option<Self>, result: &Result<Answer, NotifyError>, now: Timestamp) -> Option<Self> {
         result.as_ref().err().filter(|it| it.is_about_the_message())?;
         let Self { count, since } = before.unwrap_or(Self { count: 0, since: now });
         Some(Self { count: count.saturating_add(1), since })
@@ -50,12 +50,15 @@ impl Refusals {
 /// What an attempt that ended at `now` comes to; `refusals` are those of before with this one, `unit` is uniform in `0.0..1.0`.
 pub(super) fn outcome(
     message: &OutboxRow,
-    result: &Result<(), NotifyError>,
+    result: &Result<Answer, NotifyError>,
     refusals: Option<Refusals>,
     now: Timestamp,
     unit: f64,
 ) -> Outcome {
-    let Err(error) = result else { return Outcome::Delivered };
+    let error = match result {
+        Ok(answer) => return Outcome::Delivered { answer: answer.to_string() },
+        Err(error) => error,
+    };
     let (uncertain, text) = (error.is_uncertain(), error.chain());
     let mut end = message.decided_at.saturating_add(GIVE_UP).unwrap_or(Timestamp::MAX);
     let refused_enough = refusals.is_some_and(|it| it.count >= REFUSALS && now >= it.end());
@@ -107,7 +110,7 @@ mod tests {
             uncertain: 0,
             next_attempt_at: at(0),
             settled_at: None,
-            last_error: None,
+            said: None,
         }
     }
 
@@ -142,7 +145,9 @@ mod tests {
         assert_eq!(retry_at(20, answered(500, None), week - 10), week);
         let dead = outcome(&message(21), &Err(answered(500, None)), None, at(week), 0.5);
         assert!(matches!(&dead, Outcome::Dead { uncertain: true, error } if error.contains("500")), "{dead:?}");
-        assert!(matches!(outcome(&message(21), &Ok(()), None, at(week + 1), 0.5), Outcome::Delivered));
+        assert!(
+            matches!(outcome(&message(21), &Ok(Answer::of(204)), None, at(week + 1), 0.5), Outcome::Delivered { answer } if answer == "answered 204")
+        );
     }
 
     /// When it is tried and at last given up, in seconds after the first attempt, by a receiver that answers so each time.

@@ -136,23 +136,25 @@ impl<'p> Session<'p> {
         }
     }
 
-    /// Sends one letter; gives the recipients, by their place, that were refused while others were not. Where one is to be
-    /// tried again later nobody gets it now: whoever had it would get it again.
-    pub(super) async fn send(&mut self, from: &str, to: &[String], letter: &[u8]) -> Result<Vec<usize>, NotifyError> {
+    /// Sends one letter; gives the code of the yes. Into `left_out` come the recipients, by their place, that were refused while others
+    /// were not, and by what code. Where one is to be tried again later nobody gets it now: whoever had it would get it again.
+    pub(super) async fn send(
+        &mut self,
+        from: &str,
+        to: &[String],
+        letter: &[u8],
+        left_out: &mut Vec<(usize, u16)>,
+    ) -> Result<u16, NotifyError> {
         self.ask(&format!("MAIL FROM:<{from}>"), 2, Step::Sender).await?;
-        let (mut refused, mut last) = (Vec::new(), None);
         for (index, address) in to.iter().enumerate() {
             match self.ask(&format!("RCPT TO:<{address}>"), 2, Step::Recipient).await {
                 Ok(_) => (),
-                Err(error @ NotifyError::Said { code: 500..600, .. }) => {
-                    refused.push(index);
-                    last = Some(error);
-                }
+                Err(NotifyError::Said { code: code @ 500..600, .. }) => left_out.push((index, code)),
                 Err(error) => return Err(error),
             }
         }
-        if let Some(error) = last.filter(|_| refused.len() == to.len()) {
-            return Err(error);
+        if let Some((_, code)) = left_out.last().filter(|_| left_out.len() == to.len()) {
+            return Err(NotifyError::Said { step: Step::Recipient, code: *code });
         }
         self.ask("DATA", 3, Step::Data).await?;
         let lines = transparent(letter);
@@ -161,9 +163,9 @@ impl<'p> Session<'p> {
         *self.phase = Phase::Sent;
         self.say(b".\r\n").await?;
         let reply = self.reply().await?;
-        *self.phase = if reply.code / 100 == 2 { Phase::Taken } else { Phase::Connecting };
+        *self.phase = if reply.code / 100 == 2 { Phase::Taken(reply.code) } else { Phase::Connecting };
         expect(&reply, 2, Step::Letter)?;
-        Ok(refused)
+        Ok(reply.code)
     }
 
     /// Says goodbye, and waits a moment for the answer, so that the server need not note a broken connection.

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::alert::Receiver;
+use crate::alert::{Explanation, Receiver};
 use crate::store::{MessageState, OutboxRow};
 use crate::testbed::{Testbed, clock};
 
@@ -124,7 +124,7 @@ impl Server {
     }
 }
 
-async fn attempt(manners: &'static [Manner]) -> (Result<(), NotifyError>, Request) {
+async fn attempt(manners: &'static [Manner]) -> (Result<u16, NotifyError>, Request) {
     let mut server = serve(manners).await;
     let config = server.config().within(Duration::from_millis(400));
     let result = config.send("msg_1", clock(), b"{\"a\":1}").await;
@@ -162,7 +162,7 @@ async fn what_the_receiver_hears_is_signed_over_the_bytes_it_hears() {
 
 #[tokio::test]
 async fn each_failure_knows_whether_it_was_heard_and_says_no_secret() {
-    let of = |result: Result<(), NotifyError>| {
+    let of = |result: Result<u16, NotifyError>| {
         let error = result.expect_err("must fail");
         let text = error.chain();
         assert!(!text.contains("T0KEN") && !text.contains("whsec"), "{text}");
@@ -256,6 +256,12 @@ async fn a_message_is_repeated_with_the_same_bytes_until_it_is_taken() {
     }
     let messages = bed.is_drained().await;
     assert_eq!(states(&messages), [("incident.firing".to_owned(), MessageState::Delivered, 3, 2)]);
+    let incident = messages[0].incident.clone();
+    let explain = move |rows: crate::store::Rows<'_>| Explanation::read(rows, crate::testbed::TENANT, &incident, None);
+    let explained = bed.readers.read(explain).await.expect("reads").expect("is there").document();
+    let told = &explained["decisions"][0]["message"];
+    assert_eq!((&told["answer"], &told["last_error"]), (&"answered 200".into(), &serde_json::Value::Null), "{told}");
+    assert_eq!(told["failures"], serde_json::json!(["answered 500", "no answer within 400 ms"]), "{told}");
     assert_eq!((first.json()["id"].as_str(), &first.body), (Some(messages[0].id.as_str()), &messages[0].body));
     // What an attempt came to is shown after it is stored; at the end all of it is.
     let shown = notify.status();
@@ -507,7 +513,7 @@ async fn what_is_refused_for_what_it_is_is_given_up_and_what_comes_after_it_is_t
         attempts += 1;
     }
     let given_up = refused(&bed).await;
-    assert_eq!((given_up.state, given_up.last_error.as_deref()), (MessageState::Dead, Some("answered 413")));
+    assert_eq!((given_up.state, given_up.last_error()), (MessageState::Dead, Some("answered 413")));
     assert!((5..9).contains(&given_up.attempts) && given_up.uncertain == 0, "{given_up:?}");
     assert_eq!(notify.status().receivers()[0].breaker, BreakerState::Closed);
     // Who may have heard of it by another way, and who did not, hears the end.
@@ -538,7 +544,7 @@ async fn messages_to_a_receiver_that_is_configured_no_more_wait_out_their_time()
     let notify = start(Config { receivers: Vec::new(), clock: later }, bed.readers.clone(), bed.ledger.clone());
     let messages = bed.is_drained().await;
     assert_eq!(
-        (messages[0].state, messages[0].last_error.as_deref()),
+        (messages[0].state, messages[0].last_error()),
         (MessageState::Dead, Some("the receiver is not configured"))
     );
     notify.stop().await;

@@ -233,18 +233,18 @@ impl Config {
         self.place.to_string()
     }
 
-    /// Makes one attempt. The bytes of `body` are sent as they are.
+    /// Makes one attempt; gives the status of the yes. The bytes of `body` are sent as they are.
     ///
     /// # Errors
     /// When no yes was heard; the error knows whether the receiver may have heard the message all the same.
-    pub async fn send(&self, id: &str, at: Timestamp, body: &[u8]) -> Result<(), NotifyError> {
+    pub async fn send(&self, id: &str, at: Timestamp, body: &[u8]) -> Result<u16, NotifyError> {
         let request = self.request(id, at, body);
         let mut phase = Phase::Connecting;
         let attempt = tokio::time::timeout(self.timeout, self.attempt(request, &mut phase)).await;
         attempt.unwrap_or_else(|_| phase.timed_out(self.timeout))
     }
 
-    async fn attempt(&self, request: Request<Full<Bytes>>, phase: &mut Phase) -> Result<(), NotifyError> {
+    async fn attempt(&self, request: Request<Full<Bytes>>, phase: &mut Phase) -> Result<u16, NotifyError> {
         let stream = self.place.dial().await?;
         match &self.tls {
             None => converse(stream, request, phase).await,
@@ -290,7 +290,7 @@ impl fmt::Debug for Config {
     }
 }
 
-async fn converse<S>(stream: S, request: Request<Full<Bytes>>, phase: &mut Phase) -> Result<(), NotifyError>
+async fn converse<S>(stream: S, request: Request<Full<Bytes>>, phase: &mut Phase) -> Result<u16, NotifyError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -306,7 +306,7 @@ where
     let retry_after = answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
     if status.is_success() {
         // The yes counts; the rest only lets the other side finish.
-        *phase = Phase::Taken;
+        *phase = Phase::Taken(status.as_u16());
         let mut body = answer.into_body();
         let mut read = 0;
         while let Some(Ok(frame)) = body.frame().await {
@@ -315,7 +315,7 @@ where
                 break;
             }
         }
-        return Ok(());
+        return Ok(status.as_u16());
     }
     Err(NotifyError::Answered { status: status.as_u16(), retry_after: retry_after.map(Duration::from_secs) })
 }

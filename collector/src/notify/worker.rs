@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::breaker::{Breaker, BreakerState};
 use super::retry::{self, GIVE_UP, LONGEST, Refusals};
-use super::{Destination, NotifyError, Status};
+use super::{Answer, Destination, NotifyError, Status};
 use crate::alert;
 use crate::ledger::{Delivery, Handle, Outcome, Unavailable};
 use crate::store::{IncidentRow, OutboxRow, Readers};
@@ -258,7 +258,7 @@ impl Worker {
     }
 
     /// Draws the consequences of an attempt.
-    fn heard(&mut self, result: Result<(), NotifyError>) {
+    fn heard(&mut self, result: Result<Answer, NotifyError>) {
         let (name, before) = (&self.name, self.breaker.state(self.started.elapsed()));
         match &result {
             Err(error) if !error.is_about_the_message() => {
@@ -282,7 +282,7 @@ impl Worker {
         }
         let at = (self.clock)();
         self.status.update(&self.name, |status| match result {
-            Ok(()) => {
+            Ok(_) => {
                 status.delivered_at = Some(at);
                 status.last_error = None;
             }
@@ -309,7 +309,7 @@ impl Worker {
 /// An attempt whose outcome is written, or cannot be written any more.
 struct Ended {
     incident: IncidentKey,
-    result: Result<(), NotifyError>,
+    result: Result<Answer, NotifyError>,
     /// The message that was refused for what it is and is tried again.
     refused: Option<(String, Refusals)>,
 }

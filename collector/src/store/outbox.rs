@@ -14,6 +14,58 @@ fn is_end(kind: &str) -> bool {
     kind.ends_with(".resolved")
 }
 
+/// Lines of what was heard of a message's attempts.
+const LINES: usize = 8;
+/// Letters of one of them.
+const LONGEST_LINE: usize = 300;
+
+impl OutboxRow {
+    /// Adds what came of one more attempt.
+    pub fn hears(&mut self, words: &str) {
+        let words: String = words.chars().map(|it| if it.is_control() { ' ' } else { it }).take(LONGEST_LINE).collect();
+        let mut lines: Vec<_> = self.said.iter().flat_map(|it| it.lines()).map(str::to_owned).collect();
+        match lines.last_mut() {
+            Some(last) if apart(last).0 == words => {
+                *last = format!("{words} ({} times)", apart(last).1.saturating_add(1));
+            }
+            Some(_) | None => lines.push(words),
+        }
+        let old = lines.len().saturating_sub(LINES);
+        self.said = Some(lines[old..].join("\n"));
+    }
+
+    fn lines(&self) -> Vec<&str> {
+        self.said.iter().flat_map(|it| it.lines()).collect()
+    }
+
+    /// The receiver's yes, where it is known.
+    pub fn answer(&self) -> Option<&str> {
+        self.lines().last().copied().filter(|_| self.state == MessageState::Delivered)
+    }
+
+    /// What the attempts that failed came to, the newest last.
+    pub fn failures(&self) -> Vec<&str> {
+        let mut lines = self.lines();
+        if self.state == MessageState::Delivered {
+            lines.pop();
+        }
+        lines
+    }
+
+    /// What the last attempt came to, of one that was not delivered.
+    pub fn last_error(&self) -> Option<&str> {
+        let last = self.lines().last().copied().filter(|_| self.state != MessageState::Delivered)?;
+        Some(apart(last).0)
+    }
+}
+
+/// The words of a line, and how often they were heard in a row.
+fn apart(line: &str) -> (&str, u32) {
+    let counted = line.strip_suffix(" times)").and_then(|it| it.rsplit_once(" ("));
+    let counted = counted.and_then(|(words, times)| Some((words, times.parse().ok()?)));
+    counted.unwrap_or((line, 1))
+}
+
 impl MessageState {
     /// The word in the store.
     pub const fn as_str(self) -> &'static str {
@@ -163,7 +215,7 @@ impl Transaction<'_> {
                 ":uncertain": message.uncertain,
                 ":next_attempt_at": At(message.next_attempt_at),
                 ":settled_at": message.settled_at.map(At),
-                ":last_error": message.last_error,
+                ":last_error": message.said,
             })?;
         Ok(())
     }
@@ -184,7 +236,7 @@ impl Transaction<'_> {
                 ":uncertain": message.uncertain,
                 ":next_attempt_at": At(message.next_attempt_at),
                 ":settled_at": message.settled_at.map(At),
-                ":last_error": message.last_error,
+                ":last_error": message.said,
             })?;
         Ok(())
     }
@@ -279,6 +331,6 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<OutboxRow> {
         uncertain: row.get("uncertain")?,
         next_attempt_at: row.get::<_, At>("next_attempt_at")?.0,
         settled_at: row.get::<_, Option<At>>("settled_at")?.map(|at| at.0),
-        last_error: row.get("last_error")?,
+        said: row.get("last_error")?,
     })
 }

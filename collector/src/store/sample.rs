@@ -191,7 +191,7 @@ pub(super) fn filled(path: &Path) {
             uncertain: 0,
             next_attempt_at: at(2),
             settled_at: None,
-            last_error: None,
+            said: None,
         };
         transaction.add_message(&message).expect("writes");
     }

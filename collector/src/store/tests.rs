@@ -108,7 +108,7 @@ fn message(id: &str, incident: &str) -> OutboxRow {
         uncertain: 0,
         next_attempt_at: day(0),
         settled_at: None,
-        last_error: None,
+        said: None,
     }
 }
 
@@ -384,6 +384,28 @@ fn only_what_was_given_up_and_not_followed_waits_again() {
     let waits = OutboxRow { attempts: 9, uncertain: 2, next_attempt_at: day(9), ..message("msg_1", "01A") };
     assert_eq!(row, waits);
     assert_eq!(listed(&scene, None), ["msg_3"]);
+}
+
+#[test]
+fn what_was_heard_of_a_message_is_kept_in_order_and_bounded() {
+    let mut row = message("msg_1", "01A");
+    assert_eq!((row.answer(), row.last_error(), row.failures().len()), (None, None, 0));
+    for words in ["answered 500", "answered 500"] {
+        row.hears(words);
+    }
+    assert_eq!(row.last_error(), Some("answered 500"), "its words alone");
+    for words in ["answered 50", "no answer\nwithin 400 ms", "answered 500"] {
+        row.hears(words);
+    }
+    let failures = ["answered 500 (2 times)", "answered 50", "no answer within 400 ms", "answered 500"];
+    assert_eq!((row.answer(), row.last_error(), row.failures()), (None, Some("answered 500"), failures.to_vec()));
+    row.hears("answered 204");
+    row.state = MessageState::Delivered;
+    assert_eq!((row.answer(), row.last_error(), row.failures()), (Some("answered 204"), None, failures.to_vec()));
+    for number in 0..1_000 {
+        row.hears(&format!("{} {number}", "long ".repeat(200)));
+    }
+    assert!(row.said.as_ref().is_some_and(|it| it.len() < 3_000 && it.lines().count() <= 8), "{row:?}");
 }
 
 /// Of what was given up only the newest word is true.

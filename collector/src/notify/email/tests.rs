@@ -119,7 +119,7 @@ async fn attempt(
     greeting: &'static str,
     script: &'static [(&'static str, &'static str)],
     change: impl FnOnce(&mut Settings),
-) -> (Result<(), NotifyError>, Vec<String>) {
+) -> (Result<Answer, NotifyError>, Vec<String>) {
     let (address, server) = serve(greeting, script).await;
     let mut settings = settings(&address, Security::Plain);
     (settings.hello, settings.timeout) = (Some("collector.example.org".into()), Some(Duration::from_secs(2)));
@@ -143,7 +143,8 @@ async fn a_letter_is_told_line_by_line_and_a_lone_dot_is_its_end_only() {
         ("QUIT", "221 bye\r\n"),
     ];
     let (sent, heard) = attempt(HELLO, script, |_| ()).await;
-    sent.expect("taken by one of two");
+    let answer = sent.expect("taken by one of two").to_string();
+    assert_eq!(answer, "answered 250, but not for boss@example.org (550)");
     assert!(heard.contains(&"..two".to_owned()) && heard.contains(&"Message-ID: <msg_1@example.org>".to_owned()));
     assert_eq!(heard.iter().filter(|it| *it == ".").count(), 1, "{heard:?}");
     assert_eq!(heard.last().map(String::as_str), Some("QUIT"), "{heard:?}");
@@ -151,7 +152,7 @@ async fn a_letter_is_told_line_by_line_and_a_lone_dot_is_its_end_only() {
 
 #[tokio::test]
 async fn what_is_refused_and_what_nobody_knows_are_told_apart() {
-    let of = |(sent, _): (Result<(), NotifyError>, _)| {
+    let of = |(sent, _): (Result<Answer, NotifyError>, _)| {
         let error = sent.expect_err("must fail");
         (error.to_string(), error.is_uncertain(), error.is_about_the_message())
     };

@@ -223,18 +223,18 @@ impl Destination {
         }
     }
 
-    /// Makes one attempt with the bytes that were stored.
+    /// Makes one attempt with the bytes that were stored, after so many others.
     ///
     /// # Errors
     /// When no yes was heard; the error knows whether the receiver may have heard the message all the same.
-    pub async fn send(&self, id: &str, at: Timestamp, stored: &[u8]) -> Result<Answer, NotifyError> {
+    pub async fn send(&self, id: &str, at: Timestamp, stored: &[u8], attempts: u32) -> Result<Answer, NotifyError> {
         let (head, body) = Head::split(stored);
         match self {
             Self::Webhook(it) => match head {
                 Some(head) => it.decided(&head).send(id, at, body).await.map(Answer::of),
                 None => it.send(id, at, body).await.map(Answer::of),
             },
-            Self::Email(it) => it.send(id, at, body).await,
+            Self::Email(it) => it.send(id, at, body, attempts).await,
             Self::Alertmanager(it, _) => {
                 let mut taken = None;
                 for part in alert::requests_of(body) {

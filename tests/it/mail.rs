@@ -198,6 +198,29 @@ fn a_server_that_is_away_defers_or_refuses_gets_each_letter_once_when_it_takes_t
 }
 
 #[test]
+fn one_full_mailbox_keeps_a_letter_from_nobody_else_for_long() {
+    alone(|stage| {
+        let mut desk = Desk::open(stage, "", &["health"])?;
+        desk.mail.has(Whim::HasNoRoomForOne, true)?;
+        desk.web.does("status 500")?;
+        let id = desk.incident()?;
+        desk.fails(&id, "answered 452 to a recipient")?;
+        assert!(desk.mail.letters().is_empty(), "not yet: the room may be there in a moment");
+        let firing = desk.gets("[FIRING]")?;
+        assert_eq!(firing.header("envelope-to"), "oncall@example.org");
+        desk.web.does("status 200")?;
+        desk.gets("[RESOLVED]")?;
+        let messages = desk.is_delivered(&id)?;
+        assert_eq!(messages[0]["answer"], "answered 250, but not for nobody@example.org (452)", "{messages:?}");
+        assert!(messages[0]["failures"].to_string().contains("answered 452 to a recipient"), "{messages:?}");
+        assert!(desk.times().values().all(|times| *times == 1), "{:?}", desk.times());
+        let explained = desk.collector.command(&["explain", &id])?;
+        assert!(explained.contains("but not for nobody@example.org (452); before: answered 452"), "{explained}");
+        desk.agent.stop().map(drop)
+    });
+}
+
+#[test]
 fn nothing_is_said_in_the_clear_and_nobody_else_is_believed() {
     alone(|stage| {
         let mut desk = Desk::open(stage, "", &["health"])?;

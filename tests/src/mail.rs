@@ -22,6 +22,8 @@ pub const PASSWORD: &str = "P4SS-of-the-mail-server";
 pub enum Whim {
     /// 451 to each recipient, as greylisting does.
     Defers,
+    /// 452 to the recipient `nobody@example.org`, as of a mailbox that is full.
+    HasNoRoomForOne,
     /// 550 to the recipient `nobody@example.org`.
     KnowsNobody,
     /// 550 to each recipient.
@@ -38,6 +40,7 @@ impl Whim {
     const fn file(self) -> &'static str {
         match self {
             Self::Defers => "defers",
+            Self::HasNoRoomForOne => "has-no-room-for-one",
             Self::KnowsNobody => "knows-nobody",
             Self::RefusesAll => "refuses-all",
             Self::RefusesLetters => "refuses-letters",
@@ -211,6 +214,9 @@ recipient:
         message = 5.7.1 log in first
   defer condition = ${if exists{ROOM/defers}}
         message = 4.7.1 come back later
+  defer condition = ${if exists{ROOM/has-no-room-for-one}}
+        local_parts = nobody
+        message = 452 4.2.2 the mailbox is full
   deny  condition = ${if exists{ROOM/refuses-all}}
         message = 5.1.1 nobody is known here
   deny  condition = ${if exists{ROOM/knows-nobody}}

@@ -20,6 +20,10 @@ use crate::alert::Letter;
 /// that look for viruses answer late.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// So many attempts wait for a recipient whom the server puts off. After that, about half a minute after the first one, the letter goes to
+/// those who take it: one full mailbox must not keep a page from everybody else.
+const ATTEMPTS_FOR_ALL: u32 = 5;
+
 /// What is said in the clear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Security {
@@ -145,6 +149,9 @@ pub struct Config {
     timeout: Duration,
 }
 
+/// A letter, whether it waits for all of its recipients, and who was left out.
+type Sending<'s> = (&'s [u8], bool, &'s mut Vec<(usize, u16)>);
+
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (address, security) = (self.address(), self.security);
@@ -206,14 +213,15 @@ impl Config {
         self.place.to_string()
     }
 
-    /// Makes one attempt with what was stored as `body`.
+    /// Makes one attempt with what was stored as `body`, after so many others.
     ///
     /// # Errors
     /// When no yes was heard; the error knows whether the server may have taken the letter all the same.
-    pub async fn send(&self, id: &str, at: Timestamp, body: &[u8]) -> Result<Answer, NotifyError> {
+    pub async fn send(&self, id: &str, at: Timestamp, body: &[u8], attempts: u32) -> Result<Answer, NotifyError> {
         let letter = self.written(id, at, body);
         let (mut phase, mut left_out) = (Phase::Connecting, Vec::new());
-        let attempt = tokio::time::timeout(self.timeout, self.attempt(&letter, &mut phase, &mut left_out)).await;
+        let mut message = (&*letter, attempts < ATTEMPTS_FOR_ALL, &mut left_out);
+        let attempt = tokio::time::timeout(self.timeout, self.attempt(&mut message, &mut phase)).await;
         let code = attempt.unwrap_or_else(|_| phase.timed_out(self.timeout))?;
         let named = |(index, code): (usize, u16)| Some((self.to.get(index)?.email.to_string(), code));
         let left_out: Vec<_> = left_out.into_iter().filter_map(named).collect();
@@ -244,12 +252,7 @@ impl Config {
         written.expect("it has a sender, and a recipient").formatted()
     }
 
-    async fn attempt(
-        &self,
-        letter: &[u8],
-        phase: &mut Phase,
-        left_out: &mut Vec<(usize, u16)>,
-    ) -> Result<u16, NotifyError> {
+    async fn attempt(&self, message: &mut Sending<'_>, phase: &mut Phase) -> Result<u16, NotifyError> {
         let stream = self.place.dial().await?;
         let hello = self.hello.clone().or_else(host_name).unwrap_or_else(|| literal(&stream));
         let mut session = match (&self.tls, self.security) {
@@ -259,7 +262,7 @@ impl Config {
             (Some(tls), _) => Session::open(stream, &hello, phase).await?.start_tls(tls, &self.place, &hello).await?,
             (None, _) => Session::open(stream, &hello, phase).await?,
         };
-        let sent = self.converse(&mut session, letter, left_out).await;
+        let sent = self.converse(&mut session, message).await;
         session.quit().await;
         sent
     }
@@ -267,14 +270,13 @@ impl Config {
     async fn converse(
         &self,
         session: &mut Session<'_>,
-        letter: &[u8],
-        left_out: &mut Vec<(usize, u16)>,
+        (letter, for_all, left_out): &mut Sending<'_>,
     ) -> Result<u16, NotifyError> {
         if let Some((user, password)) = &self.login {
             session.log_in(user, password).await?;
         }
         let to: Vec<_> = self.to.iter().map(|it| it.email.to_string()).collect();
-        session.send(self.from.email.as_ref(), &to, letter, left_out).await
+        session.send(self.from.email.as_ref(), &to, letter, *for_all, left_out).await
     }
 }
 

@@ -164,7 +164,7 @@ impl Worker {
             if *stopping.borrow() || self.started.elapsed() > now + every * (FORGETS_AFTER - 1) {
                 return;
             }
-            let result = self.destination.send(REFRESH, (self.clock)(), &request).await;
+            let result = self.destination.send(REFRESH, (self.clock)(), &request, 0).await;
             self.status.counters().count_refresh(&self.name, &result);
             // One that is about what is in it says nothing of the next.
             let goes_on = result.as_ref().err().is_none_or(NotifyError::is_about_the_message);
@@ -332,7 +332,7 @@ async fn attempt(
     };
     // A store that takes nothing is no reason to tell nobody; the end is counted then, if it can be.
     let is_counted = ledger.delivered(begins).await.is_ok();
-    let result = destination.send(&message.id, clock(), &message.body).await;
+    let result = destination.send(&message.id, clock(), &message.body, message.attempts).await;
     status.counters().count(&name, &result);
     let at = clock();
     let now = steady.now();

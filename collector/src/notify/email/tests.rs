@@ -5,6 +5,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::notify::Step;
 
 const BODY: &[u8] =
     br#"{"subject":"[FIRING] caf\u00e9","thread":"I1","decided_at":"2026-11-22T19:00:00Z","text":"one\n.two\n\n"}"#;
@@ -120,11 +121,20 @@ async fn attempt(
     script: &'static [(&'static str, &'static str)],
     change: impl FnOnce(&mut Settings),
 ) -> (Result<Answer, NotifyError>, Vec<String>) {
+    attempt_after(0, greeting, script, change).await
+}
+
+async fn attempt_after(
+    attempts: u32,
+    greeting: &'static str,
+    script: &'static [(&'static str, &'static str)],
+    change: impl FnOnce(&mut Settings),
+) -> (Result<Answer, NotifyError>, Vec<String>) {
     let (address, server) = serve(greeting, script).await;
     let mut settings = settings(&address, Security::Plain);
     (settings.hello, settings.timeout) = (Some("collector.example.org".into()), Some(Duration::from_secs(2)));
     change(&mut settings);
-    let sent = Config::new(settings).expect("valid").send("msg_1", Timestamp::UNIX_EPOCH, BODY).await;
+    let sent = Config::new(settings).expect("valid").send("msg_1", Timestamp::UNIX_EPOCH, BODY, attempts).await;
     (sent, server.await.expect("ends"))
 }
 
@@ -176,6 +186,33 @@ async fn what_is_refused_and_what_nobody_knows_are_told_apart() {
     );
     let script = &[("EHLO", WELL), ("MAIL", WELL), ("RCPT", WELL), ("RCPT", WELL), ("DATA", "354 go\r\n")];
     assert_eq!(of(attempt(HELLO, script, |_| ()).await), ("no answer within 2000 ms".into(), true, false));
+}
+
+#[tokio::test]
+async fn one_full_mailbox_keeps_a_letter_from_the_others_for_a_few_attempts_only() {
+    const SCRIPT: &[(&str, &str)] = &[
+        ("EHLO", WELL),
+        ("MAIL", WELL),
+        ("RCPT TO:<oncall", WELL),
+        ("RCPT TO:<boss", "452 full\r\n"),
+        ("DATA", "354 go on\r\n"),
+        (".", WELL),
+        ("QUIT", "221 bye\r\n"),
+    ];
+    for attempts in [0, 4] {
+        let (sent, heard) = attempt_after(attempts, HELLO, SCRIPT, |_| ()).await;
+        assert!(matches!(sent, Err(NotifyError::Said { step: Step::Recipient, code: 452 })), "{sent:?}");
+        assert!(!heard.contains(&"DATA".to_owned()), "whoever had it would get it again: {heard:?}");
+    }
+    for attempts in [5, 1_000] {
+        let (sent, _) = attempt_after(attempts, HELLO, SCRIPT, |_| ()).await;
+        let answer = sent.expect("taken for one of two").to_string();
+        assert_eq!(answer, "answered 250, but not for boss@example.org (452)");
+    }
+    const NOBODY: &[(&str, &str)] =
+        &[("EHLO", WELL), ("MAIL", WELL), ("RCPT", "451 later\r\n"), ("RCPT", "550 gone\r\n"), ("QUIT", "221 bye\r\n")];
+    let (sent, _) = attempt_after(9, HELLO, NOBODY, |_| ()).await;
+    assert!(matches!(sent, Err(NotifyError::Said { step: Step::Recipient, code: 451 })), "later, perhaps: {sent:?}");
 }
 
 #[tokio::test]

@@ -119,12 +119,16 @@ pub fn ledger(health: Health) -> Part {
     Part { condition, detail: json!({ "failing": failing, "store_bytes_in_use": health.bytes_in_use }) }
 }
 
-/// Judges delivery by the breakers: one that is not closed is degraded.
-pub fn receivers(receivers: &[ReceiverStatus]) -> Part {
+/// Judges delivery by the breakers: one that is not closed is degraded. How many messages to each were given up is told beside it, if
+/// the store says so: each is an incident, and past.
+pub fn receivers(receivers: &[ReceiverStatus], dead: Option<&[u64]>) -> Part {
     let away = |it: &&ReceiverStatus| it.breaker != BreakerState::Closed;
     let condition = if receivers.iter().any(|it| away(&it)) { Condition::Degraded } else { Condition::Ok };
-    let detail = receivers.iter().map(|it| {
-        json!({ "name": it.name, "breaker": it.breaker.as_str(), "failures": it.failures, "delivered_at": it.delivered_at })
+    let detail = receivers.iter().enumerate().map(|(index, it)| {
+        json!({
+            "name": it.name, "breaker": it.breaker.as_str(), "failures": it.failures, "delivered_at": it.delivered_at,
+            "dead": dead.and_then(|it| it.get(index)),
+        })
     });
     Part { condition, detail: detail.collect() }
 }
@@ -177,7 +181,7 @@ mod tests {
             disk: disk(None),
             queue: queue(Queue { waiting: 0, places: 1_024 }, None),
             ledger: ledger(Health { failing, bytes_in_use: 1 }),
-            receivers: receivers(&[receiver(breaker)]),
+            receivers: receivers(&[receiver(breaker)], Some(&[3])),
             certificates: certificates(
                 &Kept {
                     lives: vec![Life { name: "server", validity: Validity { begins: at(-365), ends: at(expires) } }],
@@ -194,6 +198,7 @@ mod tests {
         assert_eq!(of(Some(Unavailable::Full), BreakerState::Closed, 90), Condition::Failed);
         let shown = report(Some(Unavailable::Full), BreakerState::Open, 90).document().to_string();
         assert!(shown.contains("store_full") && !shown.contains("example.org"), "{shown}");
+        assert!(shown.contains("\"dead\":3"), "{shown}");
     }
 
     #[test]

@@ -105,6 +105,11 @@ fn what_is_refused_for_what_it_is_holds_nothing_up() {
         assert!((5..30).contains(&tried), "{tried} attempts");
         let listed = collector.command(&["receiver", "dead"])?;
         assert!(listed.contains(&id) && listed.contains("answered 413"), "{listed}");
+        let ready: Value = serde_json::from_str(&collector.get("/readyz")?.body).expect("JSON");
+        let receivers = &ready["parts"]["receivers"];
+        assert_eq!((&receivers["detail"][0]["dead"], &receivers["status"]), (&1.into(), &"ok".into()), "{ready}");
+        let metrics = collector.get("/metrics")?.body;
+        assert!(metrics.contains("tickbird_notify_dead{receiver=\"ops\"} 1\n"), "{metrics}");
         web.does("status 200")?;
         webhook.hears("the end of it", 60.s(), resolved("http.status"))?;
         webhook.becomes(Manner::Accepts);

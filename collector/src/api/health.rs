@@ -14,6 +14,7 @@ use super::Shared;
 use super::query::Query;
 use crate::problem::Problem;
 use crate::status::{self, Condition, Report};
+use crate::store::Rows;
 
 /// The store answers within a millisecond; who asks seldom waits for more than some seconds.
 const STORE_WITHIN: Duration = Duration::from_secs(2);
@@ -36,12 +37,20 @@ pub(super) async fn ready(State(shared): State<Arc<Shared>>, uri: Uri) -> Result
         Some(Err(error)) => tracing::warn!(%error, "the store cannot be read"),
         Some(Ok(())) => (),
     }
+    let receivers = context.notify.receivers();
+    let names: Vec<_> = receivers.iter().map(|it| it.name.clone()).collect();
+    let count = move |rows: Rows<'_>| names.iter().map(|name| rows.outbox_dead(name)).collect::<Result<Vec<_>, _>>();
+    // A store that does not answer is told above, and not waited for again.
+    let dead = match &store {
+        Some(Ok(())) => timeout(STORE_WITHIN, context.readers.read(count)).await.ok().and_then(Result::ok),
+        Some(Err(_)) | None => None,
+    };
     let report = Report {
         store: status::store(store.as_ref()),
         disk: status::disk(strain.as_ref()),
         ledger: status::ledger(context.ledger.health()),
         queue: status::queue(context.ledger.queue(), strain.as_ref()),
-        receivers: status::receivers(&context.notify.receivers()),
+        receivers: status::receivers(&receivers, dead.as_deref()),
         certificates: status::certificates(&kept, (context.clock)()),
     };
     let code = match report.condition() {

@@ -61,9 +61,10 @@ async fn levels(shared: &Shared, caller: &Caller) -> Result<Registry, Problem> {
     let tenant = caller.tenant.clone();
     let look = move |rows: Rows<'_>| {
         let waiting: Result<Vec<_>, _> = names.iter().map(|name| rows.outbox_backlog(name)).collect();
-        Ok((rows.firing_by_severity(&tenant)?, rows.agent_ids(&tenant)?, waiting?))
+        let dead: Result<Vec<_>, _> = names.iter().map(|name| rows.outbox_dead(name)).collect();
+        Ok((rows.firing_by_severity(&tenant)?, rows.agent_ids(&tenant)?, waiting?, dead?))
     };
-    let (firing, agents, waiting) = context.readers.read(look).await.map_err(|error| unreadable(&error))?;
+    let (firing, agents, waiting, dead) = context.readers.read(look).await.map_err(|error| unreadable(&error))?;
     let keys: Vec<_> = agents.iter().map(|id| AgentKey::new(&caller.tenant, id)).collect();
     let canaries = context.ledger.canaries(keys.clone()).await.map_err(unavailable)?;
     let mut presence: BTreeMap<&str, u64> = Presence::ALL.map(|it| (it.as_str(), 0)).into();
@@ -91,6 +92,8 @@ async fn levels(shared: &Shared, caller: &Caller) -> Result<Registry, Problem> {
     level(&mut registry, "tickbird_notify_waiting", "Messages that wait", "receiver", of(|it| it.0));
     let help = "Age of the oldest message that waits";
     level(&mut registry, "tickbird_notify_oldest_seconds", help, "receiver", of(|it| it.1));
+    let dead = receivers.iter().zip(&dead).map(|(receiver, count)| (receiver.name.clone(), *count));
+    level(&mut registry, "tickbird_notify_dead", "Messages that were given up and are kept", "receiver", dead);
     let help = "1 while a receiver is not asked, or only now and then";
     level(&mut registry, "tickbird_notify_breaker_open", help, "receiver", of(|it| it.2));
     register_canaries(&mut registry, &canaries);

@@ -84,12 +84,12 @@ impl List {
         let mut found = Vec::new();
         for (name, destination) in &config.destinations {
             let (waiting, since) = writer.rows().outbox_backlog(name)?;
-            let dead = writer.rows().dead_letters(DEFAULT_TENANT, Some(name), SHOWN)?.len();
+            let dead = writer.rows().outbox_dead(name)?;
             found.push((name, destination.address(), waiting, since, dead));
         }
-        let of = |(name, address, waiting, since, dead): &(&String, String, u64, _, usize)| json!({ "name": name, "address": address, "waiting": waiting, "waiting_since": since, "dead": dead });
+        let of = |(name, address, waiting, since, dead): &(&String, String, u64, _, u64)| json!({ "name": name, "address": address, "waiting": waiting, "waiting_since": since, "dead": dead });
         self.at.print(&json!({ "receivers": found.iter().map(of).collect::<Vec<_>>() }), || {
-            let of = |(name, address, waiting, since, dead): &(&String, String, u64, Option<_>, usize)| {
+            let of = |(name, address, waiting, since, dead): &(&String, String, u64, Option<_>, u64)| {
                 let since = since.map(time).unwrap_or_default();
                 [(*name).clone(), address.clone(), waiting.to_string(), since, dead.to_string()]
             };

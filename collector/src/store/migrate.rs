@@ -11,7 +11,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::{StoreError, sums};
 
-const STEPS: [&str; 13] = [
+const STEPS: [&str; 14] = [
     include_str!("schema/0001.sql"),
     include_str!("schema/0002.sql"),
     include_str!("schema/0003.sql"),
@@ -25,6 +25,7 @@ const STEPS: [&str; 13] = [
     include_str!("schema/0011.sql"),
     include_str!("schema/0012.sql"),
     include_str!("schema/0013.sql"),
+    include_str!("schema/0014.sql"),
 ];
 
 /// The step that writes every decision anew, since it has checksums.

@@ -137,6 +137,12 @@ impl Rows<'_> {
             .query_row([receiver], |row| Ok((row.get::<_, Seq>(0)?.0, row.get::<_, Option<At>>(1)?.map(|at| at.0))))?)
     }
 
+    /// How many messages to one receiver were given up.
+    pub fn outbox_dead(&self, receiver: &str) -> Result<u64, StoreError> {
+        let mut query = self.0.prepare_cached("SELECT count(*) FROM outbox WHERE state = 'dead' AND receiver = ?1")?;
+        Ok(query.query_row([receiver], |row| row.get::<_, Seq>(0))?.0)
+    }
+
     /// All that wait, of every tenant, in order of decision.
     pub fn outbox_waiting(&self) -> Result<Vec<OutboxRow>, StoreError> {
         let mut query = self.0.prepare_cached("SELECT * FROM outbox WHERE state = 'waiting' ORDER BY id")?;

@@ -384,6 +384,8 @@ fn only_what_was_given_up_and_not_followed_waits_again() {
     let waits = OutboxRow { attempts: 9, uncertain: 2, next_attempt_at: day(9), ..message("msg_1", "01A") };
     assert_eq!(row, waits);
     assert_eq!(listed(&scene, None), ["msg_3"]);
+    let count = |receiver| scene.writer.rows().outbox_dead(receiver).expect("reads");
+    assert_eq!((count("ops"), count("pager")), (1, 0));
 }
 
 #[test]

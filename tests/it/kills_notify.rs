@@ -21,8 +21,12 @@ const KILLS: usize = 200;
 const ENDPOINTS: usize = 12;
 /// The last one is told in groups.
 const NAMES: [&str; 4] = ["ops", "desk", "chat", "groups"];
-/// Longer than the collector waits for an answer.
+/// Longer than the collector waits for an answer, which is ten seconds.
 const TOO_LATE: Duration = Duration::from_secs(11);
+/// So long it lives now and then: an attempt that began with its start comes to its end, and so does the answer that is too late.
+const LONG_LIFE: Duration = Duration::from_secs(13);
+/// One life in so many is long.
+const LONG_EVERY: usize = 25;
 const ROUTES: &str = r#"
 [route]
 receiver = "ops"
@@ -43,12 +47,13 @@ continue = true
 receiver = "ops"
 "#;
 
-/// Each message of a store: its id, for whom, what became of it, and how many attempts at it ended nobody knows how; and each group
-/// that waits to be told.
+/// Each message of a store: its id, for whom, what became of it, how many attempts at it ended nobody knows how, and whether one of
+/// them was waited for in vain; and each group that waits to be told.
 const MESSAGES: &str = r#"import sqlite3, sys
 store = sqlite3.connect('file:' + sys.argv[1] + '?mode=ro', uri=True)
-for it in store.execute("SELECT id, receiver, state, uncertain FROM outbox UNION ALL "
-                        "SELECT id, receiver, 'waiting', 0 FROM alert_groups WHERE message IS NOT NULL"):
+in_vain = "coalesce(last_error, '') LIKE '%no answer within 10000 ms%'"
+for it in store.execute(f"SELECT id, receiver, state, uncertain, {in_vain} FROM outbox UNION ALL "
+                        "SELECT id, receiver, 'waiting', 0, 0 FROM alert_groups WHERE message IS NOT NULL"):
     print(*it)"#;
 
 /// Mostly well, or nobody would ever hear anything.
@@ -66,14 +71,16 @@ struct Told {
     receiver: String,
     state: String,
     uncertain: u64,
+    timed_out: bool,
 }
 
 fn messages(collector: &Collector) -> Result<BTreeMap<String, Told>, StageError> {
     let store = collector.directory().join("store.db");
     let text = run(Command::new(installed("/usr/bin/python3", "python3")?).args(["-c", MESSAGES]).arg(store))?;
     let read = |line: &str| {
-        let [id, receiver, state, uncertain] = line.split(' ').collect::<Vec<_>>().try_into().ok()?;
-        let told = Told { receiver: receiver.into(), state: state.into(), uncertain: uncertain.parse().ok()? };
+        let [id, receiver, state, uncertain, timed_out] = line.split(' ').collect::<Vec<_>>().try_into().ok()?;
+        let (uncertain, timed_out) = (uncertain.parse().ok()?, timed_out == "1");
+        let told = Told { receiver: receiver.into(), state: state.into(), uncertain, timed_out };
         Some((id.to_owned(), told))
     };
     Ok(text.lines().filter_map(read).collect())
@@ -88,6 +95,14 @@ fn says(message: &Message) -> Vec<(String, String)> {
             members.iter().map(of).collect()
         }
         None => vec![of(&message.json["incident"], message.kind())],
+    }
+}
+
+/// What a message tells of, as the targets of its incidents.
+fn targets(message: &Message) -> Vec<&str> {
+    match message.json["incidents"].as_array() {
+        Some(members) => members.iter().filter_map(|it| it["incident"]["target"].as_str()).collect(),
+        None => message.json["incident"]["target"].as_str().into_iter().collect(),
     }
 }
 
@@ -126,6 +141,12 @@ fn compare(name: &str, webhook: &Webhook, messages: &BTreeMap<String, Told>) -> 
     }
     let open: Vec<_> = last.iter().filter(|(_, (_, change))| change != "incident.resolved").collect();
     assert!(open.is_empty() && !last.is_empty(), "{name} was never told that these are over: {open:?}");
+    // Not by what the collector says that it told, but by what was broken.
+    for path in 0..ENDPOINTS {
+        let end = format!("/{path}");
+        let is_told = heard.iter().any(|it| targets(it).iter().any(|target| target.ends_with(&end)));
+        assert!(is_told, "{name} never heard of the page {end}");
+    }
     Ok((times.len(), times.values().filter(|count| **count > 1).count()))
 }
 
@@ -161,13 +182,22 @@ fn kills_in_the_middle_of_telling_cost_nobody_a_word_and_tell_nobody_what_was_no
         agent.enrol(&collector)?;
         agent.run()?;
         webhooks[0].hears("of the first fault", 60.s(), |it| it.check() == "http.status")?;
-        for _ in 0..kills {
+        for kill in 0..kills {
             webhooks.iter().for_each(|it| it.becomes(manner(&mut chance)));
             // The moment is what is left to chance.
-            std::thread::sleep(Duration::from_millis(200 + chance.below(700)));
+            let mut life = Duration::from_millis(200 + chance.below(700));
+            if kill % LONG_EVERY == 0 {
+                // Of all, each in its turn.
+                webhooks[kill / LONG_EVERY % webhooks.len()].becomes(Manner::Late(TOO_LATE));
+                life = LONG_LIFE;
+            }
+            std::thread::sleep(life);
             collector.kill()?;
             collector.start()?;
         }
+        // Before there is a life that nobody ends.
+        let timed_out = messages(&collector)?.values().filter(|it| it.timed_out).count();
+        assert!(timed_out > 0, "no answer was waited for in vain");
         webhooks.iter().for_each(|it| it.becomes(Manner::Accepts));
         load.recovers();
         until("everything is over", 120.s(), || {
@@ -188,8 +218,11 @@ fn kills_in_the_middle_of_telling_cost_nobody_a_word_and_tell_nobody_what_was_no
         }
         let uncertain: u64 = messages.values().map(|it| it.uncertain).sum();
         assert!(uncertain > 0, "no kill came in the middle of telling");
+        let late = |it: &Told| it.timed_out && it.uncertain > 0 && it.state == "delivered";
+        assert!(messages.values().any(late), "none of them came again");
         report(&format!(
-            "{kills} kills while telling, seed {seed}: {}, {uncertain} uncertain attempts",
+            "{kills} kills while telling, seed {seed}: {}, {uncertain} uncertain attempts, {timed_out} messages \
+             with answers that were too late",
             told.join(", ")
         ))
     });

@@ -415,8 +415,11 @@ impl State {
             MessageState::Dead => self.raise(own::dead_letter(message, now), now),
             MessageState::Delivered => {
                 let fingerprint = own::dead_letter_fingerprint(&message.tenant, &message.receiver);
+                let known = self.incidents.get(&fingerprint);
+                let is_over = known.is_some_and(|it| own::ends_dead_letter(it.row(), message, now));
                 let sight = Sight { epoch: None, at: now };
-                let ended = self.end(fingerprint, "delivered again", "the receiver took a message", sight, now);
+                let end = || self.end(fingerprint, "delivered again", "the receiver took a message", sight, now);
+                let ended = if is_over { end() } else { None };
                 let of_canaries = if message.kind == CANARY { self.canaries_taken(message, now) } else { Vec::new() };
                 ended.into_iter().chain(of_canaries).collect()
             }

@@ -75,7 +75,7 @@ use by_receiver::ByReceiver;
 use dependency::Graph;
 use escalation::Escalations;
 use group::Groups;
-use hold::CALM;
+use hold::{CALM, SILENCE};
 use inhibition::Sources;
 use verdict::{Kind, Way, judge};
 use withheld::{GRACE, Held, Holdings, MUTE};
@@ -358,7 +358,11 @@ impl State {
                 let is_calm = by == CALM && incident.is_calm();
                 by.starts_with(MUTE) || is_calm || is_owned || is_silenced || is_inhibited || is_spared()
             };
-            if !self.withheld.of(&key).all(holds) {
+            let strays = || self.withheld.of(&key).filter(|it| !holds(*it)).map(|it| it.1);
+            // Only what another incident explains may be about to clear with it.
+            let is_persons = |by: &str| [SILENCE, ACKNOWLEDGED, CALM].iter().any(|it| by.starts_with(it));
+            let due = if strays().all(is_persons) { now } else { due };
+            if strays().next().is_some() {
                 self.withheld.release_one(&key, "what held it back does not any more".into(), due);
             }
         }

@@ -617,7 +617,7 @@ fn an_agent_that_goes_on_beyond_its_limits_is_told_of_until_it_is_quiet() {
 }
 
 #[test]
-fn a_dead_letter_is_an_incident_until_the_receiver_takes_something() {
+fn a_dead_letter_is_an_incident_until_the_receiver_takes_it_or_something_later() {
     let mut world = World::new(Vec::new());
     let message = |state| OutboxRow {
         tenant: TENANT.into(),
@@ -636,8 +636,13 @@ fn a_dead_letter_is_an_incident_until_the_receiver_takes_something() {
     };
     assert_eq!(world.apply(Event::Message(&message(MessageState::Delivered))), Vec::<String>::new());
     assert_eq!(world.apply(Event::Message(&message(MessageState::Dead))), ["Opened notify.dead_letter"]);
-    world.wait(7_200);
+    let other = || OutboxRow { id: "msg_2".into(), ..message(MessageState::Delivered) };
+    world.wait(60);
+    assert_eq!(world.apply(Event::Message(&other())), Vec::<String>::new(), "this one, and not what was given up");
     assert_eq!(world.apply(Event::Message(&message(MessageState::Delivered))), ["Resolved notify.dead_letter"]);
+    assert_eq!(world.apply(Event::Message(&message(MessageState::Dead))), ["Reopened notify.dead_letter"]);
+    world.wait(15 * 60);
+    assert_eq!(world.apply(Event::Message(&other())), ["Resolved notify.dead_letter"], "it is long since");
 }
 
 #[test]

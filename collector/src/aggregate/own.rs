@@ -49,6 +49,8 @@ pub(super) const COLLECTOR: &str = "collector";
 const QUIET: Duration = Duration::from_secs(3600);
 /// So is this, when its receiver takes nothing any more because it was removed.
 const DEAD_LETTER_QUIET: Duration = Duration::from_secs(24 * 3600);
+/// Who refuses one message takes the next: so long that one was given up is not over with that.
+const DEAD_LETTER_STAYS: Duration = Duration::from_secs(15 * 60);
 
 pub(super) fn is_reserved(check: &str) -> bool {
     ["fleet.", super::fleet::RULE_PREFIX, "collector."].iter().any(|it| check.starts_with(it))
@@ -349,6 +351,12 @@ pub(super) fn dead_letter(message: &OutboxRow, now: Timestamp) -> FindingRow {
         since: message.decided_at,
     }
     .finding(now)
+}
+
+/// Whether that a message was given up is over, now that the receiver took one: the same, or another long after it.
+pub(super) fn ends_dead_letter(incident: &IncidentRow, taken: &OutboxRow, now: Timestamp) -> bool {
+    let evidence: serde_json::Value = serde_json::from_str(&incident.evidence).unwrap_or_default();
+    evidence["message"] == taken.id.as_str() || elapsed(incident.seen_at, now) >= DEAD_LETTER_STAYS
 }
 
 pub(super) fn dead_letter_fingerprint(tenant: &str, receiver: &str) -> Fingerprint {

@@ -307,6 +307,22 @@ fn each_by_itself_is_a_group_of_one() {
     assert_eq!(groups.len(), 4);
 }
 
+/// What held it back was that it had gone away, and the collector was killed before it told anybody that it is back.
+#[test]
+fn what_is_back_is_told_at_once_after_a_restart() {
+    let mut ward = Ward::new(escalating(Some(grouping())));
+    ward.silence(Some("check=pool.exhausted"));
+    ward.hear(1, Opened, Warning, true);
+    ward.pass(WAIT);
+    ward.hear(1, Resolved, Warning, false);
+    ward.silence(None);
+    ward.pass(1);
+    ward.hear(1, Opened, Warning, false);
+    ward.restart();
+    ward.pass(WAIT + INTERVAL + 1);
+    assert!(ward.is_told_to_fire(1));
+}
+
 /// The return, which nobody was told of while somebody had it, is not taken back by being better than it was.
 #[test]
 fn what_came_back_while_somebody_had_it_is_told_afterwards_though_it_eased() {

@@ -93,6 +93,10 @@ impl Estate {
             assert!(!row.told || !explained || kind == Resolved, "told though it is explained: {row:?}");
             assert!(!row.told || !change.incident.is_calm(), "told though it has gone away: {row:?}");
             let key = (row.incident.clone(), row.receiver.clone());
+            let is_same =
+                |it: &DecisionRow| (&it.incident, &it.receiver, it.state_epoch) == (&key.0, &key.1, row.state_epoch);
+            assert!(!self.decisions.iter().any(is_same), "decided twice: {row:?}");
+            assert!(!row.reason.is_empty(), "nobody knows why: {row:?}");
             match decision.withheld {
                 Withheld::Put(held) => drop(self.withheld.insert(key, held)),
                 Withheld::Gone => assert!(self.withheld.remove(&key).is_some()),

@@ -195,7 +195,7 @@ impl Ward {
                 *flap = away(true, worst);
                 Flapped
             }
-            (true, Worsened) if flapping && severity > worst => {
+            (true, Opened | Worsened | Eased | Updated) if flapping && severity > worst => {
                 *flap = away(false, severity);
                 Worsened
             }
@@ -526,7 +526,7 @@ impl Ward {
             let held = self.withheld.get(&self.rows[number].id);
             let of_step = self.escalations.iter().filter(|(key, _)| key.0 == self.rows[number].id);
             let is_step_held = of_step.flat_map(|it| it.1.steps.values()).any(|it| it == "held back");
-            if is_step_held || held.is_some_and(|it| it.held_by == CALM || it.held_by == self.rows[SERVER].id) {
+            if is_step_held || held.is_some_and(|it| it.held_by == self.rows[SERVER].id) {
                 self.steady_since[number] = self.steady_since[number].max(self.second + GRACE.as_secs().cast_signed());
             }
         }

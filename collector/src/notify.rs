@@ -138,6 +138,15 @@ impl NotifyError {
         causes.fold(self.to_string(), |line, cause| format!("{line}: {cause}"))
     }
 
+    /// Whether this one message is too large, whatever becomes of others.
+    const fn is_too_large(&self) -> bool {
+        match self {
+            Self::Answered { status, .. } => *status == 413,
+            Self::TookAPart(rest) => rest.is_too_large(),
+            _ => false,
+        }
+    }
+
     /// Whether it is about this one message, and the receiver is well. What a mail server says of a recipient it says of every
     /// letter; who names a time at which to come again does not mind the message (RFC 9110, section 15.5.14).
     const fn is_about_the_message(&self) -> bool {

@@ -1,6 +1,7 @@
 //! What becomes of a message after an attempt: delivered, tried again, or given up: after seven days, or after a minute in which
-//! the receiver said each time that it is this message which it does not take. The same bytes would be refused for the whole
-//! week, and all that is told of the same thing waits behind them.
+//! the receiver said each time that it is this message which it does not take, and took another one, or said that this one is too large. The
+//! same bytes would be refused for the whole week, and all that is told of the same thing waits behind them. Who takes nothing else either
+//! has a fault of its own, whatever it answers.
 
 use std::time::Duration;
 
@@ -31,14 +32,23 @@ const REFUSED_FOR: Duration = Duration::from_secs(60);
 pub(super) struct Refusals {
     count: u32,
     since: Timestamp,
+    /// It is the message, and not the receiver, as far as can be said.
+    is_its_own: bool,
 }
 
 impl Refusals {
-    /// With the result of one more attempt, which ended at `now`; none where it was no such refusal.
-    pub(super) fn after(before: Option<Self>, result: &Result<Answer, NotifyError>, now: Timestamp) -> Option<Self> {
-        result.as_ref().err().filter(|it| it.is_about_the_message())?;
-        let Self { count, since } = before.unwrap_or(Self { count: 0, since: now });
-        Some(Self { count: count.saturating_add(1), since })
+    /// With the result of one more attempt, which ended at `now`; none where it was no such refusal. `taken_at` is when the receiver took
+    /// something last.
+    pub(super) fn after(
+        before: Option<Self>,
+        result: &Result<Answer, NotifyError>,
+        taken_at: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Option<Self> {
+        let error = result.as_ref().err().filter(|it| it.is_about_the_message())?;
+        let Self { count, since, is_its_own } = before.unwrap_or(Self { count: 0, since: now, is_its_own: false });
+        let is_its_own = is_its_own || error.is_too_large() || taken_at.is_some_and(|it| it >= since);
+        Some(Self { count: count.saturating_add(1), since, is_its_own })
     }
 
     /// When it is given up.
@@ -61,13 +71,13 @@ pub(super) fn outcome(
     };
     let (uncertain, text) = (error.is_uncertain(), error.chain());
     let mut end = message.decided_at.saturating_add(GIVE_UP).unwrap_or(Timestamp::MAX);
-    let refused_enough = refusals.is_some_and(|it| it.count >= REFUSALS && now >= it.end());
+    let refused_enough = refusals.is_some_and(|it| it.is_its_own && it.count >= REFUSALS && now >= it.end());
     if now >= end || refused_enough {
         return Outcome::Dead { uncertain, error: text };
     }
     let wished = error.retry_after().map(|wait| wait.min(LONGEST_WISH));
     let mut failures = message.attempts;
-    if let Some(refusals) = refusals {
+    if let Some(refusals) = refusals.filter(|it| it.is_its_own || it.count < REFUSALS) {
         // It may have waited for days before: what is refused is done with soon all the same.
         failures = refusals.count - 1;
         end = end.min(refusals.end().max(now.saturating_add(BASE).unwrap_or(now)));
@@ -150,13 +160,24 @@ mod tests {
         );
     }
 
-    /// When it is tried and at last given up, in seconds after the first attempt, by a receiver that answers so each time.
+    /// When it is tried and at last given up, in seconds after the first attempt, by a receiver that answers so each time and took another one
+    /// meanwhile.
     fn refused(attempts: u32, unit: f64, answers: impl Fn(i64) -> NotifyError) -> (Vec<i64>, bool) {
+        refused_beside(Some(at(10)), attempts, unit, answers)
+    }
+
+    fn refused_beside(
+        taken_at: Option<Timestamp>,
+        attempts: u32,
+        unit: f64,
+        answers: impl Fn(i64) -> NotifyError,
+    ) -> (Vec<i64>, bool) {
         let (mut message, mut refusals, mut now, mut tried) = (message(attempts), None, 0, Vec::new());
         while now < 1_000 {
             tried.push(now);
             let result = Err(answers(now));
-            refusals = Refusals::after(refusals, &result, at(now));
+            let taken_at = taken_at.filter(|it| *it <= at(now));
+            refusals = Refusals::after(refusals, &result, taken_at, at(now));
             match outcome(&message, &result, refusals, at(now), unit) {
                 Outcome::Retry { at: next, .. } => now = (next.as_second() - at(0).as_second()).max(now + 1),
                 Outcome::Dead { .. } => return (tried, true),
@@ -181,6 +202,17 @@ mod tests {
         assert!(!refused(0, 1.0, letter(451)).1, "later may be another word");
     }
 
+    /// An expired key, a quota, a gateway that is being deployed: ends are owed, and nobody else is told while the receiver is said to be well.
+    #[test]
+    fn who_takes_nothing_at_all_has_a_fault_of_its_own() {
+        let before = || at(0).checked_sub(Duration::from_secs(1)).ok();
+        for taken_at in [None, before()] {
+            assert!(!refused_beside(taken_at, 0, 1.0, |_| answered(400, None)).1);
+            assert!(refused_beside(taken_at, 0, 1.0, |_| answered(413, None)).1, "that is about the size of this one");
+        }
+        assert!(refused_beside(Some(at(200)), 0, 1.0, |_| answered(400, None)).1, "once it took another one");
+    }
+
     #[test]
     fn what_may_be_another_word_later_waits_out_its_week() {
         assert!(!refused(0, 1.0, |_| answered(404, None)).1, "what is wrong with every message is mended by somebody");
@@ -188,7 +220,7 @@ mod tests {
         let now_and_then = |now| answered(if now % 10 < 5 { 400 } else { 500 }, None);
         assert!(!refused(0, 0.3, now_and_then).1, "not in a row");
         // What an earlier start of the collector was told five times in vain is not given up at the next one's first attempt.
-        let late = Refusals { count: 1, since: at(0) };
+        let late = Refusals { count: 1, since: at(0), is_its_own: true };
         assert!(matches!(
             outcome(&message(9), &Err(answered(400, None)), Some(late), at(300), 1.0),
             Outcome::Retry { at: next, .. } if next == at(301)

@@ -68,6 +68,8 @@ pub(super) struct Worker {
     busy: HashSet<IncidentKey>,
     /// Of which incidents the message whose turn it is was refused for what it is: its id, and how often.
     refused: HashMap<IncidentKey, (String, Refusals)>,
+    /// When it took something last.
+    taken_at: Option<Timestamp>,
     /// When it is told again what it believes, since the start.
     refresh_at: Duration,
     /// How much that was the last time.
@@ -100,6 +102,7 @@ impl Worker {
             has_waiting,
             busy,
             refused: HashMap::new(),
+            taken_at: None,
             refresh_at: Duration::ZERO,
             believed: 0,
         }
@@ -232,7 +235,7 @@ impl Worker {
             attempts.spawn(attempt(
                 name,
                 destination,
-                (message, refusals),
+                (message, refusals, self.taken_at),
                 ledger,
                 status,
                 (self.clock, self.steady),
@@ -253,6 +256,9 @@ impl Worker {
         match refused {
             Some(it) => _ = self.refused.insert(incident, it),
             None => _ = self.refused.remove(&incident),
+        }
+        if result.is_ok() {
+            self.taken_at = Some(self.steady.now());
         }
         self.heard(result);
     }
@@ -317,7 +323,7 @@ struct Ended {
 async fn attempt(
     name: String,
     destination: Destination,
-    (message, refusals): (OutboxRow, Option<Refusals>),
+    (message, refusals, taken_at): (OutboxRow, Option<Refusals>, Option<Timestamp>),
     ledger: Handle,
     status: Status,
     (clock, steady): (fn() -> Timestamp, Steady),
@@ -336,7 +342,7 @@ async fn attempt(
     status.counters().count(&name, &result);
     let at = clock();
     let now = steady.now();
-    let refusals = Refusals::after(refusals, &result, now);
+    let refusals = Refusals::after(refusals, &result, taken_at, now);
     let outcome = retry::outcome(&message, &result, refusals, now, rand::random());
     if let Outcome::Dead { error, .. } = &outcome {
         let attempts = message.attempts + 1;

@@ -237,6 +237,8 @@ pub struct State {
     escalations: Escalations,
     /// What waits to be told together, and what was.
     groups: Groups,
+    /// When something that explained others was last gone.
+    let_go_at: Option<Timestamp>,
     /// Routes that were mute when they held something back, each with [`MUTE`] and the tenant.
     mute: BTreeSet<IncidentKey>,
     last_id: Ulid,
@@ -428,6 +430,7 @@ impl State {
         let reason = format!("what held it back does not any more ({})", key.1);
         let due = now.saturating_add(GRACE).unwrap_or(Timestamp::MAX);
         self.withheld.release(key, false, reason, due);
+        self.let_go_at = Some(now);
     }
 
     /// Of how many incidents each receiver was told that they fire, and not yet that they are over, or waits to be told so.

@@ -472,6 +472,12 @@ impl Running {
 
     fn begin(&mut self, config: Config) {
         let before = self.status.receivers();
+        // One that ended by a fault of the collector begins anew.
+        for it in self.stations.values_mut() {
+            if it.task.try_join_next().is_some() {
+                it.destination = None;
+            }
+        }
         let is_kept = |name: &str, destination: &Destination| {
             self.stations.get(name).is_some_and(|it| it.destination.as_ref() == Some(destination))
         };

@@ -79,14 +79,15 @@ impl Clock {
         self.row.steps.get(&step.name).is_some_and(|it| it == word.as_str())
     }
 
-    /// What becomes of which step now, and why; and when there is something to look at again.
+    /// What becomes of which step now, and why; and when there is something to look at again. What fell due just now waits while it
+    /// `may_clear`.
     fn look<'a>(
         &self,
         route: &'a Route,
         policy: &Policy,
         incident: &IncidentRow,
         held: Option<&str>,
-        now: Timestamp,
+        (may_clear, now): (bool, Timestamp),
     ) -> (Vec<(&'a Step, Word, String)>, Timestamp) {
         let (mut found, mut next) = (Vec::new(), later(now, SELDOM));
         for step in &route.escalate {
@@ -113,6 +114,8 @@ impl Clock {
                 }
             } else if self.not_before > now {
                 next = next.min(self.not_before);
+            } else if may_clear && now < later(due, GRACE) {
+                next = next.min(later(now, OFTEN));
             } else {
                 let why = format!("escalated: not acknowledged for {}, by {}", show_duration(*after), step.at);
                 found.push((step, Word::Told, why));
@@ -305,6 +308,11 @@ impl State {
         self
     }
 
+    /// Whether something that explained others is gone since so short a time that they may be about to clear with it.
+    fn may_clear(&self, now: Timestamp) -> bool {
+        self.let_go_at.is_some_and(|at| at <= now && now < later(at, GRACE))
+    }
+
     /// A receiver was told that an incident of these facts fires.
     pub(super) fn was_told(
         &mut self,
@@ -335,6 +343,7 @@ impl State {
         find: impl Fn(&IncidentKey) -> Result<Option<Found<'a>>, E>,
     ) -> Result<BTreeSet<IncidentKey>, E> {
         let mut due = BTreeSet::new();
+        let may_clear = self.may_clear(now);
         for (key, receiver) in self.escalations.due(now) {
             let Some((row, agent)) = find(&key)?.filter(|(row, _)| row.status == Status::Firing) else {
                 // Only damage takes an incident away that fires.
@@ -358,7 +367,7 @@ impl State {
                 clock.not_before = later(now, GRACE);
             }
             let held = holder.map(|(_, why)| why.to_owned()).or_else(|| policy.is_mute(route, now));
-            let (found, next) = clock.look(route, policy, &row, held.as_deref(), now);
+            let (found, next) = clock.look(route, policy, &row, held.as_deref(), (may_clear, now));
             clock.look_at = next;
             if !found.is_empty() {
                 due.insert(key);
@@ -380,12 +389,13 @@ impl State {
         let hold = self.holder(policy, incident, &facts, now);
         let told: Vec<_> = self.escalations.of.get(&key).into_iter().flatten().map(|it| it.0.clone()).collect();
         let (mut decisions, mut decided) = (Vec::new(), HashSet::new());
+        let may_clear = self.may_clear(now);
         for of in told {
             let Some(route) = policy.steps_for(&of, &facts) else { continue };
             let holder = self.hold_for(&of, hold.as_ref(), &key);
             let held = holder.map(|(_, why)| why.to_owned()).or_else(|| policy.is_mute(route, now));
             let Some(clock) = self.escalations.of.get(&key).and_then(|it| it.get(&of)) else { continue };
-            for (step, word, reason) in clock.look(route, policy, incident, held.as_deref(), now).0 {
+            for (step, word, reason) in clock.look(route, policy, incident, held.as_deref(), (may_clear, now)).0 {
                 self.escalations.set(&key, &of, step, word, now);
                 let Some(receiver) = policy.receivers.iter().find(|it| it.name == step.receiver) else { continue };
                 // Two steps to one receiver that fell due together are one word.

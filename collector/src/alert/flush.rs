@@ -116,19 +116,17 @@ impl State {
             };
             let held = found.as_ref().ok().filter(|_| it.kind != Kind::Resolved).and_then(|it| holds(self, &place, it));
             match (found, held) {
-                (Ok(_), Some((_, why))) if it.kind == Kind::Escalated => {
+                (Ok((row, _)), Some((_, why))) if it.kind == Kind::Escalated => {
                     self.escalations.hold_back(&place, receiver, now);
-                    ungathered.push((place.1, why));
+                    ungathered.push((place.1.clone(), why));
+                    self.spares_no_more(&row, receiver, &place, now);
                 }
                 (Ok((row, _)), Some((by, why))) => {
                     ungathered.push((place.1.clone(), why));
                     if let Withheld::Put(row) = self.withhold(&place, receiver, it.kind, Some(by)) {
                         withheld.push(row);
                     }
-                    // Who does not hear of a server is spared nothing of its clients.
-                    if self.graph.explains(&row) && !self.knows(receiver, &place) {
-                        self.let_go_of(place, now);
-                    }
+                    self.spares_no_more(&row, receiver, &place, now);
                 }
                 (Ok(found), None) => told.push((it, place.1, found)),
                 (Err((why, is_forgotten)), _) => {
@@ -198,6 +196,13 @@ impl State {
             return Ok(None);
         }
         Ok(Some(Flush { group, is_over, message, ungathered, withheld, supersedes }))
+    }
+
+    /// Who does not hear of a server is spared nothing of its clients.
+    fn spares_no_more(&mut self, incident: &IncidentRow, receiver: &str, place: &IncidentKey, now: Timestamp) {
+        if self.graph.explains(incident) && !self.knows(receiver, place) {
+            self.let_go_of(place.clone(), now);
+        }
     }
 
     /// A receiver was told something of an incident with a group.

@@ -1,13 +1,14 @@
 //! The head of a request that was decided with its body. It is stored before the body, so that each attempt is asked in the same way,
 //! whatever the configuration says by then.
 //!
-//! What is stored begins with a byte that no other form begins with, then the head as one line of JSON, then the body.
+//! What is stored begins with a byte that no other form begins with, then the head as one line of JSON, then the body. A body in the
+//! operator's words that begins with that byte has a head before it, though it be empty.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// No document, list, letter or text that is told begins with it.
+/// No document, list or letter that is told begins with it.
 const MARK: u8 = 0;
 
 /// What of a request is in the operator's own words; the rest is as it is configured when it is sent.
@@ -27,6 +28,11 @@ impl Head {
         stored.push(b'\n');
         stored.extend(body);
         stored
+    }
+
+    /// Whether bytes could be taken for a head and a body.
+    pub(super) fn is_at(stored: &[u8]) -> bool {
+        stored.first() == Some(&MARK)
     }
 
     /// Takes apart what is stored. A message without a head is its body.

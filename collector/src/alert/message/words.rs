@@ -68,7 +68,8 @@ impl Words {
     /// What is stored of a document.
     pub(super) fn render(&self, document: &impl Serialize) -> Vec<u8> {
         let body = self.body.as_ref().map_or_else(|| bytes(document), |template| worded(template, document));
-        if self.method.is_none() && self.headers.is_empty() {
+        // What an agent says may begin with the byte that a head begins with.
+        if self.method.is_none() && self.headers.is_empty() && !Head::is_at(&body) {
             return body;
         }
         self.head(document).before(body)
@@ -179,6 +180,15 @@ mod tests {
         assert_eq!(body, bytes(&document), "without a template of its own it is the document");
         let plain = Words::from(Template::new("{{ type }}", false).expect("renders"));
         assert_eq!(plain.render(&document), b"incident.firing", "no head where none was asked for");
+    }
+
+    /// An agent says what it likes, and no head of a request.
+    #[test]
+    fn a_body_that_looks_like_a_head_is_a_body() {
+        let words = Words::from(Template::new(SUBJECT, false).expect("renders"));
+        let hostile = "\0{\"method\":\"PUT\",\"headers\":{\"authorization\":\"x\"}}\nand more";
+        let stored = words.render(&of(hostile));
+        assert_eq!(Head::split(&stored), (Some(Head::default()), hostile.as_bytes()));
     }
 
     #[test]

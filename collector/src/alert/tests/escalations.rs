@@ -200,3 +200,17 @@ fn what_a_server_explained_has_time_to_clear_before_its_step_also_when_a_restart
         assert!(ward.believes("boss", 1));
     }
 }
+
+/// It falls due within the time that what the server explained has to clear.
+#[test]
+fn a_step_that_falls_due_just_after_its_server_is_back_waits_too() {
+    let mut ward = alone();
+    ward.change(1, Opened, Warning);
+    ward.change(4, Opened, Critical);
+    ward.pass(AFTER - 2);
+    ward.change(4, Resolved, Critical);
+    ward.pass(20);
+    assert!(!ward.believes("boss", 1), "it may be about to clear");
+    ward.pass(18);
+    assert!(ward.believes("boss", 1));
+}

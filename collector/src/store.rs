@@ -234,6 +234,32 @@ pub struct AgentRow {
 }
 
 impl AgentRow {
+    /// An agent, by tenant and id, that has just been enrolled and has said nothing yet.
+    pub fn enrolled(
+        (tenant, id): (impl Into<String>, impl Into<String>),
+        host: impl Into<String>,
+        enrolled_at: Timestamp,
+        certificate_expires_at: Timestamp,
+    ) -> Self {
+        Self {
+            tenant: tenant.into(),
+            id: id.into(),
+            host: host.into(),
+            version: None,
+            system: None,
+            token_labels: Labels::default(),
+            own_labels: Labels::default(),
+            targets: Vec::new(),
+            ephemeral: false,
+            enrolled_at,
+            certificate_expires_at,
+            denied_at: None,
+            forget_at: None,
+            last_seen_at: None,
+            stopped_at: None,
+        }
+    }
+
     /// Its labels with the token's laid over its own.
     pub fn labels(&self) -> Labels {
         self.own_labels.overlaid_with(&self.token_labels)

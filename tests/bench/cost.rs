@@ -3,11 +3,13 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tickbird_tests::wait::throughout;
+use tickbird_tests::wait::{Paced, paced, throughout};
 use tickbird_tests::{Cgroup, StageError, until};
 
 /// Clock ticks of `/proc/<pid>/stat` in a second, on every Linux that Rust runs on.
 const TICKS: f64 = 100.0;
+/// Nothing that is watched takes as long.
+const LONGEST: Duration = Duration::from_secs(3_600);
 
 /// What a process cost over some time.
 pub(crate) struct Cost {
@@ -37,10 +39,10 @@ pub(crate) fn most_memory<T>(pid: u32, act: impl FnOnce() -> T) -> (T, Result<f6
     std::thread::scope(|scope| {
         let watch = scope.spawn(|| {
             let mut most: f64 = 0.0;
-            while !is_over.load(Ordering::Relaxed) {
+            paced(Duration::from_millis(50), LONGEST, || {
                 most = most.max(pss(pid)?);
-                std::thread::sleep(Duration::from_millis(50));
-            }
+                Ok(if is_over.load(Ordering::Relaxed) { Paced::Enough } else { Paced::More })
+            })?;
             Ok(most)
         });
         let done = act();

@@ -8,6 +8,15 @@ use tickbird_tests::{Agent, Application, Clock, Collector, Seconds, StageError, 
 /// Longer than any message waits for its receiver.
 const EIGHT_DAYS: i64 = 8 * 24 * 3600;
 
+/// The id of the first message that a page fails, once it was attempted.
+fn attempted(webhook: &Webhook) -> Result<String, StageError> {
+    let is_firing = firing("http.status");
+    until("it was attempted", 60.s(), || {
+        let attempts = webhook.attempts();
+        attempts.iter().find(|it| is_firing(it)).map(|it| it.id.clone()).ok_or_else(|| "nothing".to_owned())
+    })
+}
+
 #[test]
 fn a_test_message_is_shown_and_on_request_sent_signed() {
     alone(|stage| {
@@ -45,11 +54,7 @@ fn what_was_given_up_is_listed_and_sent_again_with_its_id() {
         let mut web = Application::web(stage, "shop", 0)?;
         let mut agent = Agent::asking(stage, &collector, &[&web.url()])?;
         web.does("status 500")?;
-        let is_firing = firing("http.status");
-        let id = until("it was attempted", 60.s(), || {
-            let attempts = webhook.attempts();
-            attempts.iter().find(|it| is_firing(it)).map(|it| it.id.clone()).ok_or_else(|| "nothing".to_owned())
-        })?;
+        let id = attempted(&webhook)?;
         let early = collector.command(&["receiver", "resend", &id]).expect_err("it still waits").to_string();
         assert!(early.contains("is waiting, and only one that was given up"), "{early}");
 
@@ -92,11 +97,7 @@ fn what_is_refused_for_what_it_is_holds_nothing_up() {
         let mut web = Application::web(stage, "shop", 0)?;
         let mut agent = Agent::asking(stage, &collector, &[&web.url()])?;
         web.does("status 500")?;
-        let is_firing = firing("http.status");
-        let id = until("it was attempted", 60.s(), || {
-            let attempts = webhook.attempts();
-            attempts.iter().find(|it| is_firing(it)).map(|it| it.id.clone()).ok_or_else(|| "nothing".to_owned())
-        })?;
+        let id = attempted(&webhook)?;
         // A minute, and not a week.
         let told = other.hears("of the dead letter", 120.s(), firing("notify.dead_letter"))?;
         let evidence = &told.json["incident"]["evidence"];

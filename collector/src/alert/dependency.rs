@@ -410,8 +410,8 @@ fn elapsed(from: Timestamp, to: Timestamp) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use tickbird_shared::Severity;
     use tickbird_shared::levels::{Amount, FORM, PoolLevel, ServerLevel, ServerName};
-    use tickbird_shared::{Labels, Severity};
 
     use super::*;
     use crate::alert::facts;
@@ -483,21 +483,8 @@ mod tests {
 
     fn agent(id: &str, targets: &[&str]) -> AgentRow {
         AgentRow {
-            tenant: TENANT.into(),
-            id: id.into(),
-            host: "web-1".into(),
-            version: None,
-            system: None,
-            token_labels: Labels::default(),
-            own_labels: Labels::default(),
             targets: targets.iter().map(|it| (*it).to_owned()).collect(),
-            ephemeral: false,
-            enrolled_at: at(0),
-            certificate_expires_at: at(9),
-            denied_at: None,
-            forget_at: None,
-            last_seen_at: None,
-            stopped_at: None,
+            ..AgentRow::enrolled((TENANT, id), "web-1", at(0), at(9))
         }
     }
 

@@ -162,29 +162,14 @@ fn unknown_since(agent: &AgentRow, state: &str) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
-    use tickbird_shared::Labels;
-
     use super::*;
 
     #[test]
     fn who_is_silent_is_missing_where_somebody_listened_and_unknown_since_its_last_word_where_nobody_did() {
         let at = |second: i64| Timestamp::from_second(1_790_000_000 + second).expect("in range");
         let agent = AgentRow {
-            tenant: DEFAULT_TENANT.into(),
-            id: "a-1".into(),
-            host: "web-1".into(),
-            version: None,
-            system: None,
-            token_labels: Labels::default(),
-            own_labels: Labels::default(),
-            targets: Vec::new(),
-            ephemeral: false,
-            enrolled_at: at(0),
-            certificate_expires_at: at(1_000),
-            denied_at: None,
-            forget_at: None,
             last_seen_at: Some(at(10)),
-            stopped_at: None,
+            ..AgentRow::enrolled((DEFAULT_TENANT, "a-1"), "web-1", at(0), at(1_000))
         };
         let of = |agent: &AgentRow, is_missing, second| {
             let word = state(agent, is_missing, at(second));

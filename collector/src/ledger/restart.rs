@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use tickbird_shared::levels::{Amount, FORM, Levels, PoolLevel, ServerLevel, ServerName};
-use tickbird_shared::{Epoch, Labels, Lane, Severity, Status, Timestamp};
+use tickbird_shared::{Epoch, Lane, Severity, Status, Timestamp};
 
 use super::*;
 use crate::alert::Receiver;
@@ -18,23 +18,7 @@ fn clock() -> Timestamp {
 }
 
 fn agent() -> AgentRow {
-    AgentRow {
-        tenant: "default".into(),
-        id: "a-1".into(),
-        host: "web-1".into(),
-        version: None,
-        system: None,
-        token_labels: Labels::default(),
-        own_labels: Labels::default(),
-        targets: Vec::new(),
-        ephemeral: false,
-        enrolled_at: clock(),
-        certificate_expires_at: clock(),
-        denied_at: None,
-        forget_at: None,
-        last_seen_at: None,
-        stopped_at: None,
-    }
+    AgentRow::enrolled(("default", "a-1"), "web-1", clock(), clock())
 }
 
 fn levels(limit: u32) -> Levels {

@@ -1,5 +1,5 @@
 use tickbird_shared::protocol::CANARY_CHECK;
-use tickbird_shared::{Change, Epoch, Labels};
+use tickbird_shared::{Change, Epoch};
 
 use super::super::Event;
 use super::*;
@@ -12,23 +12,7 @@ fn at(millis: i64) -> Timestamp {
 }
 
 fn agent(id: &str) -> AgentRow {
-    AgentRow {
-        tenant: DEFAULT_TENANT.into(),
-        id: id.into(),
-        host: format!("host-{id}"),
-        version: None,
-        system: None,
-        token_labels: Labels::default(),
-        own_labels: Labels::default(),
-        targets: Vec::new(),
-        ephemeral: false,
-        enrolled_at: at(0),
-        certificate_expires_at: at(1_000_000_000),
-        denied_at: None,
-        forget_at: None,
-        last_seen_at: None,
-        stopped_at: None,
-    }
+    AgentRow::enrolled((DEFAULT_TENANT, id), format!("host-{id}"), at(0), at(1_000_000_000))
 }
 
 /// A collector without its disk and its receivers, second by second.

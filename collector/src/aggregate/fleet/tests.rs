@@ -3,8 +3,8 @@
 mod params;
 
 use proptest::prelude::*;
+use tickbird_shared::Status;
 use tickbird_shared::levels::{Amount, FORM, PoolLevel, ServerLevel, ServerName};
-use tickbird_shared::{Labels, Status};
 
 use super::*;
 use crate::aggregate::{Event, State};
@@ -23,21 +23,8 @@ fn epoch(name: char) -> Epoch {
 
 fn agent(id: &str) -> AgentRow {
     AgentRow {
-        tenant: TENANT.into(),
-        id: id.into(),
-        host: format!("host-{id}"),
-        version: None,
-        system: None,
-        token_labels: Labels::default(),
-        own_labels: Labels::default(),
-        targets: Vec::new(),
-        ephemeral: false,
-        enrolled_at: at(0),
-        certificate_expires_at: at(1_000_000),
-        denied_at: None,
-        forget_at: None,
         last_seen_at: Some(at(0)),
-        stopped_at: None,
+        ..AgentRow::enrolled((TENANT, id), format!("host-{id}"), at(0), at(1_000_000))
     }
 }
 

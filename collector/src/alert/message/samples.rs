@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use tickbird_shared::{Fingerprint, Labels, Severity, Status, Timestamp};
+use tickbird_shared::{Fingerprint, Severity, Status, Timestamp};
 use ulid::Ulid;
 
 use super::{GroupTold, Parts, SAMPLE, Told};
@@ -42,23 +42,7 @@ pub(super) fn incident(tenant: &str, receiver: &str, now: Timestamp) -> Incident
 }
 
 fn agent(now: Timestamp) -> AgentRow {
-    AgentRow {
-        tenant: "default".into(),
-        id: "a-1".into(),
-        host: "web-1".into(),
-        version: None,
-        system: None,
-        token_labels: Labels::default(),
-        own_labels: Labels::default(),
-        targets: Vec::new(),
-        ephemeral: false,
-        enrolled_at: now,
-        certificate_expires_at: now,
-        denied_at: None,
-        forget_at: None,
-        last_seen_at: None,
-        stopped_at: None,
-    }
+    AgentRow::enrolled(("default", "a-1"), "web-1", now, now)
 }
 
 /// The document of each kind of message, some with everything that may be there, others with nothing that need not; texts have

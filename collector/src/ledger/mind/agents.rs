@@ -38,21 +38,14 @@ impl Mind {
             return Ok(Err(TokenRefusal::UsedUp));
         }
         let agent = AgentRow {
-            tenant: token.tenant,
-            id: enrolment.agent.clone(),
-            host: enrolment.host.clone(),
-            version: None,
-            system: None,
             token_labels: token.labels,
-            own_labels: Default::default(),
-            targets: Vec::new(),
             ephemeral: token.ephemeral,
-            enrolled_at: now,
-            certificate_expires_at: enrolment.certificate_expires_at,
-            denied_at: None,
-            forget_at: None,
-            last_seen_at: None,
-            stopped_at: None,
+            ..AgentRow::enrolled(
+                (token.tenant, enrolment.agent.clone()),
+                enrolment.host.clone(),
+                now,
+                enrolment.certificate_expires_at,
+            )
         };
         self.welcome(transaction, policy, agent.clone(), now)?;
         Ok(Ok(agent))
@@ -86,23 +79,12 @@ impl Mind {
             }
             return Ok(());
         }
-        let agent = AgentRow {
-            tenant: guest.agent.tenant.as_ref().to_owned(),
-            id: guest.agent.id.as_ref().to_owned(),
-            host: guest.agent.id.as_ref().to_owned(),
-            version: None,
-            system: None,
-            token_labels: Default::default(),
-            own_labels: Default::default(),
-            targets: Vec::new(),
-            ephemeral: false,
-            enrolled_at: now,
-            certificate_expires_at: guest.certificate_expires_at,
-            denied_at: None,
-            forget_at: None,
-            last_seen_at: None,
-            stopped_at: None,
-        };
+        let agent = AgentRow::enrolled(
+            (guest.agent.tenant.as_ref().to_owned(), guest.agent.id.as_ref().to_owned()),
+            guest.agent.id.as_ref().to_owned(),
+            now,
+            guest.certificate_expires_at,
+        );
         tracing::info!(agent = %agent.id, "an agent of another PKI is admitted");
         self.welcome(transaction, policy, agent, now)
     }

@@ -35,21 +35,9 @@ fn labels(pairs: &[(&str, &str)]) -> Labels {
 
 fn agent(id: &str, env: &str) -> AgentRow {
     AgentRow {
-        tenant: TENANT.into(),
-        id: id.into(),
-        host: format!("host-{id}"),
-        version: None,
-        system: None,
         token_labels: labels(&[("env", env)]),
-        own_labels: Labels::default(),
-        targets: Vec::new(),
-        ephemeral: false,
-        enrolled_at: at(0),
-        certificate_expires_at: at(1_000_000),
-        denied_at: None,
-        forget_at: None,
         last_seen_at: Some(at(0)),
-        stopped_at: None,
+        ..AgentRow::enrolled((TENANT, id), format!("host-{id}"), at(0), at(1_000_000))
     }
 }
 

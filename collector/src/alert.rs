@@ -239,6 +239,8 @@ pub struct State {
     groups: Groups,
     /// When something that explained others was last gone.
     let_go_at: Option<Timestamp>,
+    /// More fell due than is looked at in one turn.
+    is_behind: bool,
     /// Routes that were mute when they held something back, each with [`MUTE`] and the tenant.
     mute: BTreeSet<IncidentKey>,
     last_id: Ulid,
@@ -470,7 +472,14 @@ impl State {
             let reason = format!("the silence of {} has ended ({})", row.author, row.id);
             self.withheld.release((row.tenant.clone(), row.id.clone()), true, reason, now);
         }
-        self.withheld.due(now)
+        let lapses = self.withheld.due(now);
+        self.is_behind |= lapses.iter().map(|it| it.incidents.len()).sum::<usize>() >= withheld::AT_ONCE;
+        lapses
+    }
+
+    /// Whether more fell due, since this was asked last, than was looked at.
+    pub fn take_behind(&mut self) -> bool {
+        std::mem::take(&mut self.is_behind)
     }
 
     /// Decides for every receiver what it hears of a change. Nothing is decided about a change that nobody may hear of.

@@ -290,6 +290,8 @@ mod power_cut;
 #[cfg(test)]
 mod restart;
 #[cfg(test)]
+mod turns;
+#[cfg(test)]
 mod tests {
     use std::time::Duration;
 

@@ -105,9 +105,25 @@ pub enum NotifyError {
     /// Some requests of a message were taken, and one was not.
     #[error("took a part of it")]
     TookAPart(#[source] Box<Self>),
+    /// A mail server takes a letter for some later, if at all.
+    #[error("{}", put_off(recipients, *others_have_it))]
+    PutOff {
+        /// Who, and by what code.
+        recipients: Vec<(String, u16)>,
+        /// Whether anybody has it.
+        others_have_it: bool,
+    },
+    /// The collector ends, or goes on with another configuration.
+    #[error("the collector did not wait for the rest")]
+    Stopped,
     /// It is in no configuration.
     #[error("the receiver is not configured")]
     NotConfigured,
+}
+
+fn put_off(recipients: &[(String, u16)], others_have_it: bool) -> String {
+    let word = if recipients.iter().any(|(_, code)| *code < 500) { "puts off" } else { "refuses" };
+    format!("{word} {}{}", Named(recipients), if others_have_it { "; the others have it" } else { "" })
 }
 
 impl NotifyError {
@@ -115,9 +131,10 @@ impl NotifyError {
     /// that failed on the way, may have acted before.
     pub const fn is_uncertain(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::Handshake { .. } | Self::NotConfigured => false,
+            Self::Connect { .. } | Self::Handshake { .. } | Self::Stopped | Self::NotConfigured => false,
             Self::Said { .. } | Self::NoStartTls | Self::SaidBeforeTls | Self::NoLogin => false,
             Self::Broken(_) | Self::TookAPart(_) => true,
+            Self::PutOff { others_have_it, .. } => *others_have_it,
             Self::TimedOut { uncertain, .. } | Self::Ended { uncertain, .. } | Self::NoSmtp { uncertain } => *uncertain,
             Self::Answered { status, .. } => matches!(*status, 500 | 502 | 504),
         }
@@ -157,6 +174,11 @@ impl NotifyError {
             _ => false,
         }
     }
+
+    /// Whether the receiver is well all the same: it minds this one message, or some of its recipients have it.
+    const fn leaves_it_well(&self) -> bool {
+        self.is_about_the_message() || matches!(self, Self::PutOff { others_have_it: true, .. })
+    }
 }
 
 /// The yes of a receiver. Codes alone, and none of its words.
@@ -169,9 +191,6 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// So many of those that were left out are named.
-    const NAMED: usize = 10;
-
     const fn of(code: u16) -> Self {
         Self { code, left_out: Vec::new() }
     }
@@ -180,10 +199,20 @@ impl Answer {
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "answered {}", self.code)?;
-        for (index, (address, code)) in self.left_out.iter().take(Self::NAMED).enumerate() {
-            write!(f, "{} {address} ({code})", if index == 0 { ", but not for" } else { "," })?;
+        if self.left_out.is_empty() { Ok(()) } else { write!(f, ", but not for {}", Named(&self.left_out)) }
+    }
+}
+
+/// Recipients with their codes; ten of them by name.
+struct Named<'a>(&'a [(String, u16)]);
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const NAMED: usize = 10;
+        for (index, (address, code)) in self.0.iter().take(NAMED).enumerate() {
+            write!(f, "{}{address} ({code})", if index == 0 { "" } else { ", " })?;
         }
-        match self.left_out.len().saturating_sub(Self::NAMED) {
+        match self.0.len().saturating_sub(NAMED) {
             0 => Ok(()),
             more => write!(f, " and {more} more"),
         }
@@ -232,21 +261,30 @@ impl Destination {
         }
     }
 
-    /// Makes one attempt with the bytes that were stored, after so many others.
+    /// Makes one attempt with the bytes that were stored. A message of several requests ends between two of them when it `is_over`.
     ///
     /// # Errors
     /// When no yes was heard; the error knows whether the receiver may have heard the message all the same.
-    pub async fn send(&self, id: &str, at: Timestamp, stored: &[u8], attempts: u32) -> Result<Answer, NotifyError> {
+    pub async fn send(
+        &self,
+        id: &str,
+        at: Timestamp,
+        stored: &[u8],
+        is_over: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Answer, NotifyError> {
         let (head, body) = Head::split(stored);
         match self {
             Self::Webhook(it) => match head {
                 Some(head) => it.decided(&head).send(id, at, body).await.map(Answer::of),
                 None => it.send(id, at, body).await.map(Answer::of),
             },
-            Self::Email(it) => it.send(id, at, body, attempts).await,
+            Self::Email(it) => it.send(id, at, body).await,
             Self::Alertmanager(it, _) => {
                 let mut taken = None;
                 for part in alert::requests_of(body) {
+                    if taken.is_some() && is_over() {
+                        return Err(NotifyError::TookAPart(Box::new(NotifyError::Stopped)));
+                    }
                     let part = it.send(id, at, part).await;
                     let failed = |error| if taken.is_some() { NotifyError::TookAPart(Box::new(error)) } else { error };
                     taken = Some(part.map_err(failed)?);

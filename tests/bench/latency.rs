@@ -126,7 +126,7 @@ impl World {
             settings += &check("http.status", "hold = 1");
             settings += &check("proc.gone", "hold = \"0s\"");
         }
-        let watch = Watch::begin(stage, &settings)?;
+        let watch = Watch::of_repeated_faults(stage, &settings)?;
         watch.sees("db.headroom", "server:", "ok", 60.s())?;
         watch.sees("http.status", "endpoint:", "ok", 60.s())?;
         watch.sees("fd.limit", "process:worker", "ok", 60.s())?;

@@ -72,7 +72,7 @@ impl Scene {
             configuration += &format!("pool.limit = {}\n{}", role.sizes.most, keys(&mut it)?);
             applications.push(it);
         }
-        let watch = Watch::begin(stage, &(configuration + settings))?;
+        let watch = Watch::of_repeated_faults(stage, &(configuration + settings))?;
         Ok(Self { server, watch, applications, samples: Vec::new() })
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::agent::Agent;
-use crate::collector::{Collector, titles};
+use crate::collector::{Collector, receiver, titles};
 use crate::stage::{Stage, StageError};
 use crate::wait::until;
 use crate::webhook::Webhook;
@@ -26,6 +26,16 @@ impl Watch {
     pub fn begin(stage: &Stage, configuration: &str) -> Result<Self, StageError> {
         let webhook = Webhook::start(stage)?;
         let collector = Collector::serving(stage, &webhook)?;
+        let agent = Agent::running(stage, &collector, configuration)?;
+        Ok(Self { webhook, collector, agent })
+    }
+
+    /// The same where one fault is made many times, and each is told with its end.
+    pub fn of_repeated_faults(stage: &Stage, configuration: &str) -> Result<Self, StageError> {
+        let webhook = Webhook::start(stage)?;
+        let mut collector = Collector::init(stage)?;
+        collector.configure(&format!("\n[flapping]\nenabled = false\n{}", receiver(&webhook)))?;
+        collector.serve()?;
         let agent = Agent::running(stage, &collector, configuration)?;
         Ok(Self { webhook, collector, agent })
     }

@@ -33,7 +33,7 @@ mod watched;
 mod world;
 
 pub use crate::kernel::socket::TcpState;
-pub use attention::Attention;
+pub use attention::{Attention, USED_LATELY};
 pub use config::{ABOUT, Config, DeclaredApp};
 pub use endpoints::{Endpoints, port_of_path, service_of};
 pub use inspector::HostInspector;
@@ -336,7 +336,7 @@ pub struct Connection {
     pub unsent: u32,
     /// Segments sent since the connection began.
     pub segments_out: Option<u32>,
-    /// Whether it sent anything between this look and a second dump 30 ms later; `None` when no second dump was made.
+    /// Whether it sent anything between this look and one at the same 30 ms later; `None` when there was none, or it was not used lately.
     pub picked: Option<bool>,
     /// How long it has been in `state` at least: since this agent first saw it so.
     pub state_age: Duration,

@@ -117,6 +117,79 @@ impl SockDiag {
         Ok(cut)
     }
 
+    /// Appends those of some connections that are still there, as they are now: each is looked up by its ends, which the size of the
+    /// kernel's table does not make dearer as it does a dump. Says false, and asks for none, where one of them cannot be looked up so.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn look_up(&mut self, connections: &[&Socket], found: &mut Vec<Socket>) -> Result<bool, KernelError> {
+        /// Looked up with one request: their answers fit into the socket's buffer.
+        const AT_ONCE: usize = 32;
+        let first = self.sequence.wrapping_add(1);
+        let requests = connections.iter().zip(0..);
+        let requests = requests.map(|(it, at)| message::request_of(it.local, it.remote, first.wrapping_add(at)));
+        let Some(requests) = requests.collect::<Option<Vec<_>>>() else { return Ok(false) };
+        for part in requests.chunks(AT_ONCE) {
+            let from = self.sequence.wrapping_add(1);
+            self.sequence = self.sequence.wrapping_add(part.len() as u32);
+            let answer = self.exchange_each(&part.concat(), from, part.len(), |row| {
+                // What it asked for says nothing of states here: the kernel's own goodbye is found, too.
+                found.extend(row.socket().filter(|_| row.is_of_asked_state()));
+            });
+            if answer.is_err() && self.is_home {
+                // Answers that come late are another's by then.
+                self.socket = open_dump_socket()?;
+            }
+            answer?;
+        }
+        Ok(true)
+    }
+
+    /// Sends requests with the sequences from `first` on, and reads one answer to each.
+    fn exchange_each(
+        &mut self,
+        requests: &[u8],
+        first: u32,
+        count: usize,
+        mut take: impl FnMut(&Row<'_>),
+    ) -> Result<(), KernelError> {
+        net::send(&self.socket, requests, SendFlags::empty())?;
+        let mut left = count;
+        while left > 0 {
+            let kept = self.receive()?;
+            for message in message::messages(&self.datagram[..kept]) {
+                let is_ours = |sequence: u32| (sequence.wrapping_sub(first) as usize) < count;
+                match message {
+                    Message::Row { sequence, row } if is_ours(sequence) => {
+                        take(&row);
+                        left = left.saturating_sub(1);
+                    }
+                    // It has gone.
+                    Message::Failed(sequence, number) if is_ours(sequence) => match Errno::from_raw_os_error(number) {
+                        Errno::NOENT => left = left.saturating_sub(1),
+                        error => return Err(error.into()),
+                    },
+                    _ => (),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The next datagram, into the buffer; its length.
+    fn receive(&mut self) -> Result<usize, KernelError> {
+        loop {
+            let (kept, length) = match net::recv(&self.socket, &mut self.datagram[..], RecvFlags::TRUNC) {
+                Err(Errno::INTR) => continue,
+                other => other?,
+            };
+            if length > kept || kept == 0 {
+                return Err(KernelError::Malformed("a netlink datagram longer than the kernel's bound"));
+            }
+            return Ok(kept);
+        }
+    }
+
     /// Shows every unix socket that listens, and every connected one unless `only_listening`.
     ///
     /// # Errors
@@ -148,13 +221,7 @@ impl SockDiag {
     fn exchange(&mut self, request: &[u8], mut take: impl FnMut(&[u8])) -> Result<(), KernelError> {
         net::send(&self.socket, request, SendFlags::empty())?;
         loop {
-            let (kept, length) = match net::recv(&self.socket, &mut self.datagram[..], RecvFlags::TRUNC) {
-                Err(Errno::INTR) => continue,
-                other => other?,
-            };
-            if length > kept || kept == 0 {
-                return Err(KernelError::Malformed("a netlink datagram longer than the kernel's bound"));
-            }
+            let kept = self.receive()?;
             for frame in message::frames(&self.datagram[..kept]) {
                 match frame {
                     Frame::Body { sequence, body } if sequence == self.sequence => take(body),

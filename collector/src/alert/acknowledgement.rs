@@ -165,7 +165,9 @@ impl State {
     /// Takes out those whose time has passed, or that somebody ended; not all of them at once.
     pub fn acknowledgements_over(&mut self, now: Timestamp) -> Vec<AcknowledgementRow> {
         let over = self.acknowledgements.extract_if(|_, it| it.ends_at <= now);
-        over.take(AT_ONCE).map(|(_, it)| it.over(None, now)).collect()
+        let over: Vec<_> = over.take(AT_ONCE).map(|(_, it)| it.over(None, now)).collect();
+        self.is_behind |= over.len() >= AT_ONCE;
+        over
     }
 
     /// Takes out the one of an incident that a change ends: it got worse than its owner has seen, or is over.

@@ -19,7 +19,7 @@ use super::{Decision, IncidentKey, Kind, Policy, Route, State};
 use crate::aggregate::{IncidentChange, is_about};
 use crate::store::{AgentRow, EscalationRow, IncidentRow};
 
-/// Clocks that are looked at in one second at most: some 20 ms of the ledger.
+/// Clocks that are looked at in one turn at most: some 20 ms of the ledger.
 const AT_ONCE: usize = 500;
 /// How often one is looked at of which nothing is known to fall due: the labels of an agent may be others.
 const SELDOM: Duration = Duration::from_secs(600);
@@ -344,7 +344,9 @@ impl State {
     ) -> Result<BTreeSet<IncidentKey>, E> {
         let mut due = BTreeSet::new();
         let may_clear = self.may_clear(now);
-        for (key, receiver) in self.escalations.due(now) {
+        let clocks = self.escalations.due(now);
+        self.is_behind |= clocks.len() >= AT_ONCE;
+        for (key, receiver) in clocks {
             let Some((row, agent)) = find(&key)?.filter(|(row, _)| row.status == Status::Firing) else {
                 // Only damage takes an incident away that fires.
                 self.escalations.remove(&key);

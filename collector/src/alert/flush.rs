@@ -60,14 +60,17 @@ impl State {
         now: Timestamp,
         find: impl Fn(&IncidentKey, Option<Fingerprint>) -> Result<Option<Found<'a>>, E>,
     ) -> Result<Vec<Flush>, E> {
-        /// Incidents that are looked at in one second at most, but for one group.
+        /// Incidents that are looked at in one turn at most, but for one group.
         const AT_ONCE: usize = 2_000;
         let is_configured = |name: &str| policy.receivers.iter().any(|it| it.name == name);
         let (mut flushes, mut looked_at) = (Vec::new(), 0);
-        for key in self.groups.due(is_configured, now) {
+        let due = self.groups.due(is_configured, now);
+        self.is_behind |= due.len() >= group::AT_ONCE;
+        for key in due {
             looked_at += self.groups.len(&key);
             flushes.extend(self.flush_one(&key, policy, now, &find)?);
             if looked_at >= AT_ONCE {
+                self.is_behind = true;
                 break;
             }
         }

@@ -17,8 +17,8 @@ use super::route::Facts;
 use super::{IncidentKey, Kind, Route};
 use crate::store::{DecisionRow, GroupRow, IncidentRow};
 
-/// Groups that are looked at in one second at most: some 20 ms of the ledger where each is of one incident.
-const AT_ONCE: usize = 500;
+/// Groups that are looked at in one turn at most: some 20 ms of the ledger where each is of one incident.
+pub(super) const AT_ONCE: usize = 500;
 /// What waits for a receiver that is in no configuration is kept for so long, as a message would be.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// What fell due while nobody served for longer than this

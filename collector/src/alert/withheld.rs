@@ -14,7 +14,7 @@ pub(super) const MUTE: &str = "mute:";
 /// How long what another incident explained may take to clear with it. Else each cause that ends would tell of all that it caused.
 pub(super) const GRACE: Duration = Duration::from_secs(30);
 /// Incidents that are decided anew at once: some 20 ms of the ledger.
-const AT_ONCE: usize = 500;
+pub(super) const AT_ONCE: usize = 500;
 
 /// What is held back from one receiver.
 #[derive(Debug, Clone, PartialEq, Eq)]

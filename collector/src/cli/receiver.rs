@@ -119,7 +119,7 @@ impl Test {
             let _ = rustls::crypto::ring::default_provider().install_default();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(CliError::Runtime)?;
-            answer = Some(runtime.block_on(destination.send(&id, now, &stored, 0))?.to_string());
+            answer = Some(runtime.block_on(destination.send(&id, now, &stored, &|| false))?.to_string());
         }
         let head = head.map(|it| json!({ "method": it.method, "headers": it.headers }));
         let json = json!({

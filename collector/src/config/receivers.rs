@@ -20,6 +20,8 @@ const REFRESH: Duration = Duration::from_secs(60);
 const LONGEST_REFRESH: Duration = Duration::from_secs(3600);
 /// An attempt that may take longer keeps the collector from ending.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// The longest that a letter may wait for a recipient who is put off.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(3_600);
 
 pub(super) fn one(
     mut fields: Fields,
@@ -251,6 +253,11 @@ fn letters(mut of: Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Opt
     if timeout.is_some_and(|it| it < super::SHORTEST_TIME || it > LONGEST_TIMEOUT) {
         of.mistake("timeout", "is not between a second and a minute".into(), "write \"30s\"", mistakes);
     }
+    let patience = of.duration("wait_for_recipient", mistakes);
+    if patience.is_some_and(|it| it < super::SHORTEST_TIME || it > LONGEST_PATIENCE) {
+        let what = "is not between a second and an hour".into();
+        of.mistake("wait_for_recipient", what, "write \"10m\"", mistakes);
+    }
     let TlsFiles { authorities, server_name, identity } = TlsFiles::read(&mut of, directory, mistakes);
     of.finish(mistakes);
     if mistakes.len() > before {
@@ -265,6 +272,7 @@ fn letters(mut of: Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Opt
         login,
         hello,
         timeout,
+        patience,
         authorities,
         server_name,
         identity,

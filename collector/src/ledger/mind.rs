@@ -445,9 +445,7 @@ impl Mind {
         changes.extend(strain.map(|it| self.aggregate.apply(aggregate::Event::Strain(it), now)).into_iter().flatten());
         self.follow(transaction, policy, changes, now)?;
         self.let_canaries_fly(transaction, policy, strain, now)?;
-        self.let_go(transaction, policy, now)?;
-        self.escalate(transaction, policy, now)?;
-        self.flush(transaction, policy, now)?;
+        self.go_on(transaction, policy, now)?;
         // Also after a step of the clock, in either direction.
         if now.duration_since(self.used_written_at).unsigned_abs() >= USE_EVERY {
             self.used_written_at = now;
@@ -457,6 +455,23 @@ impl Mind {
             self.forget(transaction, policy, &AgentKey::new(&tenant, &id), now)?;
         }
         Ok(())
+    }
+
+    /// Decides what has fallen due, as much of it as fits into a turn.
+    pub(super) fn go_on(
+        &mut self,
+        transaction: &Transaction<'_>,
+        policy: &Policy,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.let_go(transaction, policy, now)?;
+        self.escalate(transaction, policy, now)?;
+        self.flush(transaction, policy, now)
+    }
+
+    /// Whether more had fallen due than fitted into the turns since this was asked last.
+    pub(super) fn take_behind(&mut self) -> bool {
+        self.alert.take_behind()
     }
 
     /// Takes note of how the store stands, and of nothing else.

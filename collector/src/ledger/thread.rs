@@ -28,6 +28,8 @@ const FINDINGS: usize = 1_000;
 const BODY_BYTES: usize = 4 << 20;
 /// How long a transaction may gather events: at most this is added to an acknowledgement's wait.
 const GATHER: Duration = Duration::from_millis(20);
+/// Turns in a row in which what fell due is decided, at most, until the next tick: more would be a fault that goes round in a circle.
+const TURNS: u32 = 500;
 /// How long nothing is tried after a transaction failed.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often the times of last word are written.
@@ -105,6 +107,7 @@ pub fn start(mut writer: Writer, config: Config) -> Result<(Handle, Running), St
         outbox,
         health,
         paused_until: None,
+        turns: 0,
         seen_at: Instant::now(),
         kept_at: None,
         first: true,
@@ -127,6 +130,8 @@ struct Ledger {
     outbox: watch::Sender<u64>,
     health: watch::Sender<Health>,
     paused_until: Option<Instant>,
+    /// Turns that may follow, while more is due than one of them takes.
+    turns: u32,
     seen_at: Instant,
     kept_at: Option<Instant>,
     /// Nothing was committed yet: what command lines wrote before the start was not looked at.
@@ -141,9 +146,11 @@ impl Ledger {
     fn run(mut self, mut waiting: mpsc::Receiver<Event>) -> Result<(), StoreError> {
         let mut closing = false;
         while !closing {
-            let Some(event) = waiting.blocking_recv() else { break };
-            let mut group = Group::default();
-            closing |= group.add(event);
+            let mut group = Group { goes_on: self.goes_on(), ..Group::default() };
+            if !group.goes_on {
+                let Some(event) = waiting.blocking_recv() else { break };
+                closing |= group.add(event);
+            }
             let began = Instant::now();
             while group.findings < FINDINGS && group.body_bytes < BODY_BYTES && began.elapsed() < GATHER {
                 let Ok(event) = waiting.try_recv() else { break };
@@ -159,6 +166,11 @@ impl Ledger {
         self.health.send_modify(|health| health.failing = Some(Unavailable::Closing));
         drop(waiting);
         self.finish()
+    }
+
+    /// Whether what is due does not wait for the next tick.
+    fn goes_on(&self) -> bool {
+        self.turns > 0 && self.mind.is_some() && self.paused_until.is_none() && self.health.borrow().failing.is_none()
     }
 
     /// # Errors
@@ -379,7 +391,14 @@ impl Ledger {
                 mind.write_seen(&transaction)?;
                 self.seen_at = Instant::now();
             }
+        } else if group.goes_on {
+            mind.go_on(&transaction, policy, now)?;
         }
+        self.turns = match mind.take_behind() {
+            true if group.goes_on && !group.tick => self.turns - 1,
+            true => TURNS,
+            false => 0,
+        };
         for (tenant, tally) in tallies {
             transaction.add_tally(&tenant, tally)?;
         }
@@ -433,6 +452,8 @@ struct Group {
     fleet: Vec<(String, oneshot::Sender<Vec<PoolSum>>)>,
     reloads: Vec<Reload>,
     tick: bool,
+    /// What is due is gone on with, though no second has passed.
+    goes_on: bool,
     findings: usize,
     body_bytes: usize,
 }

@@ -3,8 +3,11 @@
 //! Who writes to whom is read from the configuration when a letter is sent, so that a corrected address helps what waits; all
 //! else of it was decided before. `Message-ID` is made of the message's own id and so the same on each attempt.
 
+mod recipients;
+
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use lettre::message::header::{HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MessageBuilder, SinglePart};
@@ -15,14 +18,15 @@ use super::connect::{self, Place, Tls, TlsError, Trust};
 use super::smtp::Session;
 use super::{Answer, NotifyError, Phase};
 use crate::alert::Letter;
+use recipients::Recipients;
 
 /// An attempt, from looking up the name to the answer, takes at most this long unless the configuration says otherwise: servers
 /// that look for viruses answer late.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// So many attempts wait for a recipient whom the server puts off. After that, about half a minute after the first one, the letter goes to
-/// those who take it: one full mailbox must not keep a page from everybody else.
-const ATTEMPTS_FOR_ALL: u32 = 5;
+/// So long a letter waits for a recipient who is put off, unless the configuration says otherwise: greylisting takes five minutes and less, and
+/// attempts are up to two apart.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What is said in the clear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -64,6 +68,8 @@ pub struct Settings {
     pub hello: Option<String>,
     /// How long an attempt may take.
     pub timeout: Option<Duration>,
+    /// How long a letter waits for a recipient whom the server puts off while it takes others.
+    pub patience: Option<Duration>,
     /// PEM of authorities to trust beside the public ones.
     pub authorities: Option<String>,
     /// The name in the server's certificate, where that is not the host's.
@@ -136,8 +142,8 @@ impl ConfigError {
     }
 }
 
-/// Where to, and what every letter has. Cannot be wrong; `Debug` does not show the password.
-#[derive(Clone, PartialEq)]
+/// Where to, and what every letter has. Cannot be wrong; `Debug` does not show the password. Clones know together who is put off.
+#[derive(Clone)]
 pub struct Config {
     place: Place,
     security: Security,
@@ -147,10 +153,22 @@ pub struct Config {
     login: Option<(String, Zeroizing<String>)>,
     hello: Option<String>,
     timeout: Duration,
+    patience: Duration,
+    recipients: Arc<Mutex<Recipients>>,
 }
 
-/// A letter, whether it waits for all of its recipients, and who was left out.
-type Sending<'s> = (&'s [u8], bool, &'s mut Vec<(usize, u16)>);
+impl PartialEq for Config {
+    /// As they are configured, whatever became of letters.
+    fn eq(&self, other: &Self) -> bool {
+        let Self { place, security, tls, from, to, login, hello, timeout, patience, recipients: _ } = self;
+        (place, security, tls, from) == (&other.place, &other.security, &other.tls, &other.from)
+            && (to, login, hello) == (&other.to, &other.login, &other.hello)
+            && (timeout, patience) == (&other.timeout, &other.patience)
+    }
+}
+
+/// A letter, who is asked to take it, and who was refused.
+type Sending<'s> = (&'s [u8], &'s [String], &'s mut Vec<(usize, u16)>);
 
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -165,8 +183,19 @@ impl Config {
     /// # Errors
     /// Everything that cannot be used.
     pub fn new(settings: Settings) -> Result<Self, Vec<ConfigError>> {
-        let Settings { smarthost, from, to, security, login, hello, timeout, authorities, server_name, identity } =
-            settings;
+        let Settings {
+            smarthost,
+            from,
+            to,
+            security,
+            login,
+            hello,
+            timeout,
+            patience,
+            authorities,
+            server_name,
+            identity,
+        } = settings;
         let mut errors = Vec::new();
         let place = place(&smarthost, security.port()).map_err(|error| errors.push(error)).ok();
         let from = mailbox(&from).ok_or(ConfigError::From(from)).map_err(|error| errors.push(error)).ok();
@@ -202,7 +231,9 @@ impl Config {
         };
         match (place, from) {
             (Some(place), Some(from)) if errors.is_empty() => {
-                Ok(Self { place, security, tls, from, to: found, login, hello, timeout: timeout.unwrap_or(TIMEOUT) })
+                let (timeout, patience) = (timeout.unwrap_or(TIMEOUT), patience.unwrap_or(PATIENCE));
+                let recipients = Arc::default();
+                Ok(Self { place, security, tls, from, to: found, login, hello, timeout, patience, recipients })
             }
             _ => Err(errors),
         }
@@ -213,22 +244,25 @@ impl Config {
         self.place.to_string()
     }
 
-    /// Makes one attempt with what was stored as `body`, after so many others.
+    /// Makes one attempt with what was stored as `body`, for those recipients who do not have it.
     ///
     /// # Errors
-    /// When no yes was heard; the error knows whether the server may have taken the letter all the same.
-    pub async fn send(&self, id: &str, at: Timestamp, body: &[u8], attempts: u32) -> Result<Answer, NotifyError> {
+    /// When no yes was heard, or somebody is waited for; the error knows whether the server may have taken the letter all the same.
+    pub async fn send(&self, id: &str, at: Timestamp, body: &[u8]) -> Result<Answer, NotifyError> {
         let letter = self.written(id, at, body);
-        let (mut phase, mut left_out) = (Phase::Connecting, Vec::new());
-        let mut message = (&*letter, attempts < ATTEMPTS_FOR_ALL, &mut left_out);
+        let known = || self.recipients.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = known().without(id, self.to.iter().map(|it| it.email.to_string()));
+        let (mut phase, mut refused) = (Phase::Connecting, Vec::new());
+        let mut message = (&*letter, &*asked, &mut refused);
         let attempt = tokio::time::timeout(self.timeout, self.attempt(&mut message, &mut phase)).await;
-        let code = attempt.unwrap_or_else(|_| phase.timed_out(self.timeout))?;
-        let named = |(index, code): (usize, u16)| Some((self.to.get(index)?.email.to_string(), code));
-        let left_out: Vec<_> = left_out.into_iter().filter_map(named).collect();
-        for (recipient, code) in &left_out {
-            tracing::warn!(server = %self.place, recipient, code, "refused, while others were not");
+        let code = attempt.unwrap_or_else(|_| phase.timed_out(self.timeout).map(Some))?;
+        let result = known().after(id, &asked, &refused, code, (Instant::now(), self.patience));
+        if let Ok(answer) = &result {
+            for (recipient, code) in &answer.left_out {
+                tracing::warn!(server = %self.place, recipient, code, "refused, while others were not");
+            }
         }
-        Ok(Answer { code, left_out })
+        result
     }
 
     /// The letter as the server gets it.
@@ -252,7 +286,7 @@ impl Config {
         written.expect("it has a sender, and a recipient").formatted()
     }
 
-    async fn attempt(&self, message: &mut Sending<'_>, phase: &mut Phase) -> Result<u16, NotifyError> {
+    async fn attempt(&self, message: &mut Sending<'_>, phase: &mut Phase) -> Result<Option<u16>, NotifyError> {
         let stream = self.place.dial().await?;
         let hello = self.hello.clone().or_else(host_name).unwrap_or_else(|| literal(&stream));
         let mut session = match (&self.tls, self.security) {
@@ -270,13 +304,12 @@ impl Config {
     async fn converse(
         &self,
         session: &mut Session<'_>,
-        (letter, for_all, left_out): &mut Sending<'_>,
-    ) -> Result<u16, NotifyError> {
+        (letter, to, refused): &mut Sending<'_>,
+    ) -> Result<Option<u16>, NotifyError> {
         if let Some((user, password)) = &self.login {
             session.log_in(user, password).await?;
         }
-        let to: Vec<_> = self.to.iter().map(|it| it.email.to_string()).collect();
-        session.send(self.from.email.as_ref(), &to, letter, *for_all, left_out).await
+        session.send(self.from.email.as_ref(), to, letter, refused).await
     }
 }
 

@@ -136,29 +136,25 @@ impl<'p> Session<'p> {
         }
     }
 
-    /// Sends one letter; gives the code of the yes. Into `left_out` come the recipients, by their place, that were refused while others
-    /// were not, and by what code. Where one is to be tried again later and the letter waits `for_all`, nobody gets it now: whoever
-    /// had it would get it again.
+    /// Sends one letter to those who take it; gives the code of the yes, and none where nobody did. Into `refused` come the others, by their
+    /// place, and by what code.
     pub(super) async fn send(
         &mut self,
         from: &str,
         to: &[String],
         letter: &[u8],
-        for_all: bool,
-        left_out: &mut Vec<(usize, u16)>,
-    ) -> Result<u16, NotifyError> {
+        refused: &mut Vec<(usize, u16)>,
+    ) -> Result<Option<u16>, NotifyError> {
         self.ask(&format!("MAIL FROM:<{from}>"), 2, Step::Sender).await?;
         for (index, address) in to.iter().enumerate() {
             match self.ask(&format!("RCPT TO:<{address}>"), 2, Step::Recipient).await {
                 Ok(_) => (),
-                Err(NotifyError::Said { code, .. }) if code >= 500 || !for_all => left_out.push((index, code)),
+                Err(NotifyError::Said { code, .. }) => refused.push((index, code)),
                 Err(error) => return Err(error),
             }
         }
-        if let Some((_, last)) = left_out.last().filter(|_| left_out.len() == to.len()) {
-            // One who may take it later counts more than all who never will.
-            let later = left_out.iter().find(|(_, code)| *code < 500);
-            return Err(NotifyError::Said { step: Step::Recipient, code: later.map_or(*last, |(_, code)| *code) });
+        if refused.len() == to.len() {
+            return Ok(None);
         }
         self.ask("DATA", 3, Step::Data).await?;
         let lines = transparent(letter);
@@ -169,7 +165,7 @@ impl<'p> Session<'p> {
         let reply = self.reply().await?;
         *self.phase = if reply.code / 100 == 2 { Phase::Taken(reply.code) } else { Phase::Connecting };
         expect(&reply, 2, Step::Letter)?;
-        Ok(reply.code)
+        Ok(Some(reply.code))
     }
 
     /// Says goodbye, and waits a moment for the answer, so that the server need not note a broken connection.

@@ -196,6 +196,25 @@ async fn a_yes_counts_even_if_the_answer_never_ends() {
 }
 
 #[tokio::test]
+async fn a_message_of_several_requests_is_not_waited_for_by_a_stop() {
+    let mut server = serve(&[OK]).await;
+    let destination = Destination::Alertmanager(server.config(), Duration::from_secs(60));
+    let send = |is_over: bool| {
+        let destination = destination.clone();
+        async move { destination.send("msg_1", clock(), b"[1]\n[2]\n[3]", &move || is_over).await }
+    };
+    let stopped = send(true).await.expect_err("is not whole");
+    assert_eq!(stopped.chain(), "took a part of it: the collector did not wait for the rest");
+    assert!(stopped.is_uncertain() && !stopped.is_about_the_message());
+    assert_eq!(server.hears().await.body, b"[1]", "one request is made all the same");
+    assert!(server.heard.try_recv().is_err());
+    send(false).await.expect("taken");
+    for part in [b"[1]", b"[2]", b"[3]"] {
+        assert_eq!(server.hears().await.body, part);
+    }
+}
+
+#[tokio::test]
 async fn tls_is_checked_against_the_given_authority_only() {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("makes one");
     let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");

@@ -167,7 +167,7 @@ impl Worker {
             if *stopping.borrow() || self.started.elapsed() > now + every * (FORGETS_AFTER - 1) {
                 return;
             }
-            let result = self.destination.send(REFRESH, (self.clock)(), &request, 0).await;
+            let result = self.destination.send(REFRESH, (self.clock)(), &request, &|| *stopping.borrow()).await;
             self.status.counters().count_refresh(&self.name, &result);
             // One that is about what is in it says nothing of the next.
             let goes_on = result.as_ref().err().is_none_or(NotifyError::is_about_the_message);
@@ -267,7 +267,7 @@ impl Worker {
     fn heard(&mut self, result: Result<Answer, NotifyError>) {
         let (name, before) = (&self.name, self.breaker.state(self.started.elapsed()));
         match &result {
-            Err(error) if !error.is_about_the_message() => {
+            Err(error) if !error.leaves_it_well() => {
                 self.breaker.failed(self.started.elapsed(), rand::random());
                 let failures = self.breaker.failures();
                 if before == BreakerState::Closed && self.breaker.state(self.started.elapsed()) == BreakerState::Open {
@@ -338,7 +338,7 @@ async fn attempt(
     };
     // A store that takes nothing is no reason to tell nobody; the end is counted then, if it can be.
     let is_counted = ledger.delivered(begins).await.is_ok();
-    let result = destination.send(&message.id, clock(), &message.body, message.attempts).await;
+    let result = destination.send(&message.id, clock(), &message.body, &|| *stopping.borrow()).await;
     status.counters().count(&name, &result);
     let at = clock();
     let now = steady.now();

@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Connections that were used so lately are asked in which order their pool hands them out.
+pub const USED_LATELY: Duration = Duration::from_secs(10);
 
 /// Asks the host inspector for more than a look usually gives. Cheap to clone; every clone is the same wish.
 #[derive(Debug, Clone, Default)]
@@ -10,8 +14,8 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// Whether looks from now on dump twice, 30 ms apart, so that [`Connection::picked`](super::Connection::picked) is
-    /// told. It doubles the cost of a look.
+    /// Whether looks from now on ask again, 30 ms later, what was sent on connections that were used lately, so that
+    /// [`Connection::picked`](super::Connection::picked) of those is told. With many of them it doubles the cost of a look.
     pub fn want_order_test(&self, is_wanted: bool) {
         self.order_test.store(is_wanted, Ordering::Relaxed);
     }

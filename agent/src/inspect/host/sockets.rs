@@ -4,13 +4,16 @@ use std::path::Path;
 
 use super::endpoints::{Listeners, Ports};
 use super::gaps::{self, POOL_CHECKS};
-use super::{Gap, HostLook};
+use super::{Gap, HostLook, USED_LATELY};
 use crate::discover::TargetKey;
 use crate::inspect::Reason;
 use crate::kernel::sock_diag::message::{PortFilter, Row};
 use crate::kernel::sock_diag::{DestroyEvents, Destroyed, SockDiag};
 use crate::kernel::socket::{ByNumber, Network, Socket, TcpState};
 use crate::kernel::{KernelError, proc_net};
+
+/// So many connections are looked up one by one; a dump of more is cheaper.
+const LOOKED_UP: usize = 128;
 
 /// Where socket rows come from.
 #[derive(Debug)]
@@ -33,10 +36,14 @@ pub(super) struct Sockets {
     pub(super) outbound: Vec<Socket>,
     /// On the local ports that were asked for.
     pub(super) accepted: Vec<Socket>,
-    /// Connections of the second dump.
+    /// Connections as they were 30 ms later.
     again: Vec<Socket>,
     pub(super) destroyed: Vec<Destroyed>,
     pub(super) listeners: Listeners,
+}
+
+fn used_lately(socket: &Socket) -> bool {
+    [socket.sent_age, socket.received_age].into_iter().flatten().min().is_some_and(|it| it <= USED_LATELY)
 }
 
 /// What a look at the sockets of one network namespace left out.
@@ -190,15 +197,24 @@ impl Sockets {
         proc_net::read(root, wanted, &mut self.outbound)
     }
 
-    /// Segments sent by now, for each connection to the ports `remote`; empty where the kernel does not tell.
+    /// Segments sent by now, for each connection to the ports `remote` that was used lately; empty where the kernel does not tell.
     pub(super) fn sent_again(&mut self, remote: &Ports) -> ByNumber<u32> {
         self.again.clear();
         let filter = self.filter(remote, &Ports::of([]));
-        if let Source::Netlink(diag) = &mut self.source
-            && diag.dump(filter.as_ref(), |row| remote.contains(row.remote_port), &mut self.again).is_err()
-        {
-            // Half a dump is no answer; the next look tells why.
-            self.again.clear();
+        let lately: Vec<&Socket> = self.outbound.iter().filter(|it| used_lately(it)).take(LOOKED_UP + 1).collect();
+        if let Source::Netlink(diag) = &mut self.source {
+            let are_few = lately.len() <= LOOKED_UP;
+            let told = match are_few.then(|| diag.look_up(&lately, &mut self.again)) {
+                Some(Ok(true)) => Ok(0),
+                Some(Ok(false)) | None => {
+                    diag.dump(filter.as_ref(), |row| remote.contains(row.remote_port), &mut self.again)
+                }
+                Some(Err(error)) => Err(error),
+            };
+            if told.is_err() {
+                // Half of it is no answer; the next look tells why.
+                self.again.clear();
+            }
         }
         self.again.iter().filter_map(|it| Some((self.network.identity(it.cookie), it.segments_out?))).collect()
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::order::{Discipline, Order};
 use crate::discover::End;
-use crate::inspect::host::Owner;
+use crate::inspect::host::{Owner, USED_LATELY};
 use crate::inspect::server::Session;
 use crate::kernel::socket::ByNumber;
 
@@ -45,8 +45,6 @@ const MISSING: f64 = 3.0;
 const TIMES_LONGEST: f64 = 2.0;
 /// Others that rotate at least.
 const LEAST_ROTATING: usize = 3;
-/// Only connections used so lately are asked for the order.
-const ORDER_WINDOW: Duration = Duration::from_secs(10);
 /// No connection may have ended in this time before and `SETTLE` after one was opened on demand.
 const NO_CLOSE: Duration = Duration::from_secs(60);
 /// So long after a birth its closes are known.
@@ -388,12 +386,12 @@ impl Lines {
     /// Whether some pool at work wants a second dump at the next look.
     pub(super) fn want_order(&self, now: Duration) -> bool {
         self.pools.values().any(|it| {
-            it.high_water >= LEAST_ROTATING && now.saturating_sub(it.used_at) <= ORDER_WINDOW && it.order.wants(now)
+            it.high_water >= LEAST_ROTATING && now.saturating_sub(it.used_at) <= USED_LATELY && it.order.wants(now)
         })
     }
 
     fn ask_order(pool: &mut Pool, sights: &[Sight], now: Duration) {
-        let is_asked = |it: &&Sight| it.idle && !it.apart && now.saturating_sub(it.used_at) <= ORDER_WINDOW;
+        let is_asked = |it: &&Sight| it.idle && !it.apart && now.saturating_sub(it.used_at) <= USED_LATELY;
         let mut idle: Vec<(Duration, bool)> =
             sights.iter().filter(is_asked).filter_map(|it| Some((it.used_at, it.picked?))).collect();
         if !idle.is_empty() {

@@ -19,8 +19,10 @@ pub(super) const BY_FAMILY: u16 = 20;
 const OF_BOTH: u16 = 18;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
+/// `NLM_F_REQUEST`.
+const REQUEST: u16 = 0x1;
 /// `NLM_F_REQUEST | NLM_F_DUMP`.
-const DUMP: u16 = 0x1 | 0x300;
+const DUMP: u16 = REQUEST | 0x300;
 const IPPROTO_TCP: u8 = 6;
 const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_REQ_BYTECODE: u16 = 1;
@@ -77,6 +79,35 @@ pub fn dump_request(family: Option<Family>, sequence: u32, filter: Option<&PortF
         bytes[0..4].copy_from_slice(&length.to_ne_bytes());
     }
     bytes
+}
+
+/// A request for one socket by its ends, with `tcp_info`. The kernel finds it in its table without going through it. `None` for a
+/// link-local address: which interface it belongs to is not known here.
+pub fn request_of(local: SocketAddr, remote: SocketAddr, sequence: u32) -> Option<[u8; HEADER + 56]> {
+    let mut bytes = request::<{ HEADER + 56 }>(BY_FAMILY, sequence);
+    bytes[6..8].copy_from_slice(&REQUEST.to_ne_bytes());
+    bytes[17] = IPPROTO_TCP;
+    bytes[18] = 1 << (INET_DIAG_INFO - 1);
+    bytes[20..24].copy_from_slice(&STATES.to_ne_bytes());
+    bytes[24..26].copy_from_slice(&local.port().to_be_bytes());
+    bytes[26..28].copy_from_slice(&remote.port().to_be_bytes());
+    match (local.ip(), remote.ip()) {
+        // A v4 address over a v6 socket is found so, too.
+        (IpAddr::V4(local), IpAddr::V4(remote)) => {
+            bytes[16] = Family::V4 as u8;
+            bytes[28..32].copy_from_slice(&local.octets());
+            bytes[44..48].copy_from_slice(&remote.octets());
+        }
+        (IpAddr::V6(local), IpAddr::V6(remote)) if !local.is_unicast_link_local() => {
+            bytes[16] = Family::V6 as u8;
+            bytes[28..44].copy_from_slice(&local.octets());
+            bytes[44..60].copy_from_slice(&remote.octets());
+        }
+        _ => return None,
+    }
+    // `INET_DIAG_NOCOOKIE`: any of these ends.
+    bytes[64..72].fill(0xff);
+    Some(bytes)
 }
 
 /// What the kernel leaves out of a dump by itself (`INET_DIAG_REQ_BYTECODE`): all but what listens and the connections
@@ -233,6 +264,11 @@ impl<'a> Row<'a> {
         } else {
             IpAddr::V4(Ipv4Addr::new(octets[0], octets[1], octets[2], octets[3]))
         }
+    }
+
+    /// Whether it is in one of the states in which a process may hold it.
+    pub(super) const fn is_of_asked_state(&self) -> bool {
+        self.state < 32 && STATES >> self.state & 1 == 1
     }
 
     /// The whole row; `None` when its state is none that we know.

@@ -114,6 +114,50 @@ fn a_v4_client_of_a_v6_listener_has_one_form_of_address_on_both_ends() {
 }
 
 #[test]
+fn a_connection_is_looked_up_as_a_dump_tells_it_and_one_that_is_gone_is_left_out() {
+    let mapped = {
+        let listener = TcpListener::bind("[::]:0").unwrap();
+        let client = TcpStream::connect(("127.0.0.1", listener.local_addr().unwrap().port())).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        Pair { listener, client, server }
+    };
+    let mut diag = SockDiag::open().unwrap();
+    let mut connections = Vec::new();
+    // More than fit into one request.
+    let pairs: Vec<Pair> = (0..20).flat_map(|_| [pair("127.0.0.1:0"), pair("[::1]:0")]).chain([mapped]).collect();
+    for pair in &pairs {
+        connections.extend(all_of(pair).into_iter().filter(|it| it.state == TcpState::Established));
+    }
+    assert_eq!(connections.len(), 2 * pairs.len());
+    let gone = pair("127.0.0.1:0");
+    let mut ends = all_of(&gone);
+    ends.retain(|it| it.inode == inode(&gone.client));
+    drop(gone);
+    until("the end of one", || all_of(&pairs[0]).iter().all(|it| it.cookie != ends[0].cookie).then_some(()));
+    connections.insert(7, ends[0]);
+
+    (&pairs[1].client).write_all(b"?").unwrap();
+    let mut found = Vec::new();
+    assert!(diag.look_up(&connections.iter().collect::<Vec<_>>(), &mut found).unwrap());
+    connections.remove(7);
+    let ends = |it: &Socket| (it.cookie, it.local, it.remote, it.inode, it.uid);
+    let (mut told, mut known): (Vec<_>, Vec<_>) =
+        (found.iter().map(ends).collect(), connections.iter().map(ends).collect());
+    told.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(told, known);
+    let sent = |of: &[Socket], inode| of.iter().find(|it| it.inode == inode).and_then(|it| it.segments_out);
+    let client = inode(&pairs[1].client);
+    assert!(sent(&found, client) > sent(&connections, client), "what was sent since the dump is seen");
+    // The socket is as good for a dump as before.
+    assert_eq!(dumped(&[&pairs[0]], &mut diag, None).len(), 3);
+
+    let link_local = Socket { local: "[fe80::1]:5".parse().unwrap(), ..connections[0] };
+    found.clear();
+    assert!(!diag.look_up(&[&connections[0], &link_local], &mut found).unwrap() && found.is_empty());
+}
+
+#[test]
 fn a_connection_that_the_peer_closed_waits_to_be_closed() {
     let pair = pair("127.0.0.1:0");
     let client = inode(&pair.client);

@@ -166,6 +166,14 @@ impl State {
         self
     }
 
+    /// The same by other settings. What was seen so far counts on, of each rule that is what it was; canaries that are under way belong to
+    /// what was configured.
+    #[must_use]
+    pub fn reloaded(mut self, flaps: Flapping, rules: &[Rule], agents: &[AgentRow]) -> Self {
+        self.canaries = Canaries::default();
+        self.with_flapping(flaps).with_rules(rules, agents)
+    }
+
     /// Takes the levels of an agent and says when they were true; false when newer ones are known.
     pub fn levels(&mut self, row: &mut LevelsRow, now: Timestamp) -> bool {
         row.seen_at = self.sight(&key(&row.tenant, &row.agent), row.levels.observed_at, now).at;

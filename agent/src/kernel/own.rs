@@ -19,14 +19,33 @@ pub fn thread_time() -> Duration {
 }
 
 /// Bytes of memory: the proportional set size of `/proc/self/smaps_rollup`, or the resident set of `/proc/self/statm` on
-/// kernels older than 4.14.
+/// kernels older than 4.14. The kernel visits every page for the first, so it is read anew when the second has moved by
+/// [`MOVED`], or after [`READINGS`]; else what the second has moved by is added.
 pub fn memory() -> Option<u64> {
     static PROPORTIONAL: KeptOpen = KeptOpen::of("/proc/self/smaps_rollup");
     static RESIDENT: KeptOpen = KeptOpen::of("/proc/self/statm");
-    PROPORTIONAL.read().and_then(|it| parse_pss(it.as_bytes())).or_else(|| {
-        let resident = RESIDENT.read()?.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()?;
-        Some(resident * rustix::param::page_size() as u64)
-    })
+    static LAST: Mutex<Option<Both>> = Mutex::new(None);
+    let resident = RESIDENT.read()?.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()?;
+    let resident = resident * rustix::param::page_size() as u64;
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(it) = last.as_mut().filter(|it| it.left > 0 && it.resident.abs_diff(resident) < MOVED) {
+        it.left -= 1;
+        return Some((it.proportional + resident).saturating_sub(it.resident));
+    }
+    let proportional = PROPORTIONAL.read().and_then(|it| parse_pss(it.as_bytes()));
+    *last = proportional.map(|proportional| Both { proportional, resident, left: READINGS });
+    Some(proportional.unwrap_or(resident))
+}
+
+/// See [`memory`].
+const MOVED: u64 = 256 << 10;
+const READINGS: u32 = 60;
+
+/// What both files said at once, and how often that may be gone by.
+struct Both {
+    proportional: u64,
+    resident: u64,
+    left: u32,
 }
 
 /// A small file that is read again and again, and opened once: later it may be out of reach.

@@ -271,22 +271,6 @@ impl State {
         (changes, flown)
     }
 
-    /// Agents that send canaries and are not missed, and the seconds between two of each.
-    pub fn flock(&self) -> Vec<((String, String), u32)> {
-        let sings = |bird: &Bird| bird.every > 0 && !bird.is_missed;
-        self.agents.iter().filter(|(_, it)| sings(&it.bird)).map(|(key, it)| (key.clone(), it.bird.every)).collect()
-    }
-
-    /// Waits for canaries of agents that sent some before this state was loaded, as if the newest had come just now.
-    pub fn expect_canaries(&mut self, flock: Vec<((String, String), u32)>) {
-        let listened = seconds(self.listening.total());
-        for (owner, every) in flock {
-            if let Some(agent) = self.agents.get_mut(&owner).filter(|it| !it.denied) {
-                (agent.bird.every, agent.bird.came) = (every, listened);
-            }
-        }
-    }
-
     /// The message of a tenant was queued.
     pub fn flew(&mut self, tenant: &str, message: &str) {
         if let Some(flight) = self.canaries.flights.get_mut(tenant) {

@@ -166,7 +166,8 @@ impl Fleet {
         agents: &[AgentRow],
         firing: impl Iterator<Item = &'a IncidentRow>,
     ) -> Vec<Orphan> {
-        let (rules, orphans) = Rules::load(rules, agents, firing);
+        let (mut rules, orphans) = Rules::load(rules, agents, firing);
+        rules.go_on_from(std::mem::take(&mut self.rules));
         self.rules = rules;
         orphans
     }

@@ -34,6 +34,8 @@ const MOST_SOURCES: usize = 16;
 const SYSTEM: &str = "system/";
 /// What stands for a server in a target's key.
 const SERVER: &str = "server:";
+/// The same behind the check of an [`About`].
+const SERVER_TARGET: &str = "\0server:";
 
 /// What of a server explains what of its clients, and who depends on what besides.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,7 +110,7 @@ struct Source {
     tenant: String,
     /// In words for people.
     what: String,
-    /// Of the server, when the newest of them changed.
+    /// Of the server, as they are known now.
     names: BTreeSet<String>,
     /// Fifty thousand of them as texts would take four mebibytes more.
     incidents: BTreeSet<Ulid>,
@@ -219,12 +221,30 @@ impl Graph {
             let Some(oldest) = oldest else { break };
             known.remove(&oldest);
         }
-        is_news.then(|| DependencyRow {
-            tenant: tenant.into(),
-            agent: agent.into(),
-            edges: known.clone(),
-            seen_at: now,
-        })
+        if !is_news {
+            return None;
+        }
+        let row = DependencyRow { tenant: tenant.into(), agent: agent.into(), edges: known.clone(), seen_at: now };
+        self.name_sources(tenant, agent);
+        Some(row)
+    }
+
+    /// What an agent says of a server that is down counts at once, under each name that it has now.
+    fn name_sources(&mut self, tenant: &str, agent: &str) {
+        let of_agent = [tenant, agent, ""].join("\0");
+        let abouts = self.sources.keys().filter(|it| it.starts_with(&of_agent));
+        let targets = abouts.filter_map(|it| Some((it.clone(), it.rsplit_once(SERVER_TARGET)?.1.to_owned())));
+        for (about, target) in targets.collect::<Vec<_>>() {
+            let names = self.names(tenant, agent, &target);
+            self.rename(tenant, &about, names);
+        }
+    }
+
+    /// A source is known by these names from now on.
+    fn rename(&mut self, tenant: &str, about: &About, names: BTreeSet<String>) {
+        let Some(source) = self.sources.get_mut(about).filter(|it| it.names != names) else { return };
+        let before = std::mem::replace(&mut source.names, names.clone());
+        self.move_names(tenant, about, &before, &names);
     }
 
     /// Forgets an agent.
@@ -262,10 +282,7 @@ impl Graph {
             ..Source::default()
         });
         source.incidents.insert(id);
-        if source.names != names {
-            let before = std::mem::replace(&mut source.names, names.clone());
-            self.move_names(&incident.tenant, &about, &before, &names);
-        }
+        self.rename(&incident.tenant, &about, names);
         false
     }
 
@@ -632,6 +649,23 @@ mod tests {
         graph.learn(TENANT, "web", &own, at(2));
         assert_eq!(explained(&graph, &rules), OF_SHOP);
         assert_eq!(Graph::load(vec![row]).claims.len(), 1, "also after a restart");
+    }
+
+    #[test]
+    fn what_is_learnt_of_a_server_that_is_down_already_counts_at_once() {
+        let (mut graph, rules) = (Graph::default(), Dependencies::default());
+        let pools = vec![pool("shop", name(ADDRESS, None))];
+        assert!(graph.learn(TENANT, "web", &levels(pools, None), at(0)).is_some());
+        graph.know(&agent("web", &["process:shop/main:8000"]));
+        take(&mut graph, &rules, &down(), true);
+        assert_eq!(explained(&graph, &rules), [""; 0], "nobody knows where its name leads");
+        let asked = levels(Vec::new(), Some((name(ADDRESS, Some("731")), "db.internal:5432")));
+        assert!(graph.learn(TENANT, "watch", &asked, at(1)).is_some());
+        assert_eq!(explained(&graph, &rules), OF_SHOP);
+        // A day later it is forgotten.
+        graph.learn(TENANT, "watch", &levels(Vec::new(), None), at(1 + 86_400));
+        assert_eq!(explained(&graph, &rules), [""; 0]);
+        assert!(take(&mut graph, &rules, &down(), false) && graph.is_quiet());
     }
 
     #[test]

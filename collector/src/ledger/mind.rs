@@ -95,6 +95,13 @@ impl Mind {
         })
     }
 
+    /// The same after a reload: what was heard and seen `before` counts on, and no hold or silence of an agent begins anew.
+    pub(super) fn after(mut self, before: Self, rules: &Rules) -> Self {
+        let agents: Vec<AgentRow> = self.agents.values().cloned().collect();
+        self.aggregate = before.aggregate.reloaded(rules.policy.flapping, &rules.fleet, &agents);
+        self
+    }
+
     /// Takes the silences that the store has now.
     pub(super) fn take_silences(&mut self, rows: Rows<'_>) -> Result<(), StoreError> {
         if self.alert.silence(silences(rows)?) {

@@ -310,12 +310,13 @@ impl Ledger {
         if let Some(owed) = Owed::beyond(&rules, mind.owed()) {
             return Ok(Err(owed));
         }
-        let flock = mind.flock();
         self.save()?;
         // As at a start: what is held back or grouped is looked at by the rules that are. Until it is, all goes by those that were.
-        let mut mind = Mind::load(self.writer.rows(), &rules, now)?;
-        mind.expect(flock);
-        self.mind = Some(mind);
+        let mind = Mind::load(self.writer.rows(), &rules, now)?;
+        self.mind = Some(match self.mind.take() {
+            Some(before) => mind.after(before, &rules),
+            None => mind,
+        });
         self.config.rules = rules;
         self.kept_at = None;
         Ok(Ok(()))

@@ -273,6 +273,11 @@ impl Transaction<'_> {
         if incident.is_some_and(|it| (it.status == Status::Resolved) != is_end(&message.kind)) {
             return Ok(Resent::Outdated(None));
         }
+        // A group is there while something of it fires, or waits to be told.
+        let is_of_group = message.kind.starts_with("group.") && !is_end(&message.kind);
+        if is_of_group && self.rows().group(tenant, &message.incident)?.is_none() {
+            return Ok(Resent::Outdated(None));
+        }
         message.state = MessageState::Waiting;
         message.next_attempt_at = now;
         message.settled_at = None;

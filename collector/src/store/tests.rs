@@ -1,5 +1,6 @@
 //! What is kept, what goes, and in which order it is read.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -429,9 +430,21 @@ fn what_is_true_no_more_is_not_sent_again() {
     let mut resend = |id: &str| scene.write(|it| it.resend("default", id, day(9)));
     assert_eq!(resend("msg_1"), Resent::Outdated(Some("msg_2".into())));
     assert_eq!(resend("msg_4"), Resent::Outdated(Some("msg_5".into())), "it fires again");
-    assert_eq!(resend("msg_5"), Resent::Waits);
+    assert_eq!(resend("msg_5"), Resent::Outdated(None), "nothing of the group fires");
     assert_eq!(resend("msg_2"), Resent::Waits);
     assert_eq!(resend("msg_1"), Resent::Followed("msg_2".into()));
+    let group = GroupRow {
+        tenant: "default".into(),
+        id: "group".into(),
+        receiver: "ops".into(),
+        route: "route".into(),
+        labels: BTreeMap::new(),
+        message: None,
+        due_at: None,
+        told_at: Some(day(1)),
+    };
+    scene.write(|it| it.put_group(&group));
+    assert_eq!(scene.write(|it| it.resend("default", "msg_5", day(9))), Resent::Waits);
 }
 
 #[test]

@@ -197,6 +197,15 @@ impl Rules {
         (it, orphans)
     }
 
+    /// What was seen by a rule that is what it was counts on: who reloads each minute has holds of an hour all the same.
+    pub(super) fn go_on_from(&mut self, mut before: Self) {
+        for (rule, watch) in &mut self.all {
+            if let Some(at) = before.all.iter().position(|(it, _)| it == rule) {
+                *watch = before.all.swap_remove(at).1;
+            }
+        }
+    }
+
     /// An agent as its row says.
     pub(super) fn describe(&mut self, row: &AgentRow) {
         if !self.all.is_empty() && row.denied_at.is_none() {

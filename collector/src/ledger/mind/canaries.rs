@@ -9,16 +9,6 @@ use crate::ledger::AgentKey;
 use crate::store::{StoreError, Transaction};
 
 impl Mind {
-    /// Agents of which canaries are waited for: a reload is no start for who waits for them.
-    pub(in crate::ledger) fn flock(&self) -> Vec<((String, String), u32)> {
-        self.aggregate.flock()
-    }
-
-    /// Waits for these canaries from now on.
-    pub(in crate::ledger) fn expect(&mut self, flock: Vec<((String, String), u32)>) {
-        self.aggregate.expect_canaries(flock);
-    }
-
     /// Tells the receiver that waits for them, where it is time, and others who is missed.
     pub(super) fn let_canaries_fly(
         &mut self,

@@ -11,7 +11,7 @@ use tickbird_shared::{Epoch, Labels, Severity, Status};
 use super::group::Group;
 use super::series::{Kind, Source};
 use super::*;
-use crate::aggregate::{ChangeKind, Event, State, rule_labels};
+use crate::aggregate::{ChangeKind, Event, Flapping, State, rule_labels};
 use crate::store::{FindingRow, LevelsRow};
 
 const TENANT: &str = "default";
@@ -184,6 +184,32 @@ impl Fleet {
     fn evidence(&self) -> Value {
         serde_json::from_str(&self.firing().first().expect("fires").evidence).expect("an object")
     }
+}
+
+#[test]
+fn a_hold_goes_on_through_a_reload_of_the_same_rule_and_begins_anew_with_another() {
+    let shop = rule(Measure::PoolOpen, Aggregate::Sum, &["application"], above(100.0));
+    let mut fleet = Fleet::of(std::slice::from_ref(&shop));
+    fleet.runs("a", vec![pool("shop", 101)]);
+    let reload = |fleet: &mut Fleet, rules: &[Rule]| {
+        let before = std::mem::replace(&mut fleet.state, State::load(Vec::new(), Vec::new(), at(0)));
+        fleet.state = before.reloaded(Flapping::NEVER, rules, &fleet.agents);
+    };
+    let other = Rule { name: "other".into(), ..shop.clone() };
+    for _ in 0..2 {
+        assert_eq!(fleet.wait(30), NOTHING);
+        // In another place of the file.
+        reload(&mut fleet, &[other.clone(), shop.clone()]);
+    }
+    assert_eq!(
+        fleet.wait(25),
+        ["Opened warning application=shop"],
+        "whoever reloads more often than it holds is told, too"
+    );
+    reload(&mut fleet, &[other.clone(), Rule { hold: Duration::from_secs(90), ..shop }]);
+    assert_eq!(fleet.wait(30), ["Opened warning application=shop"], "the other one's hold went on");
+    reload(&mut fleet, &[other]);
+    assert_eq!(fleet.wait(15), ["Resolved rule gone application=shop"]);
 }
 
 #[test]

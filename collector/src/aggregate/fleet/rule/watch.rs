@@ -1,7 +1,7 @@
 //! One rule over time: what is over a bound for the hold fires, what is not for the other hold is over. What cannot be said
 //! for certain neither begins nor ends anything.
 //!
-//! Time is time in which the collector listened. A start begins every hold anew; what fires goes on until it is known to
+//! Time is time in which the collector listened. A start begins every hold anew, a reload none; what fires goes on until it is known to
 //! be over.
 
 use std::collections::{BTreeMap, HashMap};

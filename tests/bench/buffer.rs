@@ -208,7 +208,9 @@ fn hundred(records: &[Vec<u8>], first: u64) -> Vec<Vec<u8>> {
 pub(crate) fn record(number: u64) -> Vec<u8> {
     let noise = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let (pid, fd, age) = (1000 + noise % 40, noise % 977, (noise >> 32) % 100_000);
+    let other = (noise ^ noise >> 31).wrapping_mul(0xd6e8_feb8_6659_fd93);
     let record = serde_json::json!({
+        "fingerprint": format!("{noise:016x}{other:016x}"),
         "kind": "finding", "at": format!("2026-11-22T00:{:02}:{:02}.{:06}Z", number / 60 % 60, number % 60, noise % 1_000_000),
         "check": "pool.idle_in_transaction", "target": format!("pool:grants-api-{pid}/main>10.0.0.5:5432/app?user=app"),
         "status": "firing", "severity": "warning",

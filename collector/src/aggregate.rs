@@ -162,16 +162,41 @@ impl State {
     pub fn with_rules(mut self, rules: &[Rule], agents: &[AgentRow]) -> Self {
         let of_fleet = |it: &&IncidentRow| it.status == Status::Firing && it.agent == fleet::FLEET;
         let firing = self.incidents.values().map(|it| it.row()).filter(of_fleet);
-        self.orphans.extend(self.fleet.follow(rules, agents, firing));
+        let orphans = self.fleet.follow(rules, agents, firing);
+        // A rule that was taken out and is back before anybody looked.
+        self.orphans.retain(|(_, why, _)| !why.starts_with("rule "));
+        self.orphans.extend(orphans);
         self
     }
 
-    /// The same by other settings. What was seen so far counts on, of each rule that is what it was; canaries that are under way belong to
-    /// what was configured.
+    /// The same where canaries go to this receiver: what was told of another one is nobody's any more.
     #[must_use]
-    pub fn reloaded(mut self, flaps: Flapping, rules: &[Rule], agents: &[AgentRow]) -> Self {
-        self.canaries = Canaries::default();
-        self.with_flapping(flaps).with_rules(rules, agents)
+    pub fn with_canary(mut self, settings: Option<&CanarySettings>) -> Self {
+        let target = settings.map(|it| canary::receiver_target(&it.receiver));
+        let is_of_another = |row: &IncidentRow| row.check == canary::LATE && Some(&row.target) != target.as_ref();
+        let firing = self.incidents.values().map(|it| it.row()).filter(|it| it.status == Status::Firing);
+        let orphan = |row: &IncidentRow| (row.fingerprint, "receiver changed", "canaries go to another receiver");
+        let orphans: Vec<_> = firing.filter(|it| is_of_another(it)).map(orphan).collect();
+        self.orphans.extend(orphans);
+        self
+    }
+
+    /// The same by other settings. What was seen so far counts on, of each rule that is what it was, and of canaries if they go where they went.
+    #[must_use]
+    pub fn reloaded(
+        mut self,
+        flaps: Flapping,
+        (before, canary): (Option<&CanarySettings>, Option<&CanarySettings>),
+        rules: &[Rule],
+        agents: &[AgentRow],
+    ) -> Self {
+        if before == canary {
+            self.canaries.forget_messages();
+        } else {
+            self.canaries = Canaries::default();
+            self.agents.values_mut().for_each(|it| it.bird.forget_latency());
+        }
+        self.with_flapping(flaps).with_canary(canary).with_rules(rules, agents)
     }
 
     /// Takes the levels of an agent and says when they were true; false when newer ones are known.

@@ -410,7 +410,11 @@ impl State {
 
     /// Learns from levels who uses which server; the row when it is to be written.
     pub fn learn(&mut self, levels: &LevelsRow, now: Timestamp) -> Option<DependencyRow> {
-        self.graph.learn(&levels.tenant, &levels.agent, &levels.levels, now)
+        let row = self.graph.learn(&levels.tenant, &levels.agent, &levels.levels, now);
+        for key in self.graph.take_renamed() {
+            self.let_go_of(key, now);
+        }
+        row
     }
 
     /// Forgets what an agent said of who uses which server.

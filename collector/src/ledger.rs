@@ -288,6 +288,8 @@ impl Handle {
 #[cfg(test)]
 mod power_cut;
 #[cfg(test)]
+mod reload;
+#[cfg(test)]
 mod restart;
 #[cfg(test)]
 mod turns;

@@ -27,7 +27,7 @@ pub const CANARY: &str = "canary";
 /// The canaries of an agent do not come, though it is heard.
 pub(super) const MISSING: &str = "agent.canary_missing";
 /// Canaries need long, or do not get to their receiver.
-const LATE: &str = "collector.canary";
+pub(super) const LATE: &str = "collector.canary";
 /// Agents that a message or a proof names.
 const NAMED: usize = 10;
 /// Messages of a tenant that are kept, for whoever looks into the outbox.
@@ -136,6 +136,11 @@ impl Bird {
         self.is_missed = true;
     }
 
+    /// How long it took was a matter of another receiver.
+    pub(super) const fn forget_latency(&mut self) {
+        (self.latency, self.slow_since, self.is_told) = (NONE, NONE, false);
+    }
+
     /// Its agent said goodbye.
     pub(super) const fn stops(&mut self) {
         self.every = 0;
@@ -173,6 +178,13 @@ pub(super) struct Canaries {
     is_off: bool,
     /// Latencies that were not counted yet.
     latencies: Vec<u32>,
+}
+
+impl Canaries {
+    /// What waits of them is out of the way after a reload; since when none is taken is known still.
+    pub(super) fn forget_messages(&mut self) {
+        self.flights.values_mut().for_each(|it| it.told.clear());
+    }
 }
 
 /// The agents of one tenant, counted.
@@ -537,7 +549,7 @@ pub(super) fn receiver_of<'a>(check: &str, target: &'a str) -> Option<&'a str> {
     (check == LATE).then(|| target.strip_prefix("canary:")).flatten()
 }
 
-fn receiver_target(receiver: &str) -> String {
+pub(super) fn receiver_target(receiver: &str) -> String {
     format!("canary:{receiver}")
 }
 

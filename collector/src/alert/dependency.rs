@@ -97,6 +97,8 @@ pub(super) struct Graph {
     sources: HashMap<About, Source>,
     /// The same by tenant and each name of the server.
     down: HashMap<IncidentKey, BTreeSet<About>>,
+    /// Incidents of servers that are not known any more by a name by which they were: what they explain may be another's.
+    renamed: Vec<IncidentKey>,
     /// Servers that said which they are, by tenant and each of their names. Two sites may have one address.
     claims: HashMap<IncidentKey, BTreeSet<String>>,
 }
@@ -244,7 +246,15 @@ impl Graph {
     fn rename(&mut self, tenant: &str, about: &About, names: BTreeSet<String>) {
         let Some(source) = self.sources.get_mut(about).filter(|it| it.names != names) else { return };
         let before = std::mem::replace(&mut source.names, names.clone());
+        if !before.is_subset(&names) {
+            self.renamed.extend(source.incidents.iter().map(|id| (tenant.to_owned(), id.to_string())));
+        }
         self.move_names(tenant, about, &before, &names);
+    }
+
+    /// Takes out incidents whose server lost a name: what they held back is decided anew.
+    pub(super) fn take_renamed(&mut self) -> Vec<IncidentKey> {
+        std::mem::take(&mut self.renamed)
     }
 
     /// Forgets an agent.

@@ -82,6 +82,7 @@ impl Mind {
         Ok(Self {
             aggregate: aggregate::State::load(agents.clone(), incidents, now)
                 .with_flapping(policy.flapping)
+                .with_canary(policy.canary.as_ref())
                 .with_fleet(rows.levels()?, rows.pool_use(since)?)
                 .with_rules(&rules.fleet, &agents),
             used_written_at: now,
@@ -95,10 +96,13 @@ impl Mind {
         })
     }
 
-    /// The same after a reload: what was heard and seen `before` counts on, and no hold or silence of an agent begins anew.
-    pub(super) fn after(mut self, before: Self, rules: &Rules) -> Self {
-        let agents: Vec<AgentRow> = self.agents.values().cloned().collect();
-        self.aggregate = before.aggregate.reloaded(rules.policy.flapping, &rules.fleet, &agents);
+    /// The same after a reload: what was heard and seen `before` counts on, and no hold or silence of an agent begins anew. Agents are as they
+    /// were known, and what commands changed of them is noticed by the next tick.
+    pub(super) fn after(mut self, before: Self, (was, rules): (&Policy, &Rules)) -> Self {
+        let agents: Vec<AgentRow> = before.agents.values().cloned().collect();
+        let (policy, canaries) = (&rules.policy, (was.canary.as_ref(), rules.policy.canary.as_ref()));
+        self.aggregate = before.aggregate.reloaded(policy.flapping, canaries, &rules.fleet, &agents);
+        self.agents = before.agents;
         self
     }
 

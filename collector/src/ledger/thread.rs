@@ -314,9 +314,11 @@ impl Ledger {
         // As at a start: what is held back or grouped is looked at by the rules that are. Until it is, all goes by those that were.
         let mind = Mind::load(self.writer.rows(), &rules, now)?;
         self.mind = Some(match self.mind.take() {
-            Some(before) => mind.after(before, &rules),
+            Some(before) => mind.after(before, (&self.config.rules.policy, &rules)),
             None => mind,
         });
+        // What commands changed of agents is looked at with the next tick, whether it was noticed before or not.
+        self.first = true;
         self.config.rules = rules;
         self.kept_at = None;
         Ok(Ok(()))

@@ -330,7 +330,7 @@ fn a_reload_goes_on_waiting_for_who_sang_before_it() {
     let mut world = silent();
     assert_eq!(world.wait(missed_after - 2), NOTHING);
     let before = std::mem::replace(&mut world.state, State::load(Vec::new(), Vec::new(), at(0)));
-    world.state = before.reloaded(Flapping::NEVER, &[], &[]);
+    world.state = before.reloaded(Flapping::NEVER, (None, None), &[], &[]);
     assert_eq!(world.wait(3), ["Opened agent.canary_missing agent:host-a"], "the time before it counts");
 }
 

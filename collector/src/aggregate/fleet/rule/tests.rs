@@ -193,7 +193,7 @@ fn a_hold_goes_on_through_a_reload_of_the_same_rule_and_begins_anew_with_another
     fleet.runs("a", vec![pool("shop", 101)]);
     let reload = |fleet: &mut Fleet, rules: &[Rule]| {
         let before = std::mem::replace(&mut fleet.state, State::load(Vec::new(), Vec::new(), at(0)));
-        fleet.state = before.reloaded(Flapping::NEVER, rules, &fleet.agents);
+        fleet.state = before.reloaded(Flapping::NEVER, (None, None), rules, &fleet.agents);
     };
     let other = Rule { name: "other".into(), ..shop.clone() };
     for _ in 0..2 {
@@ -208,6 +208,10 @@ fn a_hold_goes_on_through_a_reload_of_the_same_rule_and_begins_anew_with_another
     );
     reload(&mut fleet, &[other.clone(), Rule { hold: Duration::from_secs(90), ..shop }]);
     assert_eq!(fleet.wait(30), ["Opened warning application=shop"], "the other one's hold went on");
+    let rules = [other.clone(), fleet.rules[0].clone()];
+    reload(&mut fleet, std::slice::from_ref(&other));
+    reload(&mut fleet, &rules);
+    assert_eq!(fleet.wait(15), NOTHING, "it was back before anybody looked");
     reload(&mut fleet, &[other]);
     assert_eq!(fleet.wait(15), ["Resolved rule gone application=shop"]);
 }

@@ -210,6 +210,8 @@ fn one_full_mailbox_keeps_a_letter_from_nobody_else() {
         // Room is made in time: who waited gets the same letter, and nobody gets it twice.
         desk.mail.has(Whim::HasNoRoomForOne, false)?;
         desk.is_delivered(&id)?;
+        // Taken is not yet put into the mailbox.
+        desk.mail.gets("the letter to who waited", 60.s(), |it| it.header("envelope-to") == "nobody@example.org")?;
         let both = |desk: &Desk, subject: &str| {
             let letters = desk.mail.letters().into_iter().filter(|it| it.header("subject").starts_with(subject));
             let mut to: Vec<_> =

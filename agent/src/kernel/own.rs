@@ -20,7 +20,7 @@ pub fn thread_time() -> Duration {
 
 /// Bytes of memory: the proportional set size of `/proc/self/smaps_rollup`, or the resident set of `/proc/self/statm` on
 /// kernels older than 4.14. The kernel visits every page for the first, so it is read anew when the second has moved by
-/// [`MOVED`], or after [`READINGS`]; else what the second has moved by is added.
+/// a quarter of a MiB, or after sixty readings; else what the second has moved by is added.
 pub fn memory() -> Option<u64> {
     static PROPORTIONAL: KeptOpen = KeptOpen::of("/proc/self/smaps_rollup");
     static RESIDENT: KeptOpen = KeptOpen::of("/proc/self/statm");

@@ -34,11 +34,12 @@ mod inhibition;
 mod message;
 mod route;
 mod silence;
+mod strays;
 mod verdict;
 mod window;
 mod withheld;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -70,13 +71,12 @@ pub use window::{Span, Window, day, minutes, month, range, weekday};
 
 pub use withheld::Lapse;
 
-use acknowledgement::ACKNOWLEDGED;
 use by_receiver::ByReceiver;
 use dependency::Graph;
 use escalation::Escalations;
 use group::Groups;
-use hold::{CALM, SILENCE};
 use inhibition::Sources;
+use strays::NEWLY_LED;
 use verdict::{Kind, Way, judge};
 use withheld::{GRACE, Held, Holdings, MUTE};
 
@@ -241,8 +241,6 @@ pub struct State {
     let_go_at: Option<Timestamp>,
     /// More fell due than is looked at in one turn.
     is_behind: bool,
-    /// Routes that were mute when they held something back, each with [`MUTE`] and the tenant.
-    mute: BTreeSet<IncidentKey>,
     last_id: Ulid,
 }
 
@@ -273,9 +271,6 @@ impl State {
         for row in rows {
             // A kind that this version does not know is told as a first firing, or as an update.
             let kind = Kind::HELD.into_iter().find(|it| it.as_str() == row.kind).unwrap_or(Kind::Updated);
-            if row.held_by.starts_with(MUTE) {
-                self.mute.insert((row.tenant.clone(), row.held_by.clone()));
-            }
             let held = Held { kind, by: row.held_by };
             self.withheld.set(&(row.tenant, row.incident), &row.receiver, Some(held));
         }
@@ -335,62 +330,6 @@ impl State {
         self
     }
 
-    /// Releases what is held back by something that does not hold it any more, though nobody saw it go: a rule was taken out of the
-    /// configuration, a silence cannot be read, or the end was not written.
-    pub fn look_for_strays<'a>(
-        &mut self,
-        incidents: impl Iterator<Item = (&'a IncidentRow, Option<&'a AgentRow>)>,
-        policy: &Policy,
-        now: Timestamp,
-    ) {
-        let due = now.saturating_add(GRACE).unwrap_or(Timestamp::MAX);
-        let silences: HashSet<_> = self.silences.iter().map(|it| (&*it.row().tenant, &*it.row().id)).collect();
-        for (incident, agent) in incidents.filter(|(it, _)| it.status == Status::Firing) {
-            let key = (incident.tenant.clone(), incident.id.clone());
-            let facts = facts(incident, agent);
-            let inhibited = self.sources.holder(&policy.inhibitions, &key, &facts).map(|it| it.incident.to_owned());
-            let depends: Vec<_> = self.graph.holders(&policy.dependencies, incident, &facts);
-            let depends: HashSet<_> = depends.iter().map(|it| it.incident.as_str()).collect();
-            // Whether a route is mute is asked each time.
-            let holds = |(receiver, by): (&str, &str)| {
-                // Whoever took it over goes on holding it.
-                let is_owned = by.starts_with(ACKNOWLEDGED) && self.acknowledgements.contains_key(&key);
-                let is_silenced = silences.contains(&(&*key.0, by));
-                let is_inhibited = inhibited.as_deref() == Some(by);
-                // Its routes may be others now.
-                let is_spared = || depends.contains(by) && self.knows(receiver, &(key.0.clone(), by.to_owned()));
-                let is_calm = by == CALM && incident.is_calm();
-                by.starts_with(MUTE) || is_calm || is_owned || is_silenced || is_inhibited || is_spared()
-            };
-            let strays = || self.withheld.of(&key).filter(|it| !holds(*it)).map(|it| it.1);
-            // Only what another incident explains may be about to clear with it.
-            let is_persons = |by: &str| [SILENCE, ACKNOWLEDGED, CALM].iter().any(|it| by.starts_with(it));
-            let due = if strays().all(is_persons) { now } else { due };
-            if strays().next().is_some() {
-                self.withheld.release_one(&key, "what held it back does not any more".into(), due);
-            }
-        }
-    }
-
-    /// Takes the incidents of an agent whose labels or host are others now.
-    pub fn relabelled<'a>(
-        &mut self,
-        incidents: impl Iterator<Item = &'a IncidentRow>,
-        agent: &AgentRow,
-        policy: &Policy,
-        now: Timestamp,
-    ) {
-        for incident in incidents {
-            let key = (incident.tenant.clone(), incident.id.clone());
-            if self.take_source(policy, incident, !incident.is_calm(), &facts(incident, Some(agent))) {
-                self.let_go_of(key.clone(), now);
-            }
-            if self.withheld.has(&key) {
-                self.withheld.release_one(&key, "the labels of its agent are others now".into(), now);
-            }
-        }
-    }
-
     /// The same with what agents said of who uses which server.
     #[must_use]
     pub fn with_dependencies<'a>(
@@ -448,6 +387,15 @@ impl State {
             owed.entry(receiver.to_owned()).or_default().insert(id);
         }
         owed.into_iter().map(|(receiver, ids)| (receiver, ids.len())).collect()
+    }
+
+    /// How many messages wait for each receiver.
+    pub fn waiting(&self) -> BTreeMap<String, usize> {
+        let mut waiting = BTreeMap::new();
+        for (receiver, _) in self.waiting.values().flatten() {
+            *waiting.entry(receiver.clone()).or_default() += 1;
+        }
+        waiting
     }
 
     /// Takes the silences whose end was not noticed yet, in place of those that are known; whether they are others.
@@ -765,10 +713,12 @@ impl State {
             kind: it.kind.as_str().into(),
             held_by: it.by.clone(),
         });
-        let was = self.withheld.set(key, receiver, held);
+        // What waits for the next turn only is not stored.
+        let was_stored = self.withheld.get(key, receiver).is_some_and(|it| it.by != NEWLY_LED);
+        self.withheld.set(key, receiver, held);
         match row {
             Some(row) => Withheld::Put(row),
-            None if was => Withheld::Gone,
+            None if was_stored => Withheld::Gone,
             None => Withheld::Nothing,
         }
     }

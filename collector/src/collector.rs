@@ -138,9 +138,9 @@ impl From<Owed> for ReloadError {
 
 impl ReloadError {
     /// What an operator can do.
-    pub const fn advice(&self) -> &'static str {
+    pub fn advice(&self) -> &'static str {
         match self {
-            Self::Owed(_) => Owed::ADVICE,
+            Self::Owed(owed) => owed.advice(),
             Self::Unavailable(_) => "try again when the store is well",
         }
     }

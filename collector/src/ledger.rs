@@ -286,6 +286,8 @@ impl Handle {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod power_cut;
 #[cfg(test)]
 mod reload;

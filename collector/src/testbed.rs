@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::Connection;
 use tempfile::TempDir;
 use tickbird_shared::levels::Levels;
 use tickbird_shared::{Change, Epoch, Fingerprint, Labels, Lane, Severity, Status, Timestamp};
 
-use crate::alert::Receiver;
+use crate::alert::{Policy, Receiver};
 use crate::ledger::{self, Content, Handle, Incoming, Numbered, Rules, Settled};
 use crate::pki::life::Kept;
 use crate::store::{AgentRow, Bounds, FindingRow, LevelsRow, MessageState, OutboxRow, Readers, Writer};
@@ -28,6 +29,7 @@ pub(crate) struct Testbed {
     running: ledger::Running,
     epoch: Epoch,
     next: u64,
+    clock: fn() -> Timestamp,
 }
 
 impl Testbed {
@@ -39,8 +41,24 @@ impl Testbed {
         it
     }
 
+    /// The same by a clock of the caller, in memory: what it says of a disk is nothing.
+    pub(crate) fn by(clock: fn() -> Timestamp, policy: Policy) -> Self {
+        let room = Self::room();
+        let mut it = Self::first(room.path(), policy, clock);
+        it.room = Some(room);
+        it
+    }
+
+    fn room() -> TempDir {
+        tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a directory")
+    }
+
     /// The same in `collector` within a directory of the caller.
     pub(crate) fn within(directory: &Path, receivers: Vec<Receiver>) -> Self {
+        Self::first(directory, receivers.into(), clock)
+    }
+
+    fn first(directory: &Path, policy: Policy, clock: fn() -> Timestamp) -> Self {
         let directory = directory.join("collector");
         std::fs::create_dir(&directory).expect("makes a directory");
         let mut writer = Writer::create(&directory.join("store.db")).expect("creates");
@@ -65,18 +83,18 @@ impl Testbed {
         transaction.put_agent(&agent).expect("writes");
         transaction.commit().expect("commits");
         drop(writer);
-        Self::over(directory, None, receivers, 'A')
+        Self::over((directory, None), policy, (Self::epoch('A'), 1), clock)
     }
 
-    fn over(directory: PathBuf, room: Option<TempDir>, receivers: Vec<Receiver>, epoch: char) -> Self {
+    fn over(
+        (directory, room): (PathBuf, Option<TempDir>),
+        policy: Policy,
+        (epoch, next): (Epoch, u64),
+        clock: fn() -> Timestamp,
+    ) -> Self {
         let path = directory.join("store.db");
         let config = ledger::Config {
-            rules: Rules {
-                policy: receivers.into(),
-                fleet: Vec::new(),
-                bounds: Bounds::default(),
-                abandoned: Vec::new(),
-            },
+            rules: Rules { policy, fleet: Vec::new(), bounds: Bounds::default(), abandoned: Vec::new() },
             certificates: tokio::sync::watch::channel(Kept::default()).1,
             strain: tokio::sync::watch::channel(None).1,
             store: path.clone(),
@@ -84,8 +102,7 @@ impl Testbed {
         };
         let (ledger, running) = ledger::start(Writer::open(&path).expect("opens"), config).expect("starts");
         let readers = Readers::open(&path).expect("opens");
-        let epoch = Self::epoch(epoch);
-        Self { directory, room, readers, ledger, running, epoch, next: 1 }
+        Self { directory, room, readers, ledger, running, epoch, next, clock }
     }
 
     pub(crate) fn store(&self) -> PathBuf {
@@ -109,12 +126,37 @@ impl Testbed {
         self.ledger.close().await;
         let running = self.running;
         tokio::task::spawn_blocking(move || running.join()).await.expect("joins").expect("closes");
-        Self::over(self.directory, self.room, receivers, 'B')
+        Self::over((self.directory, self.room), receivers.into(), (Self::epoch('B'), 1), self.clock)
+    }
+
+    /// The same with an agent that went on meanwhile.
+    pub(crate) async fn goes_on(self, policy: Policy) -> Self {
+        self.ledger.close().await;
+        let running = self.running;
+        tokio::task::spawn_blocking(move || running.join()).await.expect("joins").expect("closes");
+        Self::over((self.directory, self.room), policy, (self.epoch, self.next), self.clock)
+    }
+
+    /// The same over what was on the disk right after the last commit.
+    pub(crate) async fn is_killed(self, policy: Policy) -> Self {
+        let room = Self::room();
+        let directory = room.path().join("collector");
+        std::fs::create_dir(&directory).expect("makes a directory");
+        let outside = Connection::open(self.store()).expect("opens");
+        // While somebody reads, the log of changes is moved into the store, perhaps, but never begun anew: both together are whole.
+        outside.execute_batch("BEGIN; SELECT count(*) FROM outbox").expect("reads");
+        for name in ["store.db", "store.db-wal"] {
+            std::fs::copy(self.directory.join(name), directory.join(name)).expect("copied");
+        }
+        drop(outside);
+        let next = Self::over((directory, Some(room)), policy, (self.epoch.clone(), self.next), self.clock);
+        self.ends().await;
+        next
     }
 
     /// Lets the agent say that a check on a target began to fail, or anything else.
     pub(crate) async fn finds(&mut self, check: &str, target: &str, severity: Severity, change: Change) {
-        let now = clock();
+        let now = (self.clock)();
         let ended = matches!(change, Change::Cleared | Change::TargetGone);
         let finding = FindingRow {
             id: 0,
@@ -141,7 +183,7 @@ impl Testbed {
 
     /// Lets the agent tell these levels, and the collector look at once.
     pub(crate) async fn tells(&mut self, levels: Levels) {
-        let (tenant, agent, epoch, now) = (TENANT.into(), AGENT.into(), self.epoch.clone(), clock());
+        let (tenant, agent, epoch, now) = (TENANT.into(), AGENT.into(), self.epoch.clone(), (self.clock)());
         let row = LevelsRow { tenant, agent, epoch, seen_at: now, received_at: now, levels };
         self.sends(Lane::Bulk, Content::Levels(Box::new(row))).await;
         self.ledger.tick().await.expect("is there");
@@ -150,7 +192,7 @@ impl Testbed {
     }
 
     async fn sends(&mut self, lane: Lane, content: Content) {
-        let (seq, now) = (self.next, clock());
+        let (seq, now) = (self.next, (self.clock)());
         self.next += 1;
         let batch = Incoming {
             tenant: TENANT.into(),

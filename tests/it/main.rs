@@ -4,6 +4,7 @@
 
 mod acknowledgements;
 mod alertmanagers;
+mod amtool;
 mod api;
 mod backup;
 mod bad_input;

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 use tickbird_tests::collector::receiver;
-use tickbird_tests::webhook::{Message, firing, resolved};
+use tickbird_tests::wait::until;
+use tickbird_tests::webhook::{Manner, Message, firing, resolved};
 use tickbird_tests::{Agent, Application, Collector, Seconds, StageError, Webhook, alone};
 
 fn named(webhook: &Webhook, name: &str) -> String {
@@ -61,11 +62,18 @@ fn other_rules_hold_at_once_and_every_end_goes_to_whoever_heard_of_the_beginning
             said.contains("was read again") && said.contains("limits"),
             "the limits of agents need a new start: {said}"
         );
+        // What fired before leads to the other one now, who is told so.
+        let told = night.hears("what fires", 60.s(), |it| firing("http.status")(it) && about("/health")(it))?;
+        assert!(told.body.contains("it leads to the receiver now, by route"), "{}", told.body);
         web.does("status 200")?;
-        desk.hears("that it is over", 60.s(), |it| resolved("http.status")(it) && about("/health")(it))?;
+        for webhook in [&desk, &night] {
+            webhook.hears("that it is over", 60.s(), |it| resolved("http.status")(it) && about("/health")(it))?;
+        }
+        let over = night.hears("that it is over", 60.s(), |it| resolved("http.status")(it) && about("/health")(it))?;
         web.does("status 500")?;
-        let again =
-            night.hears("that it fires again", 60.s(), |it| firing("http.status")(it) && about("/health")(it))?;
+        let again = night.hears("that it fires again", 60.s(), |it| {
+            it.at > over.at && firing("http.status")(it) && about("/health")(it)
+        })?;
         assert!(
             desk.attempts().iter().all(|it| it.at < again.at || !firing("http.status")(it)),
             "its route leads away"
@@ -118,6 +126,42 @@ fn a_receiver_that_is_owed_an_end_is_taken_out_only_by_name() {
         assert!(collector.reload()?.contains("was read again"));
         collector.rewrite(&of_desk, "")?;
         assert!(collector.reload()?.contains("was read again"));
+        agent.stop().map(drop)
+    });
+}
+
+#[test]
+fn what_waits_for_a_receiver_goes_to_nobody_who_does_not_understand_it() {
+    alone(|stage| {
+        let desk = Webhook::start(stage)?;
+        let mut collector = Collector::init(stage)?;
+        let of_desk = named(&desk, "desk");
+        collector.configure(&of_desk)?;
+        collector.serve()?;
+        let mut web = Application::web(stage, "shop", 0)?;
+        let mut agent = Agent::asking(stage, &collector, &[&web.url()])?;
+        desk.becomes(Manner::Fails);
+        web.does("status 500")?;
+        until("an attempt that failed", 60.s(), || match desk.attempts().iter().any(firing("http.status")) {
+            true => Ok(()),
+            false => Err("none".to_owned()),
+        })?;
+
+        let address = collector.directory().join("slack.url");
+        std::fs::write(&address, desk.url()).map_err(StageError::system("write an address"))?;
+        let of_chat = "\n[[receiver]]\nname = \"desk\"\nslack.url_file = \"slack.url\"\n";
+        collector.rewrite(&of_desk, of_chat)?;
+        let said = collector.reload()?;
+        assert!(said.contains("stays as it was") && said.contains("`desk` is of another kind"), "{said}");
+        desk.becomes(Manner::Accepts);
+        let told = desk.hears("that it fires", 60.s(), |it| it.accepted && firing("http.status")(it))?;
+        assert!(told.header("webhook-id").is_some(), "in the form that it was written in");
+        until("nothing waits", 60.s(), || {
+            let said = collector.reload().map_err(|error| error.to_string())?;
+            if said.contains("was read again") { Ok(()) } else { Err(said) }
+        })?;
+        web.does("status 200")?;
+        desk.hears("the end in the new form", 60.s(), |it| it.json["text"].as_str().is_some_and(|it| !it.is_empty()))?;
         agent.stop().map(drop)
     });
 }

@@ -14,7 +14,7 @@ use super::flush::Found;
 use super::group::Grouping;
 use super::hold::SILENCE;
 use super::route::{Facts, facts};
-use super::withheld::GRACE;
+use super::withheld::{GRACE, MUTE};
 use super::{Decision, IncidentKey, Kind, Policy, Route, State};
 use crate::aggregate::{IncidentChange, is_about};
 use crate::store::{AgentRow, EscalationRow, IncidentRow};
@@ -233,11 +233,12 @@ impl Policy {
         top.lead(facts).into_iter().find(|it| it.receiver == receiver && !it.escalate.is_empty())
     }
 
-    /// Why the route is mute now by whose steps a group was made.
-    pub(super) fn is_mute_for_step(&self, path: &str, now: Timestamp) -> Option<String> {
+    /// What holds back what is told by the steps of a route, and why, if that is mute now.
+    pub(super) fn is_mute_for_step(&self, path: &str, now: Timestamp) -> Option<(String, String)> {
         let path = path.strip_suffix('!')?;
         let all = self.route.as_ref().map(Route::all).unwrap_or_default();
-        all.into_iter().find(|it| it.path == path).and_then(|it| self.is_mute(it, now))
+        let route = all.into_iter().find(|it| it.path == path)?;
+        Some((format!("{MUTE}{}", route.at), self.is_mute(route, now)?))
     }
 
     /// Whether anybody hears of anything only after a time.

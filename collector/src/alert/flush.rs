@@ -6,7 +6,7 @@ use std::ops::Deref;
 use tickbird_shared::{Fingerprint, Status, Timestamp};
 
 use super::route::{Facts, facts};
-use super::{Form, IncidentKey, Kind, Policy, State, Withheld, group, message, next_id};
+use super::{Form, IncidentKey, Kind, Policy, State, Way, Withheld, group, message, next_id};
 use crate::store::{AgentRow, GroupRow, IncidentRow, OutboxRow, WithheldRow};
 
 /// An incident as it is now, and its agent where that is known.
@@ -95,11 +95,15 @@ impl State {
             // What explains others is not explained.
             let is_asked = are_asked || !state.graph.is_quiet() && !state.graph.explains(row);
             let facts = if is_asked { facts(row, *agent) } else { Facts::new() };
-            let of_step = || policy.is_mute_for_step(&before.route, now).map(|why| (before.route.clone(), why));
-            let mute = || policy.way(receiver, &facts, now).1.or_else(of_step).filter(|_| is_asked);
+            // Where a route of its own leads to the receiver, that one says whether it is mute.
+            let mute = || match policy.way(receiver, &facts, now) {
+                (Way::None, _) => policy.is_mute_for_step(&before.route, now),
+                (_, mute) => mute,
+            };
             let hold = state.holder(policy, row, &facts, now);
             let held = state.hold_for(receiver, hold.as_ref(), place);
-            held.map(|(by, why)| (by.to_owned(), why.to_owned())).or_else(mute)
+            let held = held.map(|(by, why)| (by.to_owned(), why.to_owned()));
+            if is_asked { held.or_else(mute) } else { held }
         };
         // Fifty thousand may wait: what grows by doubling is copied again and again.
         let (mut told, mut ungathered, mut withheld) = (Vec::with_capacity(gathered.len()), Vec::new(), Vec::new());

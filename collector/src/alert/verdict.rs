@@ -2,6 +2,7 @@
 
 use super::{Receiver, Route};
 use crate::aggregate::{ChangeKind, IncidentChange, is_about};
+use crate::store::IncidentRow;
 
 /// What a message says happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +59,17 @@ pub(super) enum Way<'a> {
     None,
 }
 
+/// Why a receiver does not hear of an incident as it is now, whatever happens to it.
+pub(super) fn deaf(incident: &IncidentRow, receiver: &Receiver, way: Way<'_>) -> Option<String> {
+    if matches!(way, Way::None) {
+        Some("no route leads there".into())
+    } else if is_about(incident, &receiver.name) {
+        Some("it is about this receiver itself, which would hear of it once it is over".into())
+    } else {
+        receiver.does_not_want(&incident.check, incident.severity)
+    }
+}
+
 /// What one receiver hears of a change: what kind of message, and why, or why none. `held` is what was held back from it.
 pub(super) fn judge(
     change: &IncidentChange,
@@ -92,14 +104,11 @@ pub(super) fn judge(
         Some(held) if kind != Kind::Eased => kind.graver(held),
         _ => kind,
     };
-    let silent = if matches!(way, Way::None) {
-        Some("no route leads there".to_owned())
-    } else if change.kind == ChangeKind::Eased && (held.is_none() || kind == Kind::Eased) {
-        Some(format!("nobody is told that a fault eased ({})", change.reason))
-    } else if is_about(incident, &receiver.name) {
-        Some("it is about this receiver itself, which would hear of it once it is over".to_owned())
-    } else {
-        receiver.does_not_want(&incident.check, incident.severity)
+    // Whoever never heard of it is told that it fires, for it leads there only since it eased.
+    let eased = change.kind == ChangeKind::Eased && believes && (held.is_none() || kind == Kind::Eased);
+    let silent = match deaf(incident, receiver, way) {
+        None if eased => Some(format!("nobody is told that a fault eased ({})", change.reason)),
+        deaf => deaf,
     };
     let told = || match way {
         Way::By(route) => format!("{}, by {}", change.reason, route.at),

@@ -197,6 +197,11 @@ impl Mind {
         self.alert.owed()
     }
 
+    /// How many messages wait for each receiver.
+    pub(super) fn waiting(&self) -> BTreeMap<String, usize> {
+        self.alert.waiting()
+    }
+
     pub(super) fn presence(&self, agents: &[AgentKey]) -> Vec<Presence> {
         agents.iter().map(|agent| self.aggregate.presence(&agent.tenant, &agent.id)).collect()
     }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::mem::discriminant;
 
 use crate::aggregate::Rule;
-use crate::alert::Policy;
+use crate::alert::{Policy, Receiver};
 use crate::store::Bounds;
 
 /// What of a configuration the ledger decides by.
@@ -20,37 +21,63 @@ pub struct Rules {
     pub abandoned: Vec<String>,
 }
 
-/// Receivers that are in no configuration and were told of incidents that fire, with the number of these.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owed(BTreeMap<String, usize>);
+impl Rules {
+    fn receiver(&self, name: &str) -> Option<&Receiver> {
+        self.policy.receivers.iter().find(|it| it.name == name)
+    }
+}
+
+/// Receivers that would lose what they are owed by a reload.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Owed {
+    /// Those in no configuration that were told of incidents that fire, with the number of these.
+    gone: BTreeMap<String, usize>,
+    /// Those of another kind than before, with the number of messages that wait in the old form.
+    reshaped: BTreeMap<String, usize>,
+}
 
 impl Owed {
     /// Those of `owed` that are neither configured nor abandoned, if there are any.
     pub(super) fn beyond(rules: &Rules, mut owed: BTreeMap<String, usize>) -> Option<Self> {
-        owed.retain(|name, _| {
-            rules.policy.receivers.iter().all(|it| it.name != *name) && !rules.abandoned.contains(name)
+        owed.retain(|name, _| rules.receiver(name).is_none() && !rules.abandoned.contains(name));
+        (!owed.is_empty()).then_some(Self { gone: owed, ..Self::default() })
+    }
+
+    /// Those that take another form than they did by the rules `before`, while messages `waiting` have the old one.
+    pub(super) fn reshaped(before: &Rules, rules: &Rules, mut waiting: BTreeMap<String, usize>) -> Option<Self> {
+        waiting.retain(|name, _| match (before.receiver(name), rules.receiver(name)) {
+            (Some(was), Some(is)) => discriminant(&was.form) != discriminant(&is.form),
+            _ => false,
         });
-        (!owed.is_empty()).then_some(Self(owed))
+        (!waiting.is_empty()).then_some(Self { reshaped: waiting, ..Self::default() })
+    }
+
+    /// What an operator can do.
+    pub fn advice(&self) -> &'static str {
+        if self.gone.is_empty() {
+            "give the new one another name, and keep this one until what waits is delivered"
+        } else {
+            "put it back until they are over, or write its name into abandoned_receivers: it will never hear of their ends"
+        }
     }
 }
 
 impl fmt::Display for Owed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, (name, count)) in self.0.iter().enumerate() {
-            let and = if at == 0 { "" } else { ", and " };
-            let end = if *count == 1 { "the end of an incident" } else { "the ends of" };
-            write!(f, "{and}`{name}` was told of what fires, is owed {end}")?;
-            if *count > 1 {
-                write!(f, " {count} incidents")?;
-            }
-            write!(f, ", and is in the configuration no more")?;
-        }
-        Ok(())
+        let gone = self.gone.iter().map(|(name, count)| {
+            let ends = match count {
+                1 => "the end of an incident".to_owned(),
+                _ => format!("the ends of {count} incidents"),
+            };
+            format!("`{name}` was told of what fires, is owed {ends}, and is in the configuration no more")
+        });
+        let reshaped = self.reshaped.iter().map(|(name, count)| {
+            let wait = match count {
+                1 => "a message waits".to_owned(),
+                _ => format!("{count} messages wait"),
+            };
+            format!("`{name}` is of another kind, and {wait} for it in the form of the old one")
+        });
+        f.write_str(&gone.chain(reshaped).collect::<Vec<_>>().join(", and "))
     }
-}
-
-impl Owed {
-    /// What an operator can do.
-    pub const ADVICE: &str =
-        "put it back until they are over, or write its name into abandoned_receivers: it will never hear of their ends";
 }

@@ -87,7 +87,7 @@ pub fn start(mut writer: Writer, config: Config) -> Result<(Handle, Running), St
     let (health, health_seen) = watch::channel(found);
     let mut mind = Mind::load(writer.rows(), &config.rules, (config.clock)())?;
     if let Some(owed) = Owed::beyond(&config.rules, mind.owed()) {
-        tracing::warn!(advice = Owed::ADVICE, "{owed}");
+        tracing::warn!(advice = owed.advice(), "{owed}");
     }
     mind.publish(&directory);
     let handle = Handle {
@@ -307,7 +307,8 @@ impl Ledger {
             Some(mind) => mind,
             lost => lost.insert(Mind::load(self.writer.rows(), &self.config.rules, now)?),
         };
-        if let Some(owed) = Owed::beyond(&rules, mind.owed()) {
+        let reshaped = || Owed::reshaped(&self.config.rules, &rules, mind.waiting());
+        if let Some(owed) = Owed::beyond(&rules, mind.owed()).or_else(reshaped) {
             return Ok(Err(owed));
         }
         self.save()?;

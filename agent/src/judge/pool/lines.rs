@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::order::{Discipline, Order};
+use super::order::{Asked, Discipline, Order};
 use crate::discover::End;
 use crate::inspect::host::{Owner, USED_LATELY};
 use crate::inspect::server::Session;
@@ -59,6 +59,8 @@ const WITNESS_MOST: Duration = Duration::from_secs(120);
 const JOINS: Duration = Duration::from_secs(60);
 /// Or so many are born and none is handed out again: each was kept at once.
 const ALL_KEPT: usize = 3;
+/// One that is quiet for more of its usual gaps may be held: that others pass it over says nothing of the order.
+const RESTS: u32 = 2;
 /// It may be quiet for so many times its usual gap,
 const TIMES_GAP: u32 = 6;
 /// which after fewer uses is not known yet: the mean of its life stands for it.
@@ -313,6 +315,7 @@ impl Lines {
             |it: &&Sight| self.lines.get(&it.cookie).is_some_and(|line| line.turns >= ROTATES && line.held.is_none());
         let rotating = sights.iter().filter(rotates).count();
         for (cookie, used_at) in &used {
+            pool.order.used(*cookie, *used_at);
             let Some(line) = self.lines.get_mut(cookie) else { continue };
             let is_other = |it: &&Sight| it.cookie != *cookie && it.used_at > line.used_at + SLACK;
             let others = sights.iter().filter(is_other).count().max(rotating.saturating_sub(1)) as u64;
@@ -337,7 +340,7 @@ impl Lines {
                 (false, _) => 0,
             };
         }
-        Self::ask_order(pool, sights, now);
+        Self::ask_order(pool, &self.lines, sights, now);
         if sights.len() > pool.high_water {
             let born = sights.iter().filter(|it| it.born && !is_new).max_by_key(|it| it.first_seen);
             let is_late = |it: &&Sight| now.saturating_sub(it.first_seen) > NO_CLOSE / 2;
@@ -390,14 +393,18 @@ impl Lines {
         })
     }
 
-    fn ask_order(pool: &mut Pool, sights: &[Sight], now: Duration) {
+    fn ask_order(pool: &mut Pool, lines: &ByNumber<Line>, sights: &[Sight], now: Duration) {
         let is_asked = |it: &&Sight| it.idle && !it.apart && now.saturating_sub(it.used_at) <= USED_LATELY;
-        let mut idle: Vec<(Duration, bool)> =
-            sights.iter().filter(is_asked).filter_map(|it| Some((it.used_at, it.picked?))).collect();
+        let rests = |it: &Sight| {
+            let line = lines.get(&it.cookie).filter(|line| line.uses >= FEW_USES);
+            line.is_some_and(|line| now.saturating_sub(it.used_at) > line.typical_gap * RESTS)
+        };
+        let asked =
+            |it: &Sight| Some(Asked { cookie: it.cookie, used_at: it.used_at, picked: it.picked?, rests: rests(it) });
+        let mut idle: Vec<Asked> = sights.iter().filter(is_asked).filter_map(asked).collect();
         if !idle.is_empty() {
-            idle.sort_by_key(|(used_at, _)| *used_at);
-            let picked: Vec<bool> = idle.into_iter().map(|(_, picked)| picked).collect();
-            pool.order.take(&picked, now);
+            idle.sort_by_key(|it| it.used_at);
+            pool.order.take(&idle, now);
         }
     }
 

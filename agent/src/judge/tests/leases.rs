@@ -49,6 +49,8 @@ pub(super) struct Line {
 pub(super) struct Sim {
     dice: Dice,
     fifo: bool,
+    /// Threads with a connection each, which come back with a beat of their own; when each is due.
+    threads: Vec<f64>,
     pub(super) rate: f64,
     pub(super) most: usize,
     /// Port of the first connection.
@@ -82,6 +84,7 @@ impl Sim {
         Self {
             dice: Dice(seed * 7919 + 1),
             fifo,
+            threads: Vec::new(),
             rate,
             most: open,
             base,
@@ -96,12 +99,43 @@ impl Sim {
         }
     }
 
+    /// Each of so many connections belongs to one thread; together they make `rate` requests a second.
+    fn of_threads(seed: u64, rate: f64, threads: usize) -> Self {
+        let mut sim = Self::new(seed, true, rate, threads);
+        sim.threads = (0..threads).map(|_| sim.dice.unit() * threads as f64 / rate).collect();
+        sim
+    }
+
+    /// Lets each thread work until `end`.
+    fn work_in_threads(&mut self, end: f64) {
+        for (index, due) in self.threads.iter_mut().enumerate() {
+            while *due <= end {
+                let took = 0.002 + 0.004 * self.dice.unit();
+                let line = &mut self.lines[index];
+                line.sent = *due;
+                if *due + took <= end {
+                    line.received = *due + took;
+                }
+                *due += ((0.2 + 1.6 * self.dice.unit()) * self.most as f64 / self.rate).max(took);
+            }
+            // The answer to what was sent before the last look.
+            let line = &mut self.lines[index];
+            if line.received < line.sent && line.sent + 0.006 <= end {
+                line.received = line.sent + 0.006;
+            }
+        }
+        self.now = end;
+    }
+
     fn leaked(&self) -> usize {
         self.lines.iter().filter(|it| it.leaked.is_some()).count()
     }
 
     /// Lets the pool work until `end`.
     fn work(&mut self, end: f64) {
+        if !self.threads.is_empty() {
+            return self.work_in_threads(end);
+        }
         loop {
             let back = self.lines.iter().enumerate().filter(|(_, it)| it.back > self.now && it.back.is_finite());
             let back = back.min_by(|a, b| a.1.back.total_cmp(&b.1.back)).map(|(index, it)| (index, it.back));
@@ -272,6 +306,27 @@ fn a_healthy_rotating_pool_is_silent_at_every_rate_and_when_the_rate_changes() {
         assert!(score.free > 0, "the pool was known to rotate");
         assert_eq!(night.told_of("pool.leak"), "");
     }
+}
+
+/// HikariCP gives each thread its last one again, and so do ORMs that keep one for each thread: a third of the threads end,
+/// and what they used rests in the pool.
+#[test]
+fn threads_with_a_connection_each_make_no_queue() {
+    let mut wrong = Vec::new();
+    for seed in 1..=24 {
+        let threads = 5 + seed as usize % 8;
+        for rate in [4.0, 12.0, 30.0, 60.0, 200.0] {
+            let mut night = Night::begin();
+            let mut sim = Sim::of_threads(seed, rate, threads);
+            let mut held = run(&mut night, &mut sim, 300).false_held;
+            sim.threads.truncate(threads - threads / 3);
+            held += run(&mut night, &mut sim, 60).false_held;
+            if held > 0 {
+                wrong.push(format!("seed {seed}: {threads} threads at {rate}/s: {held} looks"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of 120 runs: {wrong:#?}", wrong.len());
 }
 
 #[test]

@@ -84,17 +84,14 @@ struct Event {
     jumped: bool,
 }
 
-impl Event {
-    /// Whether it is known if it jumped the queue.
-    fn is_known(&self, now: Duration) -> bool {
-        self.jumped || self.passed.is_empty() || now.saturating_sub(self.at) >= JUMPED
-    }
-}
-
 /// What was seen of one pool's order.
 #[derive(Debug, Default)]
 pub(super) struct Order {
-    events: VecDeque<Event>,
+    /// Those of which it is not known yet whether they jumped the queue. Were the others counted first, doubts would come late, and chance
+    /// would pass for an order.
+    waiting: VecDeque<Event>,
+    /// Of the others: whether each stood in the oldest half, and whether it jumped.
+    events: VecDeque<(Option<bool>, bool)>,
     class: Discipline,
     /// Since when the class is what it is.
     since: Duration,
@@ -105,11 +102,14 @@ impl Order {
     /// Takes one second dump in: the idle connections used lately, the longest idle first.
     pub(super) fn take(&mut self, idle: &[Asked], now: Duration) {
         self.asked_at = Some(now);
+        while let Some(it) = self.waiting.pop_front_if(|it| now.saturating_sub(it.at) >= JUMPED) {
+            self.events.push_back((it.oldest, it.jumped));
+        }
         let picked = idle.iter().filter(|it| it.picked).count();
         if idle.len() >= LEAST_IDLE && picked <= idle.len() / 2 {
             for (index, it) in idle.iter().enumerate().filter(|(_, it)| it.picked) {
                 let is_passed = |other: &&Asked| !other.picked && !other.rests && other.used_at + GRAIN < it.used_at;
-                self.events.push_back(Event {
+                self.waiting.push_back(Event {
                     at: now,
                     oldest: (2 * index + 1 != idle.len()).then_some(2 * index < idle.len()),
                     passed: idle[..index].iter().filter(is_passed).map(|it| it.cookie).take(PASSED).collect(),
@@ -117,10 +117,9 @@ impl Order {
                 });
             }
         }
-        while self.events.len() > WINDOW {
-            self.events.pop_front();
-        }
-        let class = self.classify(now);
+        self.events.drain(..self.events.len().saturating_sub(WINDOW));
+        self.waiting.truncate(WINDOW);
+        let class = self.classify();
         if class != self.class {
             (self.class, self.since) = (class, now);
         }
@@ -128,20 +127,15 @@ impl Order {
 
     /// A connection is seen to have been used at `at`.
     pub(super) fn used(&mut self, cookie: u64, at: Duration) {
-        for event in self.events.iter_mut().rev().take_while(|it| it.at + JUMPED >= at) {
+        for event in self.waiting.iter_mut().rev().take_while(|it| it.at + JUMPED >= at) {
             event.jumped |= event.at < at && event.passed.contains(&cookie);
         }
     }
 
-    fn classify(&self, now: Duration) -> Discipline {
-        let known = self.events.iter().filter(|it| it.is_known(now));
-        let (mut oldest, mut halves, mut jumps, mut events) = (0, 0, 0, 0);
-        for it in known {
-            oldest += usize::from(it.oldest == Some(true));
-            halves += usize::from(it.oldest.is_some());
-            jumps += usize::from(it.jumped);
-            events += 1;
-        }
+    fn classify(&self) -> Discipline {
+        let halves = self.events.iter().filter(|it| it.0.is_some()).count();
+        let oldest = self.events.iter().filter(|it| it.0 == Some(true)).count();
+        let (jumps, events) = (self.events.iter().filter(|it| it.1).count(), self.events.len());
         if halves < ENOUGH {
             return Discipline::Unknown;
         }

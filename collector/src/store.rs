@@ -656,5 +656,11 @@ pub struct ApiTokenRow {
     pub created_at: Timestamp,
 }
 
+/// For tests of what stands above the store: its tables, as anybody beside the collector may read them.
+#[cfg(test)]
+pub(crate) fn outside(path: &std::path::Path) -> rusqlite::Connection {
+    rusqlite::Connection::open(path).expect("opens")
+}
+
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::Connection;
 use tempfile::TempDir;
 use tickbird_shared::levels::Levels;
 use tickbird_shared::{Change, Epoch, Fingerprint, Labels, Lane, Severity, Status, Timestamp};
@@ -11,7 +10,7 @@ use tickbird_shared::{Change, Epoch, Fingerprint, Labels, Lane, Severity, Status
 use crate::alert::{Policy, Receiver};
 use crate::ledger::{self, Content, Handle, Incoming, Numbered, Rules, Settled};
 use crate::pki::life::Kept;
-use crate::store::{AgentRow, Bounds, FindingRow, LevelsRow, MessageState, OutboxRow, Readers, Writer};
+use crate::store::{self, AgentRow, Bounds, FindingRow, LevelsRow, MessageState, OutboxRow, Readers, Writer};
 
 pub(crate) const TENANT: &str = "default";
 pub(crate) const AGENT: &str = "a-1";
@@ -138,11 +137,11 @@ impl Testbed {
     }
 
     /// The same over what was on the disk right after the last commit.
-    pub(crate) async fn is_killed(self, policy: Policy) -> Self {
+    pub(crate) async fn dies(self, policy: Policy) -> Self {
         let room = Self::room();
         let directory = room.path().join("collector");
         std::fs::create_dir(&directory).expect("makes a directory");
-        let outside = Connection::open(self.store()).expect("opens");
+        let outside = store::outside(&self.store());
         // While somebody reads, the log of changes is moved into the store, perhaps, but never begun anew: both together are whole.
         outside.execute_batch("BEGIN; SELECT count(*) FROM outbox").expect("reads");
         for name in ["store.db", "store.db-wal"] {

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use proptest::prelude::*;
-use rusqlite::Connection;
 use serde_json::Value;
 use tickbird_shared::{Change, Severity, Status, Timestamp};
 use ulid::Ulid;
@@ -14,7 +13,7 @@ use ulid::Ulid;
 use super::*;
 use crate::alert::{Ask, Policy, facts};
 use crate::config::Config;
-use crate::store::{IncidentRow, SilenceRow, Writer};
+use crate::store::{self, IncidentRow, SilenceRow, Writer};
 use crate::testbed::{TENANT, Testbed};
 
 /// Milliseconds of the tests' own clock.
@@ -138,10 +137,6 @@ impl World {
         Self { bed, number, fails: [None; TARGETS.len()], messages: BTreeMap::new(), silences: 0 }
     }
 
-    fn outside(&self) -> Connection {
-        Connection::open(self.bed.store()).expect("opens")
-    }
-
     /// What is stored of incidents, in order of their beginning.
     fn incidents(&self) -> Vec<IncidentRow> {
         Writer::open(&self.bed.store()).expect("opens").rows().live_incidents(Timestamp::MIN).expect("reads")
@@ -219,7 +214,11 @@ impl World {
 
     async fn attempt(&self, receiver: &str, attempt: Attempt) {
         let oldest = "SELECT id FROM outbox WHERE receiver = ?1 AND state = 'waiting' ORDER BY id LIMIT 1";
-        let Ok(message) = self.outside().query_row(oldest, [receiver], |row| row.get::<_, String>(0)) else { return };
+        let Ok(message) =
+            store::outside(&self.bed.store()).query_row(oldest, [receiver], |row| row.get::<_, String>(0))
+        else {
+            return;
+        };
         let (at, error) = (clock(), "refused".to_owned());
         let outcome = match attempt {
             Attempt::Heard => Outcome::Delivered { answer: "204".into() },
@@ -262,7 +261,7 @@ impl World {
             }
             Act::Kill(number) => {
                 self.reload(number).await;
-                let bed = self.bed.is_killed(policy(self.number)).await;
+                let bed = self.bed.dies(policy(self.number)).await;
                 self = Self { bed, ..self };
             }
         }
@@ -272,7 +271,7 @@ impl World {
 
     /// What was told once stays what it was.
     fn is_lasting(&mut self) {
-        let outside = self.outside();
+        let outside = store::outside(&self.bed.store());
         let mut query = outside.prepare("SELECT id, receiver, kind, body FROM outbox").expect("reads");
         let rows = query.query_map([], |row| {
             Ok((row.get::<_, String>(0)?, Message { receiver: row.get(1)?, kind: row.get(2)?, body: row.get(3)? }))
@@ -286,7 +285,7 @@ impl World {
 
     /// Who believes of which incident that it fires, when all that is queued was heard.
     fn believers(&self) -> BTreeSet<(String, String)> {
-        let outside = self.outside();
+        let outside = store::outside(&self.bed.store());
         let mut query = outside.prepare("SELECT id FROM outbox WHERE state = 'superseded'").expect("reads");
         let superseded: BTreeSet<String> =
             query.query_map([], |row| row.get(0)).and_then(Iterator::collect).expect("reads");

@@ -1,7 +1,7 @@
 //! In which order a pool hands out its idle connections: the longest idle first (rotating), or the last used (a stack).
 //!
 //! Between two dumps 30 ms apart a connection that sends something was just handed out. Where it stood among the idle
-//! ones, sorted by their last use, tells the order after some fifteen such events.
+//! ones, sorted by their last use, tells the order after some twenty such events.
 //!
 //! Threads that have a connection each look nearly like a queue: who comes back with a beat of his own has mostly
 //! waited for longer than others have. But such a one jumps the queue: an older one that was passed over is used soon
@@ -13,7 +13,7 @@ use std::time::Duration;
 /// Events that are kept.
 const WINDOW: usize = 60;
 /// Fewer say nothing.
-const ENOUGH: usize = 15;
+const ENOUGH: usize = 20;
 /// Fewer idle connections have no halves.
 const LEAST_IDLE: usize = 3;
 /// Share of events in the oldest half, from which a pool rotates.
@@ -28,9 +28,11 @@ const STILL_STACK: f64 = 0.4;
 const JUMPED: Duration = Duration::from_secs(10);
 /// So many of those that one passed over are remembered.
 const PASSED: usize = 8;
-/// A kernel tick or two: of those used so near to one another nobody knows who came first.
-const GRAIN: Duration = Duration::from_millis(20);
-/// Beyond fifteen events so many allow for one jump: a queue shows none or a few, threads a third and more.
+/// A tick of a kernel that has a hundred in a second: of those used so near to one another nobody knows who came first.
+const GRAIN: Duration = Duration::from_millis(10);
+/// Idle connections that were all used within this time of one another have no order that can be told.
+const LEAST_SPREAD: Duration = Duration::from_millis(80);
+/// Beyond twenty events so many allow for one jump: a queue shows none or a few, threads a third and more.
 const EVENTS_FOR_A_JUMP: usize = 6;
 /// A pool once known to rotate may show this share.
 const STILL_IN_TURN: f64 = 0.3;
@@ -106,7 +108,9 @@ impl Order {
             self.events.push_back((it.oldest, it.jumped));
         }
         let picked = idle.iter().filter(|it| it.picked).count();
-        if idle.len() >= LEAST_IDLE && picked <= idle.len() / 2 {
+        let oldest = idle.iter().find(|it| !it.rests);
+        let spread = idle.last().zip(oldest).map(|(last, oldest)| last.used_at.saturating_sub(oldest.used_at));
+        if idle.len() >= LEAST_IDLE && picked <= idle.len() / 2 && spread >= Some(LEAST_SPREAD) {
             for (index, it) in idle.iter().enumerate().filter(|(_, it)| it.picked) {
                 let is_passed = |other: &&Asked| !other.picked && !other.rests && other.used_at + GRAIN < it.used_at;
                 self.waiting.push_back(Event {
@@ -188,8 +192,8 @@ mod tests {
 
     #[test]
     fn the_half_in_which_picks_stand_tells_the_order() {
-        assert_eq!(after(&[0; 15], 6).discipline(), Discipline::Rotating);
-        assert_eq!(after(&[5; 15], 6).discipline(), Discipline::Stack);
+        assert_eq!(after(&[0; 20], 6).discipline(), Discipline::Rotating);
+        assert_eq!(after(&[5; 20], 6).discipline(), Discipline::Stack);
         let mixed: Vec<usize> = (0..30).map(|index| index % 6).collect();
         assert_eq!(after(&mixed, 6).discipline(), Discipline::Unknown);
     }
@@ -212,7 +216,7 @@ mod tests {
 
     #[test]
     fn too_few_events_or_idle_connections_or_too_many_picks_say_nothing() {
-        assert_eq!(after(&[0; 14], 6).discipline(), Discipline::Unknown);
+        assert_eq!(after(&[0; 19], 6).discipline(), Discipline::Unknown);
         assert_eq!(after(&[0; 60], 2).discipline(), Discipline::Unknown);
         assert_eq!(after(&[1; 60], 3).discipline(), Discipline::Unknown, "the middle one stands in neither half");
         let mut order = Order::default();
@@ -235,9 +239,9 @@ mod tests {
 
     #[test]
     fn who_passes_over_others_that_come_soon_afterwards_stands_in_no_queue() {
-        assert_eq!(jumped(15, 0).discipline(), Discipline::Rotating, "what was passed over is held");
-        assert_eq!(jumped(15, 1).discipline(), Discipline::Unknown);
-        assert_eq!(jumped(60, 7).discipline(), Discipline::Rotating, "a queue's few");
+        assert_eq!(jumped(20, 0).discipline(), Discipline::Rotating, "what was passed over is held");
+        assert_eq!(jumped(20, 1).discipline(), Discipline::Unknown);
+        assert_eq!(jumped(60, 6).discipline(), Discipline::Rotating, "a queue's few");
         assert_eq!(jumped(60, 20).discipline(), Discipline::Unknown, "as threads with a connection each do");
     }
 
@@ -265,7 +269,7 @@ mod tests {
         let order = after(&[0; 60], 6);
         assert!(!order.wants(Duration::from_secs(40)));
         assert!(order.wants(Duration::from_secs(72)));
-        assert!(!order.wants(Duration::from_secs(3602)));
-        assert!(after(&[0; 59], 6).wants(Duration::from_secs(3601)));
+        assert!(!order.wants(Duration::from_secs(3612)));
+        assert!(after(&[0; 59], 6).wants(Duration::from_secs(3611)));
     }
 }

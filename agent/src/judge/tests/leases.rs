@@ -278,7 +278,7 @@ fn in_a_rotating_pool_leaks_are_held_and_nothing_else_is() {
     for (seed, rate) in [(1, 4.0), (2, 60.0), (3, 20.0), (4, 4.0)] {
         let mut night = Night::begin();
         let mut sim = Sim::new(seed, true, rate, 20);
-        // Slow traffic needs minutes for fifteen events.
+        // Slow traffic needs minutes for twenty events.
         run(&mut night, &mut sim, 400);
         (sim.leak_each, sim.leak_most) = ((rate * 12.0) as usize, 6);
         let score = run(&mut night, &mut sim, 240);
@@ -315,7 +315,7 @@ fn threads_with_a_connection_each_make_no_queue() {
     let mut wrong = Vec::new();
     for seed in 1..=24 {
         let threads = 5 + seed as usize % 8;
-        for rate in [4.0, 12.0, 30.0, 60.0, 200.0] {
+        for rate in [4.0, 12.0, 60.0, 120.0, 200.0] {
             let mut night = Night::begin();
             let mut sim = Sim::of_threads(seed, rate, threads);
             let mut held = run(&mut night, &mut sim, 300).false_held;

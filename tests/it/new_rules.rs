@@ -133,7 +133,7 @@ fn a_receiver_that_is_owed_an_end_is_taken_out_only_by_name() {
 #[test]
 fn what_waits_for_a_receiver_goes_to_nobody_who_does_not_understand_it() {
     alone(|stage| {
-        let desk = Webhook::start(stage)?;
+        let [desk, chat] = [Webhook::start(stage)?, Webhook::start_unsigned(stage)?];
         let mut collector = Collector::init(stage)?;
         let of_desk = named(&desk, "desk");
         collector.configure(&of_desk)?;
@@ -148,7 +148,7 @@ fn what_waits_for_a_receiver_goes_to_nobody_who_does_not_understand_it() {
         })?;
 
         let address = collector.directory().join("slack.url");
-        std::fs::write(&address, desk.url()).map_err(StageError::system("write an address"))?;
+        std::fs::write(&address, chat.url()).map_err(StageError::system("write an address"))?;
         let of_chat = "\n[[receiver]]\nname = \"desk\"\nslack.url_file = \"slack.url\"\n";
         collector.rewrite(&of_desk, of_chat)?;
         let said = collector.reload()?;
@@ -161,7 +161,7 @@ fn what_waits_for_a_receiver_goes_to_nobody_who_does_not_understand_it() {
             if said.contains("was read again") { Ok(()) } else { Err(said) }
         })?;
         web.does("status 200")?;
-        desk.hears("the end in the new form", 60.s(), |it| it.json["text"].as_str().is_some_and(|it| !it.is_empty()))?;
+        chat.hears("the end in the new form", 60.s(), |it| it.json["text"].as_str().is_some_and(|it| !it.is_empty()))?;
         agent.stop().map(drop)
     });
 }

@@ -2,7 +2,7 @@
 //!
 //! Sockets come over netlink ([`sock_diag`]) or, where that is refused, from `/proc/net` ([`proc_net`]); processes from
 //! `/proc` ([`proc`]) and their memory limits from the cgroup tree ([`cgroup`]). [`owners`] joins the two: which process
-//! holds which socket on which descriptor; [`own`] is what this process takes itself. [`netns`] tells network namespaces apart and looks into others, [`pidfd`]
+//! holds which socket on which descriptor; [`own`] is what this process takes itself, [`sockstat`] the number of all sockets. [`netns`] tells network namespaces apart and looks into others, [`pidfd`]
 //! hears the end of a process. [`reader`] is who has the rights for all of it. In every module the parser is a pure function of bytes and separate from the reading.
 
 use std::io;
@@ -19,6 +19,7 @@ pub mod proc_net;
 pub mod reader;
 pub mod sock_diag;
 pub mod socket;
+pub mod sockstat;
 pub mod unix_path;
 
 /// Why the kernel did not give a row.

@@ -4,9 +4,9 @@ use std::path::Component;
 
 use super::cgroup::{self, Hierarchy};
 use super::proc::{descriptors, limits, memory, stat, status, strings};
-use super::proc_net;
 use super::sock_diag::message::{self, Frame, Message};
 use super::sock_diag::unix::UnixRow;
+use super::{proc_net, sockstat};
 
 /// Files of `/proc`: each parser reads the same bytes.
 pub(crate) fn proc(data: &[u8]) {
@@ -18,6 +18,7 @@ pub(crate) fn proc(data: &[u8]) {
     let _ = (stat::parse_uptime(data), stat::parse_last_pid(data), stat::parse_number(data), status::parse_uid(data));
     let _ = (memory::parse_pss(data), memory::parse_anonymous_pages(data), limits::parse_open_files(data));
     let _ = (descriptors::parse_socket(data), descriptors::parse_writable(data));
+    let _ = (sockstat::parse(data, "TCP:"), sockstat::parse(data, "TCP6:"));
     let arguments = strings::arguments(data);
     assert!(arguments.iter().map(|it| it.len() + 1).sum::<usize>() <= data.len() + 1);
     assert!(strings::value_of(data, "PATH").is_none_or(|it| it.len() < data.len()));

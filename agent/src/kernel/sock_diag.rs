@@ -16,7 +16,7 @@ use super::socket::Socket;
 pub mod message;
 pub mod unix;
 
-use message::{Family, Frame, Message, PortFilter, Row};
+use message::{Asked, Family, Frame, Message, PortFilter, Row};
 use unix::UnixRow;
 
 /// The kernel fills at most 32 KiB in one datagram of a dump.
@@ -75,18 +75,36 @@ impl SockDiag {
     pub fn dump(
         &mut self,
         filter: Option<&PortFilter>,
+        wanted: impl FnMut(&Row<'_>) -> bool,
+        sockets: &mut Vec<Socket>,
+    ) -> Result<usize, KernelError> {
+        self.dump_both(Asked::All, filter, wanted, sockets)
+    }
+
+    /// The same for what listens alone; all of it.
+    ///
+    /// # Errors
+    /// As [`SockDiag::dump`].
+    pub fn dump_listening(&mut self, sockets: &mut Vec<Socket>) -> Result<usize, KernelError> {
+        self.dump_both(Asked::Listening, None, |_| true, sockets)
+    }
+
+    fn dump_both(
+        &mut self,
+        asked: Asked,
+        filter: Option<&PortFilter>,
         mut wanted: impl FnMut(&Row<'_>) -> bool,
         sockets: &mut Vec<Socket>,
     ) -> Result<usize, KernelError> {
         if !self.by_family {
             let before = sockets.len();
-            match self.dump_of(None, filter, &mut wanted, sockets) {
+            match self.dump_of((None, asked), filter, &mut wanted, sockets) {
                 Ok(cut) => return Ok(cut),
                 Err(_) => sockets.truncate(before),
             }
         }
-        let mut cut = self.dump_of(Some(Family::V4), filter, &mut wanted, sockets)?;
-        match self.dump_of(Some(Family::V6), filter, &mut wanted, sockets) {
+        let mut cut = self.dump_of((Some(Family::V4), asked), filter, &mut wanted, sockets)?;
+        match self.dump_of((Some(Family::V6), asked), filter, &mut wanted, sockets) {
             Ok(of_v6) => cut += of_v6,
             // A kernel without IPv6 has no such table, and so no such socket.
             Err(KernelError::Gone | KernelError::Absent) => (),
@@ -99,7 +117,7 @@ impl SockDiag {
     /// One request: for the sockets of a family, or of both.
     fn dump_of(
         &mut self,
-        family: Option<Family>,
+        (family, asked): (Option<Family>, Asked),
         filter: Option<&PortFilter>,
         wanted: &mut impl FnMut(&Row<'_>) -> bool,
         sockets: &mut Vec<Socket>,
@@ -113,7 +131,7 @@ impl SockDiag {
                 sockets.push(socket);
             }
         };
-        self.ask(|sequence| message::dump_request(family, sequence, filter), take)?;
+        self.ask(|sequence| message::dump_request(family, asked, sequence, filter), take)?;
         Ok(cut)
     }
 

@@ -1,6 +1,10 @@
 //! The sockets of one look, sorted into those that listen, those that were opened here and those that were accepted.
 
+mod births;
+
 use std::path::Path;
+
+use births::{Births, Cookies};
 
 use super::endpoints::{Listeners, Ports};
 use super::gaps::{self, POOL_CHECKS};
@@ -10,7 +14,7 @@ use crate::inspect::Reason;
 use crate::kernel::sock_diag::message::{PortFilter, Row};
 use crate::kernel::sock_diag::{DestroyEvents, Destroyed, SockDiag};
 use crate::kernel::socket::{ByNumber, Network, Socket, TcpState};
-use crate::kernel::{KernelError, proc_net};
+use crate::kernel::{KernelError, own, proc_net};
 
 /// So many connections are looked up one by one; a dump of more is cheaper.
 const LOOKED_UP: usize = 128;
@@ -31,6 +35,9 @@ pub(super) struct Sockets {
     /// Whether the kernel took a dump only without a filter.
     refuses_filter: bool,
     events: Option<DestroyEvents>,
+    /// Whether ends since the last look are unknown.
+    is_incomplete: bool,
+    births: Births,
     pub(super) listening: Vec<Socket>,
     /// To ports that are watched.
     pub(super) outbound: Vec<Socket>,
@@ -72,6 +79,8 @@ impl Sockets {
             network,
             refuses_filter: false,
             events,
+            is_incomplete: false,
+            births: Births::default(),
             listening: Vec::new(),
             outbound: Vec::new(),
             accepted: Vec::new(),
@@ -91,7 +100,7 @@ impl Sockets {
 
     /// Takes everything anew: connections to the ports `remote`, accepted ones on the ports `local`, all that listen.
     pub(super) fn look(&mut self, proc_root: &Path, remote: &Ports, local: &Ports, look: &mut HostLook) {
-        self.outbound.clear();
+        self.begin();
         if let Err((checks, reason)) = self.dump(proc_root, remote, local, look) {
             self.outbound.clear();
             look.gaps.push(Gap { checks, target: TargetKey::agent(), reason });
@@ -100,7 +109,8 @@ impl Sockets {
         if self.events.is_none() {
             self.events = DestroyEvents::open().ok();
         }
-        look.closes_incomplete |= self.drain_events();
+        self.drain_events();
+        look.closes_incomplete |= self.is_incomplete;
     }
 
     /// The same in another network namespace; `process` is `/proc/<pid>` of one that is in it.
@@ -114,8 +124,9 @@ impl Sockets {
         local: &Ports,
     ) -> Result<Told, KernelError> {
         let before = std::mem::take(&mut self.outbound);
+        self.begin();
         let outcome = match &self.source {
-            Source::Netlink(_) => self.ask(remote, local),
+            Source::Netlink(_) => self.ask(process, remote, local),
             Source::Table(_) => self.read(process, remote, local),
         };
         let cut = match outcome {
@@ -128,9 +139,15 @@ impl Sockets {
         let network = self.network;
         self.outbound.iter_mut().for_each(|it| it.cookie = network.identity(it.cookie));
         self.sort(remote, local);
-        let is_incomplete = self.drain_events();
+        self.drain_events();
         self.destroyed.iter_mut().for_each(|it| it.cookie = network.identity(it.cookie));
-        Ok(Told { cut, is_incomplete })
+        Ok(Told { cut, is_incomplete: self.is_incomplete })
+    }
+
+    fn begin(&mut self) {
+        self.outbound.clear();
+        self.destroyed.clear();
+        self.is_incomplete = false;
     }
 
     fn dump(
@@ -141,7 +158,7 @@ impl Sockets {
         look: &mut HostLook,
     ) -> Result<(), (&'static [&'static str], Reason)> {
         if let Source::Netlink(_) = &self.source {
-            match self.ask(remote, local) {
+            match self.ask(proc_root, remote, local) {
                 Ok(cut) => {
                     look.gaps.extend(gaps::cut(cut));
                     return Ok(());
@@ -170,21 +187,61 @@ impl Sockets {
         Ok(())
     }
 
-    /// Asks the kernel for the sockets; gives how many wanted ones are left out. To compare its ports costs the kernel a
-    /// tenth of the row that it would send, so it sorts out what is of no interest wherever that is an eighth of all.
-    fn ask(&mut self, remote: &Ports, local: &Ports) -> Result<usize, KernelError> {
-        let filter = self.filter(remote, local);
+    /// Asks the kernel for the sockets; gives how many wanted ones are left out. Where none was born since the last dump the
+    /// known ones are looked up; else all are asked for. `root` is `/proc`, or that of a process in the network.
+    fn ask(&mut self, root: &Path, remote: &Ports, local: &Ports) -> Result<usize, KernelError> {
+        if self.events.is_some() {
+            self.drain_events();
+        }
+        if self.look_up_known(remote, local) {
+            return Ok(0);
+        }
+        self.outbound.clear();
+        let began = own::thread_time();
+        let count = self.events.as_ref().and_then(|_| self.births.count(root));
+        let mut cookies = Cookies::default();
+        // To compare its ports costs the kernel a tenth of the row that it would send, so it sorts out what is of no interest
+        // wherever that is an eighth of all; but what is to be remembered has to be shown.
+        let filter = if count.is_some() { None } else { self.filter(remote, local) };
         let Source::Netlink(diag) = &mut self.source else { return Err(KernelError::Absent) };
         let listen = TcpState::Listen.number();
-        let wanted = |state, ours, other| state == listen || remote.contains(other) || local.contains(ours);
-        let wanted = |row: &Row<'_>| wanted(row.state, row.local_port, row.remote_port);
-        let mut answer = diag.dump(filter.as_ref(), wanted, &mut self.outbound);
+        let mut wanted = |row: &Row<'_>| {
+            if count.is_some() {
+                cookies.insert(row.cookie());
+            }
+            row.state == listen || remote.contains(row.remote_port) || local.contains(row.local_port)
+        };
+        let mut answer = diag.dump(filter.as_ref(), &mut wanted, &mut self.outbound);
         if filter.is_some() && answer.is_err() {
             self.outbound.clear();
-            answer = diag.dump(None, wanted, &mut self.outbound);
+            answer = diag.dump(None, &mut wanted, &mut self.outbound);
             self.refuses_filter = answer.is_ok();
         }
+        if let (Some(count), Ok(0)) = (count, &answer) {
+            let known: Vec<Socket> = self.outbound.iter().filter(|it| it.state != TcpState::Listen).copied().collect();
+            if known.len() <= LOOKED_UP {
+                let cost = own::thread_time().saturating_sub(began);
+                self.births.shown(count, cookies, known, (remote, local), cost);
+            }
+        }
         answer
+    }
+
+    /// Whether no socket was born since the last dump and all that it showed are there; then they are in `outbound`.
+    fn look_up_known(&mut self, remote: &Ports, local: &Ports) -> bool {
+        let began = own::thread_time();
+        let Source::Netlink(diag) = &mut self.source else { return false };
+        let Some(known) = self.births.none_since(remote, local) else { return false };
+        let asked: Vec<&Socket> = known.iter().collect();
+        let is_told = matches!(diag.look_up(&asked, &mut self.outbound), Ok(true));
+        let cookies: Cookies = self.outbound.iter().map(|it| it.cookie).collect();
+        if !is_told || !known.iter().all(|it| cookies.contains(&it.cookie)) {
+            self.births.forget();
+            return false;
+        }
+        let is_told = matches!(diag.dump_listening(&mut self.outbound), Ok(0));
+        self.births.took(own::thread_time().saturating_sub(began));
+        is_told
     }
 
     fn filter(&self, remote: &Ports, local: &Ports) -> Option<PortFilter> {
@@ -247,16 +304,23 @@ impl Sockets {
         });
     }
 
-    /// Takes the ends since the last look in; true when some were lost.
-    fn drain_events(&mut self) -> bool {
-        self.destroyed.clear();
+    /// Takes the ends since the last time in.
+    fn drain_events(&mut self) {
+        let before = self.destroyed.len();
         match self.events.as_mut().map(|events| events.drain(&mut self.destroyed)) {
-            Some(Ok(lost)) => lost,
+            Some(Ok(false)) => (),
+            Some(Ok(true)) => self.lose_events(),
             Some(Err(_)) => {
                 self.events = None;
-                true
+                self.lose_events();
             }
-            None => true,
+            None => self.lose_events(),
         }
+        self.births.ended(&self.destroyed[before..]);
+    }
+
+    fn lose_events(&mut self) {
+        self.is_incomplete = true;
+        self.births.forget();
     }
 }

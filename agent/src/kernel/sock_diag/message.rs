@@ -49,25 +49,38 @@ pub enum Family {
 /// the kernel, SYN_RECV, which no process has accepted (and which a flood makes many), and CLOSE.
 const STATES: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11;
 
+/// Which sockets a dump is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// All that a process may hold.
+    All,
+    /// What listens, which the kernel keeps in a small table of its own.
+    Listening,
+}
+
 /// A dump request for every TCP socket of `family`, with `tcp_info`; with a filter, for those that pass it.
 ///
 /// Without a family it is the older request, for both of them: the kernel then goes through its table of connections
 /// once. That table grows with the machine's memory, and on a host with few sockets to go through it is nearly all that a
 /// dump costs.
-pub fn dump_request(family: Option<Family>, sequence: u32, filter: Option<&PortFilter>) -> Vec<u8> {
+pub fn dump_request(family: Option<Family>, asked: Asked, sequence: u32, filter: Option<&PortFilter>) -> Vec<u8> {
+    let states = match asked {
+        Asked::All => STATES,
+        Asked::Listening => 1 << TcpState::Listen.number(),
+    };
     let mut bytes = match family {
         Some(family) => {
             let mut bytes = request::<{ HEADER + 56 }>(BY_FAMILY, sequence).to_vec();
             bytes[16] = family as u8;
             bytes[17] = IPPROTO_TCP;
             bytes[18] = 1 << (INET_DIAG_INFO - 1);
-            bytes[20..24].copy_from_slice(&STATES.to_ne_bytes());
+            bytes[20..24].copy_from_slice(&states.to_ne_bytes());
             bytes
         }
         None => {
             let mut bytes = request::<{ HEADER + 60 }>(OF_BOTH, sequence).to_vec();
             bytes[19] = 1 << (INET_DIAG_INFO - 1);
-            bytes[68..72].copy_from_slice(&STATES.to_ne_bytes());
+            bytes[68..72].copy_from_slice(&states.to_ne_bytes());
             bytes
         }
     };

@@ -39,7 +39,7 @@ mod verdict;
 mod window;
 mod withheld;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -156,6 +156,16 @@ impl Policy {
         (Way::By(way), self.is_mute(way, now).map(|why| (format!("{MUTE}{}", way.at), why)))
     }
 
+    /// Whether that is still what holds an incident of these facts back from a receiver: a route that leads there, or the thread of an
+    /// escalation where none does.
+    fn is_muted_by(&self, receiver: &str, facts: &Facts, by: &str, now: Timestamp) -> bool {
+        match self.way(receiver, facts, now) {
+            (Way::By(_), mute) => mute.is_some_and(|it| it.0 == by),
+            (Way::None, _) => by.strip_prefix(MUTE).is_some_and(|at| self.is_mute_at(at, now).is_some()),
+            (Way::All, _) => false,
+        }
+    }
+
     /// Why the route that stands there is mute; one that stands nowhere is not.
     fn is_mute_at(&self, at: &str, now: Timestamp) -> Option<String> {
         let all = self.route.as_ref().map(Route::all).unwrap_or_default();
@@ -237,6 +247,8 @@ pub struct State {
     escalations: Escalations,
     /// What waits to be told together, and what was.
     groups: Groups,
+    /// Incidents of servers that the message which is written now tells.
+    telling: HashSet<String>,
     /// When something that explained others was last gone.
     let_go_at: Option<Timestamp>,
     /// More fell due than is looked at in one turn.
@@ -524,6 +536,11 @@ impl State {
                 Err(why) => why.clone(),
                 Ok(_) => "it is told another way".into(),
             });
+            // A step that waited here with other news was not told.
+            let is_untold = ungathers.is_some() && verdict.is_err() && by.is_none() && told_in.is_none();
+            if is_untold && kind != Kind::Resolved && self.escalations.has_told(&key, &receiver.name) {
+                self.escalations.hold_back(&key, &receiver.name, now);
+            }
             let mut decision = self.write_down((change, agent), receiver, kind, verdict, (group, latest), now);
             decision.withheld = self.withhold(&key, &receiver.name, kind, by);
             decision.ungathers = ungathers;
@@ -588,8 +605,8 @@ impl State {
         policy: &Policy,
         now: Timestamp,
     ) -> Vec<Decision> {
+        let facts = facts(&change.incident, agent);
         if !policy.inhibitions.is_empty() || policy.dependencies.concern(&change.incident) {
-            let facts = facts(&change.incident, agent);
             if self.take_source(policy, &change.incident, !change.incident.is_calm(), &facts) {
                 self.let_go_of((change.incident.tenant.clone(), change.incident.id.clone()), now);
             }
@@ -597,6 +614,10 @@ impl State {
         let key = (change.incident.tenant.clone(), change.incident.id.clone());
         if !change.incident.is_calm() && self.withheld.has(&key) {
             self.withheld.release_one(&key, "it is back".into(), now);
+        }
+        if !change.incident.is_calm() {
+            // Others than before may hear of it as it is now.
+            self.look_who_missed(&change.incident, &facts, policy, (now, now));
         }
         self.note(change, FLAPPED, policy, now)
     }

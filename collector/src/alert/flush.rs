@@ -106,10 +106,22 @@ impl State {
             if is_asked { held.or_else(mute) } else { held }
         };
         // Fifty thousand may wait: what grows by doubling is copied again and again.
-        let (mut told, mut ungathered, mut withheld) = (Vec::with_capacity(gathered.len()), Vec::new(), Vec::new());
+        let mut all = Vec::with_capacity(gathered.len());
         for (incident, it) in gathered {
             let place = (tenant.clone(), incident);
             let found = find(&place, it.fingerprint)?;
+            all.push((place, it, found));
+        }
+        let (mut told, mut ungathered, mut withheld) = (Vec::with_capacity(all.len()), Vec::new(), Vec::new());
+        // What explains others is looked at before them: who is told of it with this message is spared the others.
+        let explains =
+            |state: &Self, found: &Option<Found<'_>>| found.as_ref().is_some_and(|(row, _)| state.graph.explains(row));
+        if !self.graph.is_quiet() {
+            all.sort_by_key(|(.., found)| !explains(self, found));
+        }
+        self.telling.clear();
+        for (place, it, found) in all {
+            let is_server = it.kind != Kind::Resolved && explains(self, &found);
             let found = match found {
                 _ if !is_configured => Err(("the receiver is not configured any more", true)),
                 None => Err(("the incident is not known any more", true)),
@@ -135,7 +147,12 @@ impl State {
                     }
                     self.spares_no_more(&row, receiver, &place, now);
                 }
-                (Ok(found), None) => told.push((it, place.1, found)),
+                (Ok(found), None) => {
+                    if is_server {
+                        self.telling.insert(place.1.clone());
+                    }
+                    told.push((it, place.1, found));
+                }
                 (Err((why, is_forgotten)), _) => {
                     if it.kind == Kind::Resolved && is_forgotten {
                         self.told_in_group(&place, receiver, key, it);
@@ -144,6 +161,7 @@ impl State {
                 }
             }
         }
+        told.sort_by(|a, b| a.1.cmp(&b.1));
         // What was told before and still fires, if nothing holds it back now.
         let (mut others, mut held) = (Vec::new(), 0);
         let changed: HashSet<_> = told.iter().map(|it| it.1.as_str()).collect();
@@ -159,6 +177,7 @@ impl State {
                 }
             }
         }
+        self.telling.clear();
         let fires = |it: &&(group::Gathered, String, Found<'_>)| it.0.kind != Kind::Resolved;
         let severities =
             told.iter().filter(fires).map(|it| it.2.0.severity).chain(others.iter().map(|it| it.0.severity));

@@ -4,6 +4,7 @@ use tickbird_shared::Timestamp;
 
 use super::acknowledgement::ACKNOWLEDGED;
 use super::route::Facts;
+use super::strays::NEWLY_LED;
 use super::{IncidentKey, Policy, State};
 use crate::store::IncidentRow;
 
@@ -63,8 +64,9 @@ impl State {
     /// Whether a receiver was told of an incident, is about to be, or is spared it by somebody's choice.
     pub(super) fn knows(&self, receiver: &str, key: &IncidentKey) -> bool {
         let believes = self.believers.get(key).is_some_and(|them| them.get(receiver).is_some());
-        let chose = |by: &str| by.starts_with(SILENCE) || by.starts_with(ACKNOWLEDGED);
+        let chose = |by: &str| by.starts_with(SILENCE) || by.starts_with(ACKNOWLEDGED) || by == NEWLY_LED;
         let is_spared = || self.withheld.get(key, receiver).is_some_and(|it| chose(&it.by));
-        believes || self.groups.gathered(key, receiver).is_some() || is_spared()
+        let is_being_told = self.telling.contains(&key.1);
+        believes || is_being_told || self.groups.gathered(key, receiver).is_some() || is_spared()
     }
 }

@@ -23,9 +23,12 @@ impl State {
         &mut self,
         incidents: impl Iterator<Item = (&'a IncidentRow, Option<&'a AgentRow>)>,
         policy: &Policy,
+        is_start: bool,
         now: Timestamp,
     ) {
-        let due = now.saturating_add(GRACE).unwrap_or(Timestamp::MAX);
+        let later = now.saturating_add(GRACE).unwrap_or(Timestamp::MAX);
+        // What cleared while nobody listened is told by agents first.
+        let led_at = if is_start { later } else { now };
         let silences = self.silences.iter().map(|it| (it.row().tenant.clone(), it.row().id.clone()));
         let silences: HashSet<(String, String)> = silences.collect();
         for (incident, agent) in incidents.filter(|(it, _)| it.status == Status::Firing) {
@@ -34,7 +37,6 @@ impl State {
             let inhibited = self.sources.holder(&policy.inhibitions, &key, &facts).map(|it| it.incident.to_owned());
             let depends: Vec<_> = self.graph.holders(&policy.dependencies, incident, &facts);
             let depends: HashSet<_> = depends.iter().map(|it| it.incident.as_str()).collect();
-            // Whether a route is mute is asked each time.
             let holds = |(receiver, by): (&str, &str)| {
                 // Whoever took it over goes on holding it.
                 let is_owned = by.starts_with(ACKNOWLEDGED) && self.acknowledgements.contains_key(&key);
@@ -43,16 +45,18 @@ impl State {
                 // Its routes may be others now.
                 let is_spared = || depends.contains(by) && self.knows(receiver, &(key.0.clone(), by.to_owned()));
                 let is_calm = by == CALM && incident.is_calm();
-                by.starts_with(MUTE) || is_calm || is_owned || is_silenced || is_inhibited || is_spared()
+                let is_mute = || by.starts_with(MUTE) && policy.is_muted_by(receiver, &facts, by, now);
+                is_calm || is_owned || is_silenced || is_inhibited || is_mute() || is_spared()
             };
             let strays = || self.withheld.of(&key).filter(|it| !holds(*it)).map(|it| it.1);
             // Only what another incident explains may be about to clear with it.
-            let is_persons = |by: &str| [SILENCE, ACKNOWLEDGED, CALM].iter().any(|it| by.starts_with(it));
-            let due = if strays().all(is_persons) { now } else { due };
+            let is_persons = |by: &str| [SILENCE, ACKNOWLEDGED, CALM, MUTE].iter().any(|it| by.starts_with(it));
+            let due = if strays().all(is_persons) { now } else { later };
             if strays().next().is_some() {
                 self.withheld.release_one(&key, "what held it back does not any more".into(), due);
             }
-            self.look_who_missed(incident, &facts, policy, now);
+            // An incident is decided for everybody at once.
+            self.look_who_missed(incident, &facts, policy, (now, led_at.max(due)));
         }
     }
 
@@ -73,13 +77,19 @@ impl State {
             if self.withheld.has(&key) {
                 self.withheld.release_one(&key, "the labels of its agent are others now".into(), now);
             }
-            self.look_who_missed(incident, &facts, policy, now);
+            self.look_who_missed(incident, &facts, policy, (now, now));
         }
     }
 
     /// Everybody whom a firing incident leads to was told of it, or something holds it back from them. Whoever it leads to only now, by
-    /// other rules or labels, is told with the next turn.
-    fn look_who_missed(&mut self, incident: &IncidentRow, facts: &Facts, policy: &Policy, now: Timestamp) {
+    /// other rules or labels or as what it has eased to, is told from `due` on.
+    pub(super) fn look_who_missed(
+        &mut self,
+        incident: &IncidentRow,
+        facts: &Facts,
+        policy: &Policy,
+        (now, due): (Timestamp, Timestamp),
+    ) {
         let key = (incident.tenant.clone(), incident.id.clone());
         let mut missed = false;
         for receiver in &policy.receivers {
@@ -91,7 +101,7 @@ impl State {
             }
         }
         if missed {
-            self.withheld.release_one(&key, "it leads to the receiver now".into(), now);
+            self.withheld.release_one(&key, "it leads to the receiver now".into(), due);
         }
     }
 }

@@ -491,7 +491,7 @@ impl World {
         self.load_silences();
         if let Some(severity) = self.severity.filter(|_| self.firing) {
             let incident = change(Updated, severity, self.epoch).incident;
-            self.state.look_for_strays([(&incident, None)].into_iter(), policy, self.now());
+            self.state.look_for_strays([(&incident, None)].into_iter(), policy, false, self.now());
         }
     }
 

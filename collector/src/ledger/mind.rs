@@ -56,6 +56,15 @@ pub(super) struct Mind {
 impl Mind {
     /// Reads everything back. `now` is the moment from which agents are expected to speak again.
     pub(super) fn load(rows: Rows<'_>, rules: &Rules, now: Timestamp) -> Result<Self, StoreError> {
+        Self::read(rows, rules, true, now)
+    }
+
+    /// The same for a reload, through which agents speak on.
+    pub(super) fn load_anew(rows: Rows<'_>, rules: &Rules, now: Timestamp) -> Result<Self, StoreError> {
+        Self::read(rows, rules, false, now)
+    }
+
+    fn read(rows: Rows<'_>, rules: &Rules, is_start: bool, now: Timestamp) -> Result<Self, StoreError> {
         let policy = &rules.policy;
         let since = now.saturating_sub(REMEMBERED).unwrap_or(Timestamp::MIN);
         let agents = rows.all_agents()?;
@@ -78,7 +87,7 @@ impl Mind {
             .with_sources(with_agent.clone(), policy)
             .with_escalations(rows.escalations()?, with_agent.clone(), policy, now);
         alert.silence(silences(rows)?);
-        alert.look_for_strays(with_agent, policy, now);
+        alert.look_for_strays(with_agent, policy, is_start, now);
         Ok(Self {
             aggregate: aggregate::State::load(agents.clone(), incidents, now)
                 .with_flapping(policy.flapping)
@@ -136,7 +145,9 @@ impl Mind {
         let mut reasons = Reasons::new();
         for lapse in self.alert.lapses(policy, now) {
             let held = lapse.incidents.len();
-            tracing::info!(tenant = lapse.tenant, holder = lapse.holder, held, "what held incidents back is gone");
+            if !lapse.holder.is_empty() {
+                tracing::info!(tenant = lapse.tenant, holder = lapse.holder, held, "what held incidents back is gone");
+            }
             if lapse.ends_silence {
                 transaction.silence_over(&lapse.tenant, &lapse.holder, now)?;
             }

@@ -346,7 +346,8 @@ async fn history(acts: &[Act]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    // Each is a store on the disk, and as many acts as a thousand of the pure models.
+    #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
     fn whatever_happens_people_know_what_is_true_once_nothing_does(acts in proptest::collection::vec(act(), 1..60)) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");

@@ -5,7 +5,7 @@ use std::fmt;
 use std::mem::discriminant;
 
 use crate::aggregate::Rule;
-use crate::alert::{Policy, Receiver};
+use crate::alert::{Form, Policy, Receiver};
 use crate::store::Bounds;
 
 /// What of a configuration the ledger decides by.
@@ -43,13 +43,25 @@ impl Owed {
         (!owed.is_empty()).then_some(Self { gone: owed, ..Self::default() })
     }
 
-    /// Those that take another form than they did by the rules `before`, while messages `waiting` have the old one.
-    pub(super) fn reshaped(before: &Rules, rules: &Rules, mut waiting: BTreeMap<String, usize>) -> Option<Self> {
-        waiting.retain(|name, _| match (before.receiver(name), rules.receiver(name)) {
-            (Some(was), Some(is)) => discriminant(&was.form) != discriminant(&is.form),
+    /// The same, and those that take another form than they did by the rules `before`, while messages `waiting` have the old one.
+    pub(super) fn of_change(
+        before: &Rules,
+        rules: &Rules,
+        owed: BTreeMap<String, usize>,
+        waiting: BTreeMap<String, usize>,
+    ) -> Option<Self> {
+        // What a webhook understands its operator says.
+        let kind = |form: &Form| match form {
+            Form::Words(_) => discriminant(&Form::Own),
+            other => discriminant(other),
+        };
+        let is_reshaped = |name: &str| match (before.receiver(name), rules.receiver(name)) {
+            (Some(was), Some(is)) => kind(&was.form) != kind(&is.form),
             _ => false,
-        });
-        (!waiting.is_empty()).then_some(Self { reshaped: waiting, ..Self::default() })
+        };
+        let reshaped: BTreeMap<_, _> = waiting.into_iter().filter(|(name, _)| is_reshaped(name)).collect();
+        let gone = Self::beyond(rules, owed).map(|it| it.gone).unwrap_or_default();
+        (!gone.is_empty() || !reshaped.is_empty()).then_some(Self { gone, reshaped })
     }
 
     /// What an operator can do.

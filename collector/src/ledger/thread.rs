@@ -307,13 +307,12 @@ impl Ledger {
             Some(mind) => mind,
             lost => lost.insert(Mind::load(self.writer.rows(), &self.config.rules, now)?),
         };
-        let reshaped = || Owed::reshaped(&self.config.rules, &rules, mind.waiting());
-        if let Some(owed) = Owed::beyond(&rules, mind.owed()).or_else(reshaped) {
+        if let Some(owed) = Owed::of_change(&self.config.rules, &rules, mind.owed(), mind.waiting()) {
             return Ok(Err(owed));
         }
         self.save()?;
         // As at a start: what is held back or grouped is looked at by the rules that are. Until it is, all goes by those that were.
-        let mind = Mind::load(self.writer.rows(), &rules, now)?;
+        let mind = Mind::load_anew(self.writer.rows(), &rules, now)?;
         self.mind = Some(match self.mind.take() {
             Some(before) => mind.after(before, (&self.config.rules.policy, &rules)),
             None => mind,

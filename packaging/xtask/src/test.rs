@@ -63,11 +63,13 @@ fn unit() -> Result<(), TaskError> {
 }
 
 /// A million steps and more of random histories, against models of who has to be told: of silences, acknowledgements, reloads, crashes and
-/// receivers that fail, and of findings, lists, silence and lives of agents. In the inner loop they are a few thousand.
+/// receivers that fail, of findings, lists, silence and lives of agents, and of a whole ledger over a store. In the inner loop they are a few thousand.
 fn models() -> Result<(), TaskError> {
-    let models = ["alert::tests", "aggregate::histories"];
-    let command = [&["test", "--locked", "-p", "tickbird-collector", "--lib", "--"], &models[..]].concat();
-    cargo(&command, &[("PROPTEST_CASES", "12000")])
+    for (models, cases) in [(&["alert::tests", "aggregate::histories"][..], "12000"), (&["ledger::model"], "600")] {
+        let command = [&["test", "--locked", "-p", "tickbird-collector", "--lib", "--"], models].concat();
+        cargo(&command, &[("PROPTEST_CASES", cases)])?;
+    }
+    Ok(())
 }
 
 /// All scenarios; one that failed and then passed twice is shown, and too many of them are a failure.

@@ -74,7 +74,7 @@ fn who_takes_it_over_holds_what_was_held_back_before() {
     ward.acknowledge(0, 10);
     ward.change(0, Updated, Warning);
     ward.acknowledge(0, 50);
-    ward.state.look_for_strays(ward.rows.iter().map(|it| (it, None)), &ward.policy, at(ward.second));
+    ward.state.look_for_strays(ward.rows.iter().map(|it| (it, None)), &ward.policy, false, at(ward.second));
     let epoch = ward.rows[0].state_epoch;
     ward.pass(49);
     assert_eq!((ward.outbox.len(), ward.rows[0].state_epoch), (1, epoch), "nothing is decided meanwhile");

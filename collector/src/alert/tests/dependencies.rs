@@ -189,7 +189,7 @@ fn a_restart_in_the_middle_changes_nothing() {
         let rows = [&server, &pool].map(|it| (it, None));
         let again = State::load(told, Vec::new()).with_dependencies(vec![edges], []).with_withheld(vec![held.clone()]);
         let mut again = again.with_sources(rows.iter().copied(), policy);
-        again.look_for_strays(rows.iter().copied(), policy, at(3));
+        again.look_for_strays(rows.iter().copied(), policy, false, at(3));
         again
     };
     let later = at(3).saturating_add(GRACE).expect("in range");

@@ -127,6 +127,77 @@ fn a_group_is_told_again_while_something_of_it_fires_and_what_is_critical_more_o
     }
 }
 
+/// Whatever comes first, whoever is told of the server with a message is spared its clients in the same one.
+#[test]
+fn of_a_server_and_its_clients_in_one_group_the_server_is_told() {
+    for order in [[1, 4], [4, 1]] {
+        let mut ward = Ward::new(policy(Some(Grouping { by: By::Labels(Vec::new()), ..grouping() })));
+        for number in order {
+            ward.change(number, Opened, Critical);
+        }
+        ward.pass(WAIT);
+        assert_eq!(changes(&ward.outbox[0]), [(4, "incident.firing".into())], "{order:?}");
+        ward.change(4, Resolved, Critical);
+        ward.pass(INTERVAL + GRACE.as_secs().cast_signed());
+        let told: Vec<_> = ward.outbox.iter().flat_map(changes).filter(|it| it.1 != "unchanged").collect();
+        let client = (1, "incident.firing".to_owned());
+        assert_eq!(told[1..], [(4, "incident.resolved".into()), client], "{order:?}: what is left is told");
+    }
+}
+
+/// The route that was mute does not lead there any more, though another stands where it stood.
+#[test]
+fn what_a_mute_route_held_is_told_once_a_reload_leads_it_another_way() {
+    let mut policy = policy(None);
+    let top = policy.route.as_mut().expect("a route");
+    let of_shop = Route {
+        at: "route.routes[0]".into(),
+        path: "{target=shop}".into(),
+        matchers: vec!["target=~\".*shop\"".parse().expect("a matcher")],
+        ..top.clone()
+    };
+    (top.mute, top.routes) = (Vec::new(), vec![of_shop]);
+    let mut ward = Ward::new(policy);
+    ward.mute(true);
+    ward.change(0, Opened, Critical);
+    ward.pass(5);
+    assert_eq!(ward.kinds(), [""; 0]);
+    let matcher = "target=~\".*till\"".parse().expect("a matcher");
+    ward.policy.route.as_mut().expect("a route").routes[0].matchers = vec![matcher];
+    ward.restart();
+    ward.pass(1);
+    assert_eq!(ward.kinds(), ["incident.firing"]);
+}
+
+/// It flaps and eases into a route that it did not lead to: whoever that is hears of it before it stops to flap.
+#[test]
+fn what_eases_while_it_flaps_is_told_to_whom_it_leads_then() {
+    let mut policy = policy(None);
+    let top = policy.route.as_mut().expect("a route");
+    let of_pager = Route {
+        at: "route.routes[0]".into(),
+        path: "{severity=critical}".into(),
+        receiver: "pager".into(),
+        matchers: vec!["severity=critical".parse().expect("a matcher")],
+        ..top.clone()
+    };
+    top.routes = vec![of_pager];
+    policy.receivers.push(Receiver::new("pager"));
+    let mut ward = Ward::new(policy);
+    ward.hear(0, Opened, Critical, true);
+    ward.pass(1);
+    let heard = |ward: &Ward| ward.outbox.iter().map(|it| it.receiver.clone()).collect::<Vec<_>>();
+    assert_eq!(heard(&ward), ["pager"]);
+    ward.hear(0, Eased, Warning, true);
+    assert_eq!(ward.decisions.last().map(|it| it.kind.as_str()), Some("incident.flapped"));
+    ward.pass(1);
+    assert_eq!(heard(&ward), ["pager", "ops"]);
+    ward.hear(0, Worsened, Critical, true);
+    ward.hear(0, Eased, Warning, true);
+    ward.pass(5);
+    assert_eq!(heard(&ward).len(), 2, "once");
+}
+
 #[test]
 fn what_is_silenced_within_the_wait_is_held_back_and_told_with_its_group_afterwards() {
     let mut ward = Ward::new(policy(Some(grouping())));

@@ -127,7 +127,7 @@ impl Estate {
         self.state = State::load(told.into_values().collect(), self.outbox.clone())
             .with_withheld(self.withheld.values().cloned().collect())
             .with_sources(self.rows.iter().map(|it| (it, None)), &self.policy);
-        self.state.look_for_strays(self.rows.iter().map(|it| (it, None)), &self.policy, self.now);
+        self.state.look_for_strays(self.rows.iter().map(|it| (it, None)), &self.policy, false, self.now);
     }
 
     /// What stands for a label is another one from now on.

@@ -551,7 +551,7 @@ impl Ward {
             .with_escalations(escalations, rows, &self.policy, now);
         self.save();
         self.load_silences();
-        self.state.look_for_strays(self.rows.iter().map(|it| (it, None)), &self.policy, now);
+        self.state.look_for_strays(self.rows.iter().map(|it| (it, None)), &self.policy, false, now);
     }
 
     pub(super) fn load_silences(&mut self) {

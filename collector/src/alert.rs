@@ -606,10 +606,10 @@ impl State {
         now: Timestamp,
     ) -> Vec<Decision> {
         let facts = facts(&change.incident, agent);
-        if !policy.inhibitions.is_empty() || policy.dependencies.concern(&change.incident) {
-            if self.take_source(policy, &change.incident, !change.incident.is_calm(), &facts) {
-                self.let_go_of((change.incident.tenant.clone(), change.incident.id.clone()), now);
-            }
+        if (!policy.inhibitions.is_empty() || policy.dependencies.concern(&change.incident))
+            && self.take_source(policy, &change.incident, !change.incident.is_calm(), &facts)
+        {
+            self.let_go_of((change.incident.tenant.clone(), change.incident.id.clone()), now);
         }
         let key = (change.incident.tenant.clone(), change.incident.id.clone());
         if !change.incident.is_calm() && self.withheld.has(&key) {

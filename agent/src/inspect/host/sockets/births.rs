@@ -124,3 +124,6 @@ impl Births {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,22 +4,26 @@
 //! own state and the application's CPU, memory and descriptors are read. The agent has its buffer and a collector over
 //! mutual TLS, and sees sockets besides; the peers send to nobody, and monit only shakes hands with the servers. Prometheus with its exporters
 //! looks at sockets and the application each second, as the agent does as it is shipped. One runs at a time, in turns.
+//!
+//! At that work a generation of the agent's buffer lasts for hours. So the memory is measured again while pages that fail and recover
+//! each few seconds roll two of them.
 
 mod prometheus;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
-use tickbird_tests::agent::{User, app, postgres};
+use tickbird_tests::agent::{User, app, check, postgres};
 use tickbird_tests::certificate::Certificate;
 use tickbird_tests::nginx::Nginx;
 use tickbird_tests::postgres::{APPLICATION, Route, free_port, password};
 use tickbird_tests::process::{Running, installed};
 use tickbird_tests::{
-    Agent, Application, Cgroup, Collector, Library, Postgres, Redis, Seconds, Sizes, Stage, StageError, Webhook,
+    Agent, Application, Cgroup, Collector, Library, Postgres, Redis, Seconds, Sizes, Stage, StageError, Webhook, until,
 };
 
-use crate::cost::{Cost, over_in, warm_up};
+use crate::cost::{Cost, most_memory, over_in, warm_up};
 use crate::{AGAINST_PEERS, Figure};
 
 /// How often each runs.
@@ -29,6 +33,10 @@ const SECONDS: u64 = 120;
 /// Seconds before them.
 const WARM_UP: u64 = 30;
 const PAGES: usize = 20;
+/// Generations of the buffer that begin while the agent's memory is watched.
+const ROLLED: u64 = 2;
+/// Within so long.
+const ROLLED_WITHIN: u64 = 1_200;
 const CONNECTIONS: u16 = 100;
 /// The application has one name everywhere.
 const NAME: &str = "reference-api";
@@ -99,6 +107,8 @@ pub(crate) fn footprint(stage: &Stage) -> Result<Vec<Figure>, StageError> {
             None => [cpu.for_comparison(), pss.for_comparison()],
         });
     }
+    let name = format!("tickbird-agent as shipped, {ROLLED} generations of its buffer: memory (largest PSS)");
+    figures.push(Figure::of_all(name, vec![world.memory_while_rolling(stage)?], "MiB").at_most(10.0));
     Ok(figures)
 }
 
@@ -196,6 +206,38 @@ impl World {
         }
     }
 
+    /// Largest proportional set size in MiB.
+    fn memory_while_rolling(&self, stage: &Stage) -> Result<f64, StageError> {
+        let mut web = Application::web(stage, "unsteady", 0)?;
+        let pages = (0..PAGES)
+            .map(|page| format!("[[endpoint]]\nurl = \"{}\"\ninterval = \"1s\"\n", web.page(&format!("page-{page}"))));
+        let settings = self.of_agent(1)? + &pages.collect::<String>() + &check("http.status", "hold = \"0s\"");
+        let mut agent = Agent::prepare(stage, &settings, User::Same)?;
+        agent.enrol(&self.collector)?;
+        agent.run()?;
+        let buffer = agent.state_directory().join("buffer");
+        until("the buffer of the agent", 30.s(), || newest(&buffer).map(drop).ok_or_else(String::new))?;
+        let (begun, started) = (newest(&buffer), Instant::now());
+        let roll = || {
+            while newest(&buffer) < begun.map(|it| it + ROLLED) {
+                for status in ["status 500", "status 200"] {
+                    web.does(status)?;
+                    warm_up(2.s())?;
+                }
+                if started.elapsed() > ROLLED_WITHIN.s() {
+                    let said = format!("{begun:?} at its start, {:?} now", newest(&buffer));
+                    return Err(StageError::Failed { what: "roll two generations of the buffer".into(), said });
+                }
+            }
+            Ok(())
+        };
+        let (rolled, most) = most_memory(agent.pid().expect("it runs"), roll);
+        rolled?;
+        agent.stop()?;
+        eprintln!("  two generations rolled after {} s", started.elapsed().as_secs());
+        most
+    }
+
     fn of_agent(&self, seconds: u64) -> Result<String, StageError> {
         let mut text = String::new();
         let every = format!("interval = \"{seconds}s\"\n");
@@ -212,7 +254,7 @@ impl World {
         Ok(text)
     }
 
-    fn of_collectd(&self, room: &std::path::Path) -> Result<String, StageError> {
+    fn of_collectd(&self, room: &Path) -> Result<String, StageError> {
         let room = room.display();
         let pages: String = self
             .pages()
@@ -261,6 +303,15 @@ impl World {
             self.application.command(),
         )
     }
+}
+
+/// The highest number of a generation of either lane, which are directories `q-<number>`.
+fn newest(buffer: &Path) -> Option<u64> {
+    let entries = |at: &Path| std::fs::read_dir(at).into_iter().flatten().flatten().map(|it| it.path());
+    let numbers = entries(buffer)
+        .flat_map(|lane| entries(&lane))
+        .filter_map(|it| it.file_name()?.to_str()?.strip_prefix("q-")?.parse().ok());
+    numbers.max()
 }
 
 /// Peers refuse settings with passwords that others may read.

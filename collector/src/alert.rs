@@ -715,7 +715,8 @@ impl State {
         row.reason = reason;
         row.message = Some(id.clone());
         let thread = incident.id.clone();
-        let message = OutboxRow::queued(&incident.tenant, id, receiver, thread, (kind.as_str(), body), now);
+        let message =
+            OutboxRow::queued(&incident.tenant, id, receiver, thread, (kind.as_str(), to.form.kind(), body), now);
         if kind != Kind::Resolved {
             self.believe(&key, receiver, None);
         }

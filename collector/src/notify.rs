@@ -119,6 +119,14 @@ pub enum NotifyError {
     /// It is in no configuration.
     #[error("the receiver is not configured")]
     NotConfigured,
+    /// It is of another kind than when the message was written.
+    #[error("the message was written for a receiver of the kind `{was}`, and this one is `{is}` now")]
+    OtherKind {
+        /// What it was.
+        was: String,
+        /// What it is.
+        is: &'static str,
+    },
 }
 
 fn put_off(recipients: &[(String, u16)], others_have_it: bool) -> String {
@@ -131,7 +139,8 @@ impl NotifyError {
     /// that failed on the way, may have acted before.
     pub const fn is_uncertain(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::Handshake { .. } | Self::Stopped | Self::NotConfigured => false,
+            Self::Connect { .. } | Self::Handshake { .. } | Self::Stopped => false,
+            Self::NotConfigured | Self::OtherKind { .. } => false,
             Self::Said { .. } | Self::NoStartTls | Self::SaidBeforeTls | Self::NoLogin => false,
             Self::Broken(_) | Self::TookAPart(_) => true,
             Self::PutOff { others_have_it, .. } => *others_have_it,
@@ -155,11 +164,12 @@ impl NotifyError {
         causes.fold(self.to_string(), |line, cause| format!("{line}: {cause}"))
     }
 
-    /// Whether this one message is too large, whatever becomes of others.
-    const fn is_too_large(&self) -> bool {
+    /// Whether this one message is never taken, whatever becomes of others: it is too large, or in the wrong form.
+    const fn is_hopeless(&self) -> bool {
         match self {
             Self::Answered { status, .. } => *status == 413,
-            Self::TookAPart(rest) => rest.is_too_large(),
+            Self::TookAPart(rest) => rest.is_hopeless(),
+            Self::OtherKind { .. } => true,
             _ => false,
         }
     }
@@ -171,6 +181,7 @@ impl NotifyError {
             Self::Answered { status, retry_after } => matches!(status, 400 | 413 | 422) && retry_after.is_none(),
             Self::Said { step: Step::Letter, code } => matches!(code, 500..600),
             Self::TookAPart(rest) => rest.is_about_the_message(),
+            Self::OtherKind { .. } => true,
             _ => false,
         }
     }
@@ -246,6 +257,8 @@ impl Phase {
 pub enum Destination {
     /// By a request.
     Webhook(webhook::Config),
+    /// By a request that a chat takes.
+    Chat(webhook::Config),
     /// By a letter.
     Email(email::Config),
     /// By requests that say what changed, and again and again what fires.
@@ -253,10 +266,20 @@ pub enum Destination {
 }
 
 impl Destination {
+    /// What it is, as a configuration names it: the form of the messages that it takes.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Webhook(_) => "webhook",
+            Self::Chat(_) => "slack",
+            Self::Email(_) => "email",
+            Self::Alertmanager(..) => "alertmanager",
+        }
+    }
+
     /// Host and port.
     pub fn address(&self) -> String {
         match self {
-            Self::Webhook(it) | Self::Alertmanager(it, _) => it.address(),
+            Self::Webhook(it) | Self::Chat(it) | Self::Alertmanager(it, _) => it.address(),
             Self::Email(it) => it.address(),
         }
     }
@@ -274,7 +297,7 @@ impl Destination {
     ) -> Result<Answer, NotifyError> {
         let (head, body) = Head::split(stored);
         match self {
-            Self::Webhook(it) => match head {
+            Self::Webhook(it) | Self::Chat(it) => match head {
                 Some(head) => it.decided(&head).send(id, at, body).await.map(Answer::of),
                 None => it.send(id, at, body).await.map(Answer::of),
             },
@@ -297,7 +320,7 @@ impl Destination {
     /// How often it is told what it believes already, where it would forget it otherwise.
     const fn refreshed_every(&self) -> Option<Duration> {
         match self {
-            Self::Webhook(_) | Self::Email(_) => None,
+            Self::Webhook(_) | Self::Chat(_) | Self::Email(_) => None,
             Self::Alertmanager(_, every) => Some(*every),
         }
     }
@@ -306,7 +329,7 @@ impl Destination {
     pub fn shown(&self, id: &str, at: Timestamp, stored: &[u8]) -> String {
         let (head, body) = Head::split(stored);
         match self {
-            Self::Webhook(_) | Self::Alertmanager(..) => {
+            Self::Webhook(_) | Self::Chat(_) | Self::Alertmanager(..) => {
                 let document = serde_json::from_slice::<serde_json::Value>(body);
                 let body = document.map_or_else(|_| String::from_utf8_lossy(body).into_owned(), |it| format!("{it:#}"));
                 let Some(Head { method, headers }) = head else { return body };

@@ -430,6 +430,8 @@ pub struct OutboxRow {
     pub incident: String,
     /// `incident.firing`, `group.resolved` and so on.
     pub kind: String,
+    /// What the receiver was when this was written (`webhook`, `slack`, `email`, `alertmanager`); an earlier version did not say.
+    pub form: Option<String>,
     /// The bytes that are sent.
     pub body: Vec<u8>,
     /// When it was decided.
@@ -456,7 +458,7 @@ impl OutboxRow {
         id: String,
         receiver: &str,
         incident: String,
-        (kind, body): (&str, Vec<u8>),
+        (kind, form, body): (&str, &str, Vec<u8>),
         now: Timestamp,
     ) -> Self {
         Self {
@@ -465,6 +467,7 @@ impl OutboxRow {
             receiver: receiver.to_owned(),
             incident,
             kind: kind.to_owned(),
+            form: Some(form.to_owned()),
             body,
             decided_at: now,
             state: MessageState::Waiting,

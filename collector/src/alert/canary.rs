@@ -23,7 +23,7 @@ impl State {
             decided_at: now,
         };
         let body = told.render(&to.form);
-        OutboxRow::queued(&flown.tenant, id, &to.name, CANARY.into(), (CANARY, body), now)
+        OutboxRow::queued(&flown.tenant, id, &to.name, CANARY.into(), (CANARY, to.form.kind(), body), now)
     }
 }
 

@@ -60,6 +60,18 @@ pub enum Form {
     Words(Words),
 }
 
+impl Form {
+    /// The kind of receiver that understands it, as a configuration names it. What a webhook understands its operator says.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Own | Self::Words(_) => "webhook",
+            Self::Slack => "slack",
+            Self::Email => "email",
+            Self::Alertmanager => "alertmanager",
+        }
+    }
+}
+
 #[derive(Debug, Serialize)]
 struct Message<'a> {
     version: u32,
@@ -286,7 +298,7 @@ struct GroupTold<'a> {
 pub(super) fn of_group(id: String, group: &GroupRow, parts: &Parts<'_>, form: &Form, now: Timestamp) -> OutboxRow {
     let told = GroupTold::new(&id, group, parts, now);
     let (kind, body) = (told.kind.to_owned(), told.render(form));
-    OutboxRow::queued(&group.tenant, id, &group.receiver, group.id.clone(), (&kind, body), now)
+    OutboxRow::queued(&group.tenant, id, &group.receiver, group.id.clone(), (&kind, form.kind(), body), now)
 }
 
 impl<'a> GroupTold<'a> {

@@ -141,8 +141,14 @@ mod tests {
 
     fn message(state: MessageState, heard: &[&str]) -> OutboxRow {
         let at = Timestamp::from_second(1_790_000_000).expect("in range");
-        let mut row =
-            OutboxRow::queued("default", "msg_1".into(), "ops", "I".into(), ("incident.firing", Vec::new()), at);
+        let mut row = OutboxRow::queued(
+            "default",
+            "msg_1".into(),
+            "ops",
+            "I".into(),
+            ("incident.firing", "webhook", Vec::new()),
+            at,
+        );
         (row.state, row.settled_at, row.attempts) = (state, Some(at), heard.len() as u32);
         heard.iter().for_each(|it| row.hears(it));
         row

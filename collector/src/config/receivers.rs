@@ -66,7 +66,7 @@ fn destination(fields: &mut Fields, directory: &Path, mistakes: &mut Vec<Mistake
     match kind {
         "email" => Some((Form::Email, Destination::Email(letters(of, directory, mistakes)?))),
         "alertmanager" => alerts(of, directory, mistakes).map(|it| (Form::Alertmanager, it)),
-        "slack" => Some((Form::Slack, Destination::Webhook(chat(of, directory, mistakes)?))),
+        "slack" => Some((Form::Slack, Destination::Chat(chat(of, directory, mistakes)?))),
         _ => requests(of, directory, mistakes).map(|(form, it)| (form, Destination::Webhook(it))),
     }
 }

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::mem::discriminant;
 
 use crate::aggregate::Rule;
-use crate::alert::{Form, Policy, Receiver};
+use crate::alert::{Policy, Receiver};
 use crate::store::Bounds;
 
 /// What of a configuration the ledger decides by.
@@ -50,13 +49,8 @@ impl Owed {
         owed: BTreeMap<String, usize>,
         waiting: BTreeMap<String, usize>,
     ) -> Option<Self> {
-        // What a webhook understands its operator says.
-        let kind = |form: &Form| match form {
-            Form::Words(_) => discriminant(&Form::Own),
-            other => discriminant(other),
-        };
         let is_reshaped = |name: &str| match (before.receiver(name), rules.receiver(name)) {
-            (Some(was), Some(is)) => kind(&was.form) != kind(&is.form),
+            (Some(was), Some(is)) => was.form.kind() != is.form.kind(),
             _ => false,
         };
         let reshaped: BTreeMap<_, _> = waiting.into_iter().filter(|(name, _)| is_reshaped(name)).collect();

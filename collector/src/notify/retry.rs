@@ -47,7 +47,7 @@ impl Refusals {
     ) -> Option<Self> {
         let error = result.as_ref().err().filter(|it| it.is_about_the_message())?;
         let Self { count, since, is_its_own } = before.unwrap_or(Self { count: 0, since: now, is_its_own: false });
-        let is_its_own = is_its_own || error.is_too_large() || taken_at.is_some_and(|it| it >= since);
+        let is_its_own = is_its_own || error.is_hopeless() || taken_at.is_some_and(|it| it >= since);
         Some(Self { count: count.saturating_add(1), since, is_its_own })
     }
 
@@ -113,6 +113,7 @@ mod tests {
             receiver: "ops".into(),
             incident: "I".into(),
             kind: "incident.firing".into(),
+            form: Some("webhook".into()),
             body: Vec::new(),
             decided_at: at(0),
             state: MessageState::Waiting,

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::alert::{Explanation, Receiver};
+use crate::alert::{Explanation, Form, Receiver};
 use crate::store::{MessageState, OutboxRow};
 use crate::testbed::{Testbed, clock};
 
@@ -550,6 +550,45 @@ async fn what_is_refused_for_what_it_is_is_given_up_and_what_comes_after_it_is_t
         }
     };
     tokio::time::timeout(Duration::from_secs(30), drained).await.expect("nothing else waits");
+    notify.stop().await;
+}
+
+/// Whoever edits the configuration and starts anew is not asked, as a reload would be.
+#[tokio::test]
+async fn what_was_written_for_another_kind_of_receiver_is_given_up_and_what_is_decided_since_is_told() {
+    let mut server = serve(&[OK]).await;
+    let mut bed = Testbed::new(ops());
+    bed.begins("pool:shop").await;
+    let mut bed = bed.restart(vec![Receiver { form: Form::Slack, ..Receiver::new("ops") }]).await;
+    let receivers = vec![("ops".to_owned(), Destination::Chat(server.config().within(10 * DEADLINE * 60)))];
+    let notify = start(Config { receivers, clock }, bed.readers.clone(), bed.ledger.clone());
+    let old = async |bed: &Testbed| {
+        let messages = bed.outbox().await;
+        messages.into_iter().find(|it| it.form.as_deref() == Some("webhook")).expect("is there")
+    };
+    let given_up = async {
+        while old(&bed).await.state == MessageState::Waiting {
+            a_minute_passes().await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(7_200), given_up).await.expect("it is given up");
+    let given_up = old(&bed).await;
+    let why = "the message was written for a receiver of the kind `webhook`, and this one is `slack` now";
+    assert_eq!((given_up.state, given_up.last_error()), (MessageState::Dead, Some(why)));
+    assert!(given_up.attempts >= 5 && given_up.uncertain == 0, "{given_up:?}");
+    bed.clears("pool:shop").await;
+    let over = async {
+        loop {
+            let heard = server.hears().await;
+            let said = heard.json();
+            assert!(said.get("version").is_none() && said.get("attachments").is_some(), "{said}");
+            if said["text"] == "[RESOLVED] warning *pool.leak* of pool:shop on web-1" {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), over).await.expect("its end is told");
     notify.stop().await;
 }
 

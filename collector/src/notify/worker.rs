@@ -267,6 +267,8 @@ impl Worker {
     fn heard(&mut self, result: Result<Answer, NotifyError>) {
         let (name, before) = (&self.name, self.breaker.state(self.started.elapsed()));
         match &result {
+            // It was not asked.
+            Err(NotifyError::OtherKind { .. }) => (),
             Err(error) if !error.leaves_it_well() => {
                 self.breaker.failed(self.started.elapsed(), rand::random());
                 let failures = self.breaker.failures();
@@ -338,7 +340,13 @@ async fn attempt(
     };
     // A store that takes nothing is no reason to tell nobody; the end is counted then, if it can be.
     let is_counted = ledger.delivered(begins).await.is_ok();
-    let result = destination.send(&message.id, clock(), &message.body, &|| *stopping.borrow()).await;
+    let result = match &message.form {
+        // A start with another configuration is never refused; and a reload may decide for a moment what the worker of before finds.
+        Some(was) if *was != destination.kind() => {
+            Err(NotifyError::OtherKind { was: was.clone(), is: destination.kind() })
+        }
+        _ => destination.send(&message.id, clock(), &message.body, &|| *stopping.borrow()).await,
+    };
     status.counters().count(&name, &result);
     let at = clock();
     let now = steady.now();

@@ -11,7 +11,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::{StoreError, sums};
 
-const STEPS: [&str; 14] = [
+const STEPS: [&str; 15] = [
     include_str!("schema/0001.sql"),
     include_str!("schema/0002.sql"),
     include_str!("schema/0003.sql"),
@@ -26,10 +26,11 @@ const STEPS: [&str; 14] = [
     include_str!("schema/0012.sql"),
     include_str!("schema/0013.sql"),
     include_str!("schema/0014.sql"),
+    include_str!("schema/0015.sql"),
 ];
 
-/// The step that writes every decision anew, since it has checksums.
-const DECISIONS_ANEW: usize = 8;
+/// The steps that write every row of a table anew that has checksums.
+const ANEW: [(usize, &str); 2] = [(8, "decisions"), (14, "outbox")];
 
 /// Newest schema this binary knows.
 pub(super) const KNOWN: u32 = STEPS.len() as u32;
@@ -43,9 +44,9 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         // Another process may have taken the step while this one waited for the lock.
         if version(&transaction)? as usize == index {
-            if index == DECISIONS_ANEW {
+            for (_, table) in ANEW.iter().filter(|(step, _)| *step == index) {
                 // Their sums are computed anew, and what was turned would look whole.
-                sums::compare(&transaction, "decisions")?;
+                sums::compare(&transaction, table)?;
             }
             transaction.execute_batch(step)?;
             transaction.pragma_update(None, "user_version", index as u32 + 1)?;
@@ -202,8 +203,12 @@ mod tests {
         let (newer, older) = (room.path().join("newer.db"), room.path().join("older.db"));
         filled(&newer);
         let later = "DELETE FROM silences; DELETE FROM withheld; DELETE FROM alert_groups; \
-             DELETE FROM acknowledgements; DELETE FROM escalations; DELETE FROM flaps; DELETE FROM dependencies";
-        Connection::open(&newer).and_then(|it| it.execute_batch(later)).expect("what the older one has no tables for");
+             DELETE FROM acknowledgements; DELETE FROM escalations; DELETE FROM flaps; DELETE FROM dependencies; \
+             UPDATE outbox SET form = NULL";
+        let connection = Connection::open(&newer).expect("opens");
+        sums::provide(&connection).expect("provides");
+        connection.execute_batch(later).expect("what the older one has no place for");
+        drop(connection);
         let mut connection = Connection::open(&older).expect("makes");
         STEPS[..5].iter().for_each(|step| connection.execute_batch(step).expect("an older schema"));
         connection.pragma_update(None, "user_version", 5).expect("sets");

@@ -203,9 +203,9 @@ impl Transaction<'_> {
     pub fn add_message(&self, message: &OutboxRow) -> Result<(), StoreError> {
         self.connection()
             .prepare_cached(
-                "INSERT INTO outbox (tenant, id, receiver, incident, kind, body, decided_at, state, attempts, \
+                "INSERT INTO outbox (tenant, id, receiver, incident, kind, form, body, decided_at, state, attempts, \
                  uncertain, next_attempt_at, settled_at, last_error) \
-                 VALUES (:tenant, :id, :receiver, :incident, :kind, :body, :decided_at, :state, :attempts, \
+                 VALUES (:tenant, :id, :receiver, :incident, :kind, :form, :body, :decided_at, :state, :attempts, \
                  :uncertain, :next_attempt_at, :settled_at, :last_error)",
             )?
             .execute(named_params! {
@@ -214,6 +214,7 @@ impl Transaction<'_> {
                 ":receiver": message.receiver,
                 ":incident": message.incident,
                 ":kind": message.kind,
+                ":form": message.form,
                 ":body": message.body,
                 ":decided_at": At(message.decided_at),
                 ":state": message.state.as_str(),
@@ -335,6 +336,8 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<OutboxRow> {
         receiver: row.get("receiver")?,
         incident: row.get("incident")?,
         kind: row.get("kind")?,
+        // An older schema has no such column.
+        form: if row.as_ref().column_index("form").is_ok() { row.get("form")? } else { None },
         body: row.get("body")?,
         decided_at: row.get::<_, At>("decided_at")?.0,
         state,

@@ -184,6 +184,7 @@ pub(super) fn filled(path: &Path) {
             receiver: "ops".into(),
             incident: row.id,
             kind: "incident.firing".into(),
+            form: Some("webhook".into()),
             body: vec![b'x'; 300],
             decided_at: at(2),
             state: MessageState::Waiting,

@@ -102,6 +102,7 @@ fn message(id: &str, incident: &str) -> OutboxRow {
         receiver: "ops".into(),
         incident: incident.into(),
         kind: "incident.firing".into(),
+        form: Some("webhook".into()),
         body: b"{}".to_vec(),
         decided_at: day(0),
         state: MessageState::Waiting,

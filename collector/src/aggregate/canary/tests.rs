@@ -120,8 +120,14 @@ impl World {
 
     fn settle(&mut self, id: &str, decided_at: Timestamp, took: i64) -> Vec<String> {
         let settled_at = decided_at.saturating_add(Duration::from_millis(took.unsigned_abs())).expect("in range");
-        let mut row =
-            OutboxRow::queued(DEFAULT_TENANT, id.into(), OPS, CANARY.into(), (CANARY, Vec::new()), decided_at);
+        let mut row = OutboxRow::queued(
+            DEFAULT_TENANT,
+            id.into(),
+            OPS,
+            CANARY.into(),
+            (CANARY, "webhook", Vec::new()),
+            decided_at,
+        );
         (row.state, row.settled_at) = (MessageState::Delivered, Some(settled_at));
         let changes = self.state.apply(Event::Message(&row), self.now());
         self.keep(changes)

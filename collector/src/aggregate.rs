@@ -26,7 +26,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tickbird_shared::batch::Open;
 use tickbird_shared::protocol::{CANARY_CHECK, MAX_FIRING};
-use tickbird_shared::{Fingerprint, Lane, Severity, Status, Timestamp};
+use tickbird_shared::{Epoch, Fingerprint, Lane, Severity, Status, Timestamp};
 use ulid::Ulid;
 
 use crate::pki::life::Kept;
@@ -203,6 +203,19 @@ impl State {
     pub fn levels(&mut self, row: &mut LevelsRow, now: Timestamp) -> bool {
         row.seen_at = self.sight(&key(&row.tenant, &row.agent), row.levels.observed_at, now).at;
         self.fleet.hear(row, self.listening.total())
+    }
+
+    /// Whether a life of an agent's buffer told this before another life of it told its levels: it is history of a buffer that was
+    /// found again.
+    pub fn is_history(
+        &self,
+        (tenant, agent): (&str, &str),
+        epoch: &Epoch,
+        observed_at: Timestamp,
+        now: Timestamp,
+    ) -> bool {
+        let key = key(tenant, agent);
+        self.fleet.is_history(&key, epoch, self.sight(&key, observed_at, now).at)
     }
 
     /// Each application's part of each server of a tenant.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tickbird_shared::batch::Inventory;
 use tickbird_shared::levels::Levels;
 use tickbird_shared::{Change, Epoch, Fingerprint, Labels, Lane, Severity, Status, Timestamp};
 
@@ -190,13 +191,35 @@ impl Testbed {
         self.ledger.presence(Vec::new()).await.expect("answers");
     }
 
+    /// Lets the agent say what host it is on, as that was so many seconds ago: this life of its buffer, or another by a number of its own.
+    pub(crate) async fn describes(&mut self, other: Option<(char, u64)>, ago: u64, host: &str) {
+        let inventory = Inventory {
+            version: "0.1.0".into(),
+            host: host.into(),
+            system: "Linux".into(),
+            labels: Labels::default(),
+            targets: Vec::new(),
+            observed_at: (self.clock)().saturating_sub(Duration::from_secs(ago)).expect("in range"),
+        };
+        let content = Content::Inventory(Box::new(inventory));
+        match other {
+            Some((epoch, seq)) => self.sends_of((Self::epoch(epoch), seq), Lane::Bulk, content).await,
+            None => self.sends(Lane::Bulk, content).await,
+        }
+    }
+
     async fn sends(&mut self, lane: Lane, content: Content) {
-        let (seq, now) = (self.next, (self.clock)());
+        let of = (self.epoch.clone(), self.next);
         self.next += 1;
+        self.sends_of(of, lane, content).await;
+    }
+
+    async fn sends_of(&self, (epoch, seq): (Epoch, u64), lane: Lane, content: Content) {
+        let now = (self.clock)();
         let batch = Incoming {
             tenant: TENANT.into(),
             agent: AGENT.into(),
-            epoch: self.epoch.clone(),
+            epoch,
             lane,
             first: seq,
             sent_at: now,

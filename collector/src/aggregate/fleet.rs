@@ -180,12 +180,17 @@ impl Fleet {
     /// Takes levels in; false when newer ones of another life of the agent's buffer are known.
     pub(super) fn hear(&mut self, row: &LevelsRow, listened: Duration) -> bool {
         let key = (row.tenant.clone(), row.agent.clone());
-        if self.agents.get(&key).is_some_and(|it| it.epoch != row.epoch && it.seen_at > row.seen_at) {
+        if self.is_history(&key, &row.epoch, row.seen_at) {
             return false;
         }
         let (levels, epoch, seen_at) = (row.levels.clone(), row.epoch.clone(), row.seen_at);
         self.agents.insert(key, Levelled { levels, epoch, seen_at, heard: listened, gone: None });
         true
+    }
+
+    /// Whether another life of its buffer told its levels after this moment.
+    pub(super) fn is_history(&self, agent: &Key, epoch: &Epoch, seen_at: Timestamp) -> bool {
+        self.agents.get(agent).is_some_and(|it| it.epoch != *epoch && it.seen_at > seen_at)
     }
 
     /// An operator took the agent away; nothing of it counts from now on.

@@ -352,9 +352,14 @@ impl Mind {
                     let changes = self.aggregate.apply(aggregate::Event::Loss(&loss), now);
                     self.follow(transaction, policy, changes, now)?;
                 }
-                Content::Inventory(inventory) => self.describe(transaction, policy, &agent, inventory, now)?,
+                // History of a buffer that was found again is taken and changes nothing.
+                Content::Inventory(inventory) => {
+                    let of = (batch.tenant.as_str(), batch.agent.as_str());
+                    if !self.aggregate.is_history(of, &batch.epoch, inventory.observed_at, now) {
+                        self.describe(transaction, policy, &agent, inventory, now)?;
+                    }
+                }
                 Content::Levels(levels) => {
-                    // History of a buffer that was found again is taken and changes nothing.
                     if self.aggregate.levels(levels, now) {
                         transaction.put_levels(levels)?;
                         if let Some(row) = self.alert.learn(levels, now) {

@@ -1,6 +1,7 @@
 //! What commands wrote right before a reload is noticed all the same.
 
 use tickbird_shared::Status;
+use tickbird_shared::levels::{FORM, Levels};
 
 use super::*;
 use crate::alert::Receiver;
@@ -27,5 +28,26 @@ async fn what_fires_of_an_agent_that_was_denied_right_before_a_reload_is_over() 
     let of: Vec<_> = found.iter().map(|it| (it.status, it.resolved_reason.as_deref())).collect();
     assert_eq!(of, [(Status::Resolved, Some("agent denied"))], "{found:?}");
     drop(elsewhere);
+    bed.ends().await;
+}
+
+/// A disk that was away, or a copy of an old one: what it says of the host was true then.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_buffer_that_was_found_again_says_of_its_host_is_history() {
+    let mut bed = Testbed::new(vec![Receiver::new("ops")]);
+    let host = async |bed: &Testbed| {
+        let read = |rows: crate::store::Rows<'_>| Ok(rows.agent(TENANT, AGENT)?.expect("is there").host);
+        bed.readers.read(read).await.expect("reads")
+    };
+    bed.describes(None, 3_600, "first").await;
+    assert_eq!(host(&bed).await, "first", "of the only life that is known");
+    let levels = Levels { form: FORM, observed_at: clock(), pools: Vec::new(), left_out: 0, servers: Vec::new() };
+    let mut bed = bed.restart(vec![Receiver::new("ops")]).await;
+    bed.describes(None, 60, "second").await;
+    bed.tells(levels).await;
+    bed.describes(Some(('A', 2)), 1_800, "third").await;
+    assert_eq!(host(&bed).await, "second");
+    bed.describes(None, 0, "fourth").await;
+    assert_eq!(host(&bed).await, "fourth");
     bed.ends().await;
 }

@@ -98,7 +98,7 @@ fn keeps(scene: &mut Scene, names: &[&str]) -> Result<Vec<Vec<u16>>, StageError>
             ports.extend(told.filter_map(|it| u16::try_from(it.as_u64()?).ok()));
         }
         if names.contains(&GROWING[0]) {
-            bursts(scene, 6 + 3 * round)?;
+            bursts(scene, 6 + 2 * round)?;
         }
         if round < 2 {
             scene.passes(7.s())?;
@@ -145,8 +145,9 @@ fn at_sixty_requests_a_second_what_a_queue_leaks_is_named_and_of_a_stack_nothing
 
 #[test]
 fn at_four_requests_a_second_what_a_queue_leaks_is_named_and_of_a_stack_nothing_is_claimed() {
-    // A pick falls between two dumps at every eighth look, and fifteen have to before the order is known.
-    alone_within(480.s(), |stage| rotating_and_stacked(stage, 4, 270));
+    // A pick falls between two dumps at every eighth look, and twenty have to before the order is known: some 170 s, but of four pools one
+    // took 280.
+    alone_within(720.s(), |stage| rotating_and_stacked(stage, 4, 480));
 }
 
 /// The second pool of one process to the same server rests from the start, or stops after a while. Where nothing tells

@@ -193,7 +193,7 @@ impl Peer {
     }
 }
 
-fn open(directory: &Path) -> Result<Buffer, StageError> {
+pub(crate) fn open(directory: &Path) -> Result<Buffer, StageError> {
     let config = Config::new(directory).with_max_bytes(2 << 30).map_err(failed)?;
     Ok(Buffer::open(config, Timestamp::now()).map_err(failed)?.0)
 }

@@ -16,6 +16,7 @@ use tickbird_shared::protocol::OPEN_SECONDS;
 use tickbird_shared::{Finding, Lane, Severity};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::buffer::{self, Buffer};
 use crate::config::Config;
@@ -34,7 +35,7 @@ use crate::inspect::recording::Recorder;
 #[cfg(feature = "redis")]
 use crate::inspect::redis::RedisInspector;
 use crate::inspect::resolver::{Names, NamesInspector};
-use crate::inspect::schedule::{self, Clock, Looked};
+use crate::inspect::schedule::{self, Clock, Looked, Place};
 use crate::inspect::sqlite::{self, SqliteInspector};
 use crate::inspect::summary::Minutes;
 use crate::inspect::{Inspector, Reading, Rows};
@@ -578,11 +579,16 @@ impl Eyes {
     fn open(config: &Config, reader: &Reader, clock: Clock) -> Self {
         let (out, looked) = mpsc::channel(READINGS);
         let mut intervals = Vec::new();
+        let begun = Instant::now();
         let mut begin = |inspector: Box<dyn Inspector>, [calm, suspect]: [Duration; 2], limit, hurry: Arc<Notify>| {
             let (now, receiver) = watch::channel(calm);
             let is_elastic = [host::ABOUT.name, sqlite::ABOUT.name].contains(&inspector.about().name);
             intervals.push(Interval { inspector: inspector.name(), calm, suspect, is_elastic, now });
-            tokio::spawn(schedule::run(inspector, receiver, hurry, limit, rand::rng().random(), clock, out.clone()));
+            let place = match inspector.about().name {
+                name if name == host::ABOUT.name => Place::alone(begun),
+                _ => Place::among(begun, rand::rng().random()),
+            };
+            tokio::spawn(schedule::run(inspector, receiver, hurry, limit, place, clock, out.clone()));
         };
         let endpoints = Endpoints::default();
         let attention = Attention::default();

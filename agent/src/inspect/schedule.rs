@@ -76,20 +76,19 @@ async fn caught(mut look: Look<'_>) -> Result<Reading, Unseen> {
 }
 
 /// Runs `inspector` until `out` closes. `pace` is the interval and may change while it runs: a server is asked more
-/// often while a pool of it is suspect. `jitter` (0.0 to 1.0) places the first look within the first interval, at most
-/// a second in and at an eighth of a second, so that a hundred checks of one host do not fire in step. When `hurry` is
-/// notified the next look comes at once, and the following ones an interval apart from it.
+/// often while a pool of it is suspect. `place` is where in a second its looks begin. When `hurry` is notified the next
+/// look comes at once, and the following ones an interval apart from it, at its place again.
 pub async fn run(
     mut inspector: Box<dyn Inspector>,
     mut pace: watch::Receiver<Duration>,
     hurry: Arc<Notify>,
     limit: Duration,
-    jitter: f64,
+    place: Place,
     clock: Clock,
     out: mpsc::Sender<Looked>,
 ) {
     let mut every = *pace.borrow_and_update();
-    let mut turn = on_grid(clock, every.min(Duration::from_secs(1)).mul_f64(jitter.clamp(0.0, 1.0)));
+    let mut turn = place.first(every);
     let mut skipped = 0;
     loop {
         tokio::select! {
@@ -101,7 +100,7 @@ pub async fn run(
                     return;
                 }
                 skipped = 0;
-                turn += every;
+                turn = place.again(turn + every, every);
                 while turn < Instant::now() {
                     turn += every;
                     skipped += 1;
@@ -122,16 +121,59 @@ pub async fn run(
     }
 }
 
-/// First looks begin at multiples of this on the agent's clock: those that fall together cost one wake of the core, and
-/// find what they need in its caches.
+/// Looks begin at multiples of this, counted from when the inspectors began: those that fall together cost one wake of
+/// the core, and find what they need in its caches.
 const GRID: Duration = Duration::from_millis(125);
 
-/// The last point of the grid that is not later than `wait` from now, or now.
-fn on_grid(clock: Clock, wait: Duration) -> Instant {
-    let now = clock.now();
-    let steps = (now + wait).as_millis() / GRID.as_millis();
-    let point = GRID * u32::try_from(steps).unwrap_or(u32::MAX);
-    clock.start + point.max(now)
+/// The points of the grid come again after this: most intervals are whole multiples of it.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// Where in a second the looks of an inspector begin.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    begun: Instant,
+    /// 0.0 to 1.0, or the first point of the grid, which is nobody else's.
+    jitter: Option<f64>,
+}
+
+impl Place {
+    /// At `begun`, and where no other inspector begins: connections that checks of this agent have open while they ask
+    /// are then rarely among what a look at the host finds (a dump of sockets is spared when none was born).
+    pub fn alone(begun: Instant) -> Self {
+        Self { begun, jitter: None }
+    }
+
+    /// At any other point of the grid: `jitter` (0.0 to 1.0) chooses, so that a hundred checks of one host do not fire
+    /// in step.
+    pub fn among(begun: Instant, jitter: f64) -> Self {
+        Self { begun, jitter: Some(jitter.clamp(0.0, 1.0)) }
+    }
+
+    /// When the first look begins: within the first interval, and within a second.
+    fn first(self, every: Duration) -> Instant {
+        let others = (every.min(ROUND).as_millis() / GRID.as_millis()).saturating_sub(1);
+        match self.jitter {
+            Some(jitter) if others > 0 => {
+                let others = u32::try_from(others).unwrap_or(u32::MAX);
+                // The least of the points that `jitter` has not passed; 1.0 is the last one.
+                let point = (1..=others).find(|it| jitter * f64::from(others) < f64::from(*it)).unwrap_or(others);
+                self.begun + GRID * point
+            }
+            _ => self.begun,
+        }
+    }
+
+    /// `turn`, or the first moment after it that is at this place, if it was left for a look at once. Looks whose
+    /// interval is no whole number of seconds have no place of their own for longer than a turn.
+    fn again(self, turn: Instant, every: Duration) -> Instant {
+        let round = ROUND.as_nanos();
+        if every.as_nanos() % round != 0 {
+            return turn;
+        }
+        let past = turn.saturating_duration_since(self.first(every)).as_nanos() % round;
+        let left = (round - past) % round;
+        turn + Duration::from_nanos(u64::try_from(left).unwrap_or_default())
+    }
 }
 
 #[cfg(test)]
@@ -169,7 +211,15 @@ mod tests {
         let (out, mut looked) = mpsc::channel(64);
         let takes = takes.iter().map(|ms| Duration::from_millis(*ms)).collect();
         let limit = Duration::from_millis(3_500);
-        tokio::spawn(run(Box::new(Slow(takes)), receiver, Arc::default(), limit, 0.0, Clock::start(), out));
+        tokio::spawn(run(
+            Box::new(Slow(takes)),
+            receiver,
+            Arc::default(),
+            limit,
+            Place::alone(Instant::now()),
+            Clock::start(),
+            out,
+        ));
         let mut seen = Vec::new();
         while seen.len() < count {
             let look = looked.recv().await.expect("the schedule runs");
@@ -200,11 +250,42 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn first_looks_fall_together_on_few_points_of_the_agents_clock_and_never_before_now() {
-        let clock = Clock::start();
-        tokio::time::advance(Duration::from_millis(40)).await;
-        let at = |wait: u64| (on_grid(clock, Duration::from_millis(wait)) - clock.start).as_millis();
-        assert_eq!([at(0), at(84), at(85), at(300), at(334), at(999)], [40, 40, 125, 250, 250, 1_000]);
+    async fn one_inspector_has_a_point_of_the_second_for_itself_and_the_others_fall_together_on_the_rest() {
+        let begun = Instant::now();
+        let first = |place: Place, every: u64| (place.first(Duration::from_millis(every)) - begun).as_millis();
+        assert_eq!([1_000, 10_000, 100].map(|every| first(Place::alone(begun), every)), [0; 3]);
+        let others = |every| [0.0, 0.142, 0.143, 0.5, 0.99, 1.0].map(|it| first(Place::among(begun, it), every));
+        assert_eq!(others(1_000), [125, 125, 250, 500, 875, 875]);
+        assert_eq!(others(60_000), others(1_000), "within a second, whatever the interval");
+        assert_eq!(others(500), [125, 125, 125, 250, 375, 375], "never where a whole second begins");
+        assert_eq!(others(100), [0; 6], "there is no room for a place");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_at_once_is_followed_by_one_at_the_place_it_left() {
+        let (_pace, receiver) = watch::channel(Duration::from_secs(2));
+        let (out, mut looked) = mpsc::channel(64);
+        let hurry = Arc::<Notify>::default();
+        let (clock, place) = (Clock::start(), Place::among(Instant::now(), 0.0));
+        tokio::spawn(run(
+            Box::new(Slow(Vec::new())),
+            receiver,
+            hurry.clone(),
+            Duration::from_secs(4),
+            place,
+            clock,
+            out,
+        ));
+        let mut at = Vec::new();
+        for _ in 0..2 {
+            at.push(looked.recv().await.expect("on time").at.as_millis());
+        }
+        tokio::time::advance(Duration::from_millis(300)).await;
+        hurry.notify_one();
+        for _ in 0..3 {
+            at.push(looked.recv().await.expect("at once, and then on time").at.as_millis());
+        }
+        assert_eq!(at, [125, 2_125, 2_425, 5_125, 7_125]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -216,7 +297,7 @@ mod tests {
             receiver,
             Arc::default(),
             Duration::from_secs(4),
-            0.0,
+            Place::alone(Instant::now()),
             Clock::start(),
             out,
         ));

@@ -167,7 +167,7 @@ impl Place {
     /// interval is no whole number of seconds have no place of their own for longer than a turn.
     fn again(self, turn: Instant, every: Duration) -> Instant {
         let round = ROUND.as_nanos();
-        if every.as_nanos() % round != 0 {
+        if !every.as_nanos().is_multiple_of(round) {
             return turn;
         }
         let past = turn.saturating_duration_since(self.first(every)).as_nanos() % round;

@@ -58,6 +58,8 @@ use presence::Listening;
 const REMEMBERED: usize = 2 * MAX_FIRING;
 /// Silence after which an ephemeral agent is forgotten.
 const EPHEMERAL: Duration = Duration::from_secs(3600);
+/// and while it was listened so long: one that comes back after a downtime of the collector had room to say so.
+const FORGOTTEN: Duration = Duration::from_secs(600);
 /// After a start or a pause, the time in which agents say what happened while nobody listened.
 const SETTLED: Duration = Duration::from_secs(60);
 /// Why what fires at a denied agent ends.
@@ -308,8 +310,9 @@ impl State {
         self.agents.get(&key(tenant, agent)).map_or(Presence::Unknown, |agent| agent.voice.presence())
     }
 
-    /// Ephemeral agents that have been silent for an hour; feed each back as [`Event::Forgotten`].
+    /// Ephemeral agents that have been silent for an hour, ten minutes of which were listened; feed each back as [`Event::Forgotten`].
     pub fn to_forget(&self, now: Timestamp) -> Vec<(String, String)> {
+        let listened = self.listening.total();
         let over = |agent: &Agent| {
             let waits = agent.voice.presence() == Presence::Unknown && agent.last_seen_at.is_some();
             let heard = agent.last_seen_at.unwrap_or(agent.enrolled_at);
@@ -318,6 +321,7 @@ impl State {
                 && !waits
                 && agent.voice.presence() != Presence::Live
                 && elapsed(heard, now) >= EPHEMERAL
+                && listened.saturating_sub(agent.voice.heard()) >= FORGOTTEN
         };
         self.agents.iter().filter(|(_, agent)| over(agent)).map(|(key, _)| key.clone()).collect()
     }

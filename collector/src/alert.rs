@@ -251,6 +251,8 @@ pub struct State {
     telling: HashSet<String>,
     /// When something that explained others was last gone.
     let_go_at: Option<Timestamp>,
+    /// Where the routes stand that were mute when this was last looked at.
+    mute: BTreeSet<String>,
     /// More fell due than is looked at in one turn.
     is_behind: bool,
     last_id: Ulid,
@@ -424,14 +426,26 @@ impl State {
 
     /// Takes out what is to be decided anew now, since what held it back is gone.
     pub fn lapses(&mut self, policy: &Policy, now: Timestamp) -> Vec<Lapse> {
-        let speaks =
-            |(_, by): &&IncidentKey| by.strip_prefix(MUTE).is_some_and(|at| policy.is_mute_at(at, now).is_none());
-        let speaking: Vec<_> = self.withheld.holders().filter(speaks).cloned().collect();
-        for key in speaking {
-            let reason = format!("a time interval is over, and {} speaks", key.1.trim_start_matches(MUTE));
+        let routes = policy.route.as_ref().map(Route::all).unwrap_or_default();
+        let mute = routes.iter().filter(|it| policy.is_mute(it, now).is_some()).map(|it| it.at.clone()).collect();
+        let was_mute = std::mem::replace(&mut self.mute, mute);
+        let begins: Vec<_> = was_mute.difference(&self.mute).collect();
+        if !begins.is_empty() {
+            self.groups.look_again();
+        }
+        // Another route may lead there, too: one that speaks is enough.
+        let heard_by = |at: &str| routes.iter().find(|it| it.at == at).into_iter().flat_map(|it| it.hearers());
+        let now_heard: BTreeSet<_> = begins.iter().flat_map(|it| heard_by(it)).collect();
+        let speaks = |at: &&str| !self.mute.contains(*at) || heard_by(at).any(|it| now_heard.contains(it));
+        let held = self.withheld.holders().filter(|it| it.1.strip_prefix(MUTE).is_some_and(|at| speaks(&at)));
+        for key in held.cloned().collect::<Vec<_>>() {
+            let at = key.1.trim_start_matches(MUTE);
+            let at = begins.iter().find(|_| self.mute.contains(at)).map_or(at, |it| it.as_str());
+            let reason = format!("a time interval is over, and {at} speaks");
             self.withheld.release(key, false, reason, now);
         }
         for silence in self.silences.extract_if(.., |it| it.is_over(now)) {
+            self.groups.look_again();
             let row = silence.row();
             let reason = format!("the silence of {} has ended ({})", row.author, row.id);
             self.withheld.release((row.tenant.clone(), row.id.clone()), true, reason, now);
@@ -536,8 +550,9 @@ impl State {
                 Err(why) => why.clone(),
                 Ok(_) => "it is told another way".into(),
             });
-            // A step that waited here with other news was not told.
-            let is_untold = ungathers.is_some() && verdict.is_err() && by.is_none() && told_in.is_none();
+            // A step that waited here, also with other news, was not told.
+            let was_step = gathered == Some(Kind::Escalated) && told_in.is_some();
+            let is_untold = ungathers.is_some() && verdict.is_err() && (was_step || by.is_none() && told_in.is_none());
             if is_untold && kind != Kind::Resolved && self.escalations.has_told(&key, &receiver.name) {
                 self.escalations.hold_back(&key, &receiver.name, now);
             }

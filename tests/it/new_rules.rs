@@ -156,12 +156,21 @@ fn what_waits_for_a_receiver_goes_to_nobody_who_does_not_understand_it() {
         desk.becomes(Manner::Accepts);
         let told = desk.hears("that it fires", 60.s(), |it| it.accepted && firing("http.status")(it))?;
         assert!(told.header("webhook-id").is_some(), "in the form that it was written in");
-        until("nothing waits", 60.s(), || {
+        // Whoever hears in the new form would hear of the end of what it was never told.
+        until("nothing waits, and the end is owed", 60.s(), || {
+            let said = collector.reload().map_err(|error| error.to_string())?;
+            if said.contains("the old one is owed the end of an incident") { Ok(()) } else { Err(said) }
+        })?;
+        web.does("status 200")?;
+        desk.hears("the end, where it was told", 60.s(), |it| it.accepted && resolved("http.status")(it))?;
+        until("nothing is owed", 60.s(), || {
             let said = collector.reload().map_err(|error| error.to_string())?;
             if said.contains("was read again") { Ok(()) } else { Err(said) }
         })?;
-        web.does("status 200")?;
-        chat.hears("the end in the new form", 60.s(), |it| it.json["text"].as_str().is_some_and(|it| !it.is_empty()))?;
+        web.does("status 500")?;
+        chat.hears("what fires, in the new form", 60.s(), |it| {
+            it.json["text"].as_str().is_some_and(|it| !it.is_empty())
+        })?;
         agent.stop().map(drop)
     });
 }

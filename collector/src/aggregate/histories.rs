@@ -310,6 +310,21 @@ fn an_ephemeral_agent_is_forgotten_after_an_hour_with_all_that_fires() {
     assert!(world.state.to_forget(at(world.now)).is_empty());
 }
 
+/// Neither a downtime of ours nor a step of our clock is an hour of an agent's silence.
+#[test]
+fn an_ephemeral_agent_that_is_silent_because_nobody_listened_has_time_to_come_back() {
+    let mut row = agent("a");
+    (row.ephemeral, row.last_seen_at) = (true, Some(at(0)));
+    let mut world = World::new(vec![row.clone()]);
+    world.hear('A');
+    world.now += 3_900;
+    world.restart(vec![row]);
+    assert_eq!(world.wait(31), ["Opened agent.missing"]);
+    assert!(world.state.to_forget(at(world.now)).is_empty());
+    world.wait(569);
+    assert_eq!(world.state.to_forget(at(world.now)), [(TENANT.to_owned(), "a".to_owned())]);
+}
+
 #[test]
 fn denying_ends_what_fires_and_nobody_is_missed() {
     let mut world = World::new(vec![agent("a")]);

@@ -28,8 +28,8 @@ const WRITTEN_EVERY: Duration = Duration::from_secs(3_600);
 const MOST_POOLS: usize = 400;
 /// Names of one server that are remembered of one agent.
 const MOST_NAMES: usize = 64;
-/// Incidents of one server that are looked at to find one that a receiver knows.
-const MOST_SOURCES: usize = 16;
+/// Incidents of servers that are looked at to find one that each receiver knows.
+const MOST_SOURCES: usize = 256;
 /// How an identity begins that a server gave itself.
 const SYSTEM: &str = "system/";
 /// What stands for a server in a target's key.
@@ -335,12 +335,13 @@ impl Graph {
         known.chain([called.clone(), bare]).collect()
     }
 
-    /// What explains an incident of these facts.
+    /// What explains an incident of these facts, and `counts`: of an id, whether it does and whether more are looked for.
     pub(super) fn holders<'a>(
         &'a self,
         rules: &Dependencies,
         incident: &IncidentRow,
         facts: &Facts,
+        mut counts: impl FnMut(&str) -> (bool, bool),
     ) -> Vec<Holder<'a>> {
         // What explains others is not explained: two servers could hold back one another.
         if self.is_quiet() || self.explains(incident) || !all(&rules.targets, facts) {
@@ -348,13 +349,21 @@ impl Graph {
         }
         let (tenant, agent, target) = (&incident.tenant, &incident.agent, incident.target.as_str());
         let host = facts.get("host").map_or("", String::as_str);
-        let mut found = Vec::new();
+        let (mut found, mut room) = (Vec::new(), MOST_SOURCES);
         let mut take = |server: &str, why: String| {
             let down = self.down.get(&(tenant.clone(), server.to_owned())).into_iter().flatten();
             let sources = down.filter_map(|it| self.sources.get(it));
-            let all = sources.flat_map(|it| it.incidents.iter().map(|incident| (incident, it.what.as_str())));
-            let room = MOST_SOURCES.saturating_sub(found.len());
-            found.extend(all.take(room).map(|(id, what)| Holder { incident: id.to_string(), what, why: why.clone() }));
+            for (id, what) in sources.flat_map(|it| it.incidents.iter().map(|id| (id, it.what.as_str()))) {
+                if room == 0 {
+                    return;
+                }
+                let id = id.to_string();
+                let (does, goes_on) = counts(&id);
+                room = if goes_on { room - 1 } else { 0 };
+                if does {
+                    found.push(Holder { incident: id, what, why: why.clone() });
+                }
+            }
         };
         for it in rules.declared.iter().filter(|it| all(&it.matchers, facts)) {
             take(&it.server, format!("by {}", it.at));
@@ -505,7 +514,7 @@ mod tests {
     }
 
     fn holders<'a>(graph: &'a Graph, rules: &Dependencies, incident: &IncidentRow) -> Vec<Holder<'a>> {
-        graph.holders(rules, incident, &of_host(incident))
+        graph.holders(rules, incident, &of_host(incident), |_| (true, true))
     }
 
     fn agent(id: &str, targets: &[&str]) -> AgentRow {
@@ -576,7 +585,13 @@ mod tests {
         let each = (0..100).map(|it| IncidentRow { id: format!("01JCZZZZZZZZZZZZZZZZZZZ{it:03}"), ..down() });
         each.clone().for_each(|it| assert!(!take(&mut graph, &rules, &it, true)));
         let page = incident(OTHER, "web", "http.status", OF_SHOP[2]);
-        assert_eq!(holders(&graph, &rules, &page).len(), MOST_SOURCES, "more say nothing more");
+        assert_eq!(holders(&graph, &rules, &page).len(), 100);
+        let mut left = 40;
+        let some = |_: &str| {
+            left -= 1;
+            (left < 2, left > 0)
+        };
+        assert_eq!(graph.holders(&rules, &page, &of_host(&page), some).len(), 2, "those that count, and no more");
         for it in each {
             assert_eq!(explained(&graph, &rules), OF_SHOP);
             assert!(graph.explains(&it) && take(&mut graph, &rules, &it, false) && !graph.explains(&it));

@@ -184,7 +184,7 @@ impl State {
         let highest = severities.max();
         let repeats = told.is_empty()
             && is_configured
-            && self.groups.get_mut(key).is_some_and(|group| group.repeats(highest, now));
+            && self.groups.get_mut(key).is_some_and(|group| group.repeats(highest, held > 0, now));
         let message = (repeats || !told.is_empty()).then(|| {
             let id = match &before.message {
                 Some(id) if !told.is_empty() => id.clone(),
@@ -213,7 +213,7 @@ impl State {
         };
         let Some(group) = self.groups.get_mut(key) else { return Ok(None) };
         if message.is_some() || before.message.is_some() {
-            group.told(message.is_some(), highest, now);
+            group.told(message.is_some(), highest, held > 0, now);
         }
         let (group, is_over) = (group.row.clone(), group.is_over());
         if is_over {

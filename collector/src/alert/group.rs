@@ -141,35 +141,42 @@ impl Group {
         self.row.message = Some(message());
     }
 
-    /// A message of it is queued, or there was nothing to say; `highest` is the severity of what fires.
-    pub(super) fn told(&mut self, is_queued: bool, highest: Option<Severity>, now: Timestamp) {
+    /// A message of it is queued, or there was nothing to say; `highest` is the severity of what fires, and something else of it may be
+    /// held back.
+    pub(super) fn told(&mut self, is_queued: bool, highest: Option<Severity>, holds_back: bool, now: Timestamp) {
         self.row.message = None;
         self.row.due_at = None;
         if is_queued {
             self.row.told_at = Some(now);
         }
-        self.schedule(highest, now);
+        self.schedule(highest, holds_back, now);
     }
 
-    /// When it is told again. What all is held back now is looked at anew after an interval.
-    fn schedule(&mut self, highest: Option<Severity>, now: Timestamp) {
+    /// When it is told again. Of what is held back now, something may be told again sooner: it is looked at anew after an interval.
+    fn schedule(&mut self, highest: Option<Severity>, holds_back: bool, now: Timestamp) {
         let Some(grouping) = &self.grouping else { return };
+        let anew = later(now, grouping.interval);
         let after = match highest {
             Some(severity) => self.row.told_at.map(|at| later(at, grouping.repeat(severity))),
-            None => Some(later(now, grouping.interval)),
+            None => Some(anew),
         };
-        self.repeat_at = after;
+        self.repeat_at = if holds_back { after.map(|it| it.min(anew)) } else { after };
+    }
+
+    /// Whether it is told again may be otherwise now.
+    pub(super) const fn look_again(&mut self) {
+        self.repeat_at = None;
     }
 
     /// Whether the repeat's time has come, given the severity of what fires.
-    pub(super) fn repeats(&mut self, highest: Option<Severity>, now: Timestamp) -> bool {
+    pub(super) fn repeats(&mut self, highest: Option<Severity>, holds_back: bool, now: Timestamp) -> bool {
         let Some(grouping) = &self.grouping else { return false };
         // A clock that was ahead said so, or the row was lost.
         let told = self.row.told_at.unwrap_or(now).min(now);
         self.row.told_at = Some(told);
         let repeats = highest.is_some_and(|severity| later(told, grouping.repeat(severity)) <= now);
         if !repeats {
-            self.schedule(highest, now);
+            self.schedule(highest, holds_back, now);
         }
         repeats
     }
@@ -326,6 +333,11 @@ impl Groups {
     /// How many incidents are in a group.
     pub(super) fn len(&self, key: &IncidentKey) -> usize {
         self.all.get(key).map_or(0, Group::len)
+    }
+
+    /// What fires in a group may be told again now, though nothing of it is new: something does not hold back any more.
+    pub(super) fn look_again(&mut self) {
+        self.all.values_mut().for_each(Group::look_again);
     }
 
     pub(super) fn get_mut(&mut self, key: &IncidentKey) -> Option<&mut Group> {

@@ -40,7 +40,14 @@ impl State {
         let inhibited = || self.sources.holder(&policy.inhibitions, &key, facts).map(|it| all(it.incident, it.why()));
         let owned = || self.acknowledgements.get(&key).map(|it| all(&it.id, it.why()));
         let depends = || {
-            let all = self.graph.holders(&policy.dependencies, incident, facts);
+            // One for each receiver is enough: of a server that a hundred agents miss, each knows those that lead to it.
+            let mut uncovered: Vec<_> = policy.receivers.iter().map(|it| it.name.as_str()).collect();
+            let counts = |id: &str| {
+                let (all, source) = (uncovered.len(), (key.0.clone(), id.to_owned()));
+                uncovered.retain(|it| !self.knows(it, &source));
+                (uncovered.len() < all, !uncovered.is_empty())
+            };
+            let all = self.graph.holders(&policy.dependencies, incident, facts, counts);
             (!all.is_empty())
                 .then(|| Hold::ForWhoKnows(all.iter().map(|it| (it.incident.to_owned(), it.why())).collect()))
         };

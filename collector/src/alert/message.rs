@@ -37,8 +37,10 @@ pub(super) const REPEATED: &str = "group.repeated";
 /// often takes no more than a mebibyte.
 const IN_FULL: usize = 100;
 const BYTES_IN_FULL: usize = 256 << 10;
-/// Further ones that it names.
+/// Further ones that it names, and
 const IN_BRIEF: usize = 500;
+/// of what is over so many, before all others: who was told of one by name is told of its end by name.
+const ENDS_IN_BRIEF: usize = 2_000;
 /// What is said of an incident of a group of which nothing is new.
 const UNCHANGED: &str = "unchanged";
 /// Type and check of what only tries a receiver.
@@ -363,6 +365,11 @@ impl<'a> GroupTold<'a> {
         }
     }
 
+    /// What is over and not among the first so many, which are told in full.
+    fn further_ends(&self, in_full: usize) -> impl Iterator<Item = &Part<'a>> {
+        self.parts.iter().skip(in_full).filter(|it| is_end(it))
+    }
+
     /// Of many some are told in full, more are named, and all are counted.
     fn document(&self) -> GroupMessage<'_> {
         let mut bytes = 0;
@@ -387,6 +394,9 @@ impl<'a> GroupTold<'a> {
             target: &row.target,
             priority: priority(row).into(),
         };
+        let ends = self.further_ends(in_full).take(ENDS_IN_BRIEF);
+        let rest = self.parts.iter().skip(in_full).filter(|it| !is_end(it)).take(IN_BRIEF);
+        let others: Vec<_> = ends.chain(rest).map(brief).collect();
         GroupMessage {
             version: VERSION,
             id: self.id,
@@ -407,10 +417,14 @@ impl<'a> GroupTold<'a> {
                 summary: &self.summary,
             },
             incidents: self.parts.iter().take(in_full).map(full).collect(),
-            others: self.parts.iter().skip(in_full).take(IN_BRIEF).map(brief).collect(),
-            left_out: self.parts.len().saturating_sub(in_full + IN_BRIEF),
+            left_out: self.parts.len().saturating_sub(in_full + others.len()),
+            others,
         }
     }
+}
+
+fn is_end((_, row, _): &Part<'_>) -> bool {
+    row.status == Status::Resolved
 }
 
 /// What is told of one incident.

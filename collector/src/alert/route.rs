@@ -101,6 +101,11 @@ impl Route {
         self.matchers.iter().all(|it| it.matches(facts.get(it.label()).map_or("", String::as_str)))
     }
 
+    /// Who may be told by this node itself, at once or after a time.
+    pub(super) fn hearers(&self) -> impl Iterator<Item = &str> {
+        self.escalate.iter().map(|it| it.receiver.as_str()).chain([self.receiver.as_str()])
+    }
+
     /// The nodes that an incident of these facts ends at, in order; at least one below the top.
     pub fn lead(&self, facts: &Facts) -> Vec<&Self> {
         let mut ends = Vec::new();

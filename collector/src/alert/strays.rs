@@ -35,7 +35,9 @@ impl State {
             let key = (incident.tenant.clone(), incident.id.clone());
             let facts = facts(incident, agent);
             let inhibited = self.sources.holder(&policy.inhibitions, &key, &facts).map(|it| it.incident.to_owned());
-            let depends: Vec<_> = self.graph.holders(&policy.dependencies, incident, &facts);
+            let held_by: HashSet<_> = self.withheld.of(&key).map(|it| it.1).collect();
+            let counts = |id: &str| (held_by.contains(id), true);
+            let depends: Vec<_> = self.graph.holders(&policy.dependencies, incident, &facts, counts);
             let depends: HashSet<_> = depends.iter().map(|it| it.incident.as_str()).collect();
             let holds = |(receiver, by): (&str, &str)| {
                 // Whoever took it over goes on holding it.

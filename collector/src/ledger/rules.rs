@@ -33,6 +33,8 @@ pub struct Owed {
     gone: BTreeMap<String, usize>,
     /// Those of another kind than before, with the number of messages that wait in the old form.
     reshaped: BTreeMap<String, usize>,
+    /// The same with the number of incidents whose ends they are owed: another than was told that they fire would hear of them.
+    replaced: BTreeMap<String, usize>,
 }
 
 impl Owed {
@@ -54,14 +56,17 @@ impl Owed {
             _ => false,
         };
         let reshaped: BTreeMap<_, _> = waiting.into_iter().filter(|(name, _)| is_reshaped(name)).collect();
+        let ends = owed.iter().filter(|(name, _)| is_reshaped(name) && !reshaped.contains_key(*name));
+        let replaced: BTreeMap<_, _> = ends.map(|(name, count)| (name.clone(), *count)).collect();
         let gone = Self::beyond(rules, owed).map(|it| it.gone).unwrap_or_default();
-        (!gone.is_empty() || !reshaped.is_empty()).then_some(Self { gone, reshaped })
+        let is_owed = [&gone, &reshaped, &replaced].iter().any(|it| !it.is_empty());
+        is_owed.then_some(Self { gone, reshaped, replaced })
     }
 
     /// What an operator can do.
     pub fn advice(&self) -> &'static str {
         if self.gone.is_empty() {
-            "give the new one another name, and keep this one until what waits is delivered"
+            "give the new one another name, and keep this one until what waits is delivered and what fires is over"
         } else {
             "put it back until they are over, or write its name into abandoned_receivers: it will never hear of their ends"
         }
@@ -70,13 +75,18 @@ impl Owed {
 
 impl fmt::Display for Owed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ends = |count: usize| match count {
+            1 => "the end of an incident".to_owned(),
+            _ => format!("the ends of {count} incidents"),
+        };
         let gone = self.gone.iter().map(|(name, count)| {
-            let ends = match count {
-                1 => "the end of an incident".to_owned(),
-                _ => format!("the ends of {count} incidents"),
-            };
+            let ends = ends(*count);
             format!("`{name}` was told of what fires, is owed {ends}, and is in the configuration no more")
         });
+        let replaced = self
+            .replaced
+            .iter()
+            .map(|(name, count)| format!("`{name}` is of another kind, and the old one is owed {}", ends(*count)));
         let reshaped = self.reshaped.iter().map(|(name, count)| {
             let wait = match count {
                 1 => "a message waits".to_owned(),
@@ -84,6 +94,6 @@ impl fmt::Display for Owed {
             };
             format!("`{name}` is of another kind, and {wait} for it in the form of the old one")
         });
-        f.write_str(&gone.chain(reshaped).collect::<Vec<_>>().join(", and "))
+        f.write_str(&gone.chain(reshaped).chain(replaced).collect::<Vec<_>>().join(", and "))
     }
 }

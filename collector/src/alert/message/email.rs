@@ -10,6 +10,8 @@ use crate::store::{AgentRow, IncidentRow};
 
 /// Incidents of a group that are told one by one.
 const SHOWN: usize = 50;
+/// Further ends that are named.
+const ENDS: usize = 500;
 /// Letters of one text from outside.
 const LONGEST: usize = 2_000;
 /// Letters of one part of a subject.
@@ -84,6 +86,10 @@ pub(super) fn of_group(told: &GroupTold<'_>) -> Vec<u8> {
     text.extend(told.parts.iter().take(SHOWN).map(one));
     if told.parts.len() > SHOWN {
         text += &format!("\n{} more are not shown.\n", told.parts.len() - SHOWN);
+        // Who was told of one by name is told of its end by name.
+        for (_, incident, agent) in told.further_ends(SHOWN).take(ENDS) {
+            text += &format!("over, too: {}, incident {}\n", title(incident, *agent, LONGEST), incident.id);
+        }
     }
     text += &format!("\nTold to {}: {}.\n", told.group.receiver, plain(&told.reason));
     text += &format!("Group {} of route {}\nMessage {}\n", told.group.id, plain(&told.group.route), told.id);

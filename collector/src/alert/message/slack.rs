@@ -9,6 +9,8 @@ use crate::store::{AcknowledgementRow, AgentRow, IncidentRow};
 
 /// Incidents of a group that are told one by one; Slack shows no more than some twenty well.
 const SHOWN: usize = 20;
+/// Further ends that are named, within the 40,000 letters that a text may have.
+const ENDS: usize = 50;
 /// Letters of one text; Slack cuts at some thousands.
 const LONGEST: usize = 2_000;
 
@@ -77,6 +79,10 @@ pub(super) fn of_group(told: &GroupTold<'_>) -> Vec<u8> {
     let mut text = format!("[{state}] {severity} {}", plain(&told.summary));
     if told.parts.len() > SHOWN {
         text += &format!("\n{} more are not shown", told.parts.len() - SHOWN);
+        // Who was told of one by name is told of its end by name.
+        for (_, incident, agent) in told.further_ends(SHOWN).take(ENDS) {
+            text += &format!("\nover, too: {} | incident {}", title(incident, *agent), incident.id);
+        }
     }
     text += &format!("\n{} | {}", told.group.id, told.id);
     bytes(&Post { text, attachments: told.parts.iter().take(SHOWN).map(of).collect() })

@@ -218,6 +218,30 @@ fn of_several_incidents_of_a_server_the_one_that_a_receiver_knows_spares_it() {
 }
 
 /// It flaps, and goes away for now or is back.
+/// A hundred agents miss one server, and a team hears of its own alone.
+#[test]
+fn of_many_incidents_of_a_server_each_receiver_is_spared_by_its_own() {
+    let mut estate = Estate::new(true);
+    let routes = &mut estate.policy.route.as_mut().expect("a route").routes;
+    routes[0].matchers.push("agent=\"a\"".parse().expect("a matcher"));
+    for number in 0..100 {
+        let agent = format!("A{number:02}");
+        let mut other = row('2', "db.connect", "server:10.0.0.5:5432/shop");
+        (other.id, other.agent) = (format!("01JCZZZZZZZZZZZZZZZZZZZ{number:03}"), agent);
+        estate.change(&mut other, Opened, 1);
+    }
+    assert_eq!(estate.take(), ["db told firing"; 100]);
+    let (mut server, mut pool) =
+        (row('0', "db.connect", "server:10.0.0.5:5432/shop"), row('1', "pool.exhausted", POOL));
+    estate.change(&mut server, Opened, 2);
+    estate.change(&mut pool, Opened, 3);
+    assert_eq!(estate.take(), ["db told firing", "team told firing", "team spared firing"]);
+    // Nor is it taken for what strayed.
+    let found = [(&pool, None)];
+    estate.state.look_for_strays(found.into_iter(), &estate.policy, true, at(4));
+    assert!(estate.state.lapses(&estate.policy, at(100)).is_empty());
+}
+
 fn flap(row: &mut IncidentRow, is_calm: bool) {
     row.flap = Some(Box::new(FlapRow { since: Some(at(0)), calm_since: is_calm.then(|| at(0)), ..FlapRow::default() }));
 }

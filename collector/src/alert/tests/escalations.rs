@@ -133,6 +133,23 @@ fn who_is_on_the_route_already_is_told_once_more() {
     assert_eq!(escalated(&ward), 0, "nothing of this was written");
 }
 
+/// It eases while the step waits for its group: that is told to nobody, and the step to whom it leads at its own time.
+#[test]
+fn what_eases_while_a_step_waits_for_the_group_of_who_knows_it_is_told_once_more_later() {
+    let mut ward = Ward::new(escalating(Some(grouping())));
+    let steps = &mut ward.policy.route.as_mut().expect("a route").escalate;
+    (steps[0].receiver, steps[0].name) = ("ops".into(), "1 ops".into());
+    ward.change(0, Opened, Critical);
+    ward.pass(WAIT + AFTER / 2);
+    let waits = ward.decisions.last().expect("one");
+    assert!(waits.kind == "incident.escalated" && waits.in_group.is_some(), "{waits:?}");
+    ward.change(0, Eased, Warning);
+    ward.pass(AFTER + INTERVAL);
+    let escalated: Vec<_> =
+        ward.outbox.iter().flat_map(changes).filter(|it| it.1 == "incident.escalated").map(|it| it.0).collect();
+    assert_eq!(escalated, [0]);
+}
+
 #[test]
 fn where_the_route_groups_the_step_tells_together_and_ends_together() {
     let mut ward = Ward::new(escalating(Some(grouping())));

@@ -17,7 +17,7 @@ fn alone(form: &Form, incident: &IncidentRow) -> String {
     String::from_utf8(told.render(form)).expect("text")
 }
 
-/// Some that are new in a group, told together.
+/// Some that are new in a group or over, told together.
 fn together(form: &Form, found: &[Found<'_>]) -> String {
     let group = GroupRow {
         tenant: "default".into(),
@@ -29,9 +29,25 @@ fn together(form: &Form, found: &[Found<'_>]) -> String {
         due_at: None,
         told_at: None,
     };
-    let changed: Vec<_> = found.iter().map(|it| (Kind::Firing, it)).collect();
+    let kind = |it: &IncidentRow| if it.status == Status::Firing { Kind::Firing } else { Kind::Resolved };
+    let changed: Vec<_> = found.iter().map(|it| (kind(&it.0), it)).collect();
     let parts = Parts { changed: &changed, others: &[], held: 0 };
     String::from_utf8(of_group("msg_1".into(), &group, &parts, form, at(1)).body).expect("text")
+}
+
+/// Whoever was told of one by name hears of its end by name, however many others there are to tell of.
+#[test]
+fn the_end_of_one_is_named_beside_a_thousand_that_are_new() {
+    let over = IncidentRow { status: Status::Resolved, resolved_at: Some(at(2)), ..row(0) };
+    let new: Vec<_> =
+        (1..1_000).map(|it| IncidentRow { id: format!("01JCZZZZZZZZZZZZZZZZZZ{it:04}"), ..row(1) }).collect();
+    let found: Vec<Found<'_>> = new.iter().chain([&over]).map(|it| (Sought::Known(it), None)).collect();
+    for form in [Form::Own, Form::Slack, Form::Email, Form::Alertmanager] {
+        assert!(together(&form, &found).contains(&over.id), "{form:?}");
+    }
+    let document: serde_json::Value = serde_json::from_str(&together(&Form::Own, &found)).expect("JSON");
+    assert_eq!(document["others"][0]["change"], "incident.resolved");
+    assert_eq!((document["others"].as_array().map(Vec::len), &document["left_out"]), (Some(501), &399.into()));
 }
 
 #[test]

@@ -169,6 +169,61 @@ fn what_a_mute_route_held_is_told_once_a_reload_leads_it_another_way() {
     assert_eq!(ward.kinds(), ["incident.firing"]);
 }
 
+/// One of two routes that lead there begins to speak while the other is mute: one that speaks is enough.
+#[test]
+fn what_two_mute_routes_held_is_told_when_one_of_them_speaks() {
+    let mute = |name: &str| Window { name: name.into(), spans: vec![Span::default()] };
+    for restarts in [false, true] {
+        let mut policy = policy(None);
+        let top = policy.route.as_mut().expect("a route");
+        let child = |number: usize, window: &str| Route {
+            at: format!("route.routes[{number}]"),
+            path: format!("{{{window}}}"),
+            goes_on: true,
+            mute: vec![window.into()],
+            ..top.clone()
+        };
+        (top.routes, top.mute) = (vec![child(0, "night"), child(1, "late")], Vec::new());
+        let mut ward = Ward::new(policy);
+        ward.policy.windows = vec![mute("night"), mute("late")];
+        ward.pass(1);
+        ward.change(0, Opened, Critical);
+        ward.pass(5);
+        assert_eq!(ward.kinds(), [""; 0]);
+        ward.policy.windows = vec![mute("night")];
+        if restarts {
+            ward.restart();
+        }
+        ward.pass(1);
+        assert_eq!(ward.kinds(), ["incident.firing"], "restarts: {restarts}");
+        assert!(ward.decisions.last().is_some_and(|it| it.reason.ends_with("by route.routes[1]")));
+    }
+}
+
+/// What is critical is silenced when it would have been repeated, and no more soon after.
+#[test]
+fn of_a_group_the_gravest_is_repeated_as_often_also_after_a_silence_of_it() {
+    let told_at = |restarts: bool| {
+        let mut ward = Ward::new(policy(Some(grouping())));
+        ward.change(0, Opened, Warning);
+        ward.change(1, Opened, Critical);
+        ward.pass(WAIT + REPEAT / 2 - 5);
+        ward.silence(Some("check=pool.exhausted"));
+        ward.pass(10);
+        if restarts {
+            ward.restart();
+        }
+        ward.pass(3);
+        assert_eq!(ward.kinds(), ["group.firing"]);
+        ward.silence(None);
+        ward.pass(1);
+        ward.kinds().into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let expected = ["group.firing", "group.repeated"];
+    assert_eq!(told_at(false), expected);
+    assert_eq!(told_at(true), expected, "a restart changes nothing of it");
+}
+
 /// It flaps and eases into a route that it did not lead to: whoever that is hears of it before it stops to flap.
 #[test]
 fn what_eases_while_it_flaps_is_told_to_whom_it_leads_then() {

@@ -304,7 +304,11 @@ impl Ward {
     fn hears(&mut self, message: &OutboxRow) {
         for (number, change) in changes(message) {
             let news = !["incident.resolved", "unchanged"].contains(&&*change);
-            assert_eq!(news && message.receiver == "boss", change == "incident.escalated", "{change}");
+            let is_escalated = change == "incident.escalated";
+            assert!(message.receiver != "boss" || news == is_escalated, "{change}");
+            let of_steps = self.policy.route.as_ref().map_or(&[][..], |it| &it.escalate);
+            let is_of_step = message.receiver == "boss" || of_steps.iter().any(|it| it.receiver == message.receiver);
+            assert!(!is_escalated || is_of_step, "{}", message.receiver);
             if news && message.receiver == "ops" {
                 self.owed_again.remove(&number);
                 self.nobodys_since[number].get_or_insert((self.second, 0));

@@ -29,6 +29,7 @@ mod explanation;
 mod flush;
 mod foresight;
 mod group;
+mod heard;
 mod hold;
 mod inhibition;
 mod message;
@@ -62,8 +63,8 @@ pub use group::{By, Grouping};
 pub use inhibition::Inhibition;
 pub(crate) use message::object;
 pub use message::{
-    AgentDocument, Form, Head, IncidentDocument, Letter, METHODS, Template, TemplateError, Words, refresh, requests_of,
-    sample,
+    AgentDocument, Form, Head, IncidentDocument, Known, Letter, METHODS, Template, TemplateError, Words, refresh,
+    requests_of, sample,
 };
 pub use route::{Facts, Route, facts};
 pub use silence::{Silence, SilenceDocument, SilenceError};
@@ -75,6 +76,7 @@ use by_receiver::ByReceiver;
 use dependency::Graph;
 use escalation::Escalations;
 use group::Groups;
+use heard::Heard;
 use inhibition::Sources;
 use strays::NEWLY_LED;
 use verdict::{Kind, Way, judge};
@@ -233,6 +235,8 @@ pub struct State {
     /// Per incident the receivers that were told that it fires, and not yet that it is over; each with the group it was told with.
     believers: HashMap<IncidentKey, ByReceiver<Option<Arc<str>>>>,
     waiting: HashMap<IncidentKey, Vec<(String, Waiting)>>,
+    /// By what they know it, where the receiver has a say in that.
+    heard: Heard,
     /// Those whose end was not noticed yet.
     silences: Vec<Silence>,
     /// Per incident and receiver what they would have been told.
@@ -588,6 +592,7 @@ impl State {
                     decisions.push(self.write_down((change, agent), &gone, Kind::Resolved, verdict, (None, None), now));
                 }
             }
+            self.hear_no_more(&key);
         }
         decisions
     }
@@ -716,6 +721,7 @@ impl State {
         }
         let id = next_id(&mut self.last_id, &parts, now);
         let key = (incident.tenant.clone(), incident.id.clone());
+        let known = self.heard.get(&key, receiver);
         let told = message::Told {
             id: &id,
             kind: kind.as_str(),
@@ -724,9 +730,11 @@ impl State {
             incident,
             agent,
             acknowledged: self.acknowledgements.get(&key),
+            known: known.as_ref(),
             decided_at: now,
         };
         let body = told.render(&to.form);
+        self.hears((&key, receiver, &to.form), kind, (incident, agent));
         row.reason = reason;
         row.message = Some(id.clone());
         let thread = incident.id.clone();

@@ -62,6 +62,31 @@ impl Scene {
         if active.len() == of_leaks.len() { Ok(active) } else { Err(format!("twice: {of_leaks:?}")) }
     }
 
+    fn silences(&self, begins: bool) -> Result<(), StageError> {
+        let taken = || self.collector.log().matches("silences are taken over").count();
+        let before = taken();
+        if begins {
+            let words = ["--reason", "it moves", "--author", "anna", "--for", "1h", "alertname=pool.leak"];
+            self.collector.command(&[&["silence", "add"], &words[..]].concat())?;
+        } else {
+            let listed: Value =
+                serde_json::from_str(&self.collector.command(&["silence", "list", "--json"])?).expect("JSON");
+            let id = listed["silences"][0]["id"].as_str().unwrap_or_default().to_owned();
+            self.collector.command(&["silence", "end", &id])?;
+        }
+        until("the serving collector has taken it over", 30.s(), || {
+            if taken() > before { Ok(()) } else { Err(self.collector.log()) }
+        })
+    }
+
+    fn stays(&self, targets: &[String], severity: &str) -> Result<(), StageError> {
+        let wanted: BTreeSet<_> = targets.iter().map(|it| (it.clone(), severity.to_owned())).collect();
+        throughout("it holds what was told, and nothing else", 7.s(), || {
+            let active = self.active()?;
+            if active == wanted { Ok(()) } else { Err(format!("{active:?}")) }
+        })
+    }
+
     fn holds(&self, what: &str, targets: &[String], severity: &str) -> Result<(), StageError> {
         let wanted: BTreeSet<_> = targets.iter().map(|it| (it.clone(), severity.to_owned())).collect();
         until(what, 60.s(), || match self.active()? {
@@ -174,5 +199,58 @@ fn a_group_of_a_thousand_reaches_it_in_one_message_of_several_requests_and_so_do
             scene.says(some, "cleared", "warning")?;
         }
         scene.holds("none is left", &[], "warning")
+    });
+}
+
+/// People who are told by an Alertmanager are told of an alert by its labels: one with others is another alert, and another page.
+#[test]
+fn what_gets_worse_or_eases_unsaid_is_no_other_alert_until_it_is_told() {
+    alone(|stage| {
+        let mut scene = Scene::open(stage)?;
+        let pools = pools(1);
+        scene.says(&pools, "began", "warning")?;
+        scene.holds("it is told", &pools, "warning")?;
+        scene.silences(true)?;
+        scene.says(&pools, "worsened", "critical")?;
+        scene
+            .collector
+            .has_incident("it is worse", 60.s(), |it| it["check"] == LEAK && it["severity"] == "critical")?;
+        scene.stays(&pools, "warning")?;
+        scene.collector.kill()?;
+        scene.collector.serve()?;
+        scene.stays(&pools, "warning")?;
+        scene.silences(false)?;
+        scene.holds("it is told that it is worse", &pools, "critical")?;
+        scene.silences(true)?;
+        scene.says(&pools, "eased", "warning")?;
+        scene
+            .collector
+            .has_incident("it has eased", 60.s(), |it| it["check"] == LEAK && it["severity"] == "warning")?;
+        scene.stays(&pools, "critical")
+    });
+}
+
+/// Nothing is refreshed here, so that an alert whose end is not told by its own labels stays for minutes.
+#[test]
+fn the_end_of_what_eased_unsaid_or_of_an_agent_that_is_forgotten_ends_the_alert_that_was_told() {
+    alone(|stage| {
+        let route =
+            "\n[route]\nreceiver = \"am\"\ngroup_by = [\"alertname\"]\ngroup_wait = \"1s\"\ngroup_interval = \"1s\"\n";
+        let mut scene = Scene::refreshing(stage, "1h", route)?;
+        let pools = pools(1);
+        scene.says(&pools, "began", "critical")?;
+        scene.holds("it is told", &pools, "critical")?;
+        scene.silences(true)?;
+        scene.says(&pools, "eased", "warning")?;
+        scene
+            .collector
+            .has_incident("it has eased", 60.s(), |it| it["check"] == LEAK && it["severity"] == "warning")?;
+        scene.says(&pools, "cleared", "warning")?;
+        scene.holds("it is over", &[], "critical")?;
+        scene.silences(false)?;
+        scene.says(&pools, "began", "warning")?;
+        scene.holds("it is told again", &pools, "warning")?;
+        scene.collector.command(&["agent", "forget", &scene.agent.id])?;
+        scene.holds("it is over with its agent", &[], "warning")
     });
 }

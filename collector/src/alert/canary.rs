@@ -20,6 +20,7 @@ impl State {
             incident: &incident,
             agent: None,
             acknowledged: None,
+            known: None,
             decided_at: now,
         };
         let body = told.render(&to.form);

@@ -90,6 +90,7 @@ impl State {
         let (tenant, receiver) = (&key.0, &before.receiver);
         let configured = policy.receivers.iter().find(|it| it.name == *receiver);
         let is_configured = configured.is_some();
+        let form = configured.map_or(&Form::Own, |it| &it.form);
         let are_asked = !self.silences.is_empty() || !policy.inhibitions.is_empty() || !policy.windows.is_empty();
         let holds = |state: &Self, place: &IncidentKey, (row, agent): &Found<'_>| {
             // What explains others is not explained.
@@ -191,13 +192,15 @@ impl State {
                 _ => next_id(&mut self.last_id, &[before.id.as_bytes(), receiver.as_bytes()], now),
             };
             let changed: Vec<_> = told.iter().map(|(it, _, found)| (it.kind, found)).collect();
-            let parts = message::Parts { changed: &changed, others: &others, held };
-            message::of_group(id, &before, &parts, configured.map_or(&Form::Own, |it| &it.form), now)
+            let known = |it: &IncidentRow| self.heard.get(&(it.tenant.clone(), it.id.clone()), receiver);
+            let parts = message::Parts { changed: &changed, others: &others, held, known: &known };
+            message::of_group(id, &before, &parts, form, now)
         });
         let escalates = policy.escalates();
         self.believers.reserve(told.len());
         for (it, incident, (row, agent)) in told {
             let place = (tenant.clone(), incident);
+            self.hears((&place, receiver, form), it.kind, (&row, agent));
             self.told_in_group(&place, receiver, key, it);
             if escalates && it.kind != Kind::Resolved {
                 self.was_told(&place, receiver, policy, &facts(&row, agent), now);
@@ -235,6 +238,7 @@ impl State {
     fn told_in_group(&mut self, place: &IncidentKey, receiver: &str, key: &IncidentKey, it: group::Gathered) {
         if it.kind == Kind::Resolved {
             self.groups.forget(place, &key.1);
+            self.heard.remove(place, receiver);
             if let Some(them) = self.believers.get_mut(place) {
                 them.remove(receiver);
                 if them.is_empty() {

@@ -23,7 +23,8 @@ use super::group::in_words;
 use super::route::{Facts, common};
 use super::{Found, Kind, Receiver};
 
-pub use alertmanager::{refresh, requests_of};
+pub(super) use alertmanager::labels as alert_labels;
+pub use alertmanager::{Known, refresh, requests_of};
 pub use email::Letter;
 pub use head::Head;
 pub use template::{Template, TemplateError};
@@ -213,6 +214,7 @@ pub fn sample(tenant: &str, receiver: &Receiver, now: Timestamp) -> (String, Vec
         incident: &incident,
         agent: None,
         acknowledged: None,
+        known: None,
         decided_at: now,
     };
     let body = told.render(&receiver.form);
@@ -270,7 +272,6 @@ struct Brief<'a> {
 type Part<'a> = (&'static str, &'a IncidentRow, Option<&'a AgentRow>);
 
 /// What a message of a group is made of.
-#[derive(Debug)]
 pub(super) struct Parts<'a> {
     /// What is said of what changed.
     pub(super) changed: &'a [(Kind, &'a Found<'a>)],
@@ -278,10 +279,11 @@ pub(super) struct Parts<'a> {
     pub(super) others: &'a [Found<'a>],
     /// What fires besides, was told before and is held back now.
     pub(super) held: usize,
+    /// By what the receiver knows an incident.
+    pub(super) known: &'a dyn Fn(&IncidentRow) -> Option<Known>,
 }
 
 /// What is told of a group: what changed of it, and what else of it fires. The gravest comes first, what is new before what is known.
-#[derive(Debug)]
 struct GroupTold<'a> {
     id: &'a str,
     kind: &'static str,
@@ -293,6 +295,7 @@ struct GroupTold<'a> {
     resolved: usize,
     summary: String,
     severity: Option<Severity>,
+    known: &'a dyn Fn(&IncidentRow) -> Option<Known>,
     decided_at: Timestamp,
 }
 
@@ -307,7 +310,7 @@ impl<'a> GroupTold<'a> {
     fn new(
         id: &'a str,
         group: &'a GroupRow,
-        &Parts { changed, others, held }: &Parts<'a>,
+        &Parts { changed, others, held, known: known_by }: &Parts<'a>,
         decided_at: Timestamp,
     ) -> Self {
         let (over, fires): (Vec<_>, Vec<_>) = changed.iter().partition(|(kind, _)| *kind == Kind::Resolved);
@@ -335,6 +338,7 @@ impl<'a> GroupTold<'a> {
             resolved,
             summary: String::new(),
             severity: None,
+            known: known_by,
             decided_at,
         };
         told.severity = told.about().map(|it| it.1.severity).max();
@@ -439,6 +443,8 @@ pub(super) struct Told<'a> {
     pub(super) agent: Option<&'a AgentRow>,
     /// Who has it.
     pub(super) acknowledged: Option<&'a AcknowledgementRow>,
+    /// By what the receiver knows it.
+    pub(super) known: Option<&'a Known>,
     pub(super) decided_at: Timestamp,
 }
 

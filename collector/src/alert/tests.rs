@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tickbird_shared::{Fingerprint, Labels, Status};
 
 use super::*;
-use crate::store::{FlapRow, MessageState, SilenceRow};
+use crate::store::{FlapRow, HeardRow, MessageState, SilenceRow};
 
 mod acknowledgements;
 mod dependencies;
@@ -307,6 +307,8 @@ enum Act {
     Silence(Option<bool>),
     /// The interval in which the route of what is critical is mute begins, or ends.
     Mute(bool),
+    /// The agent has other labels from now on, or is forgotten.
+    Relabel(Option<bool>),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -328,6 +330,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => proptest::option::of(0..2_usize).prop_map(Act::Route),
         2 => proptest::option::of(any::<bool>()).prop_map(Act::Silence),
         2 => any::<bool>().prop_map(Act::Mute),
+        1 => proptest::option::of(any::<bool>()).prop_map(Act::Relabel),
     ]
 }
 
@@ -362,8 +365,13 @@ struct World {
     severity: Option<Severity>,
     silences: Vec<SilenceRow>,
     withheld: BTreeMap<String, WithheldRow>,
+    agent: Option<AgentRow>,
+    heard: BTreeMap<String, HeardRow>,
+    /// What an Alertmanager holds for firing that got every message.
+    alerts: BTreeSet<Known>,
 }
 
+/// The second is an Alertmanager.
 const NAMES: [&str; 2] = ["ops", "pager"];
 
 impl World {
@@ -384,7 +392,8 @@ impl World {
         let silenced = self.silences.iter().any(|it| {
             Silence::new(it.clone()).is_ok_and(|it| it.matches(&facts(&change(kind, severity, 1).incident, None)))
         });
-        for decision in self.state.decide(&change(kind, severity, self.epoch), None, policy, now) {
+        let agent = self.agent.clone();
+        for decision in self.state.decide(&change(kind, severity, self.epoch), agent.as_ref(), policy, now) {
             let same =
                 |it: &DecisionRow| it.receiver == decision.row.receiver && it.state_epoch == decision.row.state_epoch;
             assert!(!self.decisions.iter().any(same), "decided twice");
@@ -411,9 +420,47 @@ impl World {
             }
             if let Some(message) = decision.message {
                 assert!(self.outbox.iter().all(|it| it.id < message.id), "ids are in order of decision");
+                if message.receiver == NAMES[1] {
+                    self.hears(&message);
+                }
                 self.outbox.push(message);
             }
         }
+        for ((_, incident), receiver, row) in self.state.take_unsaved_heard() {
+            assert_eq!(
+                (incident, &*receiver),
+                (change(kind, severity, 1).incident.id, NAMES[1]),
+                "others know no alert"
+            );
+            match row {
+                Some(row) => drop(self.heard.insert(receiver, row)),
+                None => assert!(self.heard.remove(&receiver).is_some(), "nothing was kept"),
+            }
+        }
+        // What is refreshed is what it holds, and nothing else.
+        let known: BTreeSet<_> = self.heard.values().map(|it| it.labels.clone()).collect();
+        assert_eq!(known, self.alerts);
+        assert_eq!(self.alerts.len(), usize::from(self.believes(NAMES[1])), "{:?}", self.alerts);
+    }
+
+    /// What a message to an Alertmanager leaves there.
+    fn hears(&mut self, message: &OutboxRow) {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Alert {
+            labels: Known,
+            ends_at: Option<Timestamp>,
+        }
+        let before = self.alerts.clone();
+        for alert in serde_json::from_slice::<Vec<Alert>>(&message.body).expect("alerts") {
+            match alert.ends_at {
+                Some(_) => assert!(self.alerts.remove(&alert.labels), "the end of what never was: {:?}", alert.labels),
+                None => drop(self.alerts.insert(alert.labels)),
+            }
+        }
+        let severity = |it: &Known| it["severity"].clone();
+        let others: Vec<_> = self.alerts.difference(&before).map(severity).collect();
+        assert!(before.iter().all(|it| !others.contains(&severity(it))), "people are told twice: {before:?}");
     }
 
     fn now(&self) -> Timestamp {
@@ -487,11 +534,13 @@ impl World {
         }
         let waiting = self.outbox.iter().filter(|it| it.state == MessageState::Waiting).cloned().collect();
         let withheld = self.withheld.values().cloned().collect();
-        self.state = State::load(told.into_values().collect(), waiting).with_withheld(withheld);
+        let heard = self.heard.values().cloned().collect();
+        self.state = State::load(told.into_values().collect(), waiting).with_withheld(withheld).with_heard(heard);
         self.load_silences();
         if let Some(severity) = self.severity.filter(|_| self.firing) {
             let incident = change(Updated, severity, self.epoch).incident;
-            self.state.look_for_strays([(&incident, None)].into_iter(), policy, false, self.now());
+            let agent = self.agent.as_ref();
+            self.state.look_for_strays([(&incident, agent)].into_iter(), policy, false, self.now());
         }
     }
 
@@ -514,6 +563,7 @@ proptest! {
     #[test]
     fn whoever_may_believe_that_it_fires_hears_that_it_is_over(acts in proptest::collection::vec(act(), 1..80)) {
         let mut policy = Policy::from(NAMES.map(Receiver::new).to_vec());
+        policy.receivers[1].form = Form::Alertmanager;
         let mut world = World::default();
         for act in acts {
             match act {
@@ -533,6 +583,10 @@ proptest! {
                 Act::Mute(begins) => {
                     let window = Window { name: "off".into(), spans: vec![Span::default()] };
                     policy.windows = begins.then_some(window).into_iter().collect();
+                }
+                Act::Relabel(labels) => {
+                    let own = |it| Labels::try_from(BTreeMap::from([("on".to_owned(), format!("{it}"))])).expect("labels");
+                    world.agent = labels.map(|it| AgentRow { own_labels: own(it), ..an_agent() });
                 }
             }
             world.tick(&policy);
@@ -569,6 +623,7 @@ fn a_letter_has_what_is_wrong_its_proof_and_where_it_belongs_and_one_line_is_one
         incident: &incident,
         agent: None,
         acknowledged: None,
+        known: None,
         decided_at: at(2),
     };
     let letter = Letter::read(&told.render(&Form::Email), at(9));
@@ -606,7 +661,7 @@ fn a_letter_has_what_is_wrong_its_proof_and_where_it_belongs_and_one_line_is_one
 
 #[test]
 fn an_alert_is_known_by_its_incident_and_ends_as_what_it_was_where_its_severity_changed() {
-    let render = |kind: &str, incident: &IncidentRow| -> Vec<serde_json::Value> {
+    let render = |kind: &str, incident: &IncidentRow, known: Option<&Known>| -> Vec<serde_json::Value> {
         let (agent, reason) = (an_agent(), "it began");
         let told = message::Told {
             id: "msg_1",
@@ -616,28 +671,36 @@ fn an_alert_is_known_by_its_incident_and_ends_as_what_it_was_where_its_severity_
             incident,
             agent: Some(&agent),
             acknowledged: None,
+            known,
             decided_at: at(60),
         };
         serde_json::from_slice(&told.render(&Form::Alertmanager)).expect("a list")
     };
     let mut incident = incident("pool.leak", Severity::Critical, 1);
-    let firing = render("incident.firing", &incident);
+    let firing = render("incident.firing", &incident, None);
     assert_eq!(firing.len(), 1, "of what never was no end is told");
     let labels = &firing[0]["labels"];
     let told = ["alertname", "severity", "incident", "service"].map(|it| labels[it].as_str().unwrap_or_default());
     assert_eq!(told, ["pool.leak", "critical", &incident.id, "grants-api"]);
     assert!(firing[0]["endsAt"].is_null() && labels["sub_key"].is_null(), "{firing:?}");
-    let worse = render("incident.worsened", &incident);
+    let before = IncidentRow { severity: Severity::Warning, ..incident.clone() };
+    let before = render("incident.firing", &before, None)[0]["labels"].clone();
+    let before: Known = serde_json::from_value(before).expect("labels");
+    let worse = render("incident.worsened", &incident, Some(&before));
     let ends: Vec<_> = worse.iter().map(|it| (&it["labels"]["severity"], it["endsAt"].is_null())).collect();
     assert_eq!(ends, [(&"critical".into(), true), (&"warning".into(), false)]);
     let rows = vec![incident.clone(); 1_200];
-    let requests = refresh(rows.iter().map(|it| (it, None)), at(240));
+    let requests = refresh(rows.iter().map(|it| (it, None, Some(before.clone()))), at(240));
     let read = |it: &[u8]| serde_json::from_slice::<Vec<serde_json::Value>>(it).expect("a list");
     assert_eq!(requests.iter().map(|it| read(it).len()).collect::<Vec<_>>(), [500, 500, 200]);
-    assert_eq!(read(&requests[0])[0]["endsAt"], at(240).to_string());
+    let first = &read(&requests[0])[0];
+    assert_eq!((&first["endsAt"], &first["labels"]["severity"]), (&at(240).to_string().into(), &"warning".into()));
     assert_eq!(requests_of(&requests.join(&b'\n')).flat_map(read).count(), 1_200, "a message of several requests");
     (incident.status, incident.resolved_at) = (Status::Resolved, Some(at(30)));
-    let over = render("incident.resolved", &incident);
-    assert_eq!((over.len(), &over[0]["endsAt"]), (1, &at(30).to_string().into()));
-    assert_eq!(over[0]["labels"], firing[0]["labels"], "the same alert");
+    for known in [None, Some(&before)] {
+        let over = render("incident.resolved", &incident, known);
+        assert_eq!((over.len(), &over[0]["endsAt"]), (1, &at(30).to_string().into()));
+        let labels = known.map_or(firing[0]["labels"].clone(), |it| serde_json::json!(it));
+        assert_eq!(over[0]["labels"], labels, "the same alert, though it got worse unsaid");
+    }
 }

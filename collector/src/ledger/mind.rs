@@ -83,6 +83,7 @@ impl Mind {
             .with_withheld(rows.withheld()?)
             .with_acknowledgements(rows.live_acknowledgements()?)
             .with_groups(rows.groups()?, &rows.gathered(now)?, incidents.iter(), policy, now)
+            .with_heard(rows.heard()?)
             .with_dependencies(rows.dependencies()?, &agents)
             .with_sources(with_agent.clone(), policy)
             .with_escalations(rows.escalations()?, with_agent.clone(), policy, now);
@@ -192,7 +193,19 @@ impl Mind {
                 transaction.put_group(&flush.group)?;
             }
         }
-        self.write_escalations(transaction)
+        self.write_escalations(transaction)?;
+        self.write_heard(transaction)
+    }
+
+    /// Writes by what receivers know incidents, where that changed.
+    fn write_heard(&mut self, transaction: &Transaction<'_>) -> Result<(), StoreError> {
+        for ((tenant, incident), receiver, row) in self.alert.take_unsaved_heard() {
+            match row {
+                Some(row) => transaction.put_heard(&row)?,
+                None => transaction.delete_heard(&tenant, &incident, &receiver)?,
+            }
+        }
+        Ok(())
     }
 
     /// Makes known what the committed transaction changed; true when messages were queued.
@@ -612,7 +625,8 @@ impl Mind {
                 transaction.mark_acknowledgement(&row)?;
             }
         }
-        self.write_escalations(transaction)
+        self.write_escalations(transaction)?;
+        self.write_heard(transaction)
     }
 }
 

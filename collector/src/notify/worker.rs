@@ -146,23 +146,25 @@ impl Worker {
         let name = self.name.clone();
         let read = move |rows: crate::store::Rows<'_>| {
             let mut agents = HashMap::new();
-            let incidents = rows.believed_by(&name)?;
+            let (incidents, known) = (rows.believed_by(&name)?, rows.heard_by(&name)?);
             for it in &incidents {
                 let key = (it.tenant.clone(), it.agent.clone());
                 if let Entry::Vacant(place) = agents.entry(key) {
                     place.insert(rows.agent(&it.tenant, &it.agent)?);
                 }
             }
-            Ok((incidents, agents))
+            Ok((incidents, agents, known))
         };
-        let (incidents, agents) = match self.readers.read(read).await {
+        let (incidents, agents, known) = match self.readers.read(read).await {
             Ok(found) => found,
             Err(error) => return tracing::warn!(receiver = %self.name, %error, "cannot read what it believes"),
         };
         self.believed = incidents.len();
         let ends_at = (self.clock)().saturating_add(every * FORGETS_AFTER).unwrap_or(Timestamp::MAX);
         let agent = |it: &IncidentRow| agents.get(&(it.tenant.clone(), it.agent.clone()))?.as_ref();
-        for request in alert::refresh(incidents.iter().map(|it| (it, agent(it))), ends_at) {
+        let mut known: HashMap<_, _> = known.into_iter().map(|it| ((it.tenant, it.incident), it.labels)).collect();
+        let mut known = |it: &IncidentRow| known.remove(&(it.tenant.clone(), it.id.clone()));
+        for request in alert::refresh(incidents.iter().map(|it| (it, agent(it), known(it))), ends_at) {
             // Who is so slow would get what has ended by the time it comes.
             if *stopping.borrow() || self.started.elapsed() > now + every * (FORGETS_AFTER - 1) {
                 return;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::column::{At, Seq};
 use super::{
-    StoreError, Writer, acknowledgements, agents, dependencies, escalations, excesses, findings, flaps, groups,
+    StoreError, Writer, acknowledgements, agents, dependencies, escalations, excesses, findings, flaps, groups, heard,
     incidents, lanes, levels, outbox, silences, sums, tallies, tokens,
 };
 
@@ -32,7 +32,7 @@ struct Table {
     reads: fn(&Row<'_>) -> rusqlite::Result<()>,
 }
 
-const TABLES: [Table; 22] = [
+const TABLES: [Table; 23] = [
     Table { name: "agents", key: Some("tenant, id"), reads: |row| agents::read(row).map(drop) },
     Table { name: "tokens", key: Some("tenant, id"), reads: |row| tokens::read(row).map(drop) },
     Table { name: "api_tokens", key: Some("tenant, name"), reads: |row| tokens::read_api_token(row).map(drop) },
@@ -60,6 +60,7 @@ const TABLES: [Table; 22] = [
         reads: |row| escalations::read(row).map(drop),
     },
     Table { name: "dependencies", key: Some("tenant, agent"), reads: |row| dependencies::read(row).map(drop) },
+    Table { name: "heard", key: Some("tenant, incident, receiver"), reads: |row| heard::read(row).map(drop) },
     Table { name: "flaps", key: Some("tenant, incident"), reads: |row| flaps::read(row).map(drop) },
     Table { name: "alert_groups", key: Some("tenant, id"), reads: |row| groups::read(row).map(drop) },
     Table { name: "lanes", key: Some("tenant, agent, epoch, lane"), reads: |row| lanes::read(row).map(drop) },

@@ -158,6 +158,13 @@ pub(super) fn filled(path: &Path) {
             steps: BTreeMap::from([("1 boss".into(), "told".into())]),
         };
         transaction.put_escalation(&escalation).expect("writes");
+        let heard = HeardRow {
+            tenant: "default".into(),
+            incident: row.id.clone(),
+            receiver: "page".into(),
+            labels: BTreeMap::from([("severity".into(), "warning".into())]),
+        };
+        transaction.put_heard(&heard).expect("writes");
         let mut returned = incident(number);
         returned.occurrences = 2;
         returned.flap = Some(Box::new(FlapRow {

@@ -47,7 +47,7 @@ impl Letter {
 }
 
 pub(super) fn of_incident(told: Told<'_>) -> Vec<u8> {
-    let Told { id, kind, receiver, incident, agent, acknowledged, reason, decided_at } = told;
+    let Told { id, kind, receiver, incident, agent, acknowledged, reason, decided_at, .. } = told;
     let state = match kind {
         SAMPLE => "TEST".into(),
         CANARY => "ALIVE".into(),

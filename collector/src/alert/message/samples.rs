@@ -72,6 +72,7 @@ pub(super) fn documents() -> Vec<(&'static str, Value)> {
             incident,
             agent,
             acknowledged: None,
+            known: None,
             decided_at: now,
         };
         serde_json::to_value(told.document()).expect("texts, numbers and checked JSON serialise")
@@ -87,7 +88,7 @@ pub(super) fn documents() -> Vec<(&'static str, Value)> {
         told_at: None,
     };
     let many = |changed: &[(Kind, &Found<'_>)], others: &[Found<'_>]| {
-        let told = GroupTold::new("msg_1", &group, &Parts { changed, others, held: 0 }, now);
+        let told = GroupTold::new("msg_1", &group, &Parts { changed, others, held: 0, known: &|_| None }, now);
         serde_json::to_value(told.document()).expect("texts, numbers and checked JSON serialise")
     };
     let [first, second, last]: [Found<'_>; 3] =

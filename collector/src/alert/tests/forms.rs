@@ -13,7 +13,8 @@ fn row(number: u32) -> IncidentRow {
 fn alone(form: &Form, incident: &IncidentRow) -> String {
     let (id, kind) = ("msg_1", Kind::Firing.as_str());
     let (receiver, reason) = ("ops", "it opened");
-    let told = Told { id, kind, receiver, reason, incident, agent: None, acknowledged: None, decided_at: at(1) };
+    let told =
+        Told { id, kind, receiver, reason, incident, agent: None, acknowledged: None, known: None, decided_at: at(1) };
     String::from_utf8(told.render(form)).expect("text")
 }
 
@@ -31,7 +32,7 @@ fn together(form: &Form, found: &[Found<'_>]) -> String {
     };
     let kind = |it: &IncidentRow| if it.status == Status::Firing { Kind::Firing } else { Kind::Resolved };
     let changed: Vec<_> = found.iter().map(|it| (kind(&it.0), it)).collect();
-    let parts = Parts { changed: &changed, others: &[], held: 0 };
+    let parts = Parts { changed: &changed, others: &[], held: 0, known: &|_| None };
     String::from_utf8(of_group("msg_1".into(), &group, &parts, form, at(1)).body).expect("text")
 }
 

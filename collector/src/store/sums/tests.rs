@@ -12,7 +12,7 @@ use crate::store::{
 };
 
 /// In each table a place within one row whose bits mean something: bytes that only this row has, and how far behind their start.
-const PLACES: [(&str, &[u8], usize); 22] = [
+const PLACES: [(&str, &[u8], usize); 23] = [
     ("agents", b"web-17", 5),
     ("tokens", b"token-17", 13),
     ("api_tokens", b"person-17", 11),
@@ -23,6 +23,7 @@ const PLACES: [(&str, &[u8], usize); 22] = [
     ("withheld", b"00017pagerincident.firing", 24),
     ("acknowledgements", b"00017annawe are on itwarning", 6),
     ("escalations", b"00017night", 7),
+    ("heard", b"00017page{\"severity\"", 11),
     ("flaps", b"00017[1", 9),
     ("dependencies", b"agent-0017{\"db.internal:17\"", 16),
     ("alert_groups", b"00017deskroute.routes", 6),

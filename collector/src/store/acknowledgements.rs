@@ -65,7 +65,7 @@ impl Rows<'_> {
         limit: u32,
     ) -> Result<Vec<AcknowledgementRow>, StoreError> {
         let mut query = self.0.prepare_cached(
-            "SELECT * FROM acknowledgements WHERE tenant = ?1 AND incident = ?2 ORDER BY id DESC LIMIT ?3",
+            "SELECT * FROM acknowledgements WHERE tenant = ?1 AND incident = ?2 ORDER BY created_at DESC, id DESC LIMIT ?3",
         )?;
         let mut found: Vec<_> = query.query_map((tenant, incident, limit), read)?.collect::<Result<_, _>>()?;
         found.reverse();

@@ -46,8 +46,12 @@ pub struct Step {
 enum Word {
     /// Its receiver is told, or will be with its group.
     Told,
-    /// Its time has come, and something holds it back.
+    /// Its time has come, and what explains the incident holds it back.
     Held,
+    /// The same of a silence, which lets go at once.
+    Silenced,
+    /// The same of the time intervals of its route.
+    Mute,
     /// Its time has come, and the incident is not bad enough.
     Below,
     /// Its receiver never hears of such a thing.
@@ -59,6 +63,8 @@ impl Word {
         match self {
             Self::Told => "told",
             Self::Held => "held back",
+            Self::Silenced => "silenced",
+            Self::Mute => "mute",
             Self::Below => "below its severity",
             Self::Never => "never",
         }
@@ -86,7 +92,7 @@ impl Clock {
         route: &'a Route,
         policy: &Policy,
         incident: &IncidentRow,
-        held: Option<&str>,
+        held: Option<(Word, &str)>,
         (may_clear, now): (bool, Timestamp),
     ) -> (Vec<(&'a Step, Word, String)>, Timestamp) {
         let (mut found, mut next) = (Vec::new(), later(now, SELDOM));
@@ -107,10 +113,10 @@ impl Clock {
                 }
             } else if let Some(why) = never(incident, receiver) {
                 found.push((step, Word::Never, why));
-            } else if let Some(why) = held {
+            } else if let Some((word, why)) = held {
                 next = next.min(later(now, OFTEN));
-                if !self.is(step, Word::Held) {
-                    found.push((step, Word::Held, why.to_owned()));
+                if !self.is(step, word) {
+                    found.push((step, word, why.to_owned()));
                 }
             } else if self.not_before > now {
                 next = next.min(self.not_before);
@@ -124,6 +130,12 @@ impl Clock {
         found.sort_by_key(|it| it.1);
         (found, next)
     }
+}
+
+/// What holds steps back, and why: what holds their incident, or its route's being mute.
+fn held(holder: Option<(&str, &str)>, mute: Option<String>) -> Option<(Word, String)> {
+    let word = |by: &str| if by.starts_with(SILENCE) { Word::Silenced } else { Word::Held };
+    holder.map(|(by, why)| (word(by), why.to_owned())).or_else(|| mute.map(|why| (Word::Mute, why)))
 }
 
 /// Why a receiver never hears of an incident.
@@ -289,7 +301,7 @@ impl State {
     ) -> Self {
         for row in rows {
             let key = (row.tenant.clone(), row.incident.clone());
-            // Nobody saw whether what held it back has just gone.
+            // Nobody saw whether what explained it has just gone.
             let is_held = row.steps.values().any(|it| it == Word::Held.as_str());
             let not_before = if is_held { later(now, GRACE) } else { Timestamp::MIN };
             let clock = Clock { look_at: now, not_before, row };
@@ -369,8 +381,9 @@ impl State {
             if holder.is_some_and(|(by, _)| !by.starts_with(SILENCE)) {
                 clock.not_before = later(now, GRACE);
             }
-            let held = holder.map(|(_, why)| why.to_owned()).or_else(|| policy.is_mute(route, now));
-            let (found, next) = clock.look(route, policy, &row, held.as_deref(), (may_clear, now));
+            let held = held(holder, policy.is_mute(route, now));
+            let held = held.as_ref().map(|(word, why)| (*word, why.as_str()));
+            let (found, next) = clock.look(route, policy, &row, held, (may_clear, now));
             clock.look_at = next;
             if !found.is_empty() {
                 due.insert(key);
@@ -396,9 +409,10 @@ impl State {
         for of in told {
             let Some(route) = policy.steps_for(&of, &facts) else { continue };
             let holder = self.hold_for(&of, hold.as_ref(), &key);
-            let held = holder.map(|(_, why)| why.to_owned()).or_else(|| policy.is_mute(route, now));
+            let held = held(holder, policy.is_mute(route, now));
+            let held = held.as_ref().map(|(word, why)| (*word, why.as_str()));
             let Some(clock) = self.escalations.of.get(&key).and_then(|it| it.get(&of)) else { continue };
-            for (step, word, reason) in clock.look(route, policy, incident, held.as_deref(), (may_clear, now)).0 {
+            for (step, word, reason) in clock.look(route, policy, incident, held, (may_clear, now)).0 {
                 self.escalations.set(&key, &of, step, word, now);
                 let Some(receiver) = policy.receivers.iter().find(|it| it.name == step.receiver) else { continue };
                 // Two steps to one receiver that fell due together are one word.

@@ -168,6 +168,20 @@ mod tests {
     }
 
     #[test]
+    fn an_hour_that_the_clock_skips_never_holds_and_one_that_it_repeats_holds_twice() {
+        let zone = TimeZone::get("Europe/Berlin").expect("the host has zones");
+        let minutes = |times: &[(u16, u16)], from: &str, hours: i64| -> usize {
+            let span = Span { times: times.to_vec(), zone: zone.clone(), ..Span::default() };
+            let moments = (0..hours * 60).map(|it| at(from) + std::time::Duration::from_secs(60 * it.unsigned_abs()));
+            moments.filter(|it| span.holds(*it)).count()
+        };
+        let (second, night) = ([(120, 180)], [(0, 6 * 60)]);
+        let (skips, repeats) = ("2026-03-28T23:00:00Z", "2026-10-24T22:00:00Z"); // Midnight in Berlin.
+        assert_eq!([minutes(&second, skips, 23), minutes(&second, repeats, 25)], [0, 120]);
+        assert_eq!([minutes(&night, skips, 23), minutes(&night, repeats, 25)], [5 * 60, 7 * 60]);
+    }
+
+    #[test]
     fn days_of_a_month_count_from_both_ends_and_end_with_it() {
         let holds = |text: &str, times: &[&str]| times.iter().map(|it| days(text).holds(at(it))).collect::<Vec<_>>();
         let february = ["2026-02-01T12:00:00Z", "2026-02-25T12:00:00Z", "2026-02-28T12:00:00Z"];

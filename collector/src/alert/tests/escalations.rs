@@ -91,7 +91,9 @@ fn what_holds_everything_back_holds_a_step_back_and_says_so_once() {
         ward.decisions.iter().filter(of_step).map(|it| it.reason.clone()).collect::<Vec<_>>()
     };
     assert!(to_boss(&ward).len() == 1 && to_boss(&ward)[0].starts_with("silenced until"), "{:?}", to_boss(&ward));
+    // Also where nobody serves at its very end.
     ward.silence(None);
+    ward.restart();
     ward.pass(6);
     assert_eq!(told(&ward, "boss"), ["incident.escalated"]);
 }

@@ -14,6 +14,7 @@ mod escalations;
 mod forms;
 mod groups;
 mod inhibition;
+mod tenants;
 mod ward;
 
 fn at(second: i64) -> Timestamp {

@@ -598,6 +598,7 @@ impl Mind {
             for decision in self.alert.decide(&change, agent, policy, now) {
                 if !transaction.add_decision(&decision.row)? {
                     // Decided before: promise (a) says that the first decision stands.
+                    debug_assert!(false, "decided twice: {:?}", decision.row);
                     continue;
                 }
                 match &decision.withheld {

@@ -129,12 +129,15 @@ struct World {
     /// All messages that were ever seen: an id says the same for ever.
     messages: BTreeMap<String, Message>,
     silences: usize,
+    /// Since when each receiver has been configured without a break.
+    since: BTreeMap<&'static str, Timestamp>,
 }
 
 impl World {
     fn new() -> Self {
         let (number, bed) = (0, Testbed::by(clock, policy(0)));
-        Self { bed, number, fails: [None; TARGETS.len()], messages: BTreeMap::new(), silences: 0 }
+        let since = NAMES.map(|it| (it, clock())).into();
+        Self { bed, number, fails: [None; TARGETS.len()], messages: BTreeMap::new(), silences: 0, since }
     }
 
     /// What is stored of incidents, in order of their beginning.
@@ -240,6 +243,26 @@ impl World {
         // Whoever is owed an end is not left out.
         if self.bed.ledger.reload(rules(number)).await.expect("answers").is_ok() {
             self.number = number;
+            let policy = policy(number);
+            for name in NAMES {
+                if policy.receivers.iter().all(|it| it.name != name) {
+                    self.since.remove(name);
+                } else {
+                    self.since.entry(name).or_insert_with(clock);
+                }
+            }
+        }
+    }
+
+    /// Of each incident everybody can learn why who was there heard of it, or did not.
+    fn is_explained(&self, incident: &IncidentRow) {
+        let writer = Writer::open(&self.bed.store()).expect("opens");
+        let decisions = writer.rows().decisions(TENANT, &incident.id).expect("reads");
+        assert!(decisions.iter().all(|it| !it.reason.is_empty()), "{decisions:?}");
+        for (name, since) in &self.since {
+            let was_there = *since < incident.opened_at;
+            let is_explained = decisions.iter().any(|it| it.receiver == *name);
+            assert!(is_explained || !was_there, "nobody knows why {name} heard of {} or not", incident.target);
         }
     }
 
@@ -316,6 +339,7 @@ impl World {
             assert!(fails.is_some() || firing.iter().all(|it| it.is_calm()), "{target} is well: {firing:?}");
         }
         for incident in &incidents {
+            self.is_explained(incident);
             let facts = facts(incident, agents.get(incident.agent.as_str()).copied());
             let led = policy.foresee(&facts, &[], clock()).into_iter().filter(|it| it.silent.is_none());
             let led: BTreeSet<_> = led.map(|it| it.receiver).collect();

@@ -217,7 +217,41 @@ fn of_several_incidents_of_a_server_the_one_that_a_receiver_knows_spares_it() {
     assert_eq!(estate.take(), ["team spared firing"]);
 }
 
-/// It flaps, and goes away for now or is back.
+/// Two servers that need each other, each declared to depend on the other: none is spared with the other, and what both suffer is told.
+#[test]
+fn two_servers_that_depend_on_each_other_explain_each_others_clients_and_never_each_other() {
+    let mut estate = Estate::new(true);
+    let matchers = |text: &str| vec![text.parse().expect("a matcher")];
+    let declared = |target: &str, server: &str| Declared {
+        at: "depends_on[0]".into(),
+        matchers: matchers(&format!("target=~\"server:{target}.*\"")),
+        server: server.into(),
+    };
+    let both = vec![declared("10.0.0.5", "10.0.0.6:5432"), declared("10.0.0.6", "10.0.0.5:5432")];
+    estate.policy.dependencies =
+        Dependencies { targets: matchers("check=~\".+\""), declared: both, ..Dependencies::default() };
+    let row = |id, check, host: &str| row(id, check, &format!("server:{host}:5432/shop"));
+    let (mut one, mut other) = (row('0', "db.connect", "10.0.0.5"), row('1', "db.connect", "10.0.0.6"));
+    let (mut of_one, mut of_other) = (row('2', "db.replica", "10.0.0.5"), row('3', "db.replica", "10.0.0.6"));
+    let told = ["db told firing", "team told firing"];
+    estate.change(&mut one, Opened, 1);
+    estate.change(&mut other, Opened, 2);
+    assert_eq!(estate.take(), [told, told].concat(), "a server that is away is told whatever else is");
+    estate.change(&mut of_one, Opened, 3);
+    estate.change(&mut of_other, Opened, 3);
+    let spared = ["db spared firing", "team spared firing"];
+    assert_eq!(estate.take(), [spared, spared].concat());
+    estate.change(&mut one, Resolved, 4);
+    estate.change(&mut other, Resolved, 5);
+    let over = ["db told resolved", "team told resolved"];
+    assert_eq!(estate.take(), [over, over].concat());
+    let lapses = estate.state.lapses(&estate.policy, at(5).saturating_add(GRACE).expect("in range"));
+    assert_eq!(lapses.iter().map(|it| it.incidents.len()).sum::<usize>(), 2, "and nothing is held for ever");
+    estate.change(&mut of_one, Reconsidered, 60);
+    estate.change(&mut of_other, Reconsidered, 60);
+    assert_eq!(estate.take(), [told, told].concat());
+}
+
 /// A hundred agents miss one server, and a team hears of its own alone.
 #[test]
 fn of_many_incidents_of_a_server_each_receiver_is_spared_by_its_own() {
@@ -242,6 +276,7 @@ fn of_many_incidents_of_a_server_each_receiver_is_spared_by_its_own() {
     assert!(estate.state.lapses(&estate.policy, at(100)).is_empty());
 }
 
+/// It flaps, and goes away for now or is back.
 fn flap(row: &mut IncidentRow, is_calm: bool) {
     row.flap = Some(Box::new(FlapRow { since: Some(at(0)), calm_since: is_calm.then(|| at(0)), ..FlapRow::default() }));
 }

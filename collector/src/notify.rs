@@ -318,6 +318,21 @@ impl Destination {
     }
 
     /// How often it is told what it believes already, where it would forget it otherwise.
+    /// Messages that some of those behind it have, and others will: what follows them goes to the former meanwhile.
+    fn partly(&self) -> Vec<String> {
+        match self {
+            Self::Email(it) => it.partly(),
+            Self::Webhook(_) | Self::Chat(_) | Self::Alertmanager(..) => Vec::new(),
+        }
+    }
+
+    /// Those that wait for nobody any more, whatever became of them.
+    fn forget(&self, ids: &[String]) {
+        if let Self::Email(it) = self {
+            it.forget(ids);
+        }
+    }
+
     const fn refreshed_every(&self) -> Option<Duration> {
         match self {
             Self::Webhook(_) | Self::Chat(_) | Self::Email(_) => None,

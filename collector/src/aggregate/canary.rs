@@ -111,6 +111,8 @@ pub(super) struct Bird {
     is_told: bool,
     /// It is missed, and that was told.
     is_missed: bool,
+    /// Those that got there were slow for long enough.
+    is_slow: bool,
 }
 
 impl Default for Bird {
@@ -126,6 +128,7 @@ impl Default for Bird {
             is_new: false,
             is_told: false,
             is_missed: false,
+            is_slow: false,
         }
     }
 }
@@ -138,7 +141,7 @@ impl Bird {
 
     /// How long it took was a matter of another receiver.
     pub(super) const fn forget_latency(&mut self) {
-        (self.latency, self.slow_since, self.is_told) = (NONE, NONE, false);
+        (self.latency, self.slow_since, self.is_slow, self.is_told) = (NONE, NONE, false, false);
     }
 
     /// Its agent said goodbye.
@@ -150,10 +153,16 @@ impl Bird {
         self.every > 0 || self.is_missed
     }
 
-    /// `hold` is at least two intervals of the messages; of one that sings more seldom it is two of its own, or one slow canary were enough.
-    fn is_slow(&self, listened: u32, hold: u32) -> bool {
+    /// One got there. `hold` is at least two intervals of the messages; of one that sings more seldom it is two of its own, or one slow
+    /// canary were enough. So it counts from one that got there to another: that none does is told of the receiver.
+    fn got_there(&mut self, is_slow: bool, listened: u32, hold: u32) {
+        if !is_slow {
+            (self.slow_since, self.is_slow) = (NONE, false);
+            return;
+        }
+        let since = if self.slow_since == NONE { listened } else { self.slow_since };
         let hold = hold.max(self.every.saturating_mul(2));
-        self.slow_since != NONE && listened.saturating_sub(self.slow_since) >= hold
+        (self.slow_since, self.is_slow) = (since, listened.saturating_sub(since) >= hold);
     }
 }
 
@@ -172,8 +181,9 @@ struct Flight {
 #[derive(Debug, Default)]
 pub(super) struct Canaries {
     flights: BTreeMap<String, Flight>,
-    /// What is too slow, as of the last tick.
+    /// What is too slow, as of the last tick, and for how many seconds it may be.
     slow: u32,
+    hold: u32,
     /// Nobody waits for them, and what was told of them is over.
     is_off: bool,
     /// Latencies that were not counted yet.
@@ -258,6 +268,7 @@ impl State {
         let Some(settings) = settings else { return (self.without_canaries(now), Vec::new()) };
         self.canaries.is_off = false;
         self.canaries.slow = millis(settings.slow);
+        self.canaries.hold = seconds(settings.slow_hold.max(settings.every * 2));
         let Count { flocks, missed, gone } = self.count_canaries(settings);
         let mut changes = Vec::new();
         for owner in gone {
@@ -320,11 +331,7 @@ impl State {
                 bird.is_told = false;
                 bird.latency = bird.told.saturating_add(took).min(NONE - 1);
                 bird.taken_at = u32::try_from(taken_at.as_second()).unwrap_or_default();
-                bird.slow_since = match bird.slow_since {
-                    _ if bird.latency <= self.canaries.slow => NONE,
-                    NONE => listened,
-                    since => since,
-                };
+                bird.got_there(bird.latency > self.canaries.slow, listened, self.canaries.hold);
                 self.canaries.latencies.push(bird.latency);
             }
         }
@@ -332,7 +339,6 @@ impl State {
     }
 
     fn count_canaries(&mut self, settings: &CanarySettings) -> Count {
-        let (listened, hold) = (seconds(self.listening.total()), seconds(settings.slow_hold.max(settings.every * 2)));
         let (mut missed, mut gone) = (Vec::new(), Vec::new());
         // A switch outside waits for the first one's word also while there is no agent.
         let mut flocks = BTreeMap::from([(DEFAULT_TENANT, Flock::default())]);
@@ -364,7 +370,7 @@ impl State {
             flock.live += 1;
             flock.singing += usize::from(bird.is_known());
             flock.missing += usize::from(bird.is_missed);
-            flock.slow += usize::from(!bird.is_missed && bird.is_slow(listened, hold));
+            flock.slow += usize::from(!bird.is_missed && bird.is_slow);
         }
         for tenant in self.canaries.flights.keys() {
             flocks.entry(tenant).or_default();

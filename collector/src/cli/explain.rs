@@ -58,6 +58,10 @@ fn text(explanation: &Explanation) -> String {
     let silenced = explanation.silences.iter().map(silence);
     let mut told: Vec<_> = taken.chain(silenced).chain(decided).chain(again).collect();
     told.sort_by_key(|(at, _)| *at);
+    if told.is_empty() {
+        lines
+            .push("  nothing was decided: no receiver was configured, or what was decided is not kept any more".into());
+    }
     lines.extend(told.into_iter().flat_map(|(_, lines)| lines));
     lines.join("\n")
 }

@@ -249,20 +249,31 @@ impl Config {
     /// # Errors
     /// When no yes was heard, or somebody is waited for; the error knows whether the server may have taken the letter all the same.
     pub async fn send(&self, id: &str, at: Timestamp, body: &[u8]) -> Result<Answer, NotifyError> {
+        let thread = Letter::read(body, at).thread;
         let letter = self.written(id, at, body);
         let known = || self.recipients.lock().unwrap_or_else(PoisonError::into_inner);
-        let asked = known().without(id, self.to.iter().map(|it| it.email.to_string()));
+        let asked = known().without(id, thread.as_deref(), self.to.iter().map(|it| it.email.to_string()));
         let (mut phase, mut refused) = (Phase::Connecting, Vec::new());
-        let mut message = (&*letter, &*asked, &mut refused);
+        let mut message = (&*letter, &*asked.now, &mut refused);
         let attempt = tokio::time::timeout(self.timeout, self.attempt(&mut message, &mut phase)).await;
         let code = attempt.unwrap_or_else(|_| phase.timed_out(self.timeout).map(Some))?;
-        let result = known().after(id, &asked, &refused, code, (Instant::now(), self.patience));
+        let result = known().after((id, thread.as_deref()), &asked, &refused, code, (Instant::now(), self.patience));
         if let Ok(answer) = &result {
             for (recipient, code) in &answer.left_out {
                 tracing::warn!(server = %self.place, recipient, code, "refused, while others were not");
             }
         }
         result
+    }
+
+    /// Letters that wait for some of their recipients only: what follows them need not.
+    pub(super) fn partly(&self) -> Vec<String> {
+        self.recipients.lock().unwrap_or_else(PoisonError::into_inner).partly()
+    }
+
+    /// Letters that wait for nobody any more, whatever became of them.
+    pub(super) fn forget(&self, ids: &[String]) {
+        self.recipients.lock().unwrap_or_else(PoisonError::into_inner).forget(ids);
     }
 
     /// The letter as the server gets it.

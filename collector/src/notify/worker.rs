@@ -212,19 +212,23 @@ impl Worker {
             return LONGEST_WAIT; // the end of an attempt comes first
         }
         let (name, wall, limit) = (self.name.clone(), self.steady.now(), (room + self.busy.len()) as u32);
+        let partly = self.destination.partly();
         let look = move |rows: crate::store::Rows<'_>| {
-            let due = rows.outbox_due(&name, wall, LONGEST, limit)?;
+            let waits = rows.outbox_waits(&name, &partly)?;
+            let gone: Vec<_> = partly.into_iter().filter(|it| !waits.contains(it)).collect();
+            let due = rows.outbox_due(&name, wall, LONGEST, limit, &waits)?;
             // With all hands full the end of an attempt comes first, and a long backlog need not be searched.
             let next_at = if due.len() < limit as usize { rows.outbox_next_at(&name, wall)? } else { None };
-            Ok((due, next_at))
+            Ok((due, next_at, gone))
         };
-        let (due, next_at) = match self.readers.read(look).await {
+        let (due, next_at, gone) = match self.readers.read(look).await {
             Ok(found) => found,
             Err(error) => {
                 tracing::warn!(receiver = %self.name, %error, "cannot read the outbox");
                 return STORE_PAUSE;
             }
         };
+        self.destination.forget(&gone);
         self.has_waiting = Some(!self.busy.is_empty() || !due.is_empty() || next_at.is_some());
         let fresh = |row: &OutboxRow| !self.busy.contains(&(row.tenant.clone(), row.incident.clone()));
         let begun: Vec<_> = due.into_iter().filter(fresh).take(room).collect();

@@ -86,23 +86,37 @@ impl Rows<'_> {
     /// What may be sent to one receiver now: waiting, due, and with no older message of its incident waiting before it,
     /// so that a receiver hears of one incident in order. In order of decision. What was never tried is due, whatever the
     /// clock said when it was decided; so is what waits for longer than `longest`, for no wait is: a clock that was ahead said
-    /// so.
+    /// so. What some of those behind the receiver have, by the ids `partly`, holds up only what they have, too.
     pub fn outbox_due(
         &self,
         receiver: &str,
         now: Timestamp,
         longest: Duration,
         limit: u32,
+        partly: &[String],
     ) -> Result<Vec<OutboxRow>, StoreError> {
         let mut query = self.0.prepare_cached(
             "SELECT * FROM outbox AS it WHERE state = 'waiting' AND receiver = ?1 \
                  AND (attempts = 0 OR next_attempt_at <= ?2 OR next_attempt_at > ?4) \
                  AND NOT EXISTS (SELECT 1 FROM outbox AS older WHERE older.state = 'waiting' \
                      AND older.tenant = it.tenant AND older.receiver = it.receiver \
-                     AND older.incident = it.incident AND older.id < it.id) \
+                     AND older.incident = it.incident AND older.id < it.id \
+                     AND (older.id NOT IN (SELECT value FROM json_each(?5)) OR it.id IN (SELECT value FROM json_each(?5)))) \
              ORDER BY id LIMIT ?3",
         )?;
-        Ok(query.query_map((receiver, At(now), limit, At(latest(now, longest))), read)?.collect::<Result<_, _>>()?)
+        let parameters = (receiver, At(now), limit, At(latest(now, longest)), Json(partly));
+        Ok(query.query_map(parameters, read)?.collect::<Result<_, _>>()?)
+    }
+
+    /// Those of some messages, by their ids, that wait for a receiver.
+    pub fn outbox_waits(&self, receiver: &str, ids: &[String]) -> Result<Vec<String>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut query = self.0.prepare_cached(
+            "SELECT id FROM outbox WHERE receiver = ?1 AND state = 'waiting' AND id IN (SELECT value FROM json_each(?2))",
+        )?;
+        Ok(query.query_map((receiver, Json(ids)), |row| row.get(0))?.collect::<Result<_, _>>()?)
     }
 
     /// When the next message to one receiver falls due after `now`, if one waits.

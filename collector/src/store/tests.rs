@@ -269,11 +269,17 @@ fn messages_of_one_incident_leave_in_order_and_do_not_hold_up_others() {
         // Decided by a clock that was ahead, and not tried yet.
         it.add_message(&OutboxRow { next_attempt_at: day(9), ..message("msg_3", "01B") })
     });
-    let due = |scene: &Scene| {
-        let rows = scene.writer.rows().outbox_due("ops", day(1), Duration::from_secs(30 * 86_400), 10).expect("reads");
-        rows.into_iter().map(|it| it.id).collect::<Vec<_>>()
+    let beside = |scene: &Scene, partly: &[&str]| {
+        let (rows, partly) = (scene.writer.rows(), partly.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>());
+        let due = rows.outbox_due("ops", day(1), Duration::from_secs(30 * 86_400), 10, &partly).expect("reads");
+        due.into_iter().map(|it| it.id).collect::<Vec<_>>()
     };
+    let due = |scene: &Scene| beside(scene, &[]);
     assert_eq!(due(&scene), ["msg_3"]);
+    assert_eq!(beside(&scene, &["msg_1"]), ["msg_2", "msg_3"], "some have the first");
+    assert_eq!(beside(&scene, &["msg_1", "msg_2"]), ["msg_3"], "and the second, which the others get after it");
+    let waits = scene.writer.rows().outbox_waits("ops", &["msg_1".into(), "msg_9".into()]).expect("reads");
+    assert_eq!(waits, ["msg_1"]);
     assert!(scene.write(|it| it.supersede_message("default", "msg_1", day(1))));
     assert_eq!(due(&scene), ["msg_2", "msg_3"]);
     scene.write(|it| it.update_message(&OutboxRow { uncertain: 1, ..message("msg_2", "01A") }));
@@ -313,7 +319,7 @@ fn what_a_clock_that_was_ahead_put_off_is_due_once_the_clock_is_right() {
         it.add_message(&OutboxRow { attempts: 3, next_attempt_at: later(3_601), ..message("msg_3", "01C") })
     });
     let due = |now: Timestamp| {
-        let rows = scene.writer.rows().outbox_due("ops", now, hour, 10).expect("reads");
+        let rows = scene.writer.rows().outbox_due("ops", now, hour, 10, &[]).expect("reads");
         rows.into_iter().map(|it| it.id).collect::<Vec<_>>()
     };
     assert_eq!(due(day(1)), ["msg_1", "msg_3"], "no wait is longer than an hour");

@@ -382,6 +382,19 @@ fn slow_ones_are_one_incident_after_a_hold_and_a_slow_one_now_and_then_is_none()
 }
 
 #[test]
+fn one_slow_canary_and_then_a_receiver_that_takes_none_is_told_of_the_receiver_alone() {
+    let mut world = World::new(&["a", "b"]);
+    world.takes = Some(100);
+    assert_eq!(world.wait(40), NOTHING);
+    world.takes = Some(6_000);
+    assert_eq!(world.wait(10), NOTHING);
+    world.takes = None;
+    assert_eq!(world.wait(1_000), ["Opened collector.canary canary:switch"]);
+    world.takes = Some(100);
+    assert_eq!(world.wait(20), ["Resolved collector.canary canary:switch"]);
+}
+
+#[test]
 fn there_is_a_message_also_while_there_is_no_agent_and_old_ones_are_not_kept() {
     let mut world = World::new(&[]);
     assert_eq!(world.wait(200), NOTHING);

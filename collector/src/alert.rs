@@ -570,6 +570,11 @@ impl State {
             }
             decisions.push(decision);
         }
+        if receivers.is_empty() {
+            let (nobody, why) = (Receiver::new(""), "there is no receiver in the configuration");
+            let kind = judge(change, &nobody, false, None, Way::All).0;
+            decisions.push(self.write_down((change, agent), &nobody, kind, Err(why.into()), (None, None), now));
+        }
         // Who knows no more of a server is spared nothing of its clients.
         if knew.iter().any(|it| !self.knows(&it.name, &key)) {
             self.let_go_of(key.clone(), now);

@@ -174,6 +174,13 @@ pub struct Collector {
     _lock: File,
 }
 
+/// Incidents that nobody hears of are what no operator expects of a configuration that is fine.
+fn warn_of_nobody(receivers: &[(String, notify::Destination)]) {
+    if receivers.is_empty() {
+        tracing::warn!("no receiver is configured: incidents are kept and shown, and nobody is told of them");
+    }
+}
+
 impl Collector {
     /// Starts everything. Must be called within a runtime.
     ///
@@ -217,6 +224,7 @@ impl Collector {
             started => started?,
         };
         let readers = Readers::open(&path)?;
+        warn_of_nobody(&config.destinations);
         let notify_config = notify::Config { receivers: config.destinations.clone(), clock };
         let notify = notify::start(notify_config, readers.clone(), handle.clone());
         let url = config.agents_url.clone().unwrap_or_else(|| url(certificates.first_name(), addresses.agents));
@@ -310,6 +318,7 @@ impl Collector {
         let fixed = self.config.fixed_parts(&config);
         self.handle.reload(rules(&config)).await??;
         let Config { policy, rules, destinations, bounds, abandoned, .. } = config;
+        warn_of_nobody(&destinations);
         let receivers = notify::Config { receivers: destinations.clone(), clock: self.now };
         self.notify.reload(receivers);
         self.route.send_replace(policy.route.clone().map(Arc::new));

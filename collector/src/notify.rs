@@ -383,6 +383,8 @@ pub struct ReceiverStatus {
     pub last_error: Option<String>,
     /// When it last took a message, since start.
     pub delivered_at: Option<Timestamp>,
+    /// Recipients for whom its server did not take the last letter that it took, and what it said; none until it took one.
+    pub left_out: Option<Vec<(String, u16)>>,
 }
 
 /// How delivery to all receivers goes. Cheap to clone.
@@ -570,6 +572,7 @@ impl Running {
                 failures: 0,
                 last_error: known.and_then(|it| it.last_error.clone()),
                 delivered_at: known.and_then(|it| it.delivered_at),
+                left_out: None,
             }
         };
         let statuses = config.receivers.iter().map(of).collect();

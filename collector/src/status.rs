@@ -119,15 +119,16 @@ pub fn ledger(health: Health) -> Part {
     Part { condition, detail: json!({ "failing": failing, "store_bytes_in_use": health.bytes_in_use }) }
 }
 
-/// Judges delivery by the breakers: one that is not closed is degraded. How many messages to each were given up is told beside it, if
+/// Judges delivery by the breakers: one that is not closed is degraded, and so is one whose letters do not reach everybody. How many messages to each were given up is told beside it, if
 /// the store says so: each is an incident, and past.
 pub fn receivers(receivers: &[ReceiverStatus], dead: Option<&[u64]>) -> Part {
-    let away = |it: &&ReceiverStatus| it.breaker != BreakerState::Closed;
-    let condition = if receivers.iter().any(|it| away(&it)) { Condition::Degraded } else { Condition::Ok };
+    let left_out = |it: &ReceiverStatus| it.left_out.as_ref().map_or(0, Vec::len);
+    let is_bad = |it: &ReceiverStatus| it.breaker != BreakerState::Closed || left_out(it) > 0;
+    let condition = if receivers.iter().any(is_bad) { Condition::Degraded } else { Condition::Ok };
     let detail = receivers.iter().enumerate().map(|(index, it)| {
         json!({
             "name": it.name, "breaker": it.breaker.as_str(), "failures": it.failures, "delivered_at": it.delivered_at,
-            "dead": dead.and_then(|it| it.get(index)),
+            "dead": dead.and_then(|it| it.get(index)), "recipients_left_out": left_out(it),
         })
     });
     Part { condition, detail: detail.collect() }
@@ -171,6 +172,7 @@ mod tests {
             failures: 5,
             last_error: Some("answered 500".into()),
             delivered_at: None,
+            left_out: None,
         }
     }
 
@@ -193,6 +195,12 @@ mod tests {
         let of = |failing, breaker, expires| report(failing, breaker, expires).condition();
         assert_eq!(of(None, BreakerState::Closed, 90), Condition::Ok);
         assert_eq!(of(None, BreakerState::Open, 90), Condition::Degraded);
+        let partly = ReceiverStatus {
+            left_out: Some(vec![("oncall@example.org".into(), 550)]),
+            ..receiver(BreakerState::Closed)
+        };
+        let partly = receivers(&[partly], None);
+        assert_eq!((partly.condition, &partly.detail[0]["recipients_left_out"]), (Condition::Degraded, &1.into()));
         assert_eq!(of(None, BreakerState::Closed, 13), Condition::Degraded);
         assert_eq!(of(None, BreakerState::Open, 0), Condition::Failed);
         assert_eq!(of(Some(Unavailable::Full), BreakerState::Closed, 90), Condition::Failed);

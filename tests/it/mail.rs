@@ -136,7 +136,8 @@ fn a_letter_says_what_is_wrong_and_its_end_stands_in_the_same_thread() {
 
         // The password is told to the server over TLS, and nowhere else.
         assert!(desk.mail.log().contains("A=plain:tickbird") && desk.mail.log().contains("P=esmtpsa"));
-        let store = std::fs::read(desk.collector.directory().join("store.db")).unwrap_or_default();
+        let read = |file: &str| std::fs::read(desk.collector.directory().join(file)).expect("is there");
+        let store = [read("store.db"), read("store.db-wal")].concat();
         let said = [desk.collector.command(&["receiver", "list"])?, desk.collector.log()].concat();
         assert!(!said.contains(PASSWORD), "{said}");
         assert!(!store.windows(PASSWORD.len()).any(|it| it == PASSWORD.as_bytes()));
@@ -239,6 +240,58 @@ fn one_full_mailbox_keeps_a_letter_from_nobody_else() {
         assert_eq!(both(&desk, "[RESOLVED]").len(), 1);
         let explained = desk.collector.command(&["explain", &id])?;
         assert!(explained.contains("but not for nobody@example.org (452); before: puts off"), "{explained}");
+        desk.agent.stop().map(drop)
+    });
+}
+
+/// A mailbox that is full holds up nobody else's news of the same thing, and gets all of them in order once there is room.
+#[test]
+fn what_comes_next_goes_to_the_others_while_one_recipient_is_awaited_and_to_that_one_in_order() {
+    alone(|stage| {
+        let mut desk = Desk::open(
+            stage,
+            "[route]\nreceiver = \"desk\"\ngroup_by = []\ngroup_wait = \"1s\"\ngroup_interval = \"1s\"\n",
+            &["health"],
+        )?;
+        desk.mail.has(Whim::HasNoRoomForOne, true)?;
+        let of = |desk: &Desk, who: &str| -> Vec<String> {
+            // The server's own id, in order of which it took them.
+            let taken = |it: &Letter| it.header("received").split(" id ").nth(1).map(|it| it[..16].to_owned());
+            let mut letters: Vec<_> = desk.mail.letters();
+            letters.retain(|it| it.header("envelope-to") == who);
+            letters.sort_by_key(taken);
+            letters.iter().map(|it| it.header("message-id").to_owned()).collect()
+        };
+        let has = |desk: &Desk, who: &'static str, count: usize| {
+            until(format!("{who} has {count} letters"), 60.s(), || {
+                let letters = of(desk, who);
+                if letters.len() == count { Ok(()) } else { Err(format!("{letters:?}")) }
+            })
+        };
+        for (letters, status) in ["status 500", "status 200", "status 500"].into_iter().enumerate() {
+            desk.web.does(status)?;
+            has(&desk, "oncall@example.org", letters + 1)?;
+        }
+        assert!(of(&desk, "nobody@example.org").is_empty());
+        desk.mail.has(Whim::HasNoRoomForOne, false)?;
+        has(&desk, "nobody@example.org", 3)?;
+        let [theirs, ours] = ["nobody@example.org", "oncall@example.org"].map(|it| of(&desk, it));
+        assert_eq!(theirs, ours, "the same letters");
+        assert!(theirs.is_sorted(), "in order: {theirs:?}");
+
+        // Whom the server does not know any more is told of to the others, until it does.
+        desk.mail.has(Whim::KnowsNobody, true)?;
+        desk.web.does("status 200")?;
+        let told = desk
+            .mail
+            .gets("that somebody gets none", 60.s(), |it| it.body.contains("do not reach nobody@example.org (550)"))?;
+        assert_eq!(told.header("envelope-to"), "oncall@example.org");
+        let ready: Value = desk.collector.get("/readyz")?.json()?;
+        assert_eq!(ready["parts"]["receivers"]["detail"][0]["recipients_left_out"], 1, "{ready}");
+        desk.mail.has(Whim::KnowsNobody, false)?;
+        desk.web.does("status 500")?;
+        let is_it = |it: &Value| it["target"] == "receiver:desk/recipients" && it["status"] == "resolved";
+        desk.collector.has_incident("it is over", 60.s(), is_it)?;
         desk.agent.stop().map(drop)
     });
 }

@@ -62,7 +62,8 @@ fn what_was_given_up_is_listed_and_sent_again_with_its_id() {
         clock.is_ahead_by(EIGHT_DAYS)?;
         webhook.is_ahead_by(EIGHT_DAYS);
         collector.serve()?;
-        until("it is given up", 60.s(), || {
+        // Not before it was tried for a minute: a start by a wrong clock would give up everything.
+        until("it is given up", 150.s(), || {
             let dead = collector.command(&["receiver", "dead", "--json"]).map_err(|error| error.to_string())?;
             if dead.contains(&id) { Ok(()) } else { Err(dead) }
         })?;

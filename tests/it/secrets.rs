@@ -226,6 +226,24 @@ fn mistakes(stage: &Stage, out: &mut Outlets) -> Result<(), StageError> {
     Ok(())
 }
 
+/// Receivers that nobody answers for, with a secret in each file that one may name.
+fn receivers(room: &Path) -> Result<String, StageError> {
+    let file =
+        |name: &str, text: String| write(&room.join(name), &text).map(|()| room.join(name).display().to_string());
+    let (key, token) =
+        (file("whsec", format!("whsec_{}", canary(72).repeat(4)))?, file("token", format!("Bearer {}", canary(73)))?);
+    let hook = file("hook.url", format!("http://127.0.0.1:1/{}?token={}\n", canary(74), canary(74)))?;
+    let chat = file("chat.url", format!("http://127.0.0.1:1/services/{}\n", canary(75)))?;
+    let password = file("mail.password", canary(76))?;
+    Ok(format!(
+        "\n[[receiver]]\nname = \"vault\"\nwebhook.url_file = \"{hook}\"\nwebhook.secret_file = \"{key}\"\n\
+         webhook.headers = {{ authorization = {{ file = \"{token}\" }} }}\n\
+         \n[[receiver]]\nname = \"chat\"\nslack.url_file = \"{chat}\"\n\
+         \n[[receiver]]\nname = \"desk\"\nemail.smarthost = \"127.0.0.1:1\"\nemail.from = \"a@example.org\"\n\
+         email.to = [\"b@example.org\"]\nemail.user = \"till\"\nemail.password_file = \"{password}\"\n"
+    ))
+}
+
 #[test]
 fn no_secret_comes_out_of_any_path_and_what_stands_beside_it_does() {
     alone(|stage| {
@@ -275,6 +293,7 @@ fn no_secret_comes_out_of_any_path_and_what_stands_beside_it_does() {
         let pager = receiver(&webhook).replace("\"ops\"", "\"pager\"");
         let elsewhere = format!("http://127.0.0.1:1/{}?token={}", canary(70), canary(71));
         collector.configure(&pager.replace(&webhook.url(), &elsewhere))?;
+        collector.configure(&receivers(&room)?)?;
         collector.serve()?;
         let mut agent = Agent::prepare(stage, &configuration, User::Same)?;
         agent.knows("BOOKKEEPER", format!("postgresql://bookkeeper:{}@bookkeeper.invalid/app", canary(1)));
@@ -337,6 +356,9 @@ fn no_secret_comes_out_of_any_path_and_what_stands_beside_it_does() {
             let refused = collector.get_as(&format!("/v1/{}?token={}", canary(82), canary(83)), Some(&token))?;
             out.take("an answer to a stranger", format!("{:?} {}", refused.headers, refused.body));
         }
+        let ended = collector.items("incidents", "")?;
+        let ended = ended.iter().find(|it| it["check"] == "proc.gone").expect("it was told");
+        out.take_receivers(&collector, ended["id"].as_str().unwrap_or_default())?;
         let backup = room.join("backup");
         out.take("backup", collector.command(&["backup", &backup.display().to_string()])?);
         out.take_answers(&collector)?;

@@ -285,7 +285,10 @@ impl State {
             changes.extend(self.look_at_receiver(&tenant, settings, reach, now));
             let listened = self.listening.total();
             let flight = self.canaries.flights.entry(tenant.clone()).or_default();
-            if listened >= flight.next_at {
+            // One that its receiver thinks about is waited for: what it needed is the latency. One that nobody takes is replaced.
+            let waits = flight.waits_since.filter(|_| !flight.told.is_empty());
+            let is_under_way = waits.is_some_and(|(since, _)| listened.saturating_sub(since) < settings.missing_after);
+            if listened >= flight.next_at && !is_under_way {
                 flight.next_at = listened + settings.every;
                 flight.waits_since.get_or_insert((listened, now));
                 flown.push(self.tell_canaries(tenant, flock, settings));
@@ -444,7 +447,7 @@ impl State {
             severity: Severity::Critical,
             summary: format!("canaries are stored and not delivered to receiver {receiver} since {since}{because}"),
             reason: "it took none for canary.missing_after".into(),
-            advice: "see what waits for the receiver (`/readyz`), and what it answers; findings go the same way",
+            advice: "see what waits for the receiver, and what it answers (`tickbird-collector receiver list`); findings go the same way",
             evidence: json!({
                 "receiver": receiver, "since": since, "last_taken_at": flight.taken_at, "last_error": last_error,
             }),

@@ -748,7 +748,13 @@ fn a_disk_that_is_low_worsens_when_it_is_full_and_is_over_only_with_room_enough(
 fn strain(queue: Verdict, receivers: &[(&str, Verdict)]) -> Strain {
     let judged = |verdict| Judged { verdict, over_since: None };
     let of = |&(name, verdict): &(&str, Verdict)| {
-        let reach = Reach { name: name.into(), is_away: None, failures: 9, last_error: Some("answered 500".into()) };
+        let reach = Reach {
+            name: name.into(),
+            is_away: None,
+            failures: 9,
+            last_error: Some("answered 500".into()),
+            left_out: None,
+        };
         (reach, judged(verdict))
     };
     Strain {
@@ -778,6 +784,33 @@ fn a_queue_that_stays_full_and_a_receiver_that_stays_away_are_told_once_and_over
     world.restart(Vec::new());
     assert_eq!(on(&mut world, Clear, &[]), ["Resolved collector.receiver"], "also when that is so since a restart");
     assert_eq!(on(&mut world, Clear, &[("ops", Open)]), none);
+}
+
+#[test]
+fn recipients_whom_letters_do_not_reach_are_told_once_until_one_does() {
+    let mut world = World::new(Vec::new());
+    let none = Vec::<String>::new();
+    let on = |world: &mut World, left_out: Option<&[(&str, u16)]>| {
+        let mut strain = strain(Verdict::Clear, &[("desk", Verdict::Clear)]);
+        strain.receivers[0].0.left_out =
+            left_out.map(|them| them.iter().map(|(who, code)| ((*who).to_owned(), *code)).collect());
+        world.apply(Event::Strain(&strain))
+    };
+    let (one, both) = ([("oncall@x", 550)], [("boss@x", 452), ("oncall@x", 550)]);
+    assert_eq!(on(&mut world, None), none);
+    assert_eq!(on(&mut world, Some(&[])), none);
+    assert_eq!(on(&mut world, Some(&one)), ["Opened collector.receiver"]);
+    assert_eq!(on(&mut world, Some(&one)), none, "it is known");
+    assert_eq!(on(&mut world, Some(&both)), ["Refreshed collector.receiver"], "there is one more");
+    let incident = world.state.incidents.values().next().expect("one").row().clone();
+    assert_eq!(incident.summary, "letters of receiver desk do not reach boss@x (452), oncall@x (550)");
+    assert!(!is_about(&incident, "desk"), "the others hear of it");
+    world.restart(Vec::new());
+    assert_eq!(on(&mut world, None), none, "nothing is known yet");
+    assert_eq!(on(&mut world, Some(&[])), ["Resolved collector.receiver"]);
+    assert_eq!(on(&mut world, Some(&one)), ["Reopened collector.receiver"]);
+    let gone = strain(Verdict::Clear, &[]);
+    assert_eq!(world.apply(Event::Strain(&gone)), ["Resolved collector.receiver"], "it is configured no more");
 }
 
 #[test]

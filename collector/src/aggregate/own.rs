@@ -301,6 +301,39 @@ pub(super) fn receiver((reach, judged): &(Reach, Judged), now: Timestamp) -> Fin
     .finding(now)
 }
 
+/// What stands behind the name of a receiver where it is about some behind it.
+const RECIPIENTS: &str = "/recipients";
+
+/// Under what name those behind a receiver are known whom its letters do not reach.
+pub(super) fn recipients_of(receiver: &str) -> String {
+    format!("{receiver}{RECIPIENTS}")
+}
+
+/// Whether a name is that of a receiver, or of those behind it.
+pub(super) fn is_name_of(name: &str, receiver: &str) -> bool {
+    name.strip_suffix(RECIPIENTS).unwrap_or(name) == receiver || name == receiver
+}
+
+pub(super) fn left_out(receiver: &str, recipients: &[(String, u16)], now: Timestamp) -> FindingRow {
+    const NAMED: usize = 10;
+    let mut named: Vec<_> = recipients.iter().take(NAMED).map(|(who, code)| format!("{who} ({code})")).collect();
+    named.extend(recipients.len().checked_sub(NAMED).filter(|it| *it > 0).map(|it| format!("{it} more")));
+    let list: Vec<_> = recipients.iter().map(|(who, code)| json!({ "recipient": who, "code": code })).collect();
+    Own {
+        tenant: DEFAULT_TENANT,
+        agent: COLLECTOR,
+        check: RECEIVER,
+        target: receiver_target(&recipients_of(receiver)),
+        severity: Severity::Warning,
+        summary: format!("letters of receiver {receiver} do not reach {}", named.join(", ")),
+        reason: "the mail server took the last letter for others, and not for them".into(),
+        advice: "correct the address in the configuration, or make room in the mailbox; what was told meanwhile they did not get",
+        evidence: json!({ "receiver": receiver, "recipients": list }),
+        since: now,
+    }
+    .finding(now)
+}
+
 pub(super) fn receiver_fingerprint(name: &str) -> Fingerprint {
     Fingerprint::of(DEFAULT_TENANT, COLLECTOR, RECEIVER, &receiver_target(name), None)
 }

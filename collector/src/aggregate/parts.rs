@@ -63,12 +63,30 @@ impl State {
                 Verdict::Clear => _ = self.away.remove(name),
                 Verdict::Open => (),
             }
+            changes.extend(self.left_out(&of.0, now));
         }
-        let is_configured = |name: &str| strain.receivers.iter().any(|(reach, _)| reach.name == name);
+        let is_configured = |name: &str| strain.receivers.iter().any(|(reach, _)| own::is_name_of(name, &reach.name));
         for gone in self.away.extract_if(.., |name| !is_configured(name)).collect::<Vec<_>>() {
             changes.extend(self.clear(own::receiver_fingerprint(&gone), "it is configured no more", now));
         }
         changes
+    }
+
+    /// Told of those behind a receiver whom its letters do not reach, and again when they are others.
+    fn left_out(&mut self, reach: &Reach, now: Timestamp) -> Vec<IncidentChange> {
+        let Some(recipients) = &reach.left_out else { return Vec::new() };
+        let name = own::recipients_of(&reach.name);
+        let fingerprint = own::receiver_fingerprint(&name);
+        if recipients.is_empty() {
+            self.away.remove(&name);
+            return self.clear(fingerprint, "the last letter was taken for everybody", now);
+        }
+        let finding = own::left_out(&reach.name, recipients, now);
+        if self.fires(&fingerprint).is_some_and(|row| row.summary == finding.summary) {
+            return Vec::new();
+        }
+        self.away.insert(name);
+        self.raise(finding, now)
     }
 
     fn follow(

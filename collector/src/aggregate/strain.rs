@@ -71,6 +71,8 @@ pub struct Reach {
     pub failures: u32,
     /// What the last one said.
     pub last_error: Option<String>,
+    /// Recipients whom its last letter did not reach, and what the server said of them; none while nobody knows.
+    pub left_out: Option<Vec<(String, u16)>>,
 }
 
 /// What is said of a part.
@@ -258,7 +260,8 @@ mod tests {
         fn look(&mut self) -> Strain {
             self.second += 1;
             let now = Timestamp::from_second(1_790_000_000 + self.second.cast_signed()).expect("in range");
-            let reach = Reach { name: "ops".into(), is_away: self.is_away, failures: 5, last_error: None };
+            let reach =
+                Reach { name: "ops".into(), is_away: self.is_away, failures: 5, last_error: None, left_out: None };
             let queue = Queue { waiting: self.waiting, places: 1_000 };
             let look = Look { room: self.room, queue, receivers: vec![reach] };
             self.strains.take(look, Duration::from_secs(self.second), now)

@@ -94,7 +94,7 @@ impl Explanation {
             });
             json!({
                 "decided_at": it.decided_at,
-                "receiver": it.receiver,
+                "receiver": (!it.receiver.is_empty()).then_some(&it.receiver),
                 "state_epoch": it.state_epoch,
                 "kind": it.kind,
                 "told": it.told,

@@ -10,6 +10,9 @@ use super::route::Facts;
 use super::{Policy, Route};
 use crate::aggregate::tells_of_receiver;
 
+/// What is not worth an incident.
+const RECORDS: &str = "a finding of severity info is recorded, and opens no incident";
+
 /// One receiver to which an incident leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Foreseen {
@@ -54,7 +57,8 @@ impl Policy {
             let severity: Option<Severity> = facts.get("severity").and_then(|it| it.parse().ok());
             let target = facts.get("target").map_or("", String::as_str);
             // Without a severity none is too low.
-            let silent = receiver.does_not_want(check, severity.unwrap_or(Severity::Critical));
+            let records = (severity == Some(Severity::Info)).then(|| RECORDS.to_owned());
+            let silent = records.or_else(|| receiver.does_not_want(check, severity.unwrap_or(Severity::Critical)));
             let silent = silent
                 .or_else(|| tells_of_receiver(check, target, name).then(|| "it is about this receiver itself".into()));
             let mute = || route.and_then(|it| self.is_mute(it, now));
@@ -93,13 +97,15 @@ mod tests {
     fn without_routes_everybody_is_led_to_and_a_receivers_own_bounds_are_told() {
         let mut pager = Receiver::new("pager");
         pager.min_severity = Severity::Critical;
-        let policy = Policy::from(vec![Receiver::new("ops"), pager]);
-        let silent = |severity| {
+        let mut policy = Policy::from(vec![Receiver::new("ops"), pager]);
+        let silent = |policy: &Policy, severity| {
             let seen = policy.foresee(&facts(&[("severity", severity), ("check", "pool.leak")]), &[], Timestamp::now());
             seen.into_iter().map(|it| it.silent.is_some()).collect::<Vec<_>>()
         };
-        assert_eq!(silent("warning"), [false, true]);
-        assert_eq!(silent("critical"), [false, false]);
+        assert_eq!(silent(&policy, "warning"), [false, true]);
+        assert_eq!(silent(&policy, "critical"), [false, false]);
+        policy.receivers[0].min_severity = Severity::Info;
+        assert!(silent(&policy, "info")[0], "it opens no incident");
     }
 
     #[test]

@@ -42,6 +42,8 @@ const BYTES_IN_FULL: usize = 256 << 10;
 const IN_BRIEF: usize = 500;
 /// of what is over so many, before all others: who was told of one by name is told of its end by name.
 const ENDS_IN_BRIEF: usize = 2_000;
+/// All of these together take no more than so many bytes.
+const BYTES_IN_BRIEF: usize = 600 << 10;
 /// What is said of an incident of a group of which nothing is new.
 const UNCHANGED: &str = "unchanged";
 /// Type and check of what only tries a receiver.
@@ -400,7 +402,12 @@ impl<'a> GroupTold<'a> {
         };
         let ends = self.further_ends(in_full).take(ENDS_IN_BRIEF);
         let rest = self.parts.iter().skip(in_full).filter(|it| !is_end(it)).take(IN_BRIEF);
-        let others: Vec<_> = ends.chain(rest).map(brief).collect();
+        let mut bytes = 0;
+        let fits = |it: &Brief<'_>| {
+            bytes += serde_json::to_vec(it).map_or(0, |it| it.len() + 1);
+            bytes <= BYTES_IN_BRIEF
+        };
+        let others: Vec<_> = ends.chain(rest).map(brief).take_while(fits).collect();
         GroupMessage {
             version: VERSION,
             id: self.id,

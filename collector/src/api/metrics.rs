@@ -96,6 +96,9 @@ async fn levels(shared: &Shared, caller: &Caller) -> Result<Registry, Problem> {
     level(&mut registry, "tickbird_notify_dead", "Messages that were given up and are kept", "receiver", dead);
     let help = "1 while a receiver is not asked, or only now and then";
     level(&mut registry, "tickbird_notify_breaker_open", help, "receiver", of(|it| it.2));
+    let left_out = receivers.iter().map(|it| (it.name.clone(), it.left_out.as_ref().map_or(0, Vec::len) as u64));
+    let help = "Recipients for whom the mail server did not take the last letter that it took for others";
+    level(&mut registry, "tickbird_notify_recipients_left_out", help, "receiver", left_out);
     register_canaries(&mut registry, &canaries);
     let queue = context.ledger.queue();
     single(&mut registry, "tickbird_ledger_waiting", "Events that wait for the ledger", queue.waiting as u64);

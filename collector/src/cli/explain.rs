@@ -97,7 +97,8 @@ fn decision(explanation: &Explanation, it: &DecisionRow) -> Vec<String> {
         None if it.told => "told",
         None => "not told",
     };
-    let mut lines = vec![format!("{}  {} {told} of {kind}: {}", time(it.decided_at), it.receiver, plain(&it.reason))];
+    let who = if it.receiver.is_empty() { "nobody" } else { &it.receiver };
+    let mut lines = vec![format!("{}  {who} {told} of {kind}: {}", time(it.decided_at), plain(&it.reason))];
     if let Some(id) = &it.message {
         let of = it.in_group.as_deref().map(|it| format!(" of {it}")).unwrap_or_default();
         lines.extend(it.in_group.as_ref().map(|id| format!("    {}", grouped(explanation.groupings.get(id)))));

@@ -171,7 +171,12 @@ impl Dead {
 
 impl Resend {
     fn run(self) -> Result<(), CliError> {
+        let config = read_config(&self.at.directory().config())?;
         let mut writer = self.at.writer()?;
+        // Nobody would take it up.
+        if let Some(message) = writer.rows().message(DEFAULT_TENANT, &self.id)? {
+            find(config, &message.receiver)?;
+        }
         let transaction = writer.transaction()?;
         match transaction.resend(DEFAULT_TENANT, &self.id, now())? {
             Resent::Waits => transaction.commit()?,

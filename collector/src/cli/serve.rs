@@ -113,6 +113,7 @@ impl CheckConfig {
             Ok(_) | Err(_) => Vec::new(),
         };
         let tests = checked.as_ref().map_or(&[][..], |(tests, _)| tests);
+        let has_nobody = checked.as_ref().is_ok_and(|(_, it)| it.destinations.is_empty());
         if self.json || checked.is_ok() {
             let of = |it: &Tested| json!({"file": it.file, "name": it.name, "passed": it.problems.is_empty(), "problems": it.problems});
             let rules: Vec<_> = checked.iter().flat_map(|(_, it)| &it.rules).collect();
@@ -129,7 +130,8 @@ impl CheckConfig {
                     problems => format!("FAIL  {}\n        {}\n", it.name, problems.join("\n        ")),
                 };
                 let rules: String = rules.iter().map(|it| format!("rule  {}: {it}\n", it.name)).collect();
-                format!("{shown} is fine\n{rules}{}", tests.iter().map(of).collect::<String>())
+                let nobody = if has_nobody { ", but it has no [[receiver]]: nobody is told of anything" } else { "" };
+                format!("{shown} is fine{nobody}\n{rules}{}", tests.iter().map(of).collect::<String>())
             })?;
         }
         let failed = tests.iter().filter(|it| !it.problems.is_empty()).count();

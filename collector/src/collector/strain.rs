@@ -45,6 +45,7 @@ pub(super) async fn watch(
             is_away: it.is_away,
             failures: it.failures,
             last_error: it.last_error,
+            left_out: it.left_out,
         };
         let look = Look { room, queue: parts.ledger.queue(), receivers: receivers.map(reach).collect() };
         told.send_replace(Some(strains.take(look, began.elapsed(), clock())));

@@ -73,7 +73,7 @@ fn destination(fields: &mut Fields, directory: &Path, mistakes: &mut Vec<Mistake
 
 fn requests(mut of: Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<(Form, webhook::Config)> {
     let before = mistakes.len();
-    let url = needed(&mut of, "url", "write webhook.url = \"https://…\"", mistakes, Fields::text);
+    let (url, url_key) = url(&mut of, "write webhook.url = \"https://…\"", directory, mistakes);
     let secret = of.file("secret_file", directory, mistakes);
     let tls = TlsFiles::read(&mut of, directory, mistakes);
     let method = of.text("method", mistakes);
@@ -100,7 +100,7 @@ fn requests(mut of: Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Op
     let varies = worded.iter().try_for_each(|it| webhook::Config::may_vary(&it.name));
     let config = config
         .and_then(|it| varies.map(|()| it))
-        .map_err(|error| of.mistake(error.key("url"), error.to_string(), error.advice(), mistakes))
+        .map_err(|error| of.mistake(error.key(url_key), error.to_string(), error.advice(), mistakes))
         .ok()?;
     let mut words = Words::default();
     let mut wrong: Vec<(&str, String, TemplateError)> = Vec::new();
@@ -194,6 +194,24 @@ impl TlsFiles {
     }
 }
 
+/// A URL, or a file that holds one that is a secret; and the key that it stands at.
+fn url(
+    of: &mut Fields,
+    advice: &str,
+    directory: &Path,
+    mistakes: &mut Vec<Mistake>,
+) -> (Option<Zeroizing<String>>, &'static str) {
+    const FILE: &str = "url_file";
+    if !of.has(FILE) {
+        return (needed(of, "url", advice, mistakes, Fields::text).map(Zeroizing::new), "url");
+    }
+    if of.has("url") {
+        of.mistake("url", "is there, and a url_file, too".into(), "leave one of them out", mistakes);
+        of.ignore("url");
+    }
+    (of.file(FILE, directory, mistakes).map(Zeroizing::new), FILE)
+}
+
 /// Whoever knows the URL of one of Slack may post, so it is a secret.
 fn chat(mut of: Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<webhook::Config> {
     let advice = "write slack.url_file = \"…\", a file that holds the URL";
@@ -206,7 +224,7 @@ fn chat(mut of: Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option
 
 fn alerts(mut of: Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Option<Destination> {
     let before = mistakes.len();
-    let url = needed(&mut of, "url", "write alertmanager.url = \"http://alertmanager:9093\"", mistakes, Fields::text);
+    let (url, url_key) = url(&mut of, "write alertmanager.url = \"http://alertmanager:9093\"", directory, mistakes);
     let tls = TlsFiles::read(&mut of, directory, mistakes);
     let headers = headers(of.table("headers", mistakes), directory, mistakes);
     let refresh = of.duration("refresh", mistakes).unwrap_or(REFRESH);
@@ -221,7 +239,7 @@ fn alerts(mut of: Fields, directory: &Path, mistakes: &mut Vec<Mistake>) -> Opti
     let headers = headers.iter().map(Header::pair);
     let config = webhook::Config::new(&url, None, &tls.trust()).and_then(|it| it.asking(None, headers));
     let config =
-        config.map_err(|error| of.mistake(error.key("url"), error.to_string(), error.advice(), mistakes)).ok()?;
+        config.map_err(|error| of.mistake(error.key(url_key), error.to_string(), error.advice(), mistakes)).ok()?;
     Some(Destination::Alertmanager(config, refresh))
 }
 

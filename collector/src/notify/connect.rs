@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,11 +83,23 @@ async fn first_of(places: Vec<SocketAddr>) -> io::Result<TcpStream> {
     }
 }
 
-/// 169.254.0.0/16 (RFC 3927) and fe80::/10 (RFC 4291), in either family's form.
+/// 169.254.0.0/16 (RFC 3927) and fe80::/10 (RFC 4291), in either family's form, also behind NAT64 (64:ff9b::/96, RFC 6052), 6to4
+/// (2002::/16, RFC 3056) and as an IPv4-compatible address (::/96, RFC 4291); and where clouds answer beside them: fd00:ec2::254 and
+/// 100.100.100.200.
 pub(super) fn is_link_local(address: IpAddr) -> bool {
     match address.to_canonical() {
-        IpAddr::V4(it) => it.is_link_local(),
-        IpAddr::V6(it) => it.is_unicast_link_local(),
+        IpAddr::V4(it) => it.is_link_local() || it == Ipv4Addr::new(100, 100, 100, 200),
+        IpAddr::V6(it) => {
+            let embedded = match it.segments() {
+                [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0, 0, 0, 0, 0, 0, high, low] => Some([high, low]),
+                [0x2002, high, low, ..] => Some([high, low]),
+                _ => None,
+            };
+            let embedded = embedded.map(|[high, low]| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));
+            it.is_unicast_link_local()
+                || it == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)
+                || embedded.is_some_and(|it| is_link_local(it.into()))
+        }
     }
 }
 
@@ -231,6 +243,27 @@ mod tests {
             assert!(filling.len() < 100, "its queue never fills");
         }
         (listener, filling)
+    }
+
+    #[test]
+    fn a_link_local_address_is_known_in_every_disguise() {
+        let is = |address: &str| is_link_local(address.parse().expect("an address"));
+        for address in [
+            "169.254.169.254",
+            "fe80::1",
+            "::ffff:169.254.169.254",
+            "::169.254.169.254",
+            "64:ff9b::a9fe:a9fe",
+            "2002:a9fe:a9fe::1",
+            "fd00:ec2::254",
+            "100.100.100.200",
+        ] {
+            assert!(is(address), "{address}");
+        }
+        for address in ["10.0.0.5", "::1", "::", "64:ff9b::a00:5", "2002:a00:5::1", "fd00:ec2::253", "100.100.100.201"]
+        {
+            assert!(!is(address), "{address}");
+        }
     }
 
     #[tokio::test]

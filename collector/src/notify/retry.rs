@@ -21,6 +21,8 @@ const LONGEST_WISH: Duration = Duration::from_secs(3600);
 pub(super) const LONGEST: Duration = Duration::from_secs(LONGEST_WISH.as_secs() + CAP.as_secs());
 /// After this long without a yes a message is a dead letter.
 pub(super) const GIVE_UP: Duration = Duration::from_secs(7 * 24 * 3600);
+/// and not within so long after a start.
+const TRIED_FOR: Duration = Duration::from_secs(60);
 
 /// What is refused for what it is gets so many attempts at least,
 const REFUSALS: u32 = 5;
@@ -57,12 +59,22 @@ impl Refusals {
     }
 }
 
-/// What an attempt that ended at `now` comes to; `refusals` are those of before with this one, `unit` is uniform in `0.0..1.0`.
+/// When a message is given up, on the clock `steady` that nobody sets and that has run for `uptime`. A clock that is set, in either direction,
+/// is no reason to give it up: it was decided a week ago by both clocks, and a start from a wrong one has had its time to try.
+pub(super) fn end_of(decided_at: Timestamp, wall: Timestamp, (steady, uptime): (Timestamp, Duration)) -> Timestamp {
+    let age = |now: Timestamp| Duration::try_from(now.duration_since(decided_at)).unwrap_or_default();
+    let age = age(wall).min(age(steady));
+    let left = GIVE_UP.saturating_sub(age).max(TRIED_FOR.saturating_sub(uptime));
+    steady.saturating_add(left).unwrap_or(Timestamp::MAX)
+}
+
+/// What an attempt that ended at `now` comes to; `end` is that of the message, `refusals` are those of before with this one, `unit` is uniform
+/// in `0.0..1.0`.
 pub(super) fn outcome(
     message: &OutboxRow,
     result: &Result<Answer, NotifyError>,
     refusals: Option<Refusals>,
-    now: Timestamp,
+    (now, mut end): (Timestamp, Timestamp),
     unit: f64,
 ) -> Outcome {
     let error = match result {
@@ -70,7 +82,6 @@ pub(super) fn outcome(
         Err(error) => error,
     };
     let (uncertain, text) = (error.is_uncertain(), error.chain());
-    let mut end = message.decided_at.saturating_add(GIVE_UP).unwrap_or(Timestamp::MAX);
     let refused_enough = refusals.is_some_and(|it| it.is_its_own && it.count >= REFUSALS && now >= it.end());
     if now >= end || refused_enough {
         return Outcome::Dead { uncertain, error: text };
@@ -125,8 +136,12 @@ mod tests {
         }
     }
 
+    fn week() -> Timestamp {
+        at(7 * 24 * 3_600)
+    }
+
     fn retry_at(attempts: u32, error: NotifyError, now: i64) -> i64 {
-        match outcome(&message(attempts), &Err(error), None, at(now), 1.0) {
+        match outcome(&message(attempts), &Err(error), None, (at(now), week()), 1.0) {
             Outcome::Retry { at: next, .. } => next.as_second() - at(0).as_second(),
             other => panic!("{other:?}"),
         }
@@ -154,11 +169,25 @@ mod tests {
     fn seven_days_then_one_last_attempt_then_a_dead_letter() {
         let week = 7 * 24 * 3600;
         assert_eq!(retry_at(20, answered(500, None), week - 10), week);
-        let dead = outcome(&message(21), &Err(answered(500, None)), None, at(week), 0.5);
+        let now = |second| (at(second), end_of(at(0), at(second), (at(second), GIVE_UP)));
+        let dead = outcome(&message(21), &Err(answered(500, None)), None, now(week), 0.5);
         assert!(matches!(&dead, Outcome::Dead { uncertain: true, error } if error.contains("500")), "{dead:?}");
         assert!(
-            matches!(outcome(&message(21), &Ok(Answer::of(204)), None, at(week + 1), 0.5), Outcome::Delivered { answer } if answer == "answered 204")
+            matches!(outcome(&message(21), &Ok(Answer::of(204)), None, now(week + 1), 0.5), Outcome::Delivered { answer } if answer == "answered 204")
         );
+    }
+
+    #[test]
+    fn a_clock_that_is_set_gives_nothing_up() {
+        let (hour, week) = (3_600, 7 * 24 * 3_600);
+        let is_over = |decided, wall, steady, uptime| {
+            end_of(at(decided), at(wall), (at(steady), Duration::from_secs(uptime))) <= at(steady)
+        };
+        assert!(is_over(0, week, week, 2 * 3_600));
+        assert!(!is_over(0, hour, 2 * week, 3_600), "set back by two weeks since the start, an hour ago");
+        assert!(!is_over(0, 2 * week, hour, 3_600), "set forward since it was decided");
+        assert!(!is_over(0, 2 * week, 2 * week, 59), "a start by a clock that is ahead");
+        assert!(is_over(0, 2 * week, 2 * week, 60));
     }
 
     /// When it is tried and at last given up, in seconds after the first attempt, by a receiver that answers so each time and took another one
@@ -179,7 +208,7 @@ mod tests {
             let result = Err(answers(now));
             let taken_at = taken_at.filter(|it| *it <= at(now));
             refusals = Refusals::after(refusals, &result, taken_at, at(now));
-            match outcome(&message, &result, refusals, at(now), unit) {
+            match outcome(&message, &result, refusals, (at(now), week()), unit) {
                 Outcome::Retry { at: next, .. } => now = (next.as_second() - at(0).as_second()).max(now + 1),
                 Outcome::Dead { .. } => return (tried, true),
                 other => panic!("{other:?}"),
@@ -223,7 +252,7 @@ mod tests {
         // What an earlier start of the collector was told five times in vain is not given up at the next one's first attempt.
         let late = Refusals { count: 1, since: at(0), is_its_own: true };
         assert!(matches!(
-            outcome(&message(9), &Err(answered(400, None)), Some(late), at(300), 1.0),
+            outcome(&message(9), &Err(answered(400, None)), Some(late), (at(300), week()), 1.0),
             Outcome::Retry { at: next, .. } if next == at(301)
         ));
     }

@@ -303,7 +303,8 @@ where
     *phase = Phase::Sent;
     let answer = sender.send_request(request).await.map_err(NotifyError::Broken)?;
     let status = answer.status();
-    let retry_after = answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let retry_after = answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let retry_after = retry_after.and_then(|it| wished(it, Timestamp::now()));
     if status.is_success() {
         // The yes counts; the rest only lets the other side finish.
         *phase = Phase::Taken(status.as_u16());
@@ -317,7 +318,16 @@ where
         }
         return Ok(status.as_u16());
     }
-    Err(NotifyError::Answered { status: status.as_u16(), retry_after: retry_after.map(Duration::from_secs) })
+    Err(NotifyError::Answered { status: status.as_u16(), retry_after })
+}
+
+/// A wait as `Retry-After` asks for it (RFC 9110, section 10.2.3): in seconds, or until a date.
+fn wished(value: &str, now: Timestamp) -> Option<Duration> {
+    if let Ok(seconds) = value.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = jiff::fmt::rfc2822::parse(value.trim()).ok()?.timestamp();
+    Some(Duration::try_from(until.duration_since(now)).unwrap_or_default())
 }
 
 fn signature(secret: &[u8], id: &str, timestamp: &str, body: &[u8]) -> String {
@@ -349,6 +359,16 @@ mod tests {
     }
 
     /// Computed with `printf 'a.1.b' | openssl dgst -sha256 -hmac "the receiver's own secret, 32 by" -binary | base64`.
+    #[test]
+    fn a_wait_is_asked_for_in_seconds_or_until_a_date() {
+        let now: Timestamp = "1994-11-06T08:49:07Z".parse().expect("a time");
+        let seconds = |value: &str| wished(value, now).map(|it| it.as_secs());
+        assert_eq!(seconds("120"), Some(120));
+        assert_eq!(seconds("Sun, 06 Nov 1994 08:49:37 GMT"), Some(30));
+        assert_eq!(seconds("Sun, 06 Nov 1994 08:40:00 GMT"), Some(0), "that is over");
+        assert_eq!([seconds("soon"), seconds(""), seconds("-5")], [None; 3]);
+    }
+
     #[test]
     fn the_signature_is_the_one_openssl_computes() {
         let secret = decode(SECRET).expect("32 bytes");

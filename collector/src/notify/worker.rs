@@ -296,15 +296,21 @@ impl Worker {
         }
         let at = (self.clock)();
         self.status.update(&self.name, |status| match result {
-            Ok(_) => {
+            Ok(answer) => {
                 status.delivered_at = Some(at);
                 status.last_error = None;
+                status.left_out = Some(answer.left_out);
             }
             Err(error) => status.last_error = Some(error.chain()),
         });
     }
 
-    fn show(&self) {
+    fn show(&mut self) {
+        let has_nothing = self.has_waiting == Some(false) && self.believed == 0;
+        if has_nothing && self.breaker.state(self.started.elapsed()) == BreakerState::HalfOpen {
+            // There is nothing left to see with whether it is back, and nobody waits to know.
+            self.breaker.succeeded();
+        }
         let (state, failures) = (self.breaker.state(self.started.elapsed()), self.breaker.failures());
         let is_away = match (state, self.has_waiting) {
             // A receiver that nobody needs is missed by nobody, and there is nothing to try it with.
@@ -357,7 +363,8 @@ async fn attempt(
     let at = clock();
     let now = steady.now();
     let refusals = Refusals::after(refusals, &result, taken_at, now);
-    let outcome = retry::outcome(&message, &result, refusals, now, rand::random());
+    let end = retry::end_of(message.decided_at, at, (now, steady.started.elapsed()));
+    let outcome = retry::outcome(&message, &result, refusals, (now, end), rand::random());
     if let Outcome::Dead { error, .. } = &outcome {
         let attempts = message.attempts + 1;
         tracing::error!(receiver = %name, message = %message.id, attempts, %error, "given up");

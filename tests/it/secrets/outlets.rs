@@ -66,6 +66,23 @@ impl Outlets {
         Ok(())
     }
 
+    /// What the collector's commands say of receivers, what they try, and why they were told.
+    pub(super) fn take_receivers(&mut self, collector: &Collector, incident: &str) -> Result<(), StageError> {
+        let explained = collector.command(&["explain", incident])?;
+        assert!(explained.contains("vault") && explained.contains("desk"), "{explained}");
+        self.take("explain", explained);
+        for words in ["receiver list", "receiver list --json", "receiver dead", "route show", "check-config"] {
+            self.take(words, collector.command(&words.split(' ').collect::<Vec<_>>())?);
+        }
+        self.take("explain --json", collector.command(&["explain", "--json", incident])?);
+        for name in ["pager", "vault", "chat", "desk"] {
+            self.take(format!("receiver test {name}"), collector.command(&["receiver", "test", name])?);
+            let refused = collector.command(&["receiver", "test", name, "--send"]).expect_err("nobody is there");
+            self.take(format!("receiver test {name} --send"), refused.to_string());
+        }
+        Ok(())
+    }
+
     /// What the agent's page tells whoever asks on this host.
     pub(super) fn take_pages(&mut self, port: u16) -> Result<(), StageError> {
         for path in ["/healthz", "/metrics"] {

@@ -149,8 +149,13 @@ impl World {
             }
             let changes = self.state.apply(Event::Tick, now);
             told.extend(self.keep(changes));
-            let reach =
-                Reach { name: OPS.into(), is_away: self.is_away, failures: 3, last_error: Some("answered 500".into()) };
+            let reach = Reach {
+                name: OPS.into(),
+                is_away: self.is_away,
+                failures: 3,
+                last_error: Some("answered 500".into()),
+                left_out: None,
+            };
             let (changes, flown) = self.state.canaries(self.settings.as_ref(), Some(&reach), now);
             told.extend(self.keep(changes));
             for it in flown {
@@ -379,6 +384,32 @@ fn slow_ones_are_one_incident_after_a_hold_and_a_slow_one_now_and_then_is_none()
     assert_eq!(world.wait(1_000), NOTHING);
     world.takes = Some(4_800);
     assert_eq!(world.wait(20), ["Resolved collector.canary canary:latency"]);
+}
+
+/// A mail server that reads each letter for longer than it is until the next canary.
+#[test]
+fn what_a_receiver_needs_for_longer_than_an_interval_is_measured_and_told() {
+    let mut world = World::new(&["a"]);
+    world.takes = Some(100);
+    world.wait(40);
+    world.takes = None;
+    let mut told = Vec::new();
+    for _ in 0..8 {
+        let before = world.messages.len();
+        while world.messages.len() == before {
+            told.extend(world.wait(1));
+        }
+        let decided_at = world.now();
+        told.extend(world.wait(25));
+        assert_eq!(world.messages.len(), before + 1, "it is waited for");
+        told.extend(world.settle(&format!("msg_{:08}", world.number), decided_at, 25_000));
+        assert!(world.seen("a").and_then(|it| it.latency).is_some_and(|it| it >= Duration::from_secs(25)));
+    }
+    assert_eq!(told, ["Opened collector.canary canary:latency"]);
+    // Who takes none is told each time what is true then.
+    let before = world.messages.len();
+    assert_eq!(world.wait(300), ["Opened collector.canary canary:switch"]);
+    assert!(world.messages.len() > before + 20, "{} messages", world.messages.len() - before);
 }
 
 #[test]

@@ -51,6 +51,29 @@ fn the_end_of_one_is_named_beside_a_thousand_that_are_new() {
     assert_eq!((document["others"].as_array().map(Vec::len), &document["left_out"]), (Some(501), &399.into()));
 }
 
+/// Who takes messages often takes no more than a mebibyte.
+#[test]
+fn a_message_of_what_has_long_names_and_long_proofs_stays_under_a_mebibyte() {
+    let wordy = |it: u32| IncidentRow {
+        id: format!("01JCZZZZZZZZZZZZZZZZZZ{it:04}"),
+        target: format!("postgres:{}.internal.example.org:5432/app_production/app_user", "d".repeat(400)),
+        evidence: format!("{{\"text\":\"{}\"}}", "e".repeat(3_000)),
+        advice: Some("a".repeat(300)),
+        ..row(1)
+    };
+    let over: Vec<_> = (0..2_500)
+        .map(|it| IncidentRow { status: Status::Resolved, resolved_at: Some(at(2)), ..wordy(it) })
+        .chain((2_500..3_500).map(wordy))
+        .collect();
+    let found: Vec<Found<'_>> = over.iter().map(|it| (Sought::Known(it), None)).collect();
+    let text = together(&Form::Own, &found);
+    assert!(text.len() < 1 << 20, "{} bytes", text.len());
+    let document: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let count = |list: &str| document[list].as_array().map_or(0, Vec::len);
+    assert_eq!(document["left_out"], 3_500 - count("incidents") - count("others"), "and the rest is counted");
+    assert!(count("others") > 500);
+}
+
 #[test]
 fn priority_is_told_with_both_inputs_while_it_fires_in_every_form() {
     const SAID: &str = "4 = impact 5 (outage) x probability 0.8";

@@ -56,7 +56,7 @@ pub use crate::aggregate::{Matcher, MatcherError};
 pub use acknowledgement::{AcknowledgementDocument, AcknowledgementError, Ask};
 pub use dependency::{Declared, Dependencies};
 pub use escalation::Step;
-pub use explanation::Explanation;
+pub use explanation::{Entry, Explanation};
 pub use flush::{Flush, Found, Sought};
 pub use foresight::{Foreseen, given};
 pub use group::{By, Grouping};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use tickbird_shared::Timestamp;
 
 use super::message::{PriorityDocument, priority};
 use super::route::{Facts, Route, facts};
@@ -43,7 +44,50 @@ pub struct Explanation {
     pub escalations: Vec<EscalationRow>,
 }
 
+/// One thing that happened to an incident, with its place in the list that it stands in.
+#[derive(Debug, Clone, Copy)]
+pub enum Entry<'a> {
+    /// Somebody took it.
+    Acknowledged(usize, &'a AcknowledgementRow),
+    /// Nobody has it any more.
+    GivenBack(usize, &'a AcknowledgementRow),
+    /// From then on a silence was about it.
+    Silenced(usize, &'a SilenceRow),
+    /// Somebody was told of it, or was not.
+    Decided(usize, &'a DecisionRow),
+    /// It was told again while nothing was new.
+    Repeated(usize, &'a OutboxRow),
+}
+
+impl Entry<'_> {
+    /// The member of the document that it stands in, where in it, and what happened.
+    const fn place(self) -> (&'static str, usize, &'static str) {
+        match self {
+            Self::Acknowledged(index, _) => ("acknowledgements", index, "acknowledged"),
+            Self::GivenBack(index, _) => ("acknowledgements", index, "acknowledgement_over"),
+            Self::Silenced(index, _) => ("silences", index, "silenced"),
+            Self::Decided(index, _) => ("decisions", index, "decided"),
+            Self::Repeated(index, _) => ("repeats", index, "repeated"),
+        }
+    }
+}
+
 impl Explanation {
+    /// All of it in one order, the oldest first.
+    pub fn timeline(&self) -> Vec<(Timestamp, Entry<'_>)> {
+        let taken = self.acknowledgements.iter().enumerate().flat_map(|(index, it)| {
+            let over = it.over_at.map(|at| (at, Entry::GivenBack(index, it)));
+            [(it.created_at, Entry::Acknowledged(index, it))].into_iter().chain(over)
+        });
+        let silenced = self.silences.iter().enumerate().map(|(index, it)| (it.starts_at, Entry::Silenced(index, it)));
+        let decided = self.decisions.iter().enumerate().map(|(index, it)| (it.decided_at, Entry::Decided(index, it)));
+        let repeats = self.gathering.repeats.iter().enumerate();
+        let repeated = repeats.map(|(index, it)| (it.decided_at, Entry::Repeated(index, it)));
+        let mut all: Vec<_> = taken.chain(silenced).chain(decided).chain(repeated).collect();
+        all.sort_by_key(|(at, _)| *at);
+        all
+    }
+
     /// Reads all of it; none where there is no such incident. `top` is the top of the routes as they are configured.
     ///
     /// # Errors
@@ -134,6 +178,10 @@ impl Explanation {
                 "until": it.ends_at,
             })
         };
+        let entry = |(at, it): (Timestamp, Entry<'_>)| {
+            let (list, index, what) = it.place();
+            json!({ "at": at, "what": what, "in": list, "index": index })
+        };
         let escalation = |it: &EscalationRow| json!({ "receiver": it.receiver, "since": it.since, "steps": it.steps });
         json!({
             "incident": {
@@ -151,6 +199,7 @@ impl Explanation {
                 "resolved_reason": incident.resolved_reason,
                 "occurrences": incident.occurrences,
             },
+            "timeline": self.timeline().into_iter().map(entry).collect::<Vec<_>>(),
             "truncated": decisions.len() >= SHOWN as usize,
             "decisions": decisions.iter().map(of).collect::<Vec<_>>(),
             "acknowledgements": acknowledgements.iter().map(owner).collect::<Vec<_>>(),

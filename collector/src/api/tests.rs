@@ -423,6 +423,17 @@ async fn an_operator_takes_an_incident_and_gives_it_back_and_the_list_says_whose
     let kinds: Vec<_> = explained["decisions"].as_array().expect("a list").iter().map(|it| &it["kind"]).collect();
     assert_eq!(kinds, ["incident.firing", "incident.acknowledged", "incident.acknowledged", "incident.repeated"]);
     assert_eq!(explained["decisions"][3]["told"], true, "with the end and at once: {explained}");
+    let timeline = explained["timeline"].as_array().expect("a list");
+    let happened: Vec<_> =
+        timeline.iter().map(|it| (it["what"].as_str().expect("a word"), it["index"].as_u64())).collect();
+    let of = |what, index| (what, Some(index));
+    let taken = [of("decided", 0), of("acknowledged", 0), of("decided", 1)];
+    let over = [of("acknowledged", 1), of("decided", 2), of("acknowledgement_over", 1), of("decided", 3)];
+    for it in taken.iter().chain(&over) {
+        assert!(happened.contains(it), "{it:?} is not in {timeline:?}");
+    }
+    let at = |it: &Value| it["at"].as_str().expect("a time").parse::<Timestamp>().expect("a time");
+    assert!(timeline.windows(2).all(|two| at(&two[0]) <= at(&two[1])), "{timeline:?}");
 
     world.bed.clears("pool:shop").await;
     let ask = async |method: Method, path: &str| world.ask(method, path, Some(&operator)).await;

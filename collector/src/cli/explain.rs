@@ -1,13 +1,11 @@
 //! `explain INCIDENT`: why somebody was told, or was not.
 
-use clap::Args;
-use tickbird_shared::Timestamp;
-
 use super::table::{group, plain, time};
 use super::{CliError, Where, read_config};
-use crate::alert::{Explanation, Facts};
+use crate::alert::{Entry, Explanation, Facts};
 use crate::store::{AcknowledgementRow, DecisionRow, EscalationRow, MessageState, OutboxRow, SilenceRow};
 use crate::token::DEFAULT_TENANT;
+use clap::Args;
 
 /// Tells what was decided about an incident, in order: who was told what and why, or why not, and what they answered.
 ///
@@ -49,20 +47,18 @@ fn text(explanation: &Explanation) -> String {
         lines.push(format!("  flaps since {}; {now}", flap.since.map(time).unwrap_or_default()));
     }
     lines.extend(explanation.escalations.iter().map(escalation));
-    let decided = explanation.decisions.iter().map(|it| (it.decided_at, decision(explanation, it)));
-    let again = explanation.gathering.repeats.iter().map(|it| {
-        let line = format!("{}  {} told again with {}: it still fires", time(it.decided_at), it.receiver, it.incident);
-        (it.decided_at, vec![line, format!("    {}: {}", it.id, answered(it))])
-    });
-    let taken = explanation.acknowledgements.iter().flat_map(owner);
-    let silenced = explanation.silences.iter().map(silence);
-    let mut told: Vec<_> = taken.chain(silenced).chain(decided).chain(again).collect();
-    told.sort_by_key(|(at, _)| *at);
+    let told = explanation.timeline();
     if told.is_empty() {
         lines
             .push("  nothing was decided: no receiver was configured, or what was decided is not kept any more".into());
     }
-    lines.extend(told.into_iter().flat_map(|(_, lines)| lines));
+    lines.extend(told.into_iter().flat_map(|(at, it)| match it {
+        Entry::Acknowledged(_, it) => vec![took(it)],
+        Entry::GivenBack(_, it) => vec![format!("{}  {}", time(at), plain(&it.ended()))],
+        Entry::Silenced(_, it) => vec![silence(it)],
+        Entry::Decided(_, it) => decision(explanation, it),
+        Entry::Repeated(_, it) => again(it),
+    }));
     lines.join("\n")
 }
 
@@ -74,19 +70,22 @@ fn escalation(it: &EscalationRow) -> String {
     format!("  escalates what {} was told; time counts from {}; {taken}", it.receiver, time(it.since))
 }
 
-/// When somebody took it, and when that was over.
-fn owner(it: &AcknowledgementRow) -> Vec<(Timestamp, Vec<String>)> {
+/// That somebody took it.
+fn took(it: &AcknowledgementRow) -> String {
     let note = it.note.as_deref().map(|it| format!(": {}", plain(it))).unwrap_or_default();
-    let took =
-        format!("{}  {} acknowledged it until {}{note}", time(it.created_at), plain(&it.owner), time(it.ends_at));
-    let over = it.over_at.map(|at| (at, vec![format!("{}  {}", time(at), plain(&it.ended()))]));
-    [(it.created_at, vec![took])].into_iter().chain(over).collect()
+    format!("{}  {} acknowledged it until {}{note}", time(it.created_at), plain(&it.owner), time(it.ends_at))
 }
 
 /// From when until when somebody keeps people from hearing of it.
-fn silence(it: &SilenceRow) -> (Timestamp, Vec<String>) {
+fn silence(it: &SilenceRow) -> String {
     let (by, reason, until) = (plain(&it.author), plain(&it.reason), time(it.ends_at));
-    (it.starts_at, vec![format!("{}  silenced until {until} by {by}: {reason} ({})", time(it.starts_at), it.id)])
+    format!("{}  silenced until {until} by {by}: {reason} ({})", time(it.starts_at), it.id)
+}
+
+/// That it was told while nothing was new.
+fn again(it: &OutboxRow) -> Vec<String> {
+    let line = format!("{}  {} told again with {}: it still fires", time(it.decided_at), it.receiver, it.incident);
+    vec![line, format!("    {}: {}", it.id, answered(it))]
 }
 
 fn decision(explanation: &Explanation, it: &DecisionRow) -> Vec<String> {
@@ -142,6 +141,8 @@ fn answered(row: &OutboxRow) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tickbird_shared::Timestamp;
+
     use super::*;
 
     fn message(state: MessageState, heard: &[&str]) -> OutboxRow {

@@ -94,7 +94,8 @@ impl Desk {
 
     /// Waits until each of its messages was taken.
     fn is_delivered(&self, incident: &str) -> Result<Vec<Value>, StageError> {
-        until("everything is delivered", 60.s(), || {
+        // Attempts are up to two minutes apart, and a letter waits for a recipient who is put off until the next one.
+        until("everything is delivered", 180.s(), || {
             let messages = self.messages(incident).map_err(|error| error.to_string())?;
             let is_told = |it: &Value| it["state"] == "delivered" || it["state"] == "superseded";
             if messages.iter().all(is_told) { Ok(messages) } else { Err(format!("{messages:?}")) }

@@ -113,9 +113,11 @@ fn a_buffer_that_overflows_loses_whole_generations_and_both_ends_say_how_much() 
         watch.agent.run()?;
         watch.collector.serve()?;
         // The life that is over told it; the one that goes on knows of no further loss, and so it ends.
-        let incident = watch.fires("agent.buffer", "agent:self", 60.s())?;
-        let is_told = incident["summary"].to_string().contains("has lost findings");
-        assert!(is_told && incident["severity"] == "critical", "{incident}");
+        // What it said before, that it fills, comes before it.
+        watch.collector.has_incident("findings are lost", 60.s(), |it| {
+            let is_told = it["summary"].to_string().contains("has lost findings");
+            it["check"] == "agent.buffer" && is_told && it["severity"] == "critical"
+        })?;
         Outcomes::drained(&watch.agent)?;
         let incident = watch.fires("agent.loss", "", 30.s())?;
         assert!(incident["summary"].to_string().contains("evicted"), "{incident}");
